@@ -1,0 +1,38 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+help: ## show what there is to make
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: .venv/installed ## create .venv and install dp-bench with its test tools
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+demo: setup ## train fixed against dynamic prompts and print the table (DATA=DIR: on SuperGLUE files of yours)
+	BIN=$(BIN) DATA='$(DATA)' sh scripts/demo.sh
+
+test: setup ## run the tests on two processes
+	$(BIN)/python -m pytest -n 2
+
+test-gpu: setup ## run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+check: setup ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+smoke: setup ## one short run on a random backbone with the tests' own rows
+	$(BIN)/dp-bench train task=rte prompt=dynamic backbone=t5_tiny_random trainer=smoke data.dir=tests/fixtures/superglue results_dir=results/smoke
+
+table: setup ## print the comparison tables of results/
+	$(BIN)/dp-bench tables
+
+clean: ## remove the environment and what the tools cache (results stay)
+	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache
+
+.PHONY: help setup demo test test-gpu check smoke table clean

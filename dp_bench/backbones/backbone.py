@@ -1,0 +1,74 @@
+"""What every backbone offers: a frozen language model behind a few questions. It sees only `Prompted`, never
+a prompt."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dp_bench.types import Dims, Prompted
+
+
+class Backbone(nn.Module):
+    """A frozen language model. Subclasses say how their family embeds, encodes and answers."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, dropout: bool = False) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.dropout = dropout  # PAPER.md B6: the authors leave the frozen model in training mode
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in eval mode: the model is frozen, and dropout would only add noise."""
+        super().train(mode and self.dropout)
+        return self
+
+    @property
+    def dims(self) -> Dims:
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    @property
+    def embedding_VD(self) -> Tensor:
+        raise NotImplementedError
+
+    def embed(self, ids_BT: Tensor) -> Tensor:
+        """Return the input embeddings of a text: [B,T,D]."""
+        raise NotImplementedError
+
+    def encode(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """Return the states of a text without a prompt, as an instance-level selector sees it: [B,T,D]."""
+        raise NotImplementedError
+
+    def forward(self, prompted: Prompted) -> Tensor:
+        """Return the state at the answer step: [B,D]."""
+        raise NotImplementedError
+
+    def word_logits(self, state_BD: Tensor, word_ids_C: Tensor) -> Tensor:
+        """Return the logits of some words of the vocabulary: [B,C], without computing the others."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Return a digest of names, shapes and a sample of every weight: cheap, and another for another
+        checkpoint.
+
+        It keys what is cached per checkpoint. Up to 4,096 values are read of each tensor.
+        """
+        digest = hashlib.sha256()
+        for name, weight in self.model.state_dict().items():
+            flat = weight.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 4096)].float().cpu()
+            digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+            digest.update(sample.numpy().tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,77 @@
+"""The T5 family: the prompt enters through the encoder's `inputs_embeds`, the answer is read in the decoder.
+
+The decoder reads `<pad>` and the answer prefix (`<extra_id_0>` for span-corruption T5, as the paper's wrapper
+does) and stops there: what would follow the answer step cannot change it. Logits are computed for the label
+words only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dp_bench.backbones.backbone import Backbone
+from dp_bench.types import Dims, Prompted, UserError
+
+
+class EncoderDecoder(Backbone):
+    """A T5ForConditionalGeneration with its tokenizer."""
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, *, answer_prefix: str = "", dropout: bool = False
+    ) -> None:
+        super().__init__(model, tokenizer, dropout=dropout)
+        config: Any = model.config
+        prefix_ids = tokenizer(answer_prefix, add_special_tokens=False).input_ids if answer_prefix else []
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in prefix_ids:
+            raise UserError(
+                f"backbone.answer_prefix='{answer_prefix}' is not in the vocabulary of this tokenizer: "
+                "use one of its tokens, or backbone.answer_prefix='' to read the first decoder step."
+            )
+        ids = torch.tensor([config.decoder_start_token_id, *prefix_ids])
+        self.register_buffer("decoder_ids_A", ids, persistent=False)
+        # T5 1.0 ties its head to the embedding and scales for it; T5 1.1 does neither.
+        scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+        self.head_scale = config.d_model**-0.5 if scaled else 1.0
+
+    @property
+    def dims(self) -> Dims:
+        rows = self.embedding_VD.shape[0]
+        return Dims(
+            width=self.embedding_VD.shape[1],
+            vocab_size=min(rows, len(self.tokenizer)),  # T5 pads its table from 32,100 to 32,128 rows
+            special_ids=tuple(sorted(set(self.tokenizer.all_special_ids))),
+        )
+
+    @property
+    def embedding_VD(self) -> Tensor:
+        model: Any = self.model
+        weight: Tensor = model.get_input_embeddings().weight
+        return weight
+
+    def embed(self, ids_BT: Tensor) -> Tensor:
+        return torch.nn.functional.embedding(ids_BT, self.embedding_VD)
+
+    def encode(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        model: Any = self.model
+        states: Tensor = model.encoder(inputs_embeds=x_BTD, attention_mask=mask_BT).last_hidden_state
+        return states
+
+    def forward(self, prompted: Prompted) -> Tensor:
+        model: Any = self.model
+        encoded_BSD = self.encode(prompted.embeds_BSD, prompted.mask_BS)
+        decoder_ids = self.get_buffer("decoder_ids_A").expand(len(encoded_BSD), -1)
+        decoded = model.decoder(
+            input_ids=decoder_ids,
+            encoder_hidden_states=encoded_BSD,
+            encoder_attention_mask=prompted.mask_BS,
+            use_cache=False,
+        )
+        state_BD: Tensor = decoded.last_hidden_state[:, -1]
+        return state_BD
+
+    def word_logits(self, state_BD: Tensor, word_ids_C: Tensor) -> Tensor:
+        model: Any = self.model
+        return torch.nn.functional.linear(state_BD * self.head_scale, model.lm_head.weight[word_ids_C])

@@ -1,0 +1,174 @@
+"""Load a backbone and its tokenizer: from the hub or its cache, from a directory, or with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dp_bench.backbones.backbone import Backbone
+from dp_bench.backbones.encoder_decoder import EncoderDecoder
+from dp_bench.hub import hub_reachable
+from dp_bench.randomness import fork
+from dp_bench.settings import Attention, BackboneSettings, Precision
+from dp_bench.types import UserError
+
+NUM_SENTINELS = 100
+
+
+def load_tokenizer(settings: BackboneSettings) -> Any:
+    """Load the tokenizer that goes with a backbone; bytes for a random one that names none."""
+    where = settings.tokenizer or settings.name_or_path
+    if where is None:
+        return byte_tokenizer()
+    from transformers import AutoTokenizer, T5Tokenizer
+
+    folder = Path(where)
+    bare = folder.is_dir() and not any(
+        (folder / n).exists() for n in ("config.json", "tokenizer_config.json")
+    )
+    loader = (
+        T5Tokenizer if bare else AutoTokenizer
+    )  # a folder with a vocabulary alone does not say whose it is
+    return _reach(loader, where, None if settings.tokenizer else settings.revision, "tokenizer", settings)
+
+
+def load_backbone(
+    settings: BackboneSettings, *, device: torch.device, dtype: torch.dtype, dropout: bool
+) -> Backbone:
+    """Load a frozen backbone on `device` in `dtype`."""
+    from transformers import AutoConfig, T5Config, T5ForConditionalGeneration
+
+    tokenizer = load_tokenizer(settings)
+    attention = _attention(settings.attention, device)
+    if settings.name_or_path is None:
+        config = T5Config(
+            vocab_size=len(tokenizer),
+            decoder_start_token_id=0,
+            use_cache=False,
+            **(settings.random_init or {}),
+        )
+        config._attn_implementation = attention
+        with fork(settings.init_seed, "backbone"):
+            model = T5ForConditionalGeneration(config)
+    else:
+        config = _reach(AutoConfig, settings.name_or_path, settings.revision, "checkpoint", settings)
+        if config.model_type not in ("t5", "mt5", "umt5"):
+            raise UserError(
+                f"backbone.name_or_path={settings.name_or_path} is a '{config.model_type}' model, not one "
+                "of the T5 "
+                "family, which is what backbone.family=encoder_decoder reads in this release."
+            )
+        from transformers import AutoModelForSeq2SeqLM
+
+        model = _reach(
+            AutoModelForSeq2SeqLM,
+            settings.name_or_path,
+            settings.revision,
+            "checkpoint",
+            settings,
+            dtype=dtype,
+            attn_implementation=attention,
+        )
+    model = model.to(device=device, dtype=dtype)
+    return EncoderDecoder(model, tokenizer, answer_prefix=settings.answer_prefix, dropout=dropout).to(device)
+
+
+def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the dtype of the frozen weights: bf16 where `auto` finds hardware that multiplies it faster than
+    fp32."""
+    if precision is Precision.auto:
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    return {Precision.bf16: torch.bfloat16, Precision.fp32: torch.float32}[precision]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that `device=` names; auto is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UserError(
+            f"device={name}: this machine shows {found or 'no'} CUDA device{'s' * (found > 1)}. Use "
+            "device=cpu."
+        )
+    return device
+
+
+def byte_tokenizer() -> Any:
+    """Make a tokenizer that reads bytes, with T5's special tokens and sentinels: no vocabulary file is
+    needed."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<pad>", "</s>", "<unk>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(
+        BPE(vocab={token: i for i, token in enumerate([*specials, *alphabet])}, merges=[], unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    sentinels = [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)]
+    tokenizer.add_special_tokens([*specials, *sentinels])
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=sentinels,
+    )
+
+
+def _attention(choice: Attention, device: torch.device) -> str:
+    if choice is not Attention.auto:
+        return str(choice.value)
+    # On a CPU the fused attention's backward is the slow one (bf16: six tenths of a step), on CUDA the fast
+    # one.
+    return "sdpa" if device.type == "cuda" else "eager"
+
+
+def _reach(
+    loader: Any, where: str, revision: str | None, what: str, settings: BackboneSettings, **options: Any
+) -> Any:
+    """Load from a directory or the hub's cache; ask the hub, once and briefly, only for what is in
+    neither."""
+    if Path(where).is_dir():
+        try:
+            return loader.from_pretrained(where, **options)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{where} holds no {what} that transformers can load ({reason}).") from error
+    if where.startswith((".", "/", "~")):
+        raise UserError(
+            f"There is no directory {where}, which backbone.name_or_path or backbone.tokenizer names."
+        )
+    try:
+        return loader.from_pretrained(where, revision=revision or "main", local_files_only=True, **options)
+    except OSError:
+        if not hub_reachable():
+            raise UserError(_not_reachable(where, what, settings)) from None
+    try:
+        return loader.from_pretrained(where, revision=revision or "main", **options)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"The {what} {where} (revision {revision or 'main'}) could not be loaded: {reason}"
+        ) from error
+
+
+def _not_reachable(where: str, what: str, settings: BackboneSettings) -> str:
+    return (
+        f"The {what} of backbone={settings.name} is '{where}', which is not in the local cache, and the "
+        "model hub cannot be "
+        f"reached from here. On a connected machine `hf download {where}` fetches it; then copy the folder "
+        "and use "
+        "backbone=local backbone.name_or_path=DIR. To try the tool without a checkpoint: "
+        "backbone=t5_tiny_random."
+    )

@@ -1,0 +1,129 @@
+"""What a configuration must satisfy as a whole, beyond the type of each value. Every problem is reported at
+once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from dp_bench.data.readers import READERS
+from dp_bench.data.template import Template
+from dp_bench.settings import Precision, PromptSettings, RunSettings, TaskSettings, TrainerSettings
+from dp_bench.types import UserError
+
+PACKAGE = "dp_bench."
+NAMED_OUTCOMES = ("all", "half", "none")
+METRICS = ("accuracy", "macro_f1", "f1a", "exact_match")
+
+
+def problems_of(settings: RunSettings) -> list[str]:
+    """Return one sentence a problem: what is wrong, and what to type instead."""
+    return [
+        *_run_problems(settings),
+        *_trainer_problems(settings.trainer),
+        *_prompt_problems(settings.prompt),
+        *_task_problems(settings.task),
+    ]
+
+
+def _run_problems(settings: RunSettings) -> Iterator[str]:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", settings.device):
+        yield f"device={settings.device} is not a device: use auto, cpu, cuda or cuda:0."
+    if settings.seed < 0:
+        yield f"seed={settings.seed} must not be negative."
+    if settings.data.limit is not None and settings.data.limit < 8:
+        yield (
+            f"data.limit={settings.data.limit} leaves too little to train and to select on: use at least "
+            "8, or null for all rows."
+        )
+    if settings.backbone.name_or_path is None and settings.backbone.random_init is None:
+        yield f"backbone={settings.backbone.name} names no checkpoint: add backbone.name_or_path=DIR."
+
+
+def _trainer_problems(trainer: TrainerSettings) -> Iterator[str]:
+    yield from _count_problems(trainer)
+    if trainer.precision is Precision.fp16:
+        yield "trainer.precision=fp16: T5's activations overflow in fp16 and give NaN; use bf16 or fp32."
+    if trainer.lr <= 0:
+        yield f"trainer.lr={trainer.lr} must be positive: Adafactor usually takes 0.3 here, AdamW 0.03."
+    if trainer.warmup_steps < 0 or trainer.weight_decay < 0:
+        yield "trainer.warmup_steps and trainer.weight_decay must not be negative."
+    if trainer.max_grad_norm <= 0:
+        yield (
+            f"trainer.max_grad_norm={trainer.max_grad_norm} must be positive; a large number switches "
+            "clipping off."
+        )
+    if not 0 < trainer.heldout_fraction < 1:
+        yield f"trainer.heldout_fraction={trainer.heldout_fraction} must lie between 0 and 1."
+    if trainer.heldout_max < 1:
+        yield f"trainer.heldout_max={trainer.heldout_max} must be at least 1."
+    temperature = trainer.temperature
+    if not 0 < temperature.end <= temperature.start:
+        yield (
+            f"trainer.temperature must fall from start={temperature.start} to end={temperature.end}, both "
+            "above 0."
+        )
+    if temperature.anneal <= 0:
+        yield f"trainer.temperature.anneal={temperature.anneal} must be positive."
+
+
+def _count_problems(trainer: TrainerSettings) -> Iterator[str]:
+    for name in ("max_steps", "batch_size", "eval_batch_size", "eval_every", "bucket_batches"):
+        if getattr(trainer, name) < 1:
+            yield f"trainer.{name}={getattr(trainer, name)} must be at least 1."
+    for name in ("micro_batch_size", "patience"):
+        value = getattr(trainer, name)
+        if value is not None and value < 1:
+            yield f"trainer.{name}={value} must be at least 1, or null."
+    if trainer.micro_batch_size is not None and trainer.micro_batch_size > trainer.batch_size:
+        yield (
+            f"trainer.micro_batch_size={trainer.micro_batch_size} is more than "
+            f"trainer.batch_size={trainer.batch_size}, "
+            "which is what one update sees: lower the first or raise the second."
+        )
+
+
+def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
+    if prompt.num_tokens < 1:
+        yield f"prompt.num_tokens={prompt.num_tokens} leaves nothing to train: use at least 1."
+        return
+    for name in ("position", "length", "vectors"):
+        piece: dict[str, Any] = getattr(prompt, name)
+        target = str(piece.get("_target_", ""))
+        if not target.startswith(PACKAGE):
+            yield (
+                f"prompt.{name}._target_={target or 'null'} is refused: only parts of this package "
+                f"({PACKAGE}…) are built from a config."
+            )
+        yield from _outcome_problems(name, piece.get("outcome", "all"), prompt.num_tokens)
+    if prompt.length.get("outcome") in (0, "none"):
+        yield "prompt.length.outcome keeps no vector at all: use at least 1."
+    num_prompts = prompt.vectors.get("num_prompts", 1)
+    if not isinstance(num_prompts, int) or num_prompts < 1:
+        yield f"prompt.vectors.num_prompts={num_prompts} must be at least 1."
+
+
+def _outcome_problems(name: str, outcome: Any, num_tokens: int) -> Iterator[str]:
+    if (isinstance(outcome, int) and 0 <= outcome <= num_tokens) or outcome in NAMED_OUTCOMES:
+        return
+    allowed = f"{', '.join(NAMED_OUTCOMES)} or a number from 0 to prompt.num_tokens={num_tokens}"
+    yield f"prompt.{name}.outcome={outcome} has no meaning: use {allowed}."
+
+
+def _task_problems(task: TaskSettings) -> Iterator[str]:
+    if len(task.words) != len(task.labels):
+        yield f"task.words has {len(task.words)} words for {len(task.labels)} labels: give one word a label."
+    if len(set(task.words)) != len(task.words):
+        yield f"task.words={task.words} repeats a word: each label needs its own."
+    if task.reader not in READERS:
+        yield f"task.reader={task.reader} is unknown: use {', '.join(READERS)}."
+    for metric in task.metrics:
+        if metric not in METRICS:
+            yield f"task.metrics names '{metric}', which is unknown: use {', '.join(METRICS)}."
+    try:
+        Template.of(task)
+    except UserError as error:
+        yield str(error)
+    if task.max_length < 16:
+        yield f"task.max_length={task.max_length} leaves no room for a text: use at least 16."

@@ -1,0 +1,139 @@
+"""The `dp-bench` command: the first word picks a command. Nothing heavy is imported until there is something
+to run.
+
+Exit codes: 0 done; 1 a run failed; 2 the user's input is wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dp_bench import __version__
+from dp_bench.suggest import did_you_mean
+from dp_bench.types import UserError
+
+USAGE = """\
+dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language model.
+
+  dp-bench train task=boolq prompt=dynamic      one run; -m prompt=fixed,dynamic for each combination
+  dp-bench tables                               comparison tables of what is finished
+  dp-bench list tasks|backbones|prompts|…       what there is to choose from, and the runs there are
+  dp-bench data check [--dir DIR]               which SuperGLUE files are found, their rows and checksums
+  dp-bench doctor                               versions, device, caches, reachable data and checkpoints
+
+`dp-bench COMMAND --help` tells more. In this release: {commands}.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(words)
+    except UserError as error:
+        print(f"dp-bench: {error}" if "\n" not in str(error) else f"dp-bench:\n{error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("dp-bench: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # `dp-bench list prompts | head`
+        sys.stderr.close()
+        code = 0
+    sys.exit(code)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE.format(commands=", ".join(COMMANDS)))
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"dp-bench {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        hint = did_you_mean(words[0], tuple(COMMANDS))
+        if "=" in words[0]:
+            hint = f"Did you mean `dp-bench train {' '.join(words)}`? "
+        raise UserError(f"There is no command '{words[0]}'. {hint}Commands: {', '.join(COMMANDS)}.")
+    return COMMANDS[words[0]](words[1:])
+
+
+def _train(words: list[str]) -> int:
+    from dp_bench.commands.train import train
+
+    return train(words)
+
+
+def _tables(words: list[str]) -> int:
+    parser = _parser("tables", "Print and write comparison tables of the finished runs.")
+    parser.add_argument(
+        "--results-dir", type=Path, default=Path("results"), help="where runs/ lies (default: results)"
+    )
+    parser.add_argument("--out", type=Path, help="folder to write to (default: RESULTS_DIR/tables)")
+    parser.add_argument("--format", default="md,csv", help="what to write: md, csv (default: md,csv)")
+    parser.add_argument("--metric", default="score", help="score, select_score, or a metric such as accuracy")
+    parser.add_argument(
+        "--columns",
+        default="",
+        help="more columns, of: params, seconds, memory (means over the runs of a row)",
+    )
+    options = parser.parse_args(words)
+    from dp_bench.commands.tables import tables
+
+    return tables(
+        options.results_dir,
+        out=options.out,
+        formats=[word for word in options.format.split(",") if word],
+        metric=options.metric,
+        columns=[word for word in options.columns.split(",") if word],
+    )
+
+
+def _list(words: list[str]) -> int:
+    from dp_bench.commands.list_options import KINDS, list_options
+
+    parser = _parser("list", "Print what there is to choose from.")
+    parser.add_argument("kind", metavar="|".join(KINDS), help="what to list")
+    parser.add_argument(
+        "--results-dir", type=Path, default=Path("results"), help="where runs/ lies (default: results)"
+    )
+    options = parser.parse_args(words)
+    return list_options(options.kind, options.results_dir)
+
+
+def _data(words: list[str]) -> int:
+    parser = _parser("data", "Look for the SuperGLUE files.")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="check")
+    check = actions.add_parser("check", help="say which files are found, their rows and checksums")
+    check.add_argument(
+        "--dir", type=Path, help="a folder in the official release layout (BoolQ/train.jsonl …)"
+    )
+    options = parser.parse_args(words)
+    from dp_bench.commands.data_check import check as check_data
+
+    return check_data(options.dir)
+
+
+def _doctor(words: list[str]) -> int:
+    parser = _parser(
+        "doctor", "Print versions, device, caches, and which data and checkpoints can be reached."
+    )
+    parser.parse_args(words)
+    from dp_bench.commands.doctor import doctor
+
+    return doctor()
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"dp-bench {command}", description=description)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "tables": _tables,
+    "list": _list,
+    "data": _data,
+    "doctor": _doctor,
+}

@@ -1,0 +1,83 @@
+"""`dp-bench doctor`: versions, device, caches, and which data and checkpoints can be reached from here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dp_bench import config, records
+from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable
+
+
+def doctor() -> int:
+    """Print what a person who asks for help would be asked for."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, found in records.versions().items():
+        table.add_row(name, found or "not installed")
+    git = records.git_state()
+    if git:
+        table.add_row("git", f"{git['commit']}{', with changes' if git['dirty'] else ''}")
+    for name, text in (*_device(), *_places(), *_checkpoints()):
+        table.add_row(name, text)
+    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    return 0
+
+
+def _device() -> list[tuple[str, str]]:
+    import torch
+
+    from dp_bench.backbones.load import resolve_device, resolve_dtype
+    from dp_bench.settings import Precision
+
+    device = resolve_device("auto")
+    lines = [("processor", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")]
+    for index in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(index).total_memory / 2**30
+        lines.append((f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB"))
+    precision = str(resolve_dtype(Precision.auto, device)).removeprefix("torch.")
+    return [*lines, ("device=auto", f"{device}; frozen weights in {precision} (trainer.precision=auto)")]
+
+
+def _places() -> list[tuple[str, str]]:
+    from dp_bench.data.prepare import cache_folder
+    from dp_bench.data.source import locate
+    from dp_bench.types import UserError
+
+    settings = config.build(config.compose()).settings
+    if hub_offline():
+        hub = "switched off by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE"
+    else:
+        hub = "answers" if hub_reachable() else "cannot be reached from here"
+    try:
+        data = f"found: {locate(settings.task, settings.data).location}"
+    except UserError as error:
+        data = str(error)
+    return [
+        ("configs", str(config.config_dir())),
+        ("cache", str(cache_folder(settings))),
+        ("hub", f"{hub_endpoint()} {hub}"),
+        ("hub cache", str(hub_cache_dir())),
+        ("SuperGLUE", data),
+    ]
+
+
+def _checkpoints() -> list[tuple[str, str]]:
+    """Say which checkpoints lie in the hub's cache, without loading any."""
+    lines = []
+    for name in config.options("backbone"):
+        settings = config.compose([f"backbone={name}"]).backbone
+        where = settings.get("name_or_path") if name != "local" else None
+        if where:
+            cached = (hub_cache_dir() / f"models--{where.replace('/', '--')}" / "snapshots").is_dir()
+            lines.append(
+                (
+                    f"backbone={name}",
+                    f"{where}: {'in the cache' if cached or Path(where).is_dir() else 'not in the cache'}",
+                )
+            )
+    return lines

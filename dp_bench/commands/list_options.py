@@ -1,0 +1,58 @@
+"""`dp-bench list`: what there is to choose from, read from the YAML files and the records alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dp_bench import records
+from dp_bench.suggest import did_you_mean
+from dp_bench.types import UserError
+
+GROUPS = {
+    "tasks": "task",
+    "backbones": "backbone",
+    "prompts": "prompt",
+    "regimes": "regime",
+    "experiments": "experiment",
+}
+KINDS = (*GROUPS, "runs")
+
+
+def list_options(kind: str, results_dir: Path) -> int:
+    """Print a line for each option of a kind."""
+    if kind not in KINDS:
+        hint = did_you_mean(kind, KINDS)
+        raise UserError(f"There is nothing called '{kind}' to list. {hint}Choose one of: {', '.join(KINDS)}.")
+    lines = _runs(results_dir) if kind == "runs" else _options(GROUPS[kind])
+    if not lines:
+        print(f"no {kind} yet")
+        return 0
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, text in lines:
+        table.add_row(name, text)
+    console = Console(highlight=False, markup=False)
+    if console.is_terminal:
+        console.print(table)
+    else:
+        for name, text in lines:
+            print(f"{name}\t{text}")
+    return 0
+
+
+def _options(group: str) -> list[tuple[str, str]]:
+    from dp_bench.config import describe, options
+
+    return [(name, describe(group, name)) for name in options(group)]
+
+
+def _runs(results_dir: Path) -> list[tuple[str, str]]:
+    scores = {record.run_id: f"score {record.score:.2f}" for record in records.load_all(results_dir)}
+    return [
+        (name, f"{status['status']}  {scores.get(name, '')}".rstrip())
+        for name, status in records.statuses(results_dir).items()
+    ]

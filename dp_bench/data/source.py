@@ -1,0 +1,295 @@
+"""Where the raw records come from: a folder in the official release layout, or the hub and its cache.
+
+Nothing heavy is imported before a parquet file or the hub is needed, so that a wrong path is answered at
+once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable
+from dp_bench.settings import DataSettings, TaskSettings
+from dp_bench.types import UserError
+
+HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # the release's stem -> the hub's split
+INSTEAD = (
+    "Set data.dir=PATH to a folder with the official release files "
+    "(PATH/BoolQ/train.jsonl, PATH/BoolQ/val.jsonl, …)."
+)
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    path: Path
+    sha256: str
+
+    @property
+    def split(self) -> str:
+        """What example ids call this file: its stem, or the stem that the release gives to a hub file."""
+        if self.path.suffix != ".parquet":
+            return self.path.stem
+        hub_split = self.path.stem.split("-")[0]
+        return next((stem for stem, name in HUB_SPLITS.items() if name == hub_split), hub_split)
+
+
+@dataclass(frozen=True)
+class Source:
+    task: str
+    kind: str  # "directory" or "hub"
+    train: SplitFile
+    validation: SplitFile
+    location: str  # the folder, or name@revision on the hub
+
+    @property
+    def sha256(self) -> str:
+        """One digest over the contents of both files."""
+        return sha256(f"{self.train.sha256}\n{self.validation.sha256}\n".encode()).hexdigest()
+
+
+def locate(task: TaskSettings, data: DataSettings) -> Source:
+    """Find the task's two files, or raise UserError saying what was looked for and what to type instead."""
+    if data.dir is not None:
+        root = Path(data.dir).expanduser()
+        folder = _task_folder(root, task.title)
+        train, validation = (_release_file(folder, stem, key) for stem, key in _stems(data))
+        return Source(task.name, "directory", split_file(train), split_file(validation), str(root))
+    splits = [_hub_split(stem, key) for stem, key in _stems(data)]
+    root = Path(data.hub).expanduser()
+    location = str(root)
+    if not root.is_dir():
+        root = _snapshot(task, data, splits)
+        location = f"{data.hub}@{data.revision or 'main'}"
+    train, validation = (_hub_file(root / task.hub_config, split) for split in splits)
+    return Source(task.name, "hub", split_file(train), split_file(validation), location)
+
+
+def split_file(path: Path) -> SplitFile:
+    return SplitFile(path, file_sha256(path))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file; computed once a process while its size and modification time stay."""
+    state = path.stat()
+    return _sha256(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------- records
+
+
+def read_records(split_file: SplitFile) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line number (from 1) and record of a jsonl or parquet file.
+
+    Raises UserError naming file and line at the first that is not one whole JSON object in UTF-8.
+    """
+    path = split_file.path
+    yield from _parquet_records(path) if path.suffix == ".parquet" else _jsonl_records(path)
+
+
+def _jsonl_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            line = _decoded(path, number, raw).strip()
+            if line:
+                yield number, _parsed(path, number, line)
+
+
+def _decoded(path: Path, number: int, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        excerpt = raw[max(0, error.start - 20) : error.start + 20].decode("utf-8", errors="backslashreplace")
+        raise UserError(
+            f"{path}, line {number}: not UTF-8 at byte {error.start + 1} of the line (…{excerpt}…). "
+            "Expected one JSON object a line in UTF-8; convert the file or fetch it again."
+        ) from None
+
+
+def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}, line {number}: expected one whole JSON object, but {error.msg} at column {error.colno} "
+            f"({_excerpt(line, error.pos)}). The line may be cut short; fetch the file again."
+        ) from None
+    if not isinstance(record, dict):
+        raise UserError(
+            f'{path}, line {number}: expected a JSON object, {{"idx": 0, …}}, found {_excerpt(line, 0)}.'
+        )
+    return record
+
+
+def _excerpt(line: str, position: int) -> str:
+    start, end = max(0, position - 30), position + 30
+    return f"{'…' if start else ''}{line[start:end]}{'…' if end < len(line) else ''}"
+
+
+def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: expected a parquet file, but {reason}. Fetch it again.") from None
+    yield from enumerate(rows, start=1)
+
+
+# ---------------------------------------------------------------------------------------------- a folder
+
+
+def _stems(data: DataSettings) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (data.train_file, "data.train_file"), (data.validation_file, "data.validation_file")
+
+
+def _task_folder(root: Path, title: str) -> Path:
+    if not root.is_dir():
+        raise UserError(
+            f"data.dir={root} is not a folder. Give the one that holds {title}/train.jsonl, as the official "
+            "SuperGLUE release does."
+        )
+    folder = subfolder(root, title)
+    if folder is None:
+        raise UserError(f"data.dir={root} holds no {title}/ folder{_nearby(root, title)}")
+    return folder
+
+
+def subfolder(root: Path, title: str) -> Path | None:
+    """Return the folder called `title`; one that differs in case only will do."""
+    if (root / title).is_dir():
+        return root / title
+    return next((child for child in folders(root) if child.name.lower() == title.lower()), None)
+
+
+def folders(root: Path) -> list[Path]:
+    """Return the folders within `root` that can be looked into, sorted."""
+    return sorted(child for child in root.iterdir() if child.is_dir() and os.access(child, os.R_OK | os.X_OK))
+
+
+def _nearby(root: Path, title: str) -> str:
+    """Say where the release may be instead: one level down, one level up, or what there is."""
+    for child in folders(root):
+        if subfolder(child, title) is not None:
+            return f", but {child} does: set data.dir={child}."
+    if root.name.lower() == title.lower() and any(root.glob("*.jsonl")):
+        return f"; it is that folder itself: set data.dir={root.parent}."
+    return f"; it holds {_listing(root)}. Expected {root / title}/train.jsonl."
+
+
+def _release_file(folder: Path, stem: str, key: str) -> Path:
+    path = folder / f"{stem}.jsonl"
+    if path.is_file():
+        return path
+    stems = sorted(other.stem for other in folder.glob("*.jsonl"))
+    if key == "data.validation_file" and "dev32" in stems:
+        raise UserError(
+            f"{path} is missing, but dev32.jsonl is there, as FewGLUE names it: set {key}=dev32 "
+            "(its rows come from the train set of SuperGLUE, so they are no validation score), "
+            "or point data.dir at the official release."
+        )
+    if any(folder.glob("*.parquet")):
+        raise UserError(
+            f"{path} is missing, but {folder} holds parquet files, as on the hub: "
+            f"set data.dir=null data.hub={folder.parent}."
+        )
+    instead = f" To read another file of it, set {key} to one of: {', '.join(stems)}." if stems else ""
+    raise UserError(f"{path} is missing; {folder} holds {_listing(folder)}.{instead}")
+
+
+def _listing(folder: Path) -> str:
+    found = sorted(child.name for child in folder.iterdir())
+    return f"{', '.join(found[:8])}{', …' if len(found) > 8 else ''}" if found else "nothing"
+
+
+# ---------------------------------------------------------------------------------------------- the hub
+
+
+def _hub_split(stem: str, key: str) -> str:
+    if stem not in HUB_SPLITS:
+        raise UserError(
+            f"{key}={stem} is no split of the hub's data set: use {', '.join(HUB_SPLITS)}, "
+            f"or data.dir=PATH for a folder whose tasks have a {stem}.jsonl."
+        )
+    return HUB_SPLITS[stem]
+
+
+def _hub_file(folder: Path, split: str) -> Path:
+    pattern = f"{split}-*.parquet"
+    found = sorted(folder.glob(pattern))
+    if len(found) == 1:
+        return found[0]
+    there = _listing(folder) if folder.is_dir() else "no such folder"
+    raise UserError(f"Expected one file {folder / pattern}, as the hub lays it out; found {there}.")
+
+
+def _snapshot(task: TaskSettings, data: DataSettings, splits: Sequence[str]) -> Path:
+    """Return the snapshot that has the splits: from the cache, else downloaded."""
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        cached = _fetch(task, data, local_files_only=True)
+        folder = cached / task.hub_config
+        if all(any(folder.glob(f"{split}-*.parquet")) for split in splits):  # it may hold other tasks only
+            return cached
+    except LocalEntryNotFoundError:
+        pass  # nothing cached, as on every first run
+    except HFValidationError:
+        raise UserError(
+            f"data.hub={data.hub} is neither an existing folder nor the name of a data set on the hub, "
+            f"such as aps/super_glue. {INSTEAD}"
+        ) from None
+    if not hub_reachable():
+        why = "HF_HUB_OFFLINE is set" if hub_offline() else f"{hub_endpoint()} does not answer"
+        raise UserError(_not_fetched(task, data, why))
+    return _download(task, data)
+
+
+def _download(task: TaskSettings, data: DataSettings) -> Path:
+    # A broken connection raises an error of the HTTP library that huggingface_hub stands on, which changes
+    # between its releases; their common base is imported by name there.
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return _fetch(task, data, local_files_only=False)
+    except (OSError, HTTPError) as error:
+        raise UserError(
+            _not_fetched(task, data, f"{type(error).__name__}: {error}".splitlines()[0])
+        ) from error
+
+
+def _fetch(task: TaskSettings, data: DataSettings, *, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(
+        data.hub,
+        repo_type="dataset",
+        revision=data.revision,
+        cache_dir=hub_cache_dir(),
+        allow_patterns=f"{task.hub_config}/*.parquet",
+        local_files_only=local_files_only,
+    )
+    return Path(folder)
+
+
+def _not_fetched(task: TaskSettings, data: DataSettings, why: str) -> str:
+    return (
+        f"{task.title} was looked for in the data set {data.hub} (revision {data.revision or 'main'}): "
+        f"it is not in the hub's cache {hub_cache_dir()}, and it could not be fetched: {why}. {INSTEAD} "
+        f"Or fill the cache on a connected machine and copy it here: "
+        f"hf download {data.hub} --repo-type dataset{f' --revision {data.revision}' if data.revision else ''}"
+    )

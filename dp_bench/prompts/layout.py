@@ -1,0 +1,171 @@
+"""Layout: the only place where tokens move.
+
+Outcome `j` of a position selector splits a prompt of P vectors around the body of a text. `order=paper` puts
+the first j vectors before it (`X' = [P_1..P_j; X; P_j+1..P_l]`); `order=code` is what the authors' code does:
+the first j go *behind* it and the tail in front, `[P_j+1..P_l; X; P_1..P_j]`. Tokens before the body (BOS)
+and behind it (`</s>`, padding) keep their sides, so `</s>` stays last. Every outcome is a permutation of the
+S = P + T slots.
+
+In value, one gather. In gradient, exactly that of the sum over all J layouts weighted by the one-hot choice:
+with G = dloss/d(embeds), the choice's entry j receives <G, layout j>, here as shifted products of G with the
+text and two small [P,P] products with the vectors, instead of J copies of the sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dp_bench.settings import SplitOrder
+from dp_bench.types import Batch, Prompted, PromptOutput
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """For each outcome, where the vectors go: `offset_JP` counts from the body's start or from its end."""
+
+    is_before_JP: Tensor
+    offset_JP: Tensor
+    num_before_J: Tensor  # by how much the body moves to the right
+
+
+@lru_cache(maxsize=64)
+def _splits(num_tokens: int, order: SplitOrder, device: torch.device) -> _Splits:
+    j = torch.arange(num_tokens + 1, device=device)[:, None]
+    i = torch.arange(num_tokens, device=device)[None, :]
+    if order is SplitOrder.paper:
+        is_before_JP = i < j
+        offset_JP = i.expand_as(
+            is_before_JP
+        )  # behind the body: i - j further than j, that is i from its old end
+        num_before_J = j[:, 0]
+    else:
+        is_before_JP = i >= j
+        offset_JP = torch.where(is_before_JP, i - j, num_tokens - j + i)
+        num_before_J = num_tokens - j[:, 0]
+    return _Splits(is_before_JP, offset_JP, num_before_J)
+
+
+def insert(x_BTD: Tensor, batch: Batch, prompt: PromptOutput, order: SplitOrder) -> Prompted:
+    """Place the vectors of each example around the body of its text, in the text's dtype.
+
+    Vectors dropped by the length selector keep their slot with a zero row and a zero in the mask: nothing
+    attends to them.
+    """
+    vectors_BPD = prompt.vectors_BPD
+    keep_BP = prompt.keep_BP
+    if keep_BP is not None:
+        vectors_BPD = vectors_BPD * keep_BP[..., None]
+    num_tokens, num_text = vectors_BPD.shape[1], x_BTD.shape[1]
+    splits = _splits(num_tokens, order, x_BTD.device)
+    outcome_B = prompt.before_BJ.detach().argmax(-1)
+
+    slot_of_vector_BP = _slots_of_vectors(splits, outcome_B, batch)
+    slot_of_text_BT = _slots_of_text(splits, outcome_B, batch, num_tokens, num_text)
+    slots_BS = torch.cat([slot_of_vector_BP, slot_of_text_BT], dim=1)
+    source_of_slot_BS = torch.empty_like(slots_BS).scatter_(
+        1, slots_BS, torch.arange(slots_BS.shape[1], device=slots_BS.device).expand_as(slots_BS)
+    )
+    vector_mask_BP = (
+        torch.ones_like(slot_of_vector_BP, dtype=torch.bool) if keep_BP is None else keep_BP.detach() > 0.5
+    )
+    mask_BS = torch.cat([vector_mask_BP, batch.mask_BT], dim=1).gather(1, source_of_slot_BS)
+    embeds_BSD = _Place.apply(  # type: ignore[no-untyped-call]
+        prompt.before_BJ, vectors_BPD.to(x_BTD.dtype), x_BTD, source_of_slot_BS, slots_BS, splits, batch
+    )
+    return Prompted(embeds_BSD, mask_BS, slot_of_text_BT)
+
+
+def _slots_of_vectors(splits: _Splits, outcome_B: Tensor, batch: Batch) -> Tensor:
+    anchor_BP = torch.where(
+        splits.is_before_JP[outcome_B], batch.body_start_B[:, None], batch.body_end_B[:, None]
+    )
+    return anchor_BP + splits.offset_JP[outcome_B]
+
+
+def _slots_of_text(
+    splits: _Splits, outcome_B: Tensor, batch: Batch, num_tokens: int, num_text: int
+) -> Tensor:
+    t = torch.arange(num_text, device=outcome_B.device)[None, :]
+    shift_B = splits.num_before_J[outcome_B]
+    in_body_BT = (t >= batch.body_start_B[:, None]) & (t < batch.body_end_B[:, None])
+    shift_BT = torch.where(in_body_BT, shift_B[:, None], 0)
+    return t + torch.where(t >= batch.body_end_B[:, None], num_tokens, shift_BT)
+
+
+class _Place(torch.autograd.Function):
+    """Gather [vectors; text] into slots; see the module docstring for the gradient of the choice."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        before_BJ: Tensor,
+        vectors_BPD: Tensor,
+        x_BTD: Tensor,
+        source_of_slot_BS: Tensor,
+        slots_BS: Tensor,
+        splits: _Splits,
+        batch: Batch,
+    ) -> Tensor:
+        ctx.save_for_backward(vectors_BPD, x_BTD, slots_BS)
+        ctx.splits, ctx.batch, ctx.choice_dtype = splits, batch, before_BJ.dtype
+        return _rows(torch.cat([vectors_BPD, x_BTD], dim=1), source_of_slot_BS)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_BSD,) = grads
+        vectors_BPD, x_BTD, slots_BS = ctx.saved_tensors
+        num_tokens = vectors_BPD.shape[1]
+        grad_choice = grad_vectors = grad_text = None
+        if ctx.needs_input_grad[0]:
+            grad_choice = _choice_gradient(grad_BSD, vectors_BPD, x_BTD, ctx.splits, ctx.batch).to(
+                ctx.choice_dtype
+            )
+        if ctx.needs_input_grad[1]:
+            grad_vectors = _rows(grad_BSD, slots_BS[:, :num_tokens])
+        if ctx.needs_input_grad[2]:
+            grad_text = _rows(grad_BSD, slots_BS[:, num_tokens:])
+        return grad_choice, grad_vectors, grad_text, None, None, None, None
+
+
+def _rows(source_BXD: Tensor, index_BY: Tensor) -> Tensor:
+    return source_BXD.gather(1, index_BY[..., None].expand(-1, -1, source_BXD.shape[-1]))
+
+
+def _choice_gradient(
+    grad_BSD: Tensor, vectors_BPD: Tensor, x_BTD: Tensor, splits: _Splits, batch: Batch
+) -> Tensor:
+    """Return <grad, layout j> for every outcome j, in at least fp32: [B,J]."""
+    dtype = torch.promote_types(grad_BSD.dtype, torch.float32)
+    grad_BSD, vectors_BPD, x_BTD = grad_BSD.to(dtype), vectors_BPD.to(dtype), x_BTD.to(dtype)
+    num_tokens, num_text = vectors_BPD.shape[1], x_BTD.shape[1]
+
+    t = torch.arange(num_text, device=x_BTD.device)[None, :]
+    is_tail_BT = t >= batch.body_end_B[:, None]
+    in_body_BT = (t >= batch.body_start_B[:, None]) & ~is_tail_BT
+    body_BTD = x_BTD * in_body_BT[..., None]
+    still_BTD = torch.where(is_tail_BT[..., None], grad_BSD[:, num_tokens:], grad_BSD[:, :num_text])
+    still_B = (still_BTD * (x_BTD - body_BTD)).sum((1, 2))  # the same in every layout
+    # The body stands num_before_J[j] slots further right in layout j: one shifted dot product each.
+    moved_by_shift = torch.stack(
+        [
+            torch.linalg.vecdot(grad_BSD[:, s : s + num_text].flatten(1), body_BTD.flatten(1))
+            for s in range(num_tokens + 1)
+        ],
+        dim=1,
+    )
+    text_BJ = still_B[:, None] + moved_by_shift[:, splits.num_before_J]
+
+    p = torch.arange(num_tokens, device=x_BTD.device)[None, :]
+    front_BPP = _rows(grad_BSD, batch.body_start_B[:, None] + p) @ vectors_BPD.transpose(
+        1, 2
+    )  # [slot, vector]
+    behind_BPP = _rows(grad_BSD, batch.body_end_B[:, None] + p) @ vectors_BPD.transpose(1, 2)
+    vector_JP = p.expand_as(splits.offset_JP)
+    front_BJP = front_BPP[:, splits.offset_JP, vector_JP]
+    behind_BJP = behind_BPP[:, splits.offset_JP, vector_JP]
+    return text_BJ + torch.where(splits.is_before_JP, front_BJP, behind_BJP).sum(-1)

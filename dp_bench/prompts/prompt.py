@@ -1,0 +1,100 @@
+"""A prompt: three pieces that each decide one thing, composed. There is no class per combination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dp_bench.prompts.init import initialiser
+from dp_bench.prompts.selectors import Fixed, PerInstance, PerTask, Selector
+from dp_bench.prompts.vectors import Pool, Vectors
+from dp_bench.randomness import fork
+from dp_bench.settings import Init, PromptSettings, ProtocolSettings
+from dp_bench.types import Dims, PromptOutput
+
+
+class Prompt(nn.Module):
+    """Decide, for each example, which vectors, how many of them, and how many stand before the text."""
+
+    def __init__(self, *, num_tokens: int, position: Selector, length: Selector, vectors: Vectors) -> None:
+        super().__init__()
+        self.num_tokens = num_tokens
+        self.position = position
+        self.length = length
+        self.vectors = vectors
+
+    @property
+    def selectors(self) -> Mapping[str, Selector]:
+        return {"position": self.position, "length": self.length}
+
+    @property
+    def needs_summary(self) -> bool:
+        return any(piece.needs_summary for piece in (self.position, self.length, self.vectors))
+
+    def forward(
+        self, summary_BD: Tensor | None, task_B: Tensor, noise: Mapping[str, Tensor], temperature: float
+    ) -> PromptOutput:
+        """Decide for a batch. `noise` has a row of Gumbel noise an example for each selector that draws."""
+        vectors_BPD, weights_BK = self.vectors(summary_BD, task_B)
+        before_BJ = self.position(summary_BD, task_B, noise.get("position"), temperature)
+        length_BJ = self.length(summary_BD, task_B, noise.get("length"), temperature)
+        all_kept = isinstance(self.length, Fixed) and self.length.outcome == self.num_tokens
+        return PromptOutput(vectors_BPD, before_BJ, None if all_kept else _keep(length_BJ), weights_BK)
+
+    def draw_noise(
+        self, num_rows: int, generator: torch.Generator, *, selectors: list[str]
+    ) -> dict[str, Tensor]:
+        """Draw standard Gumbel noise [rows, J] for the named selectors."""
+        shape = (num_rows, self.num_tokens + 1)
+        return {name: -torch.empty(shape).exponential_(generator=generator).log() for name in selectors}
+
+    def noisy_selectors(self, *, training: bool, sample_at_eval: bool) -> list[str]:
+        """Name the selectors that draw: all that can at training, only the random controls at a clean
+        evaluation."""
+        draws_now = training or sample_at_eval
+        return [n for n, s in self.selectors.items() if s.needs_noise and (draws_now or s.noise_at_eval)]
+
+
+def _keep(length_BJ: Tensor) -> Tensor:
+    """Vector i is kept when the chosen length exceeds i: the reversed cumulative sum of the one-hot,
+    [B,P]."""
+    return length_BJ.flip(-1).cumsum(-1).flip(-1)[:, 1:]
+
+
+def build(
+    settings: PromptSettings,
+    protocol: ProtocolSettings,
+    seed: int,
+    dims: Dims,
+    embedding_VD: Tensor | None,
+    *,
+    position: Callable[..., Selector],
+    length: Callable[..., Selector],
+    vectors: Callable[..., Vectors],
+) -> Prompt:
+    """Build a prompt from its pieces (partials from the YAML), with the protocol's switches."""
+    num_outcomes = settings.num_tokens + 1
+    init = initialiser(_init(settings, protocol), dims, embedding_VD)
+    with fork(seed, "prompt"):
+        prompt = Prompt(
+            num_tokens=settings.num_tokens,
+            position=position(num_outcomes, dims),
+            length=length(num_outcomes, dims),
+            vectors=vectors(settings.num_tokens, dims, init),
+        )
+    for selector in prompt.selectors.values():
+        if isinstance(selector, PerTask):
+            selector.shared_draw = protocol.shared_task_draw
+        if isinstance(selector, PerInstance):
+            selector.relu = protocol.relu_position
+    if isinstance(prompt.vectors, Pool):
+        prompt.vectors.tanh = settings.name in protocol.tanh_pool
+    return prompt
+
+
+def _init(settings: PromptSettings, protocol: ProtocolSettings) -> Init:
+    if settings.name in protocol.first_vocab_init:
+        return Init.first_vocab
+    return Init.uniform if settings.name in protocol.uniform_init else settings.init

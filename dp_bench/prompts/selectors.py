@@ -1,0 +1,129 @@
+"""Selectors: choose one of J outcomes for each example, for the position or the length of a prompt.
+
+Paper: dynamic position, `logit = GumbelSoftmax(POS(x), tau)`, one-hot over 0..P. Differences from the
+authors' code: without noise a selector takes the arg-max, which is what evaluation does (theirs samples there
+too), and no ReLU stands behind the linear layer (it clips logits that are then never trained again) unless
+`relu` is set.
+
+Noise is an argument, standard Gumbel, one row an example: a selector holds no generator.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dp_bench.types import Dims
+
+
+def gumbel_straight_through(logits_BJ: Tensor, noise_BJ: Tensor, temperature: float) -> Tensor:
+    """Draw one-hot outcomes whose gradient is that of the softmax at `temperature` (Jang et al., 2017).
+
+    In value the draw does not depend on the temperature: arg-max((logits + noise) / tau) is a sample of
+    softmax(logits) for every tau.
+    """
+    soft_BJ = torch.softmax((logits_BJ + noise_BJ) / temperature, dim=-1)
+    hard_BJ = _one_hot(soft_BJ.argmax(-1), logits_BJ)
+    return hard_BJ + (soft_BJ - soft_BJ.detach())  # the bracket is exactly 0, so the value is exactly one-hot
+
+
+def _one_hot(outcome_B: Tensor, like_BJ: Tensor) -> Tensor:
+    return torch.zeros_like(like_BJ).scatter_(1, outcome_B[:, None], 1.0)
+
+
+class Selector(nn.Module):
+    """Base of all selectors. `needs_noise` holds at training, `noise_at_eval` also at evaluation."""
+
+    needs_summary = False
+    needs_noise = False
+    noise_at_eval = False
+
+    def __init__(self, num_outcomes: int) -> None:
+        super().__init__()
+        self.num_outcomes = num_outcomes
+
+    def logits(self, summary_BD: Tensor | None, task_B: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(
+        self, summary_BD: Tensor | None, task_B: Tensor, noise_BJ: Tensor | None, temperature: float
+    ) -> Tensor:
+        """Return one-hot outcomes [B,J]: a draw where there is noise, else the most likely one."""
+        logits_BJ = self.logits(summary_BD, task_B)
+        if noise_BJ is None:
+            return _one_hot(logits_BJ.argmax(-1), logits_BJ)
+        return gumbel_straight_through(logits_BJ, noise_BJ, temperature)
+
+
+class Fixed(Selector):
+    """The same outcome for every example; nothing is learned."""
+
+    def __init__(self, num_outcomes: int, dims: Dims, *, outcome: int | str = "all") -> None:
+        super().__init__(num_outcomes)
+        last = num_outcomes - 1
+        named = {"all": last, "half": last // 2, "none": 0}
+        self.outcome = named[outcome] if isinstance(outcome, str) else outcome
+        if not 0 <= self.outcome <= last:
+            raise ValueError(f"outcome={outcome} must be all, half, none or a number from 0 to {last}")
+
+    def forward(
+        self, summary_BD: Tensor | None, task_B: Tensor, noise_BJ: Tensor | None, temperature: float
+    ) -> Tensor:
+        onehot_BJ = torch.zeros(len(task_B), self.num_outcomes, device=task_B.device)
+        onehot_BJ[:, self.outcome] = 1.0
+        return onehot_BJ
+
+
+class PerTask(Selector):
+    """J free logits for each task (paper: adap_pos). `shared_draw` uses one draw for a whole micro-batch."""
+
+    needs_noise = True
+
+    def __init__(self, num_outcomes: int, dims: Dims, *, shared_draw: bool = False) -> None:
+        super().__init__(num_outcomes)
+        self.shared_draw = shared_draw
+        self.logits_NJ = nn.Parameter(torch.rand(dims.num_tasks, num_outcomes) - 0.5)  # as the authors
+
+    def logits(self, summary_BD: Tensor | None, task_B: Tensor) -> Tensor:
+        return self.logits_NJ[task_B]
+
+    def forward(
+        self, summary_BD: Tensor | None, task_B: Tensor, noise_BJ: Tensor | None, temperature: float
+    ) -> Tensor:
+        if noise_BJ is not None and self.shared_draw:
+            noise_BJ = noise_BJ[:1].expand_as(noise_BJ)
+        return super().forward(summary_BD, task_B, noise_BJ, temperature)
+
+
+class PerInstance(Selector):
+    """One linear layer on the example's frozen summary (paper: adap_ins_pos)."""
+
+    needs_summary = True
+    needs_noise = True
+
+    def __init__(self, num_outcomes: int, dims: Dims, *, relu: bool = False) -> None:
+        super().__init__(num_outcomes)
+        self.linear = nn.Linear(dims.width, num_outcomes)
+        self.relu = relu
+
+    def logits(self, summary_BD: Tensor | None, task_B: Tensor) -> Tensor:
+        assert summary_BD is not None
+        logits_BJ: Tensor = self.linear(summary_BD)
+        return logits_BJ.relu() if self.relu else logits_BJ
+
+
+class Random(Selector):
+    """Control: an outcome drawn uniformly for each example, at training and at evaluation; nothing is
+    learned."""
+
+    needs_noise = True
+    noise_at_eval = True
+
+    def __init__(self, num_outcomes: int, dims: Dims) -> None:
+        super().__init__(num_outcomes)
+
+    def forward(
+        self, summary_BD: Tensor | None, task_B: Tensor, noise_BJ: Tensor | None, temperature: float
+    ) -> Tensor:
+        assert noise_BJ is not None
+        return _one_hot(noise_BJ.argmax(-1), noise_BJ)  # the largest of J independent draws is uniform

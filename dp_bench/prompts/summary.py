@@ -1,0 +1,72 @@
+"""The frozen summary of a text: what an instance-level selector looks at. No gradient, no prompt, no dropout.
+
+Paper: the mean of the encoder's states. The authors' code averages over all 480 positions, padding included,
+so that short texts have small summaries (PAPER.md B5); `pad_to` reproduces that, otherwise the mean is over
+real tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dp_bench.backbones.backbone import Backbone
+from dp_bench.data.batches import evaluation_batches
+from dp_bench.data.encode import EncodedSplit
+from dp_bench.records import replace_file
+from dp_bench.settings import Summary
+
+CODE_VERSION = 1  # raise it when the same input is to be summarised differently
+
+
+@torch.no_grad()
+def summarise(
+    backbone: Backbone, ids_BT: Tensor, mask_BT: Tensor, kind: Summary, *, pad_to: int | None = None
+) -> Tensor:
+    """Return one fp32 vector a text: [B,D]."""
+    if pad_to is not None and pad_to > ids_BT.shape[1]:
+        missing = pad_to - ids_BT.shape[1]
+        ids_BT = torch.nn.functional.pad(ids_BT, (0, missing), value=backbone.tokenizer.pad_token_id)
+        mask_BT = torch.nn.functional.pad(mask_BT, (0, missing), value=False)
+    x_BTD = backbone.embed(ids_BT)
+    states_BTD = backbone.encode(x_BTD, mask_BT) if kind is Summary.encoder_mean else x_BTD
+    if pad_to is not None:
+        return states_BTD.float().mean(1)
+    weights_BT = mask_BT.float() / mask_BT.sum(1, keepdim=True)
+    return torch.einsum("bt,btd->bd", weights_BT, states_BTD.float())
+
+
+def cached_summaries(
+    backbone: Backbone,
+    whole: EncodedSplit,
+    kind: Summary,
+    *,
+    pad_to: int | None,
+    batch_size: int,
+    cache_dir: Path,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Tensor:
+    """Return the summary of every row of a whole split, [N,D] in fp32, from the disk where it has been
+    computed before.
+
+    The key holds all that the value depends on: token ids (through the split's fingerprint, which covers
+    data, tokenizer, template and truncation), weights and their dtype, kind of summary and padding.
+    """
+    parts = (CODE_VERSION, whole.fingerprint, backbone.fingerprint(), backbone.dtype, kind.value, pad_to)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    path = cache_dir / "summaries" / f"{key}.safetensors"
+    if path.is_file():
+        return load_file(path)["summary"]  # memory-mapped
+    summary_ND = torch.empty(len(whole), backbone.dims.width)
+    for places in evaluation_batches(whole.lengths, batch_size):
+        batch = whole.collate(places.tolist(), backbone.tokenizer.pad_token_id)
+        ids_BT, mask_BT = batch.ids_BT.to(backbone.device), batch.mask_BT.to(backbone.device)
+        summary_ND[batch.row_B] = summarise(backbone, ids_BT, mask_BT, kind, pad_to=pad_to).cpu()
+        advance(len(places))
+    replace_file(path, lambda temporary: save_file({"summary": summary_ND}, temporary))
+    return summary_ND

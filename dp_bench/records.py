@@ -1,0 +1,218 @@
+"""What a run leaves behind, written whole and by rename: a reader never sees half a file.
+
+A run is named by the hash of its resolved configuration, less what cannot change its result, and of the data
+it read. Whoever starts the same run again finds it, wherever the data lies and whatever was typed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dp_bench.types import UserError
+
+SCHEMA_VERSION = 1
+VOLATILE = ("device", "results_dir", "cache_dir", "on_missing", "rerun", "data.dir", "data.hub")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "hydra-core",
+    "omegaconf",
+    "pandas",
+    "numpy",
+    "safetensors",
+)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished run. Scores are in 0..100; `score` is on the reported split, `select_score` on the
+    other."""
+
+    run_id: str
+    status: str
+    experiment: str | None
+    task: str
+    backbone: str
+    prompt: str
+    regime: str
+    protocol: str
+    data: str
+    seed: int
+    score: float
+    select_score: float
+    selection: str
+    metrics: dict[str, float]
+    select_metrics: dict[str, float]
+    num_examples: dict[str, int]  # train, select, report
+    best_step: int
+    num_updates: int
+    stopped_early: bool
+    trainable_parameters: int
+    frozen_parameters: int
+    train_seconds: float
+    eval_seconds: float
+    total_seconds: float
+    peak_memory_mb: float
+    peak_memory_kind: str  # "cuda" or "process"
+    device: str
+    precision: str
+    data_sha256: str
+    data_files: dict[str, dict[str, str]]
+    share_truncated: dict[str, float]
+    checkpoint: dict[str, str | None]
+    versions: dict[str, str | None]
+    git: dict[str, Any] | None
+    command: list[str]
+    started: str
+    config: dict[str, Any]
+    cell_id: str  # equal for runs that differ in their seed only
+    schema_version: int = SCHEMA_VERSION
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+
+
+def identify(resolved: Mapping[str, Any], data_sha256: str) -> tuple[str, str]:
+    """Return run id and cell id of a resolved configuration on data with this digest."""
+    kept = {k: v for k, v in flatten(resolved).items() if k not in VOLATILE}
+    kept["data.sha256"] = data_sha256
+    seed = kept.pop("seed")
+    cell = _digest(kept)
+    readable = "-".join(
+        str(kept[f"{group}.name"]) for group in ("task", "backbone", "prompt", "regime", "protocol")
+    )
+    return f"{readable}-s{seed}-{_digest({**kept, 'seed': seed})}", cell
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a nested mapping under dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat.update(flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
+    return flat
+
+
+def _digest(flat: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` fill a temporary neighbour of `path`, then rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2, sort_keys=False, ensure_ascii=False) + "\n")
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def save(record: RunRecord, directory: Path) -> None:
+    write_json(directory / "record.json", asdict(record))
+
+
+def write_status(directory: Path, status: str, **details: Any) -> None:
+    write_json(
+        directory / "status.json", {"status": status, "time": timestamp(), "pid": os.getpid(), **details}
+    )
+
+
+def load(directory: Path) -> RunRecord | None:
+    """Return the record of a finished run, or None where there is none yet."""
+    path = directory / "record.json"
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}). Move it away; rerun=true makes it anew."
+        ) from error
+    known = {f.name for f in fields(RunRecord)}
+    if content.get("schema_version") != SCHEMA_VERSION or not known >= content.keys():
+        raise UserError(
+            f"{path} has schema version {content.get('schema_version')}, this dp-bench reads "
+            f"{SCHEMA_VERSION}: "
+            "read it with the version that wrote it (its `versions`), or move it away."
+        )
+    return RunRecord(**content)
+
+
+def load_all(results_dir: Path) -> list[RunRecord]:
+    """Return the records of all finished runs, in the order of their ids."""
+    directories = sorted(path.parent for path in (results_dir / "runs").glob("*/record.json"))
+    return [record for directory in directories if (record := load(directory))]
+
+
+def statuses(results_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return what each run says of itself: running, done or failed."""
+    files = sorted((results_dir / "runs").glob("*/status.json"))
+    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
+
+
+def timestamp() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of Python, dp-bench and the packages that can change a result."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in ("dp-bench", *PACKAGES):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return commit and dirty flag of the checkout this package runs from; None for an installed wheel."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*words: str) -> str | None:
+        try:
+            answer = subprocess.run(
+                ["git", "-C", str(root), *words], capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:  # no git on this machine
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    top = git("rev-parse", "--show-toplevel")
+    if (
+        top is None or Path(top).resolve() != root
+    ):  # a wheel in a virtual environment inside some other checkout
+        return None
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def command() -> list[str]:
+    return ["dp-bench", *sys.argv[1:]] if sys.argv[0].startswith("dp-bench") else list(sys.argv)

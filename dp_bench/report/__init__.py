@@ -1,0 +1,1 @@
+"""From records to tables. Reads `results/` alone; trains nothing, parses no path."""

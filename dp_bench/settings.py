@@ -1,0 +1,192 @@
+"""The typed schema behind `configs/`: what every setting is called, its type, and what it means.
+
+Defaults live in the YAML files; a field here has one only where every YAML of its group would repeat it.
+These are plain dataclasses, so that nothing past `config.build` knows Hydra or OmegaConf.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class OnMissing(Enum):
+    micro = "micro"
+    error = "error"
+
+
+class Selection(Enum):
+    heldout = "heldout"
+    validation = "validation"
+
+
+class Precision(Enum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"  # known, so that it can be refused with the reason
+
+
+class OptimizerName(Enum):
+    adafactor = "adafactor"
+    adamw = "adamw"
+
+
+class Init(Enum):
+    uniform = "uniform"
+    vocab = "vocab"
+    first_vocab = "first_vocab"
+
+
+class Summary(Enum):
+    encoder_mean = "encoder_mean"
+    embedding_mean = "embedding_mean"
+
+
+class SplitOrder(Enum):
+    paper = "paper"
+    code = "code"
+
+
+class Schedule(Enum):
+    constant = "constant"
+    exponential = "exponential"
+    authors = "authors"
+
+
+class Attention(Enum):
+    auto = "auto"
+    eager = "eager"
+    sdpa = "sdpa"
+
+
+class Family(Enum):
+    encoder_decoder = "encoder_decoder"
+
+
+class Head(Enum):
+    verbalizer = "verbalizer"
+
+
+@dataclass
+class TaskSettings:
+    name: str = MISSING
+    title: str = MISSING  # heading in tables, and the folder of the official release
+    hub_config: str = MISSING  # the subset's name on the hub
+    reader: str = MISSING  # shape of the raw record: a function of dp_bench.data.readers
+    fields: list[str] = MISSING  # what the record must have and the template may name
+    labels: list[str] = MISSING  # the release's labels, in the order of the hub's integers
+    words: list[str] = MISSING  # the label word of each, in the same order
+    template: str = MISSING  # text of the input; {field} is replaced
+    shorten: str = MISSING  # the field that gives way at its end when the text is too long
+    max_length: int = MISSING  # tokens of the text with </s>, without prompt vectors
+    metrics: list[str] = MISSING  # their mean is the task score
+
+
+@dataclass
+class BackboneSettings:
+    name: str = MISSING
+    family: Family = Family.encoder_decoder
+    head: Head = Head.verbalizer
+    name_or_path: str | None = None  # hub name or directory; None builds random weights from `random_init`
+    revision: str | None = None
+    tokenizer: str | None = None  # hub name or directory; None: the checkpoint's own
+    random_init: dict[str, Any] | None = None  # arguments of the family's transformers config
+    init_seed: int = 0
+    answer_prefix: str = ""  # decoder text before the answer step; "<extra_id_0>" for span-corruption T5
+    attention: Attention = Attention.auto
+
+
+@dataclass
+class PromptSettings:
+    name: str = MISSING
+    num_tokens: int = MISSING  # P
+    init: Init = MISSING
+    summary: Summary = MISSING
+    position: dict[str, Any] = field(default_factory=dict)
+    length: dict[str, Any] = field(default_factory=dict)
+    vectors: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RegimeSettings:
+    name: str = MISSING
+
+
+@dataclass
+class DataSettings:
+    name: str = MISSING
+    dir: str | None = None  # official release layout: BoolQ/train.jsonl …; None: the hub, then its cache
+    hub: str = MISSING  # dataset name on the hub, or a local directory in the hub's layout
+    revision: str | None = None
+    train_file: str = MISSING  # stem of the file trained on
+    validation_file: str = MISSING  # stem of the file reported on
+    limit: int | None = None  # keep the first rows of each file only; shown in every table header
+
+
+@dataclass
+class TemperatureSettings:
+    schedule: Schedule = MISSING
+    start: float = MISSING
+    end: float = MISSING
+    anneal: float = MISSING  # the authors' `aneal`; read by schedule=authors only
+
+
+@dataclass
+class TrainerSettings:
+    name: str = MISSING
+    max_steps: int = MISSING  # updates
+    batch_size: int = MISSING  # examples that one update sees
+    micro_batch_size: int | None = None  # examples in one forward pass; None: all of batch_size
+    eval_batch_size: int = MISSING
+    eval_every: int = MISSING
+    patience: int | None = None  # evaluations without a better score before stopping; None: never
+    optimizer: OptimizerName = MISSING
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    warmup_steps: int = MISSING
+    max_grad_norm: float = MISSING
+    precision: Precision = MISSING  # of the frozen weights; prompt and optimizer are always fp32
+    bucket_batches: int = MISSING  # batches whose examples are sorted by length together; 1: no bucketing
+    selection: Selection = MISSING
+    heldout_fraction: float = MISSING  # share of train held out to select on
+    heldout_max: int = MISSING  # examples, at most
+    temperature: TemperatureSettings = field(default_factory=TemperatureSettings)
+
+
+@dataclass
+class ProtocolSettings:
+    """Where the paper's code departs from a clean experiment; the tags B1 … B12 are those of
+    docs/protocol.md."""
+
+    name: str = MISSING
+    split_order: SplitOrder = MISSING
+    frozen_dropout: bool = MISSING  # B6
+    summary_pad_to: int | None = None  # B5: mean over all of so many positions, padding included
+    relu_position: bool = MISSING  # B4
+    sample_at_eval: bool = MISSING  # B2
+    shared_task_draw: bool = MISSING  # one Gumbel draw per micro-batch for task-level selectors
+    first_vocab_init: list[str] = MISSING  # B11: prompts initialised from vocabulary rows 0, 1, 2 …
+    uniform_init: list[str] = MISSING  # B11: prompts initialised from U(-0.5, 0.5)
+    tanh_pool: list[str] = MISSING  # B12: prompts whose pool weights go through tanh
+    step_each_micro_batch: list[str] = MISSING  # B1: prompts updated after every micro-batch
+
+
+@dataclass
+class RunSettings:
+    seed: int = MISSING
+    device: str = MISSING
+    results_dir: str = MISSING
+    cache_dir: str | None = None
+    on_missing: OnMissing = MISSING
+    rerun: bool = MISSING
+    task: TaskSettings = field(default_factory=TaskSettings)
+    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    regime: RegimeSettings = field(default_factory=RegimeSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    protocol: ProtocolSettings = field(default_factory=ProtocolSettings)

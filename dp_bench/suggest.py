@@ -1,0 +1,54 @@
+"""'Did you mean …' for what a user typed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+# What other tools and papers call our settings.
+SYNONYMS = {
+    "soft_token_num": "prompt.num_tokens",  # OpenPrompt and the authors' code
+    "num_virtual_tokens": "prompt.num_tokens",  # peft
+    "prompt_length": "prompt.num_tokens",  # google-research/prompt-tuning
+    "pre_seq_len": "prompt.num_tokens",  # P-tuning v2
+    "prefix_length": "prompt.num_tokens",
+    "learning_rate": "trainer.lr",
+    "prompt_lr": "trainer.lr",
+    "steps": "trainer.max_steps",
+    "max_train_steps": "trainer.max_steps",
+    "gradient_accumulation_steps": "trainer.micro_batch_size",
+    "warmup": "trainer.warmup_steps",
+    "shot": "regime",
+    "model": "backbone",
+    "plm": "backbone",
+    "model_name_or_path": "backbone.name_or_path",
+    "dataset": "task",
+    "data_dir": "data.dir",
+    "method": "prompt",
+    "tau": "trainer.temperature.start",
+    "aneal": "trainer.temperature.anneal",
+    "output_dir": "results_dir",
+}
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Return "Did you mean …? " for the nearest known words, or nothing."""
+    near = get_close_matches(word, known, n=3, cutoff=0.6)
+    return f"Did you mean {' or '.join(near)}? " if near else ""
+
+
+def suggest_key(key: str, known: Sequence[str]) -> str:
+    """Return a sentence that names the setting `key` was probably meant to be."""
+    last = key.rsplit(".", 1)[-1]
+    if last in SYNONYMS:
+        return f"Did you mean {SYNONYMS[last]}?"
+    same_name = [other for other in known if other.rsplit(".", 1)[-1] == last]
+    if same_name:
+        return f"Did you mean {' or '.join(same_name[:3])}?"
+    names = {other.rsplit(".", 1)[-1]: other for other in reversed(known)}
+    near = get_close_matches(key, known, n=2, cutoff=0.7) or [
+        names[m] for m in get_close_matches(last, names, n=2, cutoff=0.7)
+    ]
+    if near:
+        return f"Did you mean {' or '.join(near)}?"
+    return "`dp-bench train --cfg job` prints every setting there is."

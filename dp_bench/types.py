@@ -1,0 +1,128 @@
+"""The few shapes of data that travel between the parts of dp-bench; this module imports none of them.
+
+Shape legend, used as suffixes on every tensor that crosses a function boundary:
+
+    B examples          T text tokens with padding    P prompt vectors        S = P + T slots
+    D hidden width      J = P + 1 selector outcomes   C choices (label words) V vocabulary
+    N tasks             K pool entries
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class UserError(Exception):
+    """The user's input is wrong: shown as one paragraph, without a traceback, and ends in exit code 2.
+
+    The message says what is wrong, where, and what to type instead.
+    """
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question to the model, read from a raw SuperGLUE record.
+
+    `label` indexes `choices` and is None where the release hides it (test splits). Examples with one `group`
+    are scored together (the answers to one MultiRC question). Examples with one `source` share a text and
+    therefore never stand on both sides of a train/held-out split.
+    """
+
+    id: str  # "rte/val/3"; MultiRC "multirc/val/5/2/1": passage, question, answer
+    fields: Mapping[str, str]
+    choices: tuple[str, ...]
+    label: int | None
+    group: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded examples, padded on the right to the longest of them.
+
+    The *body* of a text is what a prompt may be split around: ids[body_start:body_end]. For T5 that is
+    everything before `</s>`. `row_B` numbers the rows in their encoded split and addresses what is cached per
+    example. `noise` holds the random numbers of this batch, one row an example, named after the selector that
+    uses them: noise is data, so a forward pass is a function of its arguments and resuming needs no generator
+    state.
+    """
+
+    ids_BT: Tensor
+    mask_BT: Tensor  # bool, True on real tokens
+    body_start_B: Tensor
+    body_end_B: Tensor
+    label_B: Tensor  # -1 where hidden
+    row_B: Tensor
+    task_B: Tensor
+    summary_BD: Tensor | None = None  # the cached frozen summary, where the prompt asks for one
+    noise: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.ids_BT.shape[0])
+
+    def to(self, device: torch.device | str) -> Batch:
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return Batch(
+            move(self.ids_BT),
+            move(self.mask_BT),
+            move(self.body_start_B),
+            move(self.body_end_B),
+            move(self.label_B),
+            move(self.row_B),
+            move(self.task_B),
+            summary_BD=None if self.summary_BD is None else move(self.summary_BD),
+            noise={name: move(noise) for name, noise in self.noise.items()},
+        )
+
+    def with_(self, *, summary_BD: Tensor | None = None, noise: Mapping[str, Tensor] | None = None) -> Batch:
+        """Return this batch with its summary or its noise replaced."""
+        return replace(
+            self,
+            summary_BD=self.summary_BD if summary_BD is None else summary_BD,
+            noise=self.noise if noise is None else noise,
+        )
+
+
+@dataclass(frozen=True)
+class Dims:
+    """What a prompt may know of the backbone it is trained for."""
+
+    width: int  # D
+    vocab_size: int  # V: rows of the input embedding that stand for real tokens
+    num_tasks: int = 1  # N
+    special_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptOutput:
+    """What a prompt decided for each example of a batch.
+
+    `before_BJ` is one-hot over the J = P + 1 splits: how many vectors stand before the text. `keep_BP` is 1
+    for a vector that is used and 0 for one that the length selector dropped; None means that all are used.
+    Both carry the selector's gradient when training.
+    """
+
+    vectors_BPD: Tensor
+    before_BJ: Tensor
+    keep_BP: Tensor | None = None
+    pool_weights_BK: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A batch with its prompts in place: what a backbone reads.
+
+    `slot_of_text_BT` tells where each text token went, so that an answer slot survives any placement.
+    """
+
+    embeds_BSD: Tensor
+    mask_BS: Tensor
+    slot_of_text_BT: Tensor

@@ -1,0 +1,108 @@
+"""`dp-bench data check` says what is there, what is missing and what is broken."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dp_bench.commands.data_check import KNOWN, TRAINABLE, check
+from dp_bench.types import UserError
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    return shutil.copytree(Path(__file__).parent / "fixtures" / "superglue", tmp_path / "release")
+
+
+def test_what_is_known_agrees_with_the_task_files() -> None:
+    paths = sorted((REPOSITORY / "configs" / "task").glob("*.yaml"))
+    tasks = [yaml.safe_load(path.read_text("utf-8")) for path in paths]
+    assert sorted(task["title"] for task in tasks) == sorted(TRAINABLE)
+    for task in tasks:
+        known = KNOWN[task["title"]]
+        assert known is not None
+        assert (known.reader, known.labels) == (task["reader"], task["labels"])
+        assert set(known.fields) == set(task["fields"])
+
+
+def test_a_whole_folder_is_counted(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(release) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("RTE  ")).split()[1:4] == [
+        "train.jsonl",
+        "16",
+        "all",
+    ]
+    multirc = next(line for line in lines if line.startswith("MultiRC"))
+    assert multirc.split()[1:5] == ["train.jsonl", "6", "12", "29"]
+    assert multirc.endswith("other ") or multirc.endswith("other")
+    assert "Usable: BoolQ, CB, MultiRC, RTE, WiC." in lines[-1]
+
+
+def test_a_broken_file_is_named_and_fails(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = release / "RTE" / "val.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert check(release) == 2
+    out = capsys.readouterr().out
+    assert f"{path}, line 8: expected one whole JSON object" in out
+    assert "RTE/val.jsonl cannot be read" in out
+
+
+def test_missing_files_are_listed_and_the_rest_is_usable(
+    release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (release / "RTE" / "val.jsonl").unlink()
+    (release / "CB" / "val.jsonl").rename(release / "CB" / "dev32.jsonl")
+    shutil.rmtree(release / "WiC")
+    assert check(release) == 0
+    out = capsys.readouterr().out
+    assert f"RTE: expected {release}/RTE/val.jsonl, which is not there." in out
+    assert "CB: no val.jsonl, but dev32.jsonl" in out
+    assert f"No folder for WiC: expected {release}/WiC/train.jsonl" in out
+    assert "Usable: BoolQ, CB, MultiRC." in out
+
+
+def test_a_folder_without_a_pair_is_not_usable(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in release.glob("*/val.jsonl"):
+        path.unlink()
+    assert check(release) == 2
+    assert "Nothing to train on" in capsys.readouterr().out
+
+
+def test_a_wrong_folder_is_answered_with_the_right_one(release: Path) -> None:
+    with pytest.raises(UserError, match=f"use --dir {release}"):
+        check(release.parent)
+    with pytest.raises(UserError, match=f"folder of one task: use --dir {release}"):
+        check(release / "CB")
+    with pytest.raises(UserError, match="is not a folder"):
+        check(release / "nowhere")
+
+
+def test_without_a_folder_the_cache_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert check(None) == 2
+    assert "hf download aps/super_glue" in capsys.readouterr().out
+    folder = tmp_path / "datasets--aps--super_glue" / "snapshots" / "3de24cf8022e" / "rte"
+    folder.mkdir(parents=True)
+    for split in ("train", "validation"):
+        (folder / f"{split}-00000-of-00001.parquet").write_bytes(b"PAR1")
+    assert check(None) == 0
+    assert f"Usable from the hub's cache {tmp_path}: RTE." in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    not (SHARED / "superglue").is_dir(), reason="no official SuperGLUE release beside the checkout"
+)
+def test_the_official_release_is_recognised(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(SHARED / "superglue") == 0
+    out = capsys.readouterr().out
+    assert out.count("official release") == 23
+    assert "other" not in out

@@ -1,0 +1,402 @@
+"""Encoding cuts only the field that gives way, pads on the right, and is done once for the same input."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dp_bench.data import encode as encoding
+from dp_bench.data.encode import EncodedSplit, encode
+from dp_bench.data.readers import read_examples
+from dp_bench.data.source import split_file
+from dp_bench.data.template import Rendered, Template
+from dp_bench.settings import TaskSettings
+from dp_bench.types import Example, UserError
+
+REPOSITORY = Path(__file__).parents[1]
+FIXTURES = Path(__file__).parent / "fixtures" / "superglue"
+SHARED = REPOSITORY.parent / "shared"
+PAD, END, START = 0, 1, 2
+
+
+def task_settings(name: str) -> TaskSettings:
+    return TaskSettings(
+        **yaml.safe_load((REPOSITORY / "configs" / "task" / f"{name}.yaml").read_text("utf-8"))
+    )
+
+
+def fixture_examples(name: str, stem: str = "train") -> list[Example]:
+    task = task_settings(name)
+    return read_examples(task, split_file(FIXTURES / task.title / f"{stem}.jsonl"), stem, None)
+
+
+def byte_level_tokenizer(template: str = "$A </s>", vocab_size: int = 500) -> Any:
+    """A byte-level BPE tokenizer with merges learned from the fixtures."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "</s>", "<s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [text for example in fixture_examples("rte") for text in example.fields.values()]
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("</s>", END), ("<s>", START)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="<s>"
+    )
+
+
+def metaspace_tokenizer() -> Any:
+    """A tokenizer whose tokens cover the space before their word, as some T5 files have it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    texts = [text for example in fixture_examples("rte") for text in example.fields.values()]
+    tokenizer.train_from_iterator(
+        [*texts, "sentence1: sentence2:"],
+        trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return byte_level_tokenizer()
+
+
+def encode_rte(tokenizer: Any, cache: Path, *, max_length: int = 480, **changes: Any) -> EncodedSplit:
+    given = {
+        "examples": fixture_examples("rte"),
+        "template": Template.of(task_settings("rte")),
+        "key_parts": {},
+    }
+    return encode(**{**given, **changes}, tokenizer=tokenizer, max_length=max_length, cache_dir=cache)
+
+
+def tokens_of(split: EncodedSplit, row: int) -> list[int]:
+    batch = split.collate([row], pad_id=PAD)
+    return batch.ids_BT[0].tolist()
+
+
+# ---------------------------------------------------------------------------------------------- ids
+
+
+def test_a_text_is_encoded_as_the_tokenizer_does_it(tokenizer: Any, tmp_path: Path) -> None:
+    split, template = encode_rte(tokenizer, tmp_path), Template.of(task_settings("rte"))
+    examples = fixture_examples("rte")
+    for row, example in enumerate(examples):
+        assert tokens_of(split, row) == tokenizer(template.render(example.fields).text).input_ids
+    assert split.ids == [example.id for example in examples]
+    assert split.groups == [example.group for example in examples]
+    assert split.sources == [example.source for example in examples]
+    assert split.labels.tolist() == [example.label for example in examples]
+    assert split.num_truncated == 0
+
+
+def test_the_body_lies_between_the_special_tokens(tmp_path: Path) -> None:
+    split = encode_rte(byte_level_tokenizer("<s> $A </s>"), tmp_path)
+    batch = split.collate([0, 1, 2], pad_id=PAD)
+    assert batch.body_start_B.tolist() == [1, 1, 1]
+    assert batch.ids_BT[:, 0].tolist() == [START] * 3
+    ends = batch.ids_BT.gather(1, batch.body_end_B[:, None])
+    assert ends.flatten().tolist() == [END] * 3
+    assert batch.body_end_B.tolist() == (batch.mask_BT.sum(1) - 1).tolist()
+
+
+def test_a_tokenizer_without_special_tokens_has_body_throughout(tmp_path: Path) -> None:
+    split = encode_rte(byte_level_tokenizer("$A"), tmp_path)
+    batch = split.collate([0], pad_id=PAD)
+    assert (batch.body_start_B.item(), batch.body_end_B.item()) == (0, batch.ids_BT.shape[1])
+
+
+def test_a_hidden_label_is_minus_one(tokenizer: Any, tmp_path: Path) -> None:
+    hidden = [replace(example, label=None) for example in fixture_examples("rte")]
+    assert set(encode_rte(tokenizer, tmp_path, examples=hidden).labels.tolist()) == {-1}
+
+
+# ---------------------------------------------------------------------------------------------- truncation
+
+
+@pytest.mark.parametrize("make", [byte_level_tokenizer, metaspace_tokenizer])
+@pytest.mark.parametrize("shorten", ["premise", "hypothesis"])
+def test_only_the_field_that_gives_way_is_cut_at_its_end(make: Any, shorten: str, tmp_path: Path) -> None:
+    tokenizer = make()
+    task = task_settings("rte")
+    template = Template.parse(task.template, shorten)
+    whole = encode_rte(tokenizer, tmp_path, template=template)
+    budget = whole.longest - 6
+    split = encode_rte(tokenizer, tmp_path, template=template, max_length=budget)
+    assert split.longest == budget
+    assert split.num_truncated == int((whole.lengths > budget).sum()) > 0
+    assert split.share_truncated == split.num_truncated / len(split)
+    for row, example in enumerate(fixture_examples("rte")):
+        tokens = tokens_of(split, row)
+        assert tokens[-1] == END
+        assert split.num_cut[row] == max(0, whole.lengths[row] - budget)
+        before, kept, after = around(template, example, tokenizer.decode(tokens[:-1]))
+        assert (before, after) == around(template, example, template.render(example.fields).text)[::2]
+        assert example.fields[shorten].startswith(kept.rstrip())
+
+
+def around(template: Template, example: Example, text: str) -> tuple[str, str, str]:
+    """Divide a text, whole or shortened, into what stands before, in and after the field that gives way."""
+    rendered = template.render(example.fields)
+    num_after = len(rendered.text) - rendered.shorten_end
+    end = len(text) - num_after
+    return text[: rendered.shorten_start], text[rendered.shorten_start : end], text[end:].strip()
+
+
+@pytest.mark.parametrize("make", [byte_level_tokenizer, metaspace_tokenizer])
+def test_the_field_may_give_way_whole_and_then_it_is_an_error(make: Any, tmp_path: Path) -> None:
+    tokenizer, template = make(), Template.of(task_settings("rte"))
+    examples = fixture_examples("rte")[:1]
+    outside = template.render({**examples[0].fields, "premise": ""}).text
+    least = next(n for n in range(8, 200) if encodes(tokenizer, tmp_path, examples, n))
+    split = encode_rte(tokenizer, tmp_path, examples=examples, max_length=least)
+    assert tokenizer.decode(tokens_of(split, 0)[:-1]).split() == outside.split()
+    with pytest.raises(
+        UserError, match=rf"rte/train/0: without \{{premise\}}.*task\.max_length={least - 1} "
+    ):
+        encode_rte(tokenizer, tmp_path, examples=examples, max_length=least - 1)
+
+
+def encodes(tokenizer: Any, cache: Path, examples: list[Example], max_length: int) -> bool:
+    try:
+        encode_rte(tokenizer, cache, examples=examples, max_length=max_length)
+    except UserError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "inside"),
+    [
+        (4, 6, True),  # "cd"
+        (3, 6, True),  # " cd", whose space is in the template
+        (6, 8, True),  # " e"
+        (6, 7, True),  # a space within
+        (3, 4, False),  # the space before
+        (4, 4, False),  # nothing, before
+        (2, 5, False),  # ":" too
+        (7, 9, False),  # "e." reaches out at the end
+        (8, 9, False),
+        (9, 9, False),
+    ],
+)
+def test_a_token_that_reaches_out_of_the_field_is_not_the_fields(start: int, end: int, inside: bool) -> None:
+    assert (
+        encoding._stands_inside(Rendered("ab: cd e. f", shorten_start=4, shorten_end=8), start, end) is inside
+    )
+
+
+def test_letters_of_several_bytes_are_encoded(tokenizer: Any, tmp_path: Path) -> None:
+    accents = {"premise": "Élan — «çà et là», 東京の橋 " * 9, "hypothesis": "Où? 橋"}
+    examples = [replace(fixture_examples("rte")[0], fields=accents)]
+    whole = encode_rte(tokenizer, tmp_path, examples=examples)
+    split = encode_rte(tokenizer, tmp_path, examples=examples, max_length=whole.longest - 40)
+    assert split.longest == whole.longest - 40
+    assert tokenizer.decode(tokens_of(split, 0)[:-1]).endswith(" sentence2: Où? 橋")
+
+
+# ---------------------------------------------------------------------------------------------- batches
+
+
+def test_a_batch_is_padded_on_the_right_to_its_longest(tokenizer: Any, tmp_path: Path) -> None:
+    split = encode_rte(tokenizer, tmp_path)
+    rows = [5, 0, 11]
+    batch = split.collate(rows, pad_id=PAD, task_index=3)
+    lengths = split.lengths[rows]
+    assert batch.ids_BT.shape == (3, lengths.max())
+    assert batch.mask_BT.sum(1).tolist() == lengths.tolist()
+    assert batch.row_B.tolist() == rows
+    assert batch.task_B.tolist() == [3, 3, 3]
+    assert batch.label_B.tolist() == split.labels[rows].tolist()
+    assert batch.ids_BT.dtype == batch.label_B.dtype == batch.body_end_B.dtype == torch.int64
+    for place, row in enumerate(rows):
+        assert batch.ids_BT[place, : lengths[place]].tolist() == tokens_of(split, row)
+        assert (batch.ids_BT[place, lengths[place] :] == PAD).all()
+        assert not batch.mask_BT[place, lengths[place] :].any()
+
+
+def test_a_batch_may_be_padded_further_but_not_cut(tokenizer: Any, tmp_path: Path) -> None:
+    split = encode_rte(tokenizer, tmp_path)
+    assert split.collate([0, 1], pad_id=PAD, pad_to=480).ids_BT.shape == (2, 480)
+    with pytest.raises(ValueError, match="pad_to=5 is less than the longest"):
+        split.collate([0, 1], pad_id=PAD, pad_to=5)
+
+
+def test_selected_rows_keep_their_numbers(tokenizer: Any, tmp_path: Path) -> None:
+    split = encode_rte(tokenizer, tmp_path)
+    part = split.select([9, 2, 4]).select(np.array([2, 0]))
+    assert len(part) == 2
+    assert part.rows.tolist() == [4, 9]
+    assert part.ids == ["rte/train/4", "rte/train/9"]
+    assert part.lengths.tolist() == split.lengths[[4, 9]].tolist()
+    assert part.labels.tolist() == split.labels[[4, 9]].tolist()
+    batch = part.collate([1, 0], pad_id=PAD)
+    assert batch.row_B.tolist() == [9, 4]
+    assert batch.ids_BT[0, : split.lengths[9]].tolist() == tokens_of(split, 9)
+    assert part.fingerprint == split.fingerprint
+
+
+# ---------------------------------------------------------------------------------------------- cache
+
+
+def test_the_same_input_is_tokenised_once(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = encode_rte(tokenizer, tmp_path)
+    monkeypatch.setattr(encoding, "_encoded", lambda *_: pytest.fail("encoded again"))
+    second = encode_rte(byte_level_tokenizer(), tmp_path)
+    assert first.fingerprint == second.fingerprint
+    assert tokens_of(first, 3) == tokens_of(second, 3)
+    assert [path.name for path in (tmp_path / "encoded").iterdir()] == [first.fingerprint]
+    assert second.dataset.cache_files  # memory-mapped
+
+
+def test_how_a_tokenizer_was_called_last_does_not_matter() -> None:
+    tokenizer = byte_level_tokenizer()
+    before = encoding._digest_of_tokenizer(tokenizer)
+    tokenizer(["a", "b c"], padding=True, truncation=True, max_length=4)
+    assert encoding._digest_of_tokenizer(tokenizer) == before
+
+
+def test_whatever_goes_in_changes_the_key(tokenizer: Any, tmp_path: Path) -> None:
+    examples = fixture_examples("rte")
+    fields = {**examples[0].fields, "premise": "Another premise."}
+    keys = [
+        encode_rte(tokenizer, tmp_path),
+        encode_rte(tokenizer, tmp_path, template=Template.parse("{premise} {hypothesis}", "premise")),
+        encode_rte(tokenizer, tmp_path, template=Template.parse(task_settings("rte").template, "hypothesis")),
+        encode_rte(byte_level_tokenizer(vocab_size=450), tmp_path),
+        encode_rte(byte_level_tokenizer("<s> $A </s>"), tmp_path),
+        encode_rte(tokenizer, tmp_path, max_length=400),
+        encode_rte(tokenizer, tmp_path, examples=examples[:8]),
+        encode_rte(tokenizer, tmp_path, examples=[replace(examples[0], fields=fields), *examples[1:]]),
+        encode_rte(tokenizer, tmp_path, examples=[replace(examples[0], label=None), *examples[1:]]),
+        encode_rte(tokenizer, tmp_path, key_parts={"sha256": "another file"}),
+    ]
+    assert len({split.fingerprint for split in keys}) == len(keys)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "overwritten", "no manifest", "no data"])
+def test_a_damaged_entry_is_made_again_with_a_notice(
+    damage: str, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = tokens_of(encode_rte(tokenizer, tmp_path), 2)
+    folder = next((tmp_path / "encoded").iterdir())
+    data = next(folder.glob("*.arrow"))
+    content = data.read_bytes()
+    if damage == "no manifest":
+        (folder / "manifest.json").unlink()
+    elif damage == "no data":
+        data.unlink()
+    else:  # a new file, as the old one is still mapped into memory
+        data.unlink()
+        cut = content[: len(content) // 2]
+        data.write_bytes(cut if damage == "truncated" else cut + bytes(len(content) - len(cut)))
+    with caplog.at_level(logging.WARNING):
+        assert tokens_of(encode_rte(tokenizer, tmp_path), 2) == expected
+    assert str(folder) in caplog.text
+    caplog.clear()
+    encode_rte(tokenizer, tmp_path)
+    assert not caplog.records
+    assert [path.name for path in (tmp_path / "encoded").iterdir()] == [folder.name]
+
+
+def test_a_second_writer_leaves_the_first_entry_in_place(tokenizer: Any, tmp_path: Path) -> None:
+    split = encode_rte(tokenizer, tmp_path)
+    folder = tmp_path / "encoded" / split.fingerprint
+    before = (folder / "manifest.json").stat().st_ino
+    encoding._publish(split.dataset, folder)
+    assert (folder / "manifest.json").stat().st_ino == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_several_at_once_all_succeed(tokenizer: Any, tmp_path: Path) -> None:
+    expected = tokens_of(encode_rte(tokenizer, tmp_path), 0)
+    for _ in range(5):
+        shutil.rmtree(tmp_path / "encoded")
+        with ThreadPoolExecutor(4) as pool:
+            splits = list(pool.map(lambda _: encode_rte(tokenizer, tmp_path), range(4)))
+        assert [tokens_of(split, 0) for split in splits] == [expected] * 4
+        assert len(list((tmp_path / "encoded").iterdir())) == 1
+
+
+# ---------------------------------------------------------------------------------------------- T5
+
+
+@pytest.fixture(scope="module")
+def t5_tokenizer() -> Any:
+    from transformers import T5Tokenizer
+
+    if not (SHARED / "t5-tokenizer").is_dir():
+        pytest.skip("no T5 tokenizer beside the checkout")
+    return T5Tokenizer.from_pretrained(SHARED / "t5-tokenizer")
+
+
+@pytest.mark.parametrize("name", ["boolq", "cb", "multirc", "rte", "wic"])
+def test_the_t5_tokenizer_ends_every_text(name: str, t5_tokenizer: Any, tmp_path: Path) -> None:
+    template, examples = Template.of(task_settings(name)), fixture_examples(name)
+    split = encode(examples, template, t5_tokenizer, max_length=480, cache_dir=tmp_path, key_parts={})
+    batch = split.collate(range(len(split)), pad_id=t5_tokenizer.pad_token_id)
+    assert (batch.body_start_B == 0).all()
+    assert (batch.ids_BT.gather(1, batch.body_end_B[:, None]) == t5_tokenizer.eos_token_id).all()
+    assert (batch.body_end_B + 1 == batch.mask_BT.sum(1)).all()
+
+
+@pytest.mark.skipif(
+    not (SHARED / "superglue").is_dir(), reason="no official SuperGLUE release beside the checkout"
+)
+def test_the_official_rte_loses_only_premise_words(t5_tokenizer: Any, tmp_path: Path) -> None:
+    task = task_settings("rte")
+    path = SHARED / "superglue" / "RTE" / "val.jsonl"
+    examples, template = read_examples(task, split_file(path), "val", None), Template.of(task)
+    split = encode(examples, template, t5_tokenizer, max_length=128, cache_dir=tmp_path, key_parts={})
+    assert len(split) == 277
+    assert split.longest == 128
+    assert 0 < split.share_truncated < 0.3
+    for row in np.flatnonzero(split.num_cut)[:20]:
+        ids = t5_tokenizer(f"sentence2: {examples[row].fields['hypothesis']}").input_ids
+        assert tokens_of(split, int(row))[-len(ids) :] == ids
+
+
+def test_the_t5_tokenizer_without_its_class_still_ends_every_text(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    if not (SHARED / "t5-tokenizer").is_dir():
+        pytest.skip("no T5 tokenizer beside the checkout")
+    tokenizer = AutoTokenizer.from_pretrained(SHARED / "t5-tokenizer")
+    assert tokens_of(encode_rte(tokenizer, tmp_path), 0)[-1] == END
+
+
+def test_a_slow_tokenizer_is_refused(tmp_path: Path) -> None:
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(UserError, match="Slow cannot tell which characters"):
+        encode_rte(Slow(), tmp_path)

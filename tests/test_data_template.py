@@ -1,0 +1,61 @@
+"""A template renders its fields and knows where the one that gives way stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dp_bench.data.template import Template
+from dp_bench.settings import TaskSettings
+from dp_bench.types import UserError
+
+TASK_FILES = sorted((Path(__file__).parents[1] / "configs" / "task").glob("*.yaml"))
+
+
+def task_settings(path: Path) -> TaskSettings:
+    return TaskSettings(**yaml.safe_load(path.read_text("utf-8")))
+
+
+def test_rendering_fills_the_fields() -> None:
+    template = Template.parse("sentence1: {premise} sentence2: {hypothesis}", "premise")
+    rendered = template.render({"premise": "It rained.", "hypothesis": "It was {wet}."})
+    assert rendered.text == "sentence1: It rained. sentence2: It was {wet}."
+    assert rendered.text[rendered.shorten_start : rendered.shorten_end] == "It rained."
+
+
+@pytest.mark.parametrize("shorten", ["a", "b", "c"])
+def test_the_span_is_that_of_the_field_that_gives_way(shorten: str) -> None:
+    fields = {"a": "first", "b": "", "c": "third, and last"}
+    rendered = Template.parse("{a}{b}. {{c}}: {c}", shorten).render(fields)
+    assert rendered.text == "first. {c}: third, and last"
+    assert rendered.text[rendered.shorten_start : rendered.shorten_end] == fields[shorten]
+
+
+def test_every_shipped_template_is_whole() -> None:
+    templates = [Template.of(task_settings(path)) for path in TASK_FILES]
+    assert len(templates) >= 5
+    for path, template in zip(TASK_FILES, templates, strict=True):
+        assert set(template.fields) == set(task_settings(path).fields)
+
+
+def test_an_unknown_field_names_the_file() -> None:
+    task = task_settings(next(path for path in TASK_FILES if path.stem == "rte"))
+    task.template = "{premise} {hypotesis}"
+    with pytest.raises(
+        UserError, match=r"configs/task/rte\.yaml: the template names \{hypotesis\}.*premise, hypothesis"
+    ):
+        Template.of(task)
+
+
+@pytest.mark.parametrize("text", ["{hypothesis}", "{premise} {premise}", "no field"])
+def test_the_field_that_gives_way_must_stand_in_it_once(text: str) -> None:
+    with pytest.raises(UserError, match="shorten=premise must stand exactly once"):
+        Template.parse(text, "premise")
+
+
+@pytest.mark.parametrize("text", ["{premise", "{}", "{0}", "{premise!r}", "{premise:>3}", "{premise.text}"])
+def test_a_template_is_only_text_and_plain_names(text: str) -> None:
+    with pytest.raises(UserError, match="template"):
+        Template.parse(text, "premise")

@@ -1,0 +1,67 @@
+"""What is held out to select on: whole sources, about so many rows, with the labels in their shares."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from dp_bench.data.split import held_out
+from dp_bench.types import UserError
+
+
+def singles(num_rows: int) -> list[str]:
+    return [f"s{row}" for row in range(num_rows)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_are_divided_and_ascending(seed: int) -> None:
+    train, held = held_out(singles(100), [0, 1] * 50, 0.1, 500, seed)
+    assert sorted([*train, *held]) == list(range(100))
+    assert len(held) == 10
+    assert list(train) == sorted(train)
+    assert list(held) == sorted(held)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_source_stays_on_one_side(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    sources = [f"s{number}" for number in generator.integers(0, 40, 300)]
+    train, held = held_out(sources, list(generator.integers(0, 2, 300)), 0.2, 500, seed)
+    assert not {sources[row] for row in train} & {sources[row] for row in held}
+    largest = max(Counter(sources).values())
+    assert 60 <= len(held) < 60 + largest
+
+
+def test_labels_keep_their_shares() -> None:
+    labels = [0] * 115 + [1] * 119 + [2] * 16  # CB
+    for seed in range(20):
+        _, held = held_out(singles(250), labels, 0.1, 500, seed)
+        counts = Counter(labels[row] for row in held)
+        assert counts[2] in (1, 2)
+        assert abs(counts[0] - counts[1]) <= 2
+
+
+def test_maximum_and_minimum() -> None:
+    assert len(held_out(singles(100), [0] * 100, 0.5, 8, 0)[1]) == 8
+    assert len(held_out(singles(3), [0, 1, 0], 0.01, 8, 0)[1]) == 1
+
+
+def test_the_draw_is_the_seeds() -> None:
+    first, again, other = (
+        held_out(singles(100), [0, 1] * 50, 0.1, 50, seed)[1].tolist() for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_something_is_left_to_train_on(seed: int) -> None:
+    train, held = held_out(["a"] * 99 + ["b"], [0] * 100, 0.5, 500, seed)
+    assert len(train)
+    assert len(held)
+
+
+def test_one_text_cannot_be_divided() -> None:
+    with pytest.raises(UserError, match=r"all 8 training examples share one text.*data\.limit"):
+        held_out(["a"] * 8, [0, 1] * 4, 0.1, 500, 0)
