@@ -12,7 +12,7 @@ from dp_bench.data.template import Template
 from dp_bench.settings import Precision, PromptSettings, RunSettings, TaskSettings, TrainerSettings
 from dp_bench.types import UserError
 
-PACKAGE = "dp_bench."
+PARTS = re.compile(r"dp_bench\.prompts\.\w+\.\w+")  # what a `_target_` may name
 NAMED_OUTCOMES = ("all", "half", "none")
 METRICS = ("accuracy", "macro_f1", "f1a", "exact_match")
 
@@ -90,12 +90,12 @@ def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
         return
     for name in ("position", "length", "vectors"):
         piece: dict[str, Any] = getattr(prompt, name)
-        target = str(piece.get("_target_", ""))
-        if not target.startswith(PACKAGE):
-            yield (
-                f"prompt.{name}._target_={target or 'null'} is refused: only parts of this package "
-                f"({PACKAGE}…) are built from a config."
-            )
+        for target in (piece.get("_target_"), *_inner_targets(piece)):
+            if not PARTS.fullmatch(str(target)):
+                yield (
+                    f"prompt.{name}: _target_={'null' if target is None else target} is refused: only parts "
+                    "of this package (dp_bench.prompts.…) are built from a config."
+                )
         yield from _outcome_problems(name, piece.get("outcome", "all"), prompt.num_tokens)
     if prompt.length.get("outcome") in (0, "none"):
         yield "prompt.length.outcome keeps no vector at all: use at least 1."
@@ -104,8 +104,17 @@ def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
         yield f"prompt.vectors.num_prompts={num_prompts} must be at least 1."
 
 
+def _inner_targets(tree: Any) -> Iterator[Any]:
+    """Yield every `_target_` below the top of a piece: Hydra would build those too."""
+    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        if isinstance(value, dict) and "_target_" in value:
+            yield value["_target_"]
+        yield from _inner_targets(value)
+
+
 def _outcome_problems(name: str, outcome: Any, num_tokens: int) -> Iterator[str]:
-    if (isinstance(outcome, int) and 0 <= outcome <= num_tokens) or outcome in NAMED_OUTCOMES:
+    is_count = isinstance(outcome, int) and not isinstance(outcome, bool)
+    if (is_count and 0 <= outcome <= num_tokens) or outcome in NAMED_OUTCOMES:
         return
     allowed = f"{', '.join(NAMED_OUTCOMES)} or a number from 0 to prompt.num_tokens={num_tokens}"
     yield f"prompt.{name}.outcome={outcome} has no meaning: use {allowed}."

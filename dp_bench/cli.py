@@ -7,8 +7,10 @@ Exit codes: 0 done; 1 a run failed; 2 the user's input is wrong; 130 interrupted
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 from dp_bench import __version__
@@ -31,16 +33,20 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without … or ± must not end a run
     try:
         code = _dispatch(words)
+        sys.stdout.flush()
     except UserError as error:
         print(f"dp-bench: {error}" if "\n" not in str(error) else f"dp-bench:\n{error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("dp-bench: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # `dp-bench list prompts | head`
-        sys.stderr.close()
+    except BrokenPipeError:  # `dp-bench list prompts | head`; what is left unwritten has no reader either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
 

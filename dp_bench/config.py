@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,10 +20,11 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from dp_bench.checks import problems_of
 from dp_bench.settings import RunSettings
@@ -40,6 +42,8 @@ GROUPS = (
     *("regime", "data", "trainer", "protocol", "experiment"),
 )
 OPEN_KEYS = ("backbone.random_init.",)  # below these, `+key=value` may add what the YAML does not name
+
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
 @dataclass(frozen=True)
@@ -107,16 +111,12 @@ def build(cfg: DictConfig) -> Experiment:
 
     Raises UserError naming every problem at once.
     """
-    missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith("hydra"))
-    if missing:
-        raise UserError(f"{', '.join(missing)} must be given: add {' '.join(f'{key}=…' for key in missing)}.")
-    resolved = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
-    resolved.pop("hydra", None)
-    settings = cast(RunSettings, OmegaConf.to_object(cfg))
-    problems = problems_of(settings)
+    problems = _whole_problems(cfg)
     if problems:
         raise UserError(_paragraph(problems))
-    return Experiment(settings, resolved)
+    resolved = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+    resolved.pop("hydra", None)
+    return Experiment(_settings(cfg), resolved)
 
 
 def build_prompt(experiment: Experiment, dims: Dims, embedding_VD: Tensor | None) -> Prompt:
@@ -135,79 +135,139 @@ def build_prompt(experiment: Experiment, dims: Dims, embedding_VD: Tensor | None
     )
 
 
-def check(overrides: Sequence[str], extra_dir: Path | None = None) -> None:
-    """Raise UserError unless every configuration that `overrides` spells out composes and makes sense.
+def check(overrides: Sequence[str], extra_dir: Path | None = None, *, sweep: bool = True) -> None:
+    """Raise UserError, naming every problem at once, unless every configuration that `overrides` spells out
+    composes and makes sense.
 
     Sweeps are checked value by value, not as a product, so that a sweep of thousands is answered as fast as
-    one run.
+    one run. `sweep` says whether there may be any.
     """
-    parsed = [_parse(override) for override in overrides]
+    parsed, problems = _parse_all(overrides)
     ours = [override for override in parsed if not override.key_or_group.startswith("hydra")]
-    problems = [problem for override in ours if (problem := _group_problem(override, extra_dir))]
-    choices = [_typed(o) for o in ours if o.key_or_group in GROUPS and not _group_problem(o, extra_dir)]
-    known = compose([_first_value(_parse(choice)) for choice in choices], extra_dir)
-    problems += [problem for override in ours if (problem := _key_problem(override, known))]
-    if problems:
-        raise UserError(_paragraph(problems))
-    seen: dict[str, None] = {}
-    for combination in _combinations(ours):
+    if not sweep:
+        problems += [problem for override in ours if (problem := _sweep_problem(override))]
+    wrong = {problem: o.key_or_group for o in ours if (problem := _group_problem(o, extra_dir))}
+    problems += wrong
+    # What belongs to a group that could not be chosen cannot be judged.
+    doubtful = {group.split("/")[0] for group in wrong.values()}
+    sound = [o for o in ours if o.key_or_group.replace("/", ".").split(".")[0] not in doubtful]
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    for combination in _combinations(sound, extra_dir):
+        choices = tuple(_typed(override) for override in combination if override.key_or_group in GROUPS)
+        settings = [override for override in combination if override.key_or_group not in GROUPS]
         try:
-            build(compose(combination, extra_dir))
+            if choices not in composed:
+                composed[choices] = compose(choices, extra_dir)
+        except COMPOSE_ERRORS as error:
+            problems.append(explain(error))
+        else:
+            problems += _setting_problems(composed[choices], settings)
+    if problems:
+        raise UserError(_paragraph(list(dict.fromkeys(problems))))
+
+
+def _parse_all(overrides: Sequence[str]) -> tuple[list[Override], list[str]]:
+    parsed, problems = [], []
+    for override in overrides:
+        try:
+            parsed.append(_parse(override))
         except UserError as error:
-            seen[str(error)] = None
-        except (HydraException, OmegaConfBaseException) as error:
-            seen[_explain(error)] = None
-    if seen:
-        raise UserError(_paragraph(list(seen)))
+            problems.append(str(error))
+    return parsed, problems
 
 
 def _parse(override: str) -> Override:
     try:
-        return OverridesParser.create().parse_override(override)
+        parsed = OverridesParser.create().parse_override(override)
     except HydraException as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"'{override}' could not be read ({reason}). Write KEY=VALUE, such as prompt.num_tokens=8."
         ) from None
+    is_file_glob = isinstance(parsed.value(), Glob) and parsed.key_or_group not in GROUPS
+    if parsed.is_interval_sweep() or is_file_glob:
+        raise UserError(f"'{override}' names no values: write them out, a,b,c, or as range(0,3).")
+    return parsed
+
+
+def _sweep_problem(override: Override) -> str | None:
+    if not override.is_sweep_override():
+        return None
+    return f"{_typed(override)} stands for several runs: add -m, dp-bench train -m {_typed(override)} …"
 
 
 def _group_problem(override: Override, extra_dir: Path | None) -> str | None:
     group = override.key_or_group
-    if group not in GROUPS or override.is_delete():
+    if group not in GROUPS:
         return None
+    if override.is_delete():
+        return f"~{group} takes away what every run needs: write {group}=NAME."
     known = options(group, extra_dir)
-    for value in _values(override):
-        if value not in (*known, "null", "None"):
+    values = _values(override, extra_dir)
+    for value in values:
+        if value not in known:
             listing = ", ".join(known) if known else "none yet"
             return f"There is no {group} '{value}'. {did_you_mean(value, known)}{group}= takes: {listing}."
+    if not values:
+        return f"{_typed(override)} matches nothing. {group}= takes: {', '.join(known)}."
+    if override.is_add() or override.is_force_add():
+        return f"{_typed(override)} asks for a second {group}: write {_typed(override).lstrip('+')}."
     return None
 
 
-def _key_problem(override: Override, known: DictConfig) -> str | None:
+def _setting_problems(base: DictConfig, settings: Sequence[Override]) -> list[str]:
+    """Return what is wrong with settings, and with the whole that they make of a composed configuration."""
+    cfg, problems = deepcopy(base), []
+    keys = list(_flatten(base))
+    for override in settings:
+        problem = _key_problem(override, keys)
+        if problem is None and not override.is_delete():
+            try:
+                OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=override.is_add())
+            except OmegaConfBaseException as error:
+                problem = explain(error)
+        if problem is not None:
+            problems.append(problem)
+    return problems + _whole_problems(cfg)
+
+
+def _whole_problems(cfg: DictConfig) -> list[str]:
+    try:
+        missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith("hydra"))
+        if missing:
+            return [f"{', '.join(missing)} must be given: add {' '.join(f'{key}=…' for key in missing)}."]
+        return problems_of(_settings(cfg))
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        return [explain(error)]
+
+
+def _settings(cfg: DictConfig) -> RunSettings:
+    return cast(RunSettings, OmegaConf.to_object(cfg))
+
+
+def _key_problem(override: Override, keys: Sequence[str]) -> str | None:
     key = override.key_or_group
-    if key in GROUPS or override.is_delete():
-        return None
-    keys = list(_flatten(known))
     group = key.replace(".", "/")
     if group in GROUPS:
-        return (
-            f"{key} is a group of settings: write {group}={_values(override)[0]}, or one of its keys, {key}.…"
-        )
-    if key in keys or (key.startswith(OPEN_KEYS) and override.is_add()):
+        value = "NAME" if override.is_delete() else _values(override)[0]
+        return f"{key} is a group of settings: write {group}={value}, or one of its keys, {key}.…"
+    is_open = key.startswith(OPEN_KEYS) and any(known.startswith(OPEN_KEYS) for known in keys)
+    if override.is_delete() and not is_open:
+        return f"~{key} takes away what every run needs: write {key}=VALUE."
+    if key in keys or (is_open and override.is_add()):
         return None
-    return f"There is no setting '{key}'. {suggest_key(key, list(dict.fromkeys([*keys, *GROUPS])))}"
+    names = [name for name in (*keys, *GROUPS) if "._" not in name]
+    return f"There is no setting '{key}'. {suggest_key(key, list(dict.fromkeys(names)))}"
 
 
-def _values(override: Override) -> list[str]:
+def _values(override: Override, extra_dir: Path | None = None) -> list[str]:
     """Return what an override assigns, as it would be typed: one value, or each value of a sweep."""
+    value = override.value()
+    if isinstance(value, Glob):
+        return value.filter(list(options(override.key_or_group, extra_dir)))
     if override.is_sweep_override():
         return [str(value) for value in override.sweep_string_iterator()]
-    return [override.get_value_string()] if override.value() is not None else ["null"]
-
-
-def _first_value(override: Override) -> str:
-    typed = _typed(override)
-    return f"{typed.split('=', 1)[0]}={_values(override)[0]}" if override.is_sweep_override() else typed
+    return [override.get_value_string()] if value is not None else ["null"]
 
 
 def _typed(override: Override) -> str:
@@ -215,15 +275,23 @@ def _typed(override: Override) -> str:
     return override.input_line
 
 
-def _combinations(parsed: Sequence[Override]) -> Iterator[list[str]]:
+def _combinations(parsed: Sequence[Override], extra_dir: Path | None) -> Iterator[list[Override]]:
     """Yield override lists in which each value of each sweep stands once, beside the first values of the
     others."""
-    first = [_first_value(override) for override in parsed]
+    singles = [_singles(override, extra_dir) for override in parsed]
+    first = [values[0] for values in singles]
     yield first
-    for place, override in enumerate(parsed):
-        for value in _values(override)[1:]:
-            prefix = _typed(override).split("=", 1)[0]
-            yield [*first[:place], f"{prefix}={value}", *first[place + 1 :]]
+    for place, values in enumerate(singles):
+        for value in values[1:]:
+            yield [*first[:place], value, *first[place + 1 :]]
+
+
+def _singles(override: Override, extra_dir: Path | None) -> list[Override]:
+    """Return a sweep as one override a value; any other override is alone."""
+    if not override.is_sweep_override():
+        return [override]
+    prefix = _typed(override).split("=", 1)[0]
+    return [_parse(f"{prefix}={value}") for value in _values(override, extra_dir)]
 
 
 def _flatten(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -234,14 +302,17 @@ def _flatten(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _flatten(cfg[key], f"{path}.")
 
 
-def _explain(error: Exception) -> str:
-    """Turn a Hydra or OmegaConf error into one sentence: their first lines say what, their cause says why."""
+def explain(error: Exception) -> str:
+    """Turn an error of Hydra, OmegaConf or YAML into one sentence: the first lines say what, the cause says
+    why."""
     cause = error.__cause__ or error
-    what = str(cause).splitlines()[0]
-    where = next(
-        (line.split(":", 1)[1].strip() for line in str(cause).splitlines() if "full_key" in line), ""
-    )
-    return f"{where}: {what}." if where else f"{str(error).splitlines()[0]}: {what}."
+    lines = [line.strip() for line in str(cause).splitlines()]
+    if isinstance(error, YAMLError):
+        return f"A configuration file is not YAML: {' '.join(lines)}."
+    where = next((line.split(":", 1)[1].strip() for line in lines if "full_key" in line), "")
+    first = where or str(error).splitlines()[0].rstrip(".:")
+    what = lines[0].rstrip(".")
+    return f"{what}." if what == first else f"{first}: {what}."
 
 
 def _paragraph(problems: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -147,20 +147,16 @@ def load(directory: Path) -> RunRecord | None:
     path = directory / "record.json"
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}). Move it away; rerun=true makes it anew."
-        ) from error
-    known = {f.name for f in fields(RunRecord)}
-    if content.get("schema_version") != SCHEMA_VERSION or not known >= content.keys():
+    content = _read_json(path)
+    if content.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {content.get('schema_version')}, this dp-bench reads "
-            f"{SCHEMA_VERSION}: "
-            "read it with the version that wrote it (its `versions`), or move it away."
+            f"{SCHEMA_VERSION}: read it with the version that wrote it (its `versions`), or move it away."
         )
-    return RunRecord(**content)
+    try:
+        return RunRecord(**content)
+    except TypeError as error:
+        raise UserError(f"{path} is no record of a run ({error}). Move it away and run again.") from None
 
 
 def load_all(results_dir: Path) -> list[RunRecord]:
@@ -172,7 +168,17 @@ def load_all(results_dir: Path) -> list[RunRecord]:
 def statuses(results_dir: Path) -> dict[str, dict[str, Any]]:
     """Return what each run says of itself: running, done or failed."""
     files = sorted((results_dir / "runs").glob("*/status.json"))
-    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
+    return {path.parent.name: _read_json(path) for path in files}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Move it away and run again.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object. Move it away and run again.")
+    return content
 
 
 def timestamp() -> str:

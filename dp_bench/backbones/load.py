@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.encoder_decoder import EncoderDecoder
@@ -25,6 +26,8 @@ def load_tokenizer(settings: BackboneSettings) -> Any:
     from transformers import AutoTokenizer, T5Tokenizer
 
     folder = Path(where)
+    if folder.is_dir() and not any((folder / n).exists() for n in ("tokenizer.json", "spiece.model")):
+        raise UserError(f"{where} holds no tokenizer: a tokenizer.json or a spiece.model is expected there.")
     bare = folder.is_dir() and not any(
         (folder / n).exists() for n in ("config.json", "tokenizer_config.json")
     )
@@ -43,12 +46,7 @@ def load_backbone(
     tokenizer = load_tokenizer(settings)
     attention = _attention(settings.attention, device)
     if settings.name_or_path is None:
-        config = T5Config(
-            vocab_size=len(tokenizer),
-            decoder_start_token_id=0,
-            use_cache=False,
-            **(settings.random_init or {}),
-        )
+        config = _random_config(T5Config, settings, vocab_size=len(tokenizer))
         config._attn_implementation = attention
         with fork(settings.init_seed, "backbone"):
             model = T5ForConditionalGeneration(config)
@@ -73,6 +71,18 @@ def load_backbone(
         )
     model = model.to(device=device, dtype=dtype)
     return EncoderDecoder(model, tokenizer, answer_prefix=settings.answer_prefix, dropout=dropout).to(device)
+
+
+def _random_config(kind: Any, settings: BackboneSettings, vocab_size: int) -> Any:
+    dims = settings.random_init or {}
+    unknown = sorted(dims.keys() - kind().to_dict().keys())
+    if unknown:
+        raise UserError(f"backbone.random_init.{unknown[0]} is not a setting of {kind.__name__}.")
+    try:
+        return kind(vocab_size=vocab_size, decoder_start_token_id=0, use_cache=False, **dims)
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(f"backbone.random_init does not make a {kind.__name__}: {reason}.") from error
 
 
 def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -18,8 +19,12 @@ def train(words: list[str]) -> int:
     """Run `dp-bench train WORDS` and return the exit code."""
     typed = get_args_parser().parse_intermixed_args(words)
     extra_dir = Path(typed.config_dir) if typed.config_dir else None
+    if extra_dir and not extra_dir.is_dir():
+        raise UserError(f"--config-dir {extra_dir} is not a folder. Give one that holds prompt/NAME.yaml.")
+    if typed.multirun and (typed.cfg or typed.info):
+        raise UserError("-m runs every combination, --cfg and --info show one configuration: leave one out.")
     if not (typed.help or typed.hydra_help):
-        config.check(typed.overrides, extra_dir)
+        config.check(typed.overrides, extra_dir, sweep=typed.multirun)
     config.register_schema()
     outcomes: list[int] = []
 
@@ -28,7 +33,11 @@ def train(words: list[str]) -> int:
 
     # Hydra reads sys.argv itself; it must not see our command word.
     sys.argv = ["dp-bench train", *words]
-    hydra.main(version_base="1.3", config_path=str(config.config_dir()), config_name="train")(job)()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # its own report of an error ends in exit code 1
+    try:
+        hydra.main(version_base="1.3", config_path=str(config.config_dir()), config_name="train")(job)()
+    except config.COMPOSE_ERRORS as error:
+        raise UserError(config.explain(error)) from None
     if len(outcomes) > 1:
         print(f"{len(outcomes)} runs: {outcomes.count(0)} done, {len(outcomes) - outcomes.count(0)} failed.")
     if outcomes and not any(outcomes):

@@ -1,8 +1,8 @@
 """Sort the records into tables, rows and cells, so that what was not run alike never shares a cell.
 
 A table holds one data set, backbone, regime, protocol and selection. A row is a prompt; where runs of one
-prompt differ in a setting other than the seed (or rows differ in their training budget), the row splits and
-names it.
+prompt differ in a setting other than the seed, the row splits and names it; where rows differ in a setting
+other than those of their prompts, such as the training budget, every row names it.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Table:
 def build_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
     """Arrange records in tables, in an order that depends on their content only."""
     by_header: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
-    for record in records:
+    for record in sorted(records, key=lambda r: r.run_id):
         by_header[(*_base(record), record.checkpoint["fingerprint"])].append(record)
     bases = Counter(key[:-1] for key in by_header)
     tables = []
@@ -151,13 +151,17 @@ def _table(records: list[RunRecord], metric: str, suffix: str, weights: str) -> 
     tasks = tuple(
         sorted(titles, key=lambda t: (TASK_ORDER.index(t) if t in TASK_ORDER else len(TASK_ORDER), t))
     )
-    budget_keys = _differing(records, lambda r: r.task, only="trainer.")
+    # Rows differ in their prompts; where they differ in anything else, each of them says so.
+    common = {(task, key) for task, key in _differing(records) if not key.startswith("prompt.")}
     grouped: dict[str, list[RunRecord]] = defaultdict(list)
     for prompt in sorted({record.prompt for record in records}):
         own = [record for record in records if record.prompt == prompt]
-        keys = sorted({*budget_keys, *_differing(own, lambda r: r.task)})
+        differing = common | _differing(own)
+        keys = sorted({key for _, key in differing})
         for record in own:
-            grouped[_label(record, keys)].append(record)
+            # A task's own settings are other ones than another task's anyway.
+            named = [key for key in keys if not key.startswith("task.") or (record.task, key) in differing]
+            grouped[_label(record, named)].append(record)
     rows = [_row(label, group, metric) for label, group in grouped.items()]
     rows.sort(key=lambda row: (min(r.trainable_parameters for r in row.records), row.label))
     return Table(
@@ -165,7 +169,7 @@ def _table(records: list[RunRecord], metric: str, suffix: str, weights: str) -> 
         tasks,
         titles,
         tuple(row for row in rows if row.cells),
-        tuple(_notes(records, rows, metric, bool(budget_keys))),
+        tuple(_notes(records, rows, metric, any(key.startswith("trainer.") for _, key in common))),
     )
 
 
@@ -182,15 +186,15 @@ def _settings(record: RunRecord) -> dict[str, Any]:
     return {k: v for k, v in flatten(record.config).items() if k not in NOT_A_VARIANT}
 
 
-def _differing(records: list[RunRecord], group: Any, only: str = "") -> set[str]:
-    """Return the settings that differ between records of one group."""
+def _differing(records: list[RunRecord]) -> set[tuple[str, str]]:
+    """Return task and setting where records of the task differ."""
+    flats = [(record.task, _settings(record)) for record in records]
+    keys = {key for _, flat in flats for key in flat}
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for record in records:
-        flat = _settings(record)
-        for key in {k for r in records for k in _settings(r)} if not only else flat:
-            if key.startswith(only):
-                values[group(record), key].add(repr(flat.get(key)))
-    return {key for (_, key), seen in values.items() if len(seen) > 1}
+    for task, flat in flats:
+        for key in keys:
+            values[task, key].add(repr(flat.get(key)))
+    return {task_and_key for task_and_key, seen in values.items() if len(seen) > 1}
 
 
 def _label(record: RunRecord, keys: Sequence[str]) -> str:
@@ -213,6 +217,14 @@ def _plain(value: Any) -> str:
     )
 
 
+def _budget(record: RunRecord) -> str:
+    trainer = record.config["trainer"]
+    return (
+        f"at most {trainer['max_steps']} updates of {trainer['batch_size']} examples, "
+        f"{trainer['optimizer']}, lr {trainer['lr']}"
+    )
+
+
 def _notes(records: list[RunRecord], rows: list[Row], metric: str, budgets_differ: bool) -> list[str]:
     shown = "the mean of each task's metrics" if metric == "score" else metric
     notes = [
@@ -220,11 +232,12 @@ def _notes(records: list[RunRecord], rows: list[Row], metric: str, budgets_diffe
         "trainable parameters"
     ]
     if not budgets_differ:
-        trainer = records[0].config["trainer"]
-        notes.append(
-            f"every row: at most {trainer['max_steps']} updates of {trainer['batch_size']} examples, "
-            f"{trainer['optimizer']}, lr {trainer['lr']}"
-        )
+        tasks_of: dict[str, dict[str, None]] = defaultdict(dict)
+        for record in records:
+            tasks_of[_budget(record)][str(record.config["task"]["title"])] = None
+        for budget, titles in tasks_of.items():
+            where = f" on {', '.join(titles)}" if len(tasks_of) > 1 else ""
+            notes.append(f"every row{where}: {budget}")
     if any(cell.n == 1 for row in rows for cell in row.cells.values()):
         notes.append("a cell with n = 1 says nothing about the spread over seeds")
     precisions = sorted({record.precision for record in records})

@@ -7,6 +7,7 @@ from statistics import mean
 
 import pandas as pd
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from dp_bench.report.frame import Cell, Row, Table
 
@@ -57,7 +58,8 @@ def to_markdown(tables: Sequence[Table], columns: Sequence[str] = ()) -> str:
         heads, lines = grid(table, columns)
         rule = ["---", *(["---:"] * (len(heads) - 1))]
         body = "\n".join(
-            f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in (heads, rule, *lines)
+            f"| {' | '.join(' '.join(cell.replace('|', '/').split()) for cell in line)} |"
+            for line in (heads, rule, *lines)
         )
         notes = "\n".join(f"- {note}" for note in table.notes)
         blocks.append(
@@ -80,6 +82,8 @@ def _csv_line(table: Table, row: Row, task: str) -> dict[str, str | int | float 
     return {
         "data": header.data,
         "backbone": header.backbone,
+        "weights": "random" if header.random_weights else "pretrained",
+        "fingerprint": str(runs[0].checkpoint["fingerprint"])[:8],
         "regime": header.regime,
         "protocol": header.protocol,
         "selection": header.selection,
@@ -107,5 +111,5 @@ def to_terminal(table: Table, columns: Sequence[str] = ()) -> RichTable:
     for i, head in enumerate(heads):
         drawn.add_column(head, justify="left" if i == 0 else "right", overflow="fold")
     for line in lines:
-        drawn.add_row(*(cell.replace("[", r"\[") for cell in line))
+        drawn.add_row(*map(Text, line))
     return drawn
