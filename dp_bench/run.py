@@ -35,7 +35,7 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     raised again.
     """
     settings = experiment.settings
-    source = locate(settings.task, settings.data)
+    source = locate(settings.task, settings.data, settings.cache)
     run_id, _ = records.identify(experiment.resolved, source.sha256)
     directory = Path(settings.results_dir) / "runs" / run_id
     with reporter or Reporter() as report:
@@ -180,7 +180,6 @@ def _splits(
     experiment: Experiment, model: PromptedModel, data: TaskData, report: Reporter
 ) -> dict[str, Split]:
     """Attach to each split the cached summaries of its file, where the prompt looks at them."""
-    from dp_bench.data.prepare import cache_folder
     from dp_bench.evaluation import Split
     from dp_bench.prompts.summary import cached_summaries
 
@@ -198,7 +197,7 @@ def _splits(
             settings.prompt.summary,
             pad_to=settings.protocol.summary_pad_to,
             batch_size=settings.trainer.eval_batch_size,
-            cache_dir=cache_folder(settings),
+            cache_dir=settings.cache,
             advance=report.advance,
         )
     report.finish()

@@ -6,8 +6,10 @@ These are plain dataclasses, so that nothing past `config.build` knows Hydra or 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -125,6 +127,8 @@ class DataSettings:
     train_file: str = MISSING  # stem of the file trained on
     validation_file: str = MISSING  # stem of the file reported on
     limit: int | None = None  # keep the first rows of each file only; shown in every table header
+    difficulty: str | None = None  # easy, default, hard: generate the micro benchmark; None: read files
+    world_seed: int = 0  # of the generator; read with `difficulty` only
 
 
 @dataclass
@@ -190,3 +194,11 @@ class RunSettings:
     data: DataSettings = field(default_factory=DataSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     protocol: ProtocolSettings = field(default_factory=ProtocolSettings)
+
+    @property
+    def cache(self) -> Path:
+        """Where encodings, summaries and generated data are kept: cache_dir, $DP_BENCH_CACHE, the user's cache."""
+        chosen = self.cache_dir or os.environ.get("DP_BENCH_CACHE")
+        if chosen:
+            return Path(chosen).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dp-bench"

@@ -16,11 +16,12 @@ from dp_bench.settings import Attention, BackboneSettings, Precision
 from dp_bench.types import UserError
 
 NUM_SENTINELS = 100
+BUILTIN = "builtin:"
 
 
 def load_tokenizer(settings: BackboneSettings) -> Any:
     """Load the tokenizer that goes with a backbone; bytes for a random one that names none."""
-    where = settings.tokenizer or settings.name_or_path
+    where = _place(settings.tokenizer or settings.name_or_path)
     if where is None:
         return byte_tokenizer()
     from transformers import AutoTokenizer, T5Tokenizer
@@ -45,13 +46,14 @@ def load_backbone(
 
     tokenizer = load_tokenizer(settings)
     attention = _attention(settings.attention, device)
-    if settings.name_or_path is None:
+    where = _place(settings.name_or_path)
+    if where is None:
         config = _random_config(T5Config, settings, vocab_size=len(tokenizer))
         config._attn_implementation = attention
         with fork(settings.init_seed, "backbone"):
             model = T5ForConditionalGeneration(config)
     else:
-        config = _reach(AutoConfig, settings.name_or_path, settings.revision, "checkpoint", settings)
+        config = _reach(AutoConfig, where, settings.revision, "checkpoint", settings)
         if config.model_type not in ("t5", "mt5", "umt5"):
             raise UserError(
                 f"backbone.name_or_path={settings.name_or_path} is a '{config.model_type}' model, not one "
@@ -62,7 +64,7 @@ def load_backbone(
 
         model = _reach(
             AutoModelForSeq2SeqLM,
-            settings.name_or_path,
+            where,
             settings.revision,
             "checkpoint",
             settings,
@@ -134,6 +136,13 @@ def byte_tokenizer() -> Any:
         unk_token="<unk>",
         additional_special_tokens=sentinels,
     )
+
+
+def _place(where: str | None) -> str | None:
+    """Return a hub name or directory; `builtin:` names a folder of this package."""
+    if where is not None and where.startswith(BUILTIN):
+        return str(Path(__file__).resolve().parents[1] / where.removeprefix(BUILTIN))
+    return where
 
 
 def _attention(choice: Attention, device: torch.device) -> str:

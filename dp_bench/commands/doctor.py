@@ -44,7 +44,6 @@ def _device() -> list[tuple[str, str]]:
 
 
 def _places() -> list[tuple[str, str]]:
-    from dp_bench.data.prepare import cache_folder
     from dp_bench.data.source import locate
     from dp_bench.types import UserError
 
@@ -54,12 +53,12 @@ def _places() -> list[tuple[str, str]]:
     else:
         hub = "answers" if hub_reachable() else "cannot be reached from here"
     try:
-        data = f"found: {locate(settings.task, settings.data).location}"
+        data = f"found: {locate(settings.task, settings.data, settings.cache).location}"
     except UserError as error:
         data = str(error)
     return [
         ("configs", str(config.config_dir())),
-        ("cache", str(cache_folder(settings))),
+        ("cache", str(settings.cache)),
         ("hub", f"{hub_endpoint()} {hub}"),
         ("hub cache", str(hub_cache_dir())),
         ("SuperGLUE", data),

@@ -27,8 +27,10 @@ def train(words: list[str]) -> int:
         config.check(typed.overrides, extra_dir, sweep=typed.multirun)
     config.register_schema()
     outcomes: list[int] = []
+    where: list[str] = []
 
     def job(cfg: DictConfig) -> None:
+        where.append("" if cfg.results_dir == "results" else f" --results-dir {cfg.results_dir}")
         outcomes.append(_run_one(cfg))
 
     # Hydra reads sys.argv itself; it must not see our command word.
@@ -41,7 +43,7 @@ def train(words: list[str]) -> int:
     if len(outcomes) > 1:
         print(f"{len(outcomes)} runs: {outcomes.count(0)} done, {len(outcomes) - outcomes.count(0)} failed.")
     if outcomes and not any(outcomes):
-        print("Next: dp-bench tables")
+        print(f"Next: dp-bench tables{where[-1]}")
     return max(outcomes, default=0)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dp_bench.data.encode import EncodedSplit, encode
@@ -28,15 +26,6 @@ class TaskData:
     whole_train: EncodedSplit  # train and what is held out of it, in the order of the file
 
 
-def cache_folder(settings: RunSettings) -> Path:
-    """Return where encodings and summaries are kept: cache_dir, $DP_BENCH_CACHE, or the user's cache
-    directory."""
-    chosen = settings.cache_dir or os.environ.get("DP_BENCH_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dp-bench"
-
-
 def prepare(settings: RunSettings, source: Source, tokenizer: Any) -> TaskData:
     """Read, check, encode and split the examples of a run."""
     task, trainer = settings.task, settings.trainer
@@ -50,7 +39,7 @@ def prepare(settings: RunSettings, source: Source, tokenizer: Any) -> TaskData:
             template,
             tokenizer,
             max_length=task.max_length,
-            cache_dir=cache_folder(settings),
+            cache_dir=settings.cache,
             key_parts=key_parts,
         )
         if (encoded.labels < 0).any():

@@ -43,7 +43,7 @@ class SplitFile:
 @dataclass(frozen=True)
 class Source:
     task: str
-    kind: str  # "directory" or "hub"
+    kind: str  # "directory", "hub" or "generated"
     train: SplitFile
     validation: SplitFile
     location: str  # the folder, or name@revision on the hub
@@ -54,8 +54,16 @@ class Source:
         return sha256(f"{self.train.sha256}\n{self.validation.sha256}\n".encode()).hexdigest()
 
 
-def locate(task: TaskSettings, data: DataSettings) -> Source:
-    """Find the task's two files, or raise UserError saying what was looked for and what to type instead."""
+def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) -> Source:
+    """Find the task's two files, or raise UserError saying what was looked for and what to type instead.
+
+    The micro benchmark, which alone needs `cache`, is written below it first, if it is not there yet.
+    """
+    if data.difficulty is not None:
+        assert cache is not None, "generated data has to be written somewhere"
+        root = _generated(task, data, cache)
+        train, validation = (_release_file(root / task.title, stem, key) for stem, key in _stems(data))
+        return Source(task.name, "generated", split_file(train), split_file(validation), str(root))
     if data.dir is not None:
         root = Path(data.dir).expanduser()
         folder = _task_folder(root, task.title)
@@ -69,6 +77,20 @@ def locate(task: TaskSettings, data: DataSettings) -> Source:
         location = f"{data.hub}@{data.revision or 'main'}"
     train, validation = (_hub_file(root / task.hub_config, split) for split in splits)
     return Source(task.name, "hub", split_file(train), split_file(validation), location)
+
+
+def _generated(task: TaskSettings, data: DataSettings, cache: Path) -> Path:
+    """Return the folder of the micro benchmark with this task in it; the name holds all that its rows depend on."""
+    from dp_bench.micro import world
+
+    if task.name not in world.TASKS:
+        raise UserError(f"The micro benchmark has no task '{task.name}'; it has {', '.join(world.TASKS)}.")
+    if data.difficulty not in world.SIZES:
+        raise UserError(f"data.difficulty={data.difficulty} is unknown: use {', '.join(world.SIZES)}.")
+    root = cache / "micro" / f"{data.difficulty}-{data.world_seed}-{world.code_digest()[:12]}"
+    if not (root / world.FOLDERS[task.name]).is_dir():
+        world.write(root, [task.name], seed=data.world_seed, difficulty=data.difficulty)
+    return root
 
 
 def split_file(path: Path) -> SplitFile:

@@ -1,0 +1,338 @@
+"""Pretrain the tiny T5 on the generated world: `pretrain(settings, out)`, by `scripts/pretrain_micro.py`.
+
+Muon for the weight matrices, AdamW for embeddings and norms, and a higher learning rate for T5's
+relative-position bias, which is the model's only sense of order. Four encoder heads begin local (one word
+back, one word on, five back, five on): from zero the bias table takes most of a short pretraining to find
+them. Everything is drawn from the seed and the step, so that a run resumes from its checkpoint as if it had
+never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+from dp_bench.micro.muon import Muon
+from dp_bench.micro.operations import (
+    LAST,
+    OPERATIONS,
+    Pair,
+    Stage,
+    denoising,
+    instructed,
+    uninstructed,
+)
+from dp_bench.micro.scenes import Reach
+from dp_bench.micro.tokenizer import build_tokenizer
+from dp_bench.micro.told_how import scores
+
+CHUNK = 10  # batches drawn together, so that texts of like length share a batch
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One pretraining; the defaults are the shipped backbone's."""
+
+    seed: int = 0
+    steps: int = 9000
+    batch_size: int = 32
+    width: int = 64
+    ff_width: int = 192
+    heads: int = 8
+    head_width: int = 16
+    encoder_layers: int = 3
+    decoder_layers: int = 2
+    lr: float = 4e-3
+    bias_lr: float = 0.03
+    embedding_lr: float = 0.01
+    embedding_std: float = 0.3
+    warmup_steps: int = 200
+    decay_from: float = 0.6  # share of the steps after which the learning rate falls to `final_lr`
+    final_lr: float = 0.02  # of lr
+    growing_steps: int = 2500  # over which the world grows from its first words to all of them
+    denoising: int = 3  # batches of the CHUNK
+    uninstructed_share: float = 0.1  # of the other batches
+    local_start: float = 4.0
+    log_every: int = 200
+
+
+def build_model(settings: Settings, vocab_size: int) -> T5ForConditionalGeneration:
+    torch.manual_seed(settings.seed)
+    config = T5Config(
+        vocab_size=vocab_size,
+        d_model=settings.width,
+        d_kv=settings.head_width,
+        d_ff=settings.ff_width,
+        num_layers=settings.encoder_layers,
+        num_decoder_layers=settings.decoder_layers,
+        num_heads=settings.heads,
+        relative_attention_num_buckets=32,
+        relative_attention_max_distance=64,
+        dropout_rate=0.0,
+        feed_forward_proj="relu",
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+        tie_word_embeddings=True,
+    )
+    model = T5ForConditionalGeneration(config)
+    model.set_attn_implementation(
+        "eager"
+    )  # with a trained bias, the fused kernels fall back to something slower
+    with torch.no_grad():
+        model.shared.weight.mul_(settings.embedding_std)
+    start_local(model, settings.local_start)
+    start_alike(model)
+    return model
+
+
+@torch.no_grad()
+def start_local(model: T5ForConditionalGeneration, strength: float) -> None:
+    """Let four heads of the encoder begin by looking one word back, one on, five back, five on."""
+    encoder = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    decoder = model.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    for bias in (encoder, decoder):
+        bias.normal_(std=0.1)
+    ahead = encoder.shape[0] // 2  # the encoder's buckets: distance back, then distance ahead
+    encoder[1, 0] += 2 * strength
+    encoder[ahead + 1, 1] += 2 * strength
+    encoder[1:6, 2] += strength - 1
+    encoder[ahead + 1 : ahead + 6, 3] += strength - 1
+    decoder[1, 0] += strength
+    first = model.encoder.block[0].layer[0].SelfAttention  # what stands beside a word is written into it
+    rows = 2 * first.key_value_proj_dim
+    first.o.weight[:, :rows] = first.v.weight[:rows].T
+
+
+@torch.no_grad()
+def start_alike(model: T5ForConditionalGeneration) -> None:
+    """Let the other heads begin by looking at words like their own: W_q proportional to W_k."""
+    heads = [(block.layer[0].SelfAttention, 4) for block in model.encoder.block]
+    heads += [
+        (block.layer[1].EncDecAttention, block.layer[1].EncDecAttention.n_heads // 2)
+        for block in model.decoder.block
+    ]
+    for attention, first in heads:
+        row = first * attention.key_value_proj_dim
+        attention.q.weight[row:] = attention.k.weight[row:] * attention.key_value_proj_dim**-0.5
+
+
+def build_optimizers(model: T5ForConditionalGeneration, settings: Settings) -> list[torch.optim.Optimizer]:
+    named = dict(model.named_parameters())
+    bias = [p for name, p in named.items() if "relative_attention_bias" in name]
+    embeddings = [p for name, p in named.items() if "shared" in name]
+    matrices = [p for p in named.values() if p.ndim == 2 and not any(p is q for q in bias + embeddings)]
+    rest = [p for p in named.values() if p.ndim != 2]
+    muon = Muon(matrices, lr=settings.lr)
+    groups = [
+        {"params": rest, "factor": 1.0},
+        {"params": embeddings, "factor": settings.embedding_lr / settings.lr},
+        {"params": bias, "factor": settings.bias_lr / settings.lr},
+    ]
+    return [muon, torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
+
+
+def learning_rate(settings: Settings, step: int) -> float:
+    warm = min(1.0, (step + 1) / settings.warmup_steps)
+    done = step / settings.steps
+    fall = 1.0 if done < settings.decay_from else (1 - done) / (1 - settings.decay_from)
+    return settings.lr * warm * max(settings.final_lr, fall)
+
+
+def stage_at(step: int, settings: Settings) -> Stage:
+    """Teach one circuit after the other in a small world, then let the world grow.
+
+    Looking up what to say comes first, then finding cues, then the questions with bare outcomes, then all of it
+    with what to say. Drawn together from the start, none of these is learned within the budget.
+    """
+    small = Stage(
+        Reach(num_attributes=4, num_cues=3), scene_lengths=(2, 5, 3, 0, 0), fillers=0.0, bare=1.0, noise=0.0
+    )
+    if step < 300:
+        return replace(small, weights={"say": 1})
+    if step < 900:
+        return replace(small, weights={"report": 4, "find": 6, "say": 3, "check": 4, "compare": 4})
+    if step < 2000:
+        bare = 0.8 if step < 1200 else 0.5
+        return replace(small, bare=bare, weights={"report": 8, "find": 3, "say": 3, "check": 8, "compare": 4})
+    grown = (step - 2000) / settings.growing_steps
+    if grown >= 1:
+        return LAST
+    reach = Reach(num_attributes=4 + int(2.5 * grown), num_cues=3 + int(3.5 * grown))
+    lengths = (2, 5, 3, 0, 0) if grown < 0.5 else (1, 3, 5, 0, 0)
+    return Stage(reach, lengths, fillers=0.0, bare=0.3, noise=grown)
+
+
+def draw_chunk(settings: Settings, index: int) -> list[list[Pair]]:
+    """Draw the CHUNK batches that begin at step CHUNK * index."""
+    rng = random.Random(f"pretraining/{settings.seed}/{index}")
+    size = settings.batch_size
+    stage = stage_at(CHUNK * index, settings)
+    num_denoising = settings.denoising
+    spans = [denoising(rng, stage) for _ in range(size * num_denoising)]
+    answers = [
+        uninstructed(rng, stage)
+        if rng.random() < settings.uninstructed_share * stage.noise
+        else instructed(rng, stage=stage)
+        for _ in range(size * (CHUNK - num_denoising))
+    ]
+    batches = []
+    for pairs in (spans, answers):
+        pairs.sort(key=lambda pair: pair.source.count(" "))
+        batches += [pairs[i : i + size] for i in range(0, len(pairs), size)]
+    rng.shuffle(batches)
+    return batches
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, pairs: list[Pair]) -> dict[str, Tensor]:
+    """Tokenise a batch; an answer is one word, a denoising target ends with `</s>`."""
+    source = tokenizer([pair.source for pair in pairs], padding=True, return_tensors="pt")
+    target = tokenizer([pair.target for pair in pairs], padding=True, return_tensors="pt").input_ids
+    if pairs[0].operation != "denoising":
+        target = target[:, :1]
+    return {
+        "input_ids": source.input_ids,
+        "attention_mask": source.attention_mask,
+        "labels": target.masked_fill(target == 0, -100),
+    }
+
+
+def held_out(per_operation: int = 100) -> dict[str, list[Pair]]:
+    """Draw instructed examples that training will not draw: the same for every seed."""
+    rng = random.Random("pretraining/held-out")
+    return {name: [instructed(rng, name) for _ in range(per_operation)] for name in OPERATIONS}
+
+
+@torch.inference_mode()
+def accuracies(
+    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pairs: dict[str, list[Pair]]
+) -> dict[str, float]:
+    """Score each operation in 0..100 at the first decoder step, over the whole vocabulary."""
+    found = {}
+    model.eval()
+    for name, examples in pairs.items():
+        batch = encode(tokenizer, examples)
+        guess = model(**batch).logits[:, 0].argmax(-1)
+        found[name] = round(100 * (guess == batch["labels"][:, 0]).float().mean().item(), 1)
+    model.train()
+    return found
+
+
+class Pretraining:
+    """A model on its way: `step()` until `done`; `state()` and `load()` carry it over an interruption."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.tokenizer = build_tokenizer()
+        self.model = build_model(settings, len(self.tokenizer))
+        self.optimizers = build_optimizers(self.model, settings)
+        self.done_steps = 0
+        self.losses: list[float] = []  # since the last line of the log
+        self.last_loss = float("nan")
+        self.log: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self.batches: list[dict[str, Tensor]] = []
+
+    @property
+    def done(self) -> bool:
+        return self.done_steps >= self.settings.steps
+
+    def step(self) -> None:
+        """Make one update."""
+        began = time.perf_counter()
+        chunk, place = divmod(self.done_steps, CHUNK)
+        if place == 0 or not self.batches:
+            self.batches = [encode(self.tokenizer, pairs) for pairs in draw_chunk(self.settings, chunk)]
+        rate = learning_rate(self.settings, self.done_steps)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("factor", 1.0)
+            optimizer.zero_grad()
+        loss = self.model(**self.batches[place]).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.done_steps += 1
+        self.last_loss = loss.item()
+        self.losses.append(self.last_loss)
+        self.seconds += time.perf_counter() - began
+        if self.done_steps % self.settings.log_every == 0 or self.done:
+            self.write_log()
+
+    def write_log(self) -> None:
+        loss = round(sum(self.losses) / len(self.losses), 4)
+        accuracy = accuracies(self.model, self.tokenizer, held_out())
+        line = {
+            "step": self.done_steps,
+            "seconds": round(self.seconds, 1),
+            "loss": loss,
+            "accuracy": accuracy,
+        }
+        self.log.append(line)
+        self.losses.clear()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "settings": asdict(self.settings),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "done_steps": self.done_steps,
+            "losses": self.losses,
+            "log": self.log,
+            "seconds": self.seconds,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        if state["settings"] != asdict(self.settings):
+            raise ValueError(
+                f"the checkpoint is of another pretraining: {state['settings']}; delete it to start anew"
+            )
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.done_steps, self.losses, self.log = state["done_steps"], state["losses"], state["log"]
+        self.seconds, self.batches = state["seconds"], []
+
+
+def pretrain(
+    settings: Settings, out: Path, *, on_step: Callable[[Pretraining], None] = lambda _: None
+) -> Pretraining:
+    """Pretrain, or go on from `out`/checkpoint.pt, and leave model, tokenizer and log in `out`."""
+    torch.set_flush_denormal(True)  # sharp attention makes denormal numbers, which are slow
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint.pt"
+    pretraining = Pretraining(settings)
+    if checkpoint.exists():
+        pretraining.load(torch.load(checkpoint, weights_only=True))
+    while not pretraining.done:
+        pretraining.step()
+        on_step(pretraining)
+        if pretraining.done_steps % settings.log_every == 0:
+            partial = checkpoint.with_suffix(".partial")
+            torch.save(pretraining.state(), partial)
+            partial.replace(checkpoint)
+    pretraining.model.eval()
+    pretraining.model.save_pretrained(out)
+    pretraining.tokenizer.save_pretrained(out)
+    head = {
+        "settings": asdict(settings),
+        "parameters": pretraining.model.num_parameters(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    pretraining.log[-1]["tasks"] = scores(out)
+    lines = [json.dumps(line) + "\n" for line in (head, *pretraining.log)]
+    (out / "pretraining.jsonl").write_text("".join(lines), encoding="utf-8")
+    checkpoint.unlink(missing_ok=True)
+    return pretraining

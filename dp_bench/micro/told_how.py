@@ -1,0 +1,190 @@
+"""Score the frozen tiny T5 on a task, told how in the words of its pretraining or not told at all.
+
+    from dp_bench.micro.told_how import load, evaluate
+    model, tokenizer = load()
+    evaluate(model, tokenizer, "boolq")                      # near chance: nothing says what is wanted
+    evaluate(model, tokenizer, "boolq", instruction=True)    # "check so yes not no ;"
+
+Templates and label words are those of `configs/task`; a prompt that is worth anything has to find what these
+few instruction words say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5ForConditionalGeneration
+
+from dp_bench.micro.records import HEADINGS
+from dp_bench.micro.world import generate
+
+BACKBONE = Path(__file__).parent / "backbone"
+BOOLQ = "hypothesis: {question}. premise: {passage}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a task is put to the model: text, answer words by label, the instruction that solves it."""
+
+    template: str
+    words: tuple[str, ...]
+    instruction: str
+
+
+TASKS = {
+    "boolq": Task(BOOLQ, ("no", "yes"), "check so yes not no"),
+    "cb": Task(
+        "hypothesis: {hypothesis}. premise: {premise}",
+        ("yes", "no", "maybe"),
+        "judge so yes not no open maybe",
+    ),
+    "copa": Task(
+        "choice1: {choice1} choice2: {choice2} premise: {premise} question: {question}",
+        ("choice1", "choice2"),
+        "pick first choice1 second choice2",
+    ),
+    "multirc": Task(
+        "question: {question} answer: {answer}. paragraph: {paragraph}", ("no", "yes"), "check so yes not no"
+    ),
+    "record": Task("query: {query}. passage: {passage}", (), "who"),
+    "rte": Task("sentence1: {premise} sentence2: {hypothesis}", ("yes", "no"), "check so yes not no"),
+    "wic": Task(
+        "sentence1: {sentence1} sentence2: {sentence2} word: {word}",
+        ("no", "yes"),
+        "compare same yes different no",
+    ),
+    "wsc": Task(
+        '{text} does the pronoun "{span2_text}" refer to "{span1_text}"?',
+        ("no", "yes"),
+        "refer so yes not no",
+    ),
+    "mix2": Task(BOOLQ, ("no", "yes"), "mood happy yes sad no"),
+    "liar": Task(BOOLQ, ("no", "yes"), "mood happy yes sad no"),
+}
+FOR_STORIES = {
+    "mix2": "size big yes small no",
+    "liar": "mood happy no sad yes",
+}  # the mixtures' other instruction
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question as the model reads it, with its answer words and the index of the right one."""
+
+    text: str
+    words: tuple[str, ...]
+    label: int
+    instruction: str
+
+
+def told_how(task: str, record: Mapping[str, Any] | None = None) -> str:
+    """Return the instruction that solves a task; of a mixture, the one for this record, or for reports."""
+    if task not in TASKS:
+        raise ValueError(f"task={task} is unknown to the micro benchmark; it has {', '.join(TASKS)}")
+    if record is not None and task in FOR_STORIES and record["passage"].startswith(HEADINGS[1]):
+        return FOR_STORIES[task]
+    return TASKS[task].instruction
+
+
+def load(directory: Path = BACKBONE) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerFast]:
+    """Load a backbone and its tokenizer from a directory, by default the shipped one."""
+    model = T5ForConditionalGeneration.from_pretrained(directory, local_files_only=True).eval()
+    return model, AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def evaluate(
+    model: T5ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    task: str,
+    split: str = "val",
+    *,
+    instruction: bool = False,
+    after: bool = False,
+    difficulty: str = "default",
+    seed: int = 0,
+) -> float:
+    """Return the accuracy in 0..100 of the arg-max over the answer words at the first decoder step."""
+    asked = [
+        q
+        for record in generate(task, split, seed=seed, difficulty=difficulty)
+        for q in questions(task, record)
+    ]
+    right = 0
+    for start in range(0, len(asked), 100):
+        part = asked[start : start + 100]
+        texts = [instruct(q, after) if instruction else q.text for q in part]
+        logits_BV = first_step(model, tokenizer, texts)
+        for q, logits_V in zip(part, logits_BV, strict=True):
+            ids = tokenizer.convert_tokens_to_ids(list(q.words))
+            right += int(logits_V[ids].argmax()) == q.label
+    return 100 * right / len(asked)
+
+
+def chance(task: str, difficulty: str = "default") -> float:
+    """Return what blind guessing scores in 0..100."""
+    if task == "record":
+        return 100 / len(next(questions(task, generate(task, "val", rows=1, difficulty=difficulty)[0])).words)
+    return 100 / len(TASKS[task].words)
+
+
+def scores(directory: Path) -> dict[str, dict[str, float]]:
+    """Evaluate a backbone on the validation rows of every task: not told how, told before, told after."""
+    model, tokenizer = load(directory)
+    return {
+        task: {
+            "chance": round(chance(task), 1),
+            "zero_shot": round(evaluate(model, tokenizer, task), 1),
+            "told_how": round(evaluate(model, tokenizer, task, instruction=True), 1),
+            "told_after": round(evaluate(model, tokenizer, task, instruction=True, after=True), 1),
+            "told_how_hard": round(evaluate(model, tokenizer, task, instruction=True, difficulty="hard"), 1),
+        }
+        for task in TASKS
+    }
+
+
+@torch.inference_mode()
+def first_step(
+    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, texts: list[str]
+) -> torch.Tensor:
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    start = torch.full((len(texts), 1), model.config.decoder_start_token_id)
+    output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, decoder_input_ids=start)
+    logits_BV: torch.Tensor = output.logits[:, 0]
+    return logits_BV
+
+
+def instruct(asked: Asked, after: bool) -> str:
+    return f"{asked.text} ; {asked.instruction}" if after else f"{asked.instruction} ; {asked.text}"
+
+
+def questions(task: str, record: Mapping[str, Any]) -> Iterator[Asked]:
+    """Put a raw record to the model: one question, or one for each answer of MultiRC."""
+    how = TASKS[task]
+    for fields, words, label in parts(task, record):
+        text = how.template.format(**fields)
+        yield Asked(text, words or how.words, label, told_how(task, record))
+
+
+def parts(task: str, record: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], tuple[str, ...], int]]:
+    """Split a record into template fields, answer words where they differ by record, and label."""
+    if task == "multirc":
+        for question in record["passage"]["questions"]:
+            for answer in question["answers"]:
+                fields = {"paragraph": record["passage"]["text"], "question": question["question"]}
+                yield fields | {"answer": answer["text"]}, (), answer["label"]
+    elif task == "record":
+        text = record["passage"]["text"]
+        names = [text[span["start"] : span["end"] + 1] for span in record["passage"]["entities"]]
+        query = record["qas"][0]
+        label = names.index(query["answers"][0]["text"])
+        yield {"passage": text, "query": query["query"]}, tuple(name.lower() for name in names), label
+    elif task == "wsc":
+        yield {"text": record["text"], **record["target"]}, (), int(record["label"])
+    else:
+        labels = {"cb": ("entailment", "contradiction", "neutral"), "rte": ("entailment", "not_entailment")}
+        label = record["label"]
+        yield record, (), labels[task].index(label) if task in labels else int(label)

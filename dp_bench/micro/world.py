@@ -1,0 +1,191 @@
+"""Generate SuperGLUE-shaped tasks in the release's record schemas: `generate("boolq", "val")`, `write(dir)`.
+
+Every task asks about short scenes ("Anna saw the ice. Ben spoke of joy."): does a statement hold, is a word
+used in one sense, which alternative is the cause. Labels are balanced, rows are distinct, val and test rows
+that occur in train are dropped (`overlaps` counts them), and the combinations of content words are ones that
+pretraining never saw (`scenes.part_of`).
+
+`difficulty` sets how much there is to read:
+
+    easy     two cue sentences in a scene
+    default  three cue sentences
+    hard     five cue sentences and one without a cue; one sentence without a cue beside every other premise
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dp_bench.micro.records import RECORDS, Size, num_classes
+
+FOLDERS = {  # folder of the official release; the mixtures have none, and take their name
+    "boolq": "BoolQ", "cb": "CB", "copa": "COPA", "multirc": "MultiRC", "record": "ReCoRD",
+    "rte": "RTE", "wic": "WiC", "wsc": "WSC", "mix2": "mix2", "liar": "liar",
+}  # fmt: skip
+TASKS = tuple(FOLDERS)
+ROWS = {"train": 4000, "val": 500, "test": 500}  # answers for MultiRC, four to a passage
+ANSWERS_PER_PASSAGE = 4
+SIZES = {
+    "easy": Size(num_cues=2, num_fillers=0),
+    "default": Size(num_cues=3, num_fillers=0),
+    "hard": Size(num_cues=5, num_fillers=1),
+}
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The records of a split, and how many draws were dropped because it or an earlier split had them."""
+
+    records: tuple[str, ...]  # json, without idx
+    repeats: int
+    in_earlier: int
+
+
+def generate(
+    task: str, split: str, *, seed: int = 0, rows: int | None = None, difficulty: str = "default"
+) -> list[Record]:
+    """Return the first `rows` records of a split, labelled even in test (`write` hides those labels)."""
+    total = num_records(task, split)
+    if rows is not None and not 0 < rows <= ROWS[split]:
+        raise ValueError(f"rows={rows} is not between 1 and {ROWS[split]}, the size of micro {task}/{split}")
+    wanted = total if rows is None else -(-rows // (ROWS[split] // total))
+    drawn = draw(task, split, seed, difficulty)
+    return [number(task, json.loads(record), index) for index, record in enumerate(drawn.records[:wanted])]
+
+
+def overlaps(task: str, *, seed: int = 0, difficulty: str = "default") -> dict[str, dict[str, int]]:
+    """Count, for each split, the draws dropped as repeats within it and as rows of an earlier split."""
+    found = {split: draw(task, split, seed, difficulty) for split in ROWS}
+    return {split: {"repeats": d.repeats, "in_earlier_split": d.in_earlier} for split, d in found.items()}
+
+
+def write(
+    directory: Path, tasks: Collection[str] = TASKS, *, seed: int = 0, difficulty: str = "default"
+) -> dict[str, int]:
+    """Write the tasks in the release's layout (BoolQ/train.jsonl …), whole folders; return rows per file."""
+    directory.mkdir(parents=True, exist_ok=True)
+    counts: dict[str, int] = {}
+    for task in tasks:
+        check(task, "train", difficulty)
+        scratch = Path(tempfile.mkdtemp(prefix=".micro-", dir=directory))
+        try:
+            scratch.chmod(0o755)  # mkdtemp makes private folders
+            for split in ROWS:
+                records = generate(task, split, seed=seed, difficulty=difficulty)
+                counts[f"{FOLDERS[task]}/{split}"] = len(records)
+                lines = [json.dumps(without_answers(r) if split == "test" else r) + "\n" for r in records]
+                (scratch / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+            replace_folder(scratch, directory / FOLDERS[task])
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return counts
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Return a digest of the code that the rows depend on, to name where they are kept."""
+    folder = Path(__file__).parent
+    sources = [(folder / name).read_bytes() for name in ("lexicon.py", "scenes.py", "records.py", "world.py")]
+    return hashlib.sha256(b"".join(sources)).hexdigest()
+
+
+def check(task: str, split: str, difficulty: str) -> None:
+    for name, value, allowed in (
+        ("task", task, TASKS),
+        ("split", split, tuple(ROWS)),
+        ("difficulty", difficulty, tuple(SIZES)),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}={value} is unknown to the micro benchmark; it has {', '.join(allowed)}")
+
+
+def num_records(task: str, split: str) -> int:
+    check(task, split, "default")
+    return ROWS[split] // (ANSWERS_PER_PASSAGE if task == "multirc" else 1)
+
+
+@lru_cache(maxsize=64)
+def draw(task: str, split: str, seed: int, difficulty: str) -> Drawn:
+    """Draw a split: the same for the same arguments, in every process."""
+    check(task, split, difficulty)
+    splits = list(ROWS)
+    earlier = {
+        r for before in splits[: splits.index(split)] for r in draw(task, before, seed, difficulty).records
+    }
+    rng = random.Random(f"micro/{task}/{split}/{seed}/{difficulty}")
+    seen: dict[str, None] = {}
+    repeats = in_earlier = 0
+    for label in balanced(rng, num_classes(task, SIZES[difficulty]), num_records(task, split)):
+        while True:
+            record = json.dumps(RECORDS[task](rng, label, SIZES[difficulty]))
+            if record in earlier:
+                in_earlier += 1
+            elif record in seen:
+                repeats += 1
+            else:
+                seen[record] = None
+                break
+    return Drawn(tuple(seen), repeats, in_earlier)
+
+
+def balanced(rng: random.Random, num_classes: int, rows: int) -> Iterator[int]:
+    """Yield labels in shuffled blocks of one each, so that the first rows of a split are balanced too."""
+    for start in range(0, rows, num_classes):
+        block = list(range(num_classes))
+        rng.shuffle(block)
+        yield from block[: rows - start]
+
+
+def number(task: str, record: Record, index: int) -> Record:
+    """Add `idx` where the release has it; MultiRC and ReCoRD number questions and answers throughout."""
+    record["idx"] = index
+    if task == "multirc":
+        for q, question in enumerate(record["passage"]["questions"]):
+            question["idx"] = 2 * index + q
+            for a, answer in enumerate(question["answers"]):
+                answer["idx"] = ANSWERS_PER_PASSAGE * index + 2 * q + a
+    if task == "record":
+        for q, query in enumerate(record["qas"]):
+            query["idx"] = index + q
+    return record
+
+
+def without_answers(record: Record) -> Record:
+    """Hide the labels as the release hides those of test."""
+    hidden = {key: value for key, value in record.items() if key != "label"}
+    if "qas" in hidden:
+        hidden["qas"] = [{k: v for k, v in query.items() if k != "answers"} for query in hidden["qas"]]
+    if "questions" in hidden.get("passage", ()) and isinstance(hidden["passage"], dict):
+        questions = [
+            question
+            | {
+                "answers": [
+                    {k: v for k, v in answer.items() if k != "label"} for answer in question["answers"]
+                ]
+            }
+            for question in hidden["passage"]["questions"]
+        ]
+        hidden["passage"] = hidden["passage"] | {"questions": questions}
+    return hidden
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a finished folder in place of another: a reader sees the old one, none, or the new one."""
+    old = Path(tempfile.mkdtemp(prefix=".micro-", dir=target.parent))
+    try:
+        if target.exists():
+            target.replace(old / target.name)
+        new.replace(target)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

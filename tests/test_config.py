@@ -1,0 +1,304 @@
+"""Every YAML file can be chosen, composes, and says of itself what it is and how it is run."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra._internal.utils import get_args_parser
+
+from dp_bench import cli, config
+from dp_bench.config import GROUPS
+from dp_bench.types import UserError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TASKS = ("boolq", "cb", "multirc", "rte", "wic")
+PROMPTS = (
+    *("adap_ins_len", "adap_ins_pos", "adap_ins_vec", "adap_ins_vec_pos", "adap_len", "adap_pos"),
+    *("adap_pos_ins_vec", "dynamic", "fixed", "postfix", "random_position", "split"),
+)
+SIZES = ("small", "base", "large", "xl", "xxl")
+BACKBONES = {
+    "local",
+    "t5_tiny_random",
+    *(f"{family}_{size}" for family in ("t5", "flan_t5") for size in SIZES),
+}
+# A file that gets lost is noticed here; a new one is added here.
+EXACT = {
+    "task": set(TASKS),
+    "prompt": set(PROMPTS),
+    "prompt/position": {"fixed", "task", "instance", "random"},
+    "prompt/length": {"fixed", "task", "instance", "random"},
+    "prompt/vectors": {"single", "pool"},
+    "regime": {"full"},
+    "protocol": {"clean", "authors"},
+}
+AT_LEAST: dict[str, set[str]] = {
+    "backbone": BACKBONES,
+    "data": {"superglue"},
+    "trainer": {"default", "smoke"},
+    "experiment": set(),
+}
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("_"))
+
+
+def resolved(*overrides: str, extra_dir: Path | None = None) -> dict[str, Any]:
+    return config.build(config.compose(overrides, extra_dir)).resolved
+
+
+def test_the_numbers_of_files_are_known() -> None:
+    assert len(EXACT["task"]) == 5
+    assert len(EXACT["prompt"]) == 12
+    assert len(BACKBONES) == 12
+    assert {*EXACT, *AT_LEAST} == set(GROUPS)
+    for group, names in EXACT.items():
+        assert set(config.options(group)) == names
+    for group, names in AT_LEAST.items():
+        assert set(config.options(group)) >= names
+
+
+def test_every_file_is_an_option() -> None:
+    options = {CONFIGS / group / f"{name}.yaml" for group in GROUPS for name in config.options(group)}
+    assert options | {CONFIGS / "train.yaml"} == set(FILES)
+
+
+@pytest.mark.parametrize("protocol", ["clean", "authors"])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_every_prompt_builds_on_every_task(prompt: str, protocol: str) -> None:
+    for task in TASKS:
+        made = resolved(f"task={task}", f"prompt={prompt}", f"protocol={protocol}")
+        named = (made["task"]["name"], made["prompt"]["name"], made["protocol"]["name"])
+        assert named == (task, prompt, protocol)
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        (group, name)
+        for group in ("backbone", "data", "regime", "trainer", "experiment")
+        for name in config.options(group)
+    ],
+)
+def test_every_other_option_builds(group: str, name: str) -> None:
+    checkpoint = ["backbone.name_or_path=."] if name == "local" else []
+    made = resolved(f"{group}={name}", *checkpoint)
+    if group != "experiment":
+        assert made[group]["name"] == name
+
+
+@pytest.mark.parametrize("piece", ["position", "length", "vectors"])
+def test_a_piece_is_exchanged_whole_and_alone(piece: str) -> None:
+    whole = resolved("prompt=dynamic")["prompt"]
+    for name in config.options(f"prompt/{piece}"):
+        shipped = yaml.safe_load((CONFIGS / "prompt" / piece / f"{name}.yaml").read_text("utf-8"))
+        assert resolved("prompt=dynamic", f"prompt/{piece}={name}")["prompt"] == {**whole, piece: shipped}
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONFIGS).as_posix())
+def test_a_file_opens_with_a_sentence_and_a_command_that_is_right(path: Path, tmp_path: Path) -> None:
+    lines = path.read_text("utf-8").splitlines()
+    sentence, command = [line for line in lines if line != "# @package _global_"][:2]
+    assert sentence.startswith("# ")
+    assert sentence[2].isupper() or sentence[2].isdigit()
+    assert sentence.endswith(".")
+    assert command.startswith("#   dp-bench ")
+    name, verb, *words = shlex.split(command.removeprefix("#").replace("DIR", "PATH"))
+    assert name == "dp-bench"
+    assert verb in cli.COMMANDS
+    typed = get_args_parser().parse_intermixed_args([word.replace("PATH", str(tmp_path)) for word in words])
+    config.check(typed.overrides, sweep=typed.multirun)
+    group = path.parent.relative_to(CONFIGS).as_posix()
+    if group in GROUPS and (group, path.stem) != ("task", "boolq"):
+        assert f"{group}={path.stem}" in typed.overrides or group == "data"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_name_in_a_file_is_that_of_the_file(group: str) -> None:
+    for option in config.options(group):
+        content = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text("utf-8"))
+        content = content.get(group, content) if group == "protocol" else content
+        assert content.get("name", option) == option
+
+
+def test_an_option_is_described_by_the_sentence_that_opens_its_file() -> None:
+    assert config.describe("prompt", "adap_len") == "Dynamic length, one for the task."
+    assert not config.describe("protocol", "authors").startswith("@package")
+
+
+# ---------------------------------------------------------------------------------------------- choices
+
+
+def test_the_authors_protocol_is_what_their_code_does() -> None:
+    """The tags are those of docs/protocol.md."""
+    made = resolved("protocol=authors", "task=multirc")
+    protocol, trainer = made["protocol"], made["trainer"]
+    assert protocol["split_order"] == "code"  # A2
+    assert trainer["temperature"]["schedule"] == "authors"  # A7
+    assert set(protocol["step_each_micro_batch"]) == {  # B1
+        *("fixed", "adap_ins_vec", "adap_ins_vec_pos", "adap_pos_ins_vec")
+    }
+    assert protocol["sample_at_eval"] is True  # B2
+    assert trainer["selection"] == "validation"  # B2
+    assert protocol["relu_position"] is True  # B4
+    assert protocol["summary_pad_to"] == made["task"]["max_length"] == 480  # B5
+    assert protocol["frozen_dropout"] is True  # B6
+    assert set(protocol["uniform_init"]) == {"adap_ins_vec_pos", "adap_pos_ins_vec"}  # B11
+    assert set(protocol["first_vocab_init"]) == {"fixed", "adap_pos", "adap_ins_pos", "adap_ins_vec"}  # B11
+    assert protocol["tanh_pool"] == ["adap_ins_vec"]  # B12
+    assert made["task"]["metrics"] == ["accuracy"]
+
+
+def test_the_clean_protocol_has_none_of_it() -> None:
+    made = resolved("protocol=clean")
+    protocol, trainer = made["protocol"], made["trainer"]
+    switches = {k: v for k, v in protocol.items() if k not in ("name", "split_order")}
+    assert not any(switches.values())
+    assert protocol["split_order"] == "paper"
+    assert (trainer["selection"], trainer["temperature"]["schedule"]) == ("heldout", "exponential")
+
+
+@pytest.mark.parametrize("protocol", ["clean", "authors"])
+def test_what_is_typed_beats_the_protocol(protocol: str) -> None:
+    typed = ("trainer.selection=validation", "protocol.relu_position=true", "task.metrics=[exact_match]")
+    made = resolved("task=multirc", f"protocol={protocol}", *typed)
+    assert made["trainer"]["selection"] == "validation"
+    assert made["protocol"]["relu_position"] is True
+    assert made["task"]["metrics"] == ["exact_match"]
+
+
+def test_prompts_named_by_the_authors_protocol_exist() -> None:
+    protocol = resolved("protocol=authors")["protocol"]
+    named = {name for value in protocol.values() if isinstance(value, list) for name in value}
+    assert named <= set(PROMPTS)
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A user's own folder of configurations."""
+    (tmp_path / "prompt").mkdir()
+    (tmp_path / "prompt" / "mine.yaml").write_text(
+        "# Three vectors before the text.\ndefaults: [fixed, _self_]\nname: mine\nposition: {outcome: 3}\n",
+        "utf-8",
+    )
+    return tmp_path
+
+
+def test_a_users_folder_adds_a_prompt(mine: Path) -> None:
+    assert config.options("prompt", mine) == (*PROMPTS, "mine")
+    assert "mine" not in config.options("prompt")
+    config.check(["prompt=mine", "prompt.num_tokens=4"], mine)
+    prompt = resolved("prompt=mine", extra_dir=mine)["prompt"]
+    assert (prompt["name"], prompt["position"]["outcome"]) == ("mine", 3)
+    with pytest.raises(UserError, match="There is no prompt 'mine'"):
+        config.check(["prompt=mine"])
+
+
+def test_a_users_file_is_checked_like_ours(mine: Path) -> None:
+    with pytest.raises(UserError, match="outcome=3 has no meaning"):
+        config.check(["prompt=mine", "prompt.num_tokens=2"], mine)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [\n b: :", "is not YAML.*line 2"),
+        ("defaults: [fixed, _self_]\nname: broken\nnum_token: 3\n", "num_token"),
+        ("defaults: [fixd, _self_]\nname: broken\n", "fixd"),
+        ("defaults: [fixed, _self_]\nname: broken\nvectors: {_target_: os.getpid}\n", "os.getpid is refused"),
+        (
+            "defaults: [dynamic, _self_]\nname: broken\nvectors: {inner: [{_target_: os.getpid}]}\n",
+            "os.getpid is refused",
+        ),
+        (
+            "defaults: [fixed, _self_]\nname: broken\nvectors: {_target_: dp_bench.records.subprocess.run}\n",
+            "subprocess.run is refused",
+        ),
+    ],
+    ids=["syntax", "key", "base", "target", "inner target", "target through the package"],
+)
+def test_a_broken_file_of_a_user_is_answered(mine: Path, text: str, message: str) -> None:
+    (mine / "prompt" / "broken.yaml").write_text(text, "utf-8")
+    with pytest.raises(UserError, match=message):
+        config.check(["prompt=broken"], mine)
+
+
+# ---------------------------------------------------------------------------------------------- check
+
+
+def problems(*overrides: str, **options: Any) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        config.check(overrides, **options)
+    lines = str(caught.value).splitlines()
+    return [line.removeprefix("  - ") for line in lines]
+
+
+def test_each_value_of_a_sweep_is_checked_once() -> None:
+    found = problems("seed=0,1,2", "prompt=fixed,dynamic", "trainer.lr=0.1,-1,-2", "device=gpu")
+    assert sorted(line.split()[0] for line in found) == ["device=gpu", "trainer.lr=-1.0", "trainer.lr=-2.0"]
+
+
+def test_a_sweep_composes_each_choice_of_files_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    compose = config.compose
+    monkeypatch.setattr(config, "compose", lambda *words: calls.append(words) or compose(*words))
+    config.check(["seed=range(0,20)", "prompt=fixed,dynamic", "prompt.num_tokens=1,2,3"])
+    assert len(calls) == 2
+
+
+def test_a_glob_names_the_files_it_matches() -> None:
+    config.check(["prompt=glob(adap_ins_v*)"])
+    assert "matches nothing" in problems("prompt=glob(foo*)")[0]
+
+
+def test_a_setting_is_judged_by_the_pieces_that_are_chosen() -> None:
+    config.check(["prompt=fixed", "prompt/vectors=pool", "prompt.vectors.num_prompts=8"])
+    assert "prompt.vectors.num_prompts" in problems("prompt=fixed", "prompt.vectors.num_prompts=8")[0]
+    assert "prompt.vectors.num_prompts" in problems("prompt=dynamic,fixed", "prompt.vectors.num_prompts=8")[0]
+
+
+def test_what_hangs_on_an_unknown_choice_is_not_judged() -> None:
+    (found,) = problems("task=bolq", "task.words=[a,b,c,d]", "prompt.num_tokens=2")
+    assert found.startswith("There is no task 'bolq'")
+
+
+def test_missing_settings_are_asked_for() -> None:
+    assert problems("backbone=local") == [
+        "backbone=local names no checkpoint: add backbone.name_or_path=DIR."
+    ]
+    assert problems("task.words=???") == ["task.words must be given: add task.words=…."]
+
+
+def test_free_arguments_of_a_random_backbone_can_be_added() -> None:
+    config.check(["backbone=t5_tiny_random", "+backbone.random_init.dropout_rate=0.2"])
+    assert "no setting" in problems("backbone=t5_base", "+backbone.random_init.dropout_rate=0.2")[0]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=-1", "device=gpu", "device=cuda:x", "data.limit=3", "trainer.precision=fp16", "trainer.lr=0"),
+        *(
+            "trainer.max_steps=0",
+            "trainer.bucket_batches=0",
+            "trainer.micro_batch_size=99",
+            "trainer.patience=0",
+        ),
+        *("trainer.heldout_fraction=1", "trainer.heldout_max=0", "trainer.max_grad_norm=0"),
+        *("trainer.temperature.end=2", "trainer.temperature.end=0", "trainer.temperature.anneal=0"),
+        *("trainer.warmup_steps=-1", "trainer.eval_every=0", "trainer.eval_batch_size=0"),
+        *("prompt.num_tokens=0", "prompt.length.outcome=none", "prompt.length.outcome=21"),
+        *("prompt.length.outcome=true", "prompt.length.outcome=some", "prompt.vectors.num_prompts=0"),
+        *("task.words=[yes]", "task.words=[yes,yes]", "task.reader=x", "task.metrics=[f2]"),
+        *("task.max_length=3", "task.template='{question}'"),
+    ],
+)
+def test_a_value_without_sense_is_refused_with_what_to_type(override: str) -> None:
+    (found,) = problems(override)
+    assert override.partition("=")[0].split(".")[-1] in found
+    assert found.endswith((".", ")"))

@@ -1,0 +1,410 @@
+"""What was not run alike never shares a cell, and a table says the numbers that the records hold."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders_report import make_record, random_weights
+from rich.console import Console
+
+from dp_bench import records
+from dp_bench.commands.tables import tables as tables_command
+from dp_bench.records import RunRecord
+from dp_bench.report.frame import Table, build_tables
+from dp_bench.report.tables import COLUMNS, cell_text, grid, to_csv, to_markdown, to_terminal
+from dp_bench.types import UserError
+
+TASKS = ("boolq", "cb", "multirc", "rte", "wic")
+
+
+def scored(overrides: Sequence[str], scores: Sequence[float], **changes: Any) -> list[RunRecord]:
+    """Return one record a seed."""
+    return [
+        make_record(*overrides, f"seed={seed}", score=score, **changes) for seed, score in enumerate(scores)
+    ]
+
+
+@pytest.fixture(scope="module")
+def many() -> list[RunRecord]:
+    """Runs of three prompts on five tasks, some of them missing; two backbones."""
+    numbers = random.Random(0)
+    made = []
+    for backbone in ("t5_base", "t5_small"):
+        for place, prompt in enumerate(("fixed", "adap_pos", "dynamic")):
+            for task in TASKS[: 5 - place]:
+                made += scored(
+                    [f"task={task}", f"prompt={prompt}", f"backbone={backbone}"],
+                    [numbers.uniform(40, 90) for _ in range(1 + place)],
+                    trainable_parameters=1000 * (place + 1),
+                    total_seconds=numbers.uniform(1, 1000),
+                    peak_memory_mb=numbers.uniform(1, 1000),
+                )
+    return made
+
+
+def only(records: Sequence[RunRecord], metric: str = "score") -> Table:
+    (table,) = build_tables(records, metric)
+    return table
+
+
+def header_text(table: Table) -> str:
+    return "\n".join(table.header.lines())
+
+
+# ---------------------------------------------------------------------------------------------- cells
+
+
+def test_a_cell_is_mean_sd_and_n_over_seeds() -> None:
+    scores = [61.25, 70.5, 64.0, 90.125]
+    cell = only(scored(["task=rte"], scores)).rows[0].cells["rte"]
+    assert cell.n == 4
+    assert cell.mean == pytest.approx(np.mean(scores))
+    assert cell.sd == pytest.approx(np.std(scores, ddof=1))
+    assert cell_text(cell) == f"{np.mean(scores):.2f} ± {np.std(scores, ddof=1):.2f} (4)"
+
+
+def test_one_seed_has_no_spread_and_the_table_says_so() -> None:
+    table = only(scored(["task=rte"], [61.25]))
+    assert table.rows[0].cells["rte"].sd is None
+    assert cell_text(table.rows[0].cells["rte"]) == "61.25 (1)"
+    assert any("n = 1" in note for note in table.notes)
+    assert not any("n = 1" in note for note in only(scored(["task=rte"], [1, 2])).notes)
+
+
+def test_what_was_not_run_is_a_dash() -> None:
+    table = only([*scored(["task=rte", "prompt=fixed"], [60]), *scored(["task=cb", "prompt=split"], [70])])
+    heads, lines = grid(table)
+    assert heads == ["prompt", "CB", "RTE", "mean"]
+    assert sorted(lines) == [["fixed", "-", "60.00 (1)", "-"], ["split", "70.00 (1)", "-", "-"]]
+
+
+def test_the_mean_needs_all_tasks_of_the_table() -> None:
+    whole = [*scored(["task=rte"], [60, 70]), *scored(["task=cb"], [80, 100])]
+    part = scored(["task=rte", "prompt=fixed"], [50, 51])
+    rows = {row.label: row for row in only([*whole, *part]).rows}
+    assert rows["fixed"].average(("cb", "rte")) is None
+    average = rows["dynamic"].average(("cb", "rte"))
+    assert average is not None
+    assert average.values == {0: 70.0, 1: 85.0}
+
+
+def test_the_mean_is_taken_over_the_seeds_that_all_tasks_have() -> None:
+    ragged = [*scored(["task=rte"], [60, 70, 95]), *scored(["task=cb"], [80, 100])]
+    average = only(ragged).rows[0].average(("cb", "rte"))
+    assert average is not None
+    assert average.values == {0: 70.0, 1: 85.0}
+    apart = [make_record("task=rte", "seed=0"), make_record("task=cb", "seed=1")]
+    assert only(apart).rows[0].average(("cb", "rte")) is None
+
+
+def test_tasks_stand_in_the_order_of_superglue_and_rows_in_that_of_their_parameters(
+    many: list[RunRecord],
+) -> None:
+    for table in build_tables(many):
+        assert table.tasks == TASKS
+        assert [row.label for row in table.rows] == ["fixed", "adap_pos", "dynamic"]
+
+
+# ---------------------------------------------------------------------------------------------- apart
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "prompt.num_tokens=7",
+        "prompt/position=random",
+        "trainer.lr=0.1",
+        "trainer.max_steps=7",
+        "task.max_length=99",
+    ],
+)
+def test_runs_with_other_settings_are_other_rows_that_name_them(setting: str) -> None:
+    table = only([*scored(["task=rte"], [60, 61]), *scored(["task=rte", setting], [70, 71])])
+    assert [row.cells["rte"].n for row in table.rows] == [2, 2]
+    assert len({row.label for row in table.rows}) == 2
+    named = setting.partition("=")[0].replace("/", ".").removeprefix("prompt.").removeprefix("trainer.")
+    assert all(named in row.label for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["backbone=t5_small", "protocol=authors", "trainer.selection=validation", "data.limit=8"],
+)
+def test_runs_of_another_kind_stand_in_another_table(setting: str) -> None:
+    tables = build_tables([*scored(["task=rte"], [60, 61]), *scored(["task=rte", setting], [70, 71])])
+    assert sorted(row.cells["rte"].mean for table in tables for row in table.rows) == [60.5, 70.5]
+    assert len({header_text(table) for table in tables}) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data_sha256": "e" * 64},
+        {"data": "other"},
+        {"regime": "other"},
+        {"checkpoint": {"name_or_path": "some/t5", "fingerprint": "0" * 64}},
+        {"data_files": {"validation": {"file": "dev32.jsonl"}}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_runs_on_other_data_or_weights_stand_in_another_table(changes: dict[str, Any]) -> None:
+    tables = build_tables([*scored(["task=rte"], [60, 61]), *scored(["task=rte"], [70, 71], **changes)])
+    assert sorted(row.cells["rte"].mean for table in tables for row in table.rows) == [60.5, 70.5]
+    assert len({header_text(table) for table in tables}) == 2
+
+
+def test_a_run_that_was_repeated_on_another_device_or_folder_stays_in_its_row() -> None:
+    made = [
+        make_record("task=rte", "seed=0"),
+        make_record("task=rte", "seed=1", "device=cuda", "data.dir=/x"),
+    ]
+    assert only(made).rows[0].cells["rte"].n == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "labels"),
+    [
+        ("trainer.max_steps=9", ["dynamic [max_steps=9]", "fixed [max_steps=60]"]),
+        ("task.max_length=99", ["dynamic [task.max_length=99]", "fixed [task.max_length=480]"]),
+        (
+            "protocol.frozen_dropout=true",
+            ["dynamic [protocol.frozen_dropout=True]", "fixed [protocol.frozen_dropout=False]"],
+        ),
+    ],
+)
+def test_rows_that_differ_in_more_than_their_prompts_say_so(setting: str, labels: list[str]) -> None:
+    table = only(
+        [make_record("task=rte", "prompt=fixed"), make_record("task=rte", "prompt=dynamic", setting)]
+    )
+    assert sorted(row.label for row in table.rows) == labels
+    assert any(note.startswith("every row") for note in table.notes) is not setting.startswith("trainer.")
+
+
+def test_a_task_that_was_run_with_another_text_leaves_the_other_tasks_in_one_row() -> None:
+    made = [make_record(f"task={task}", "prompt=fixed") for task in TASKS]
+    shorter = make_record("task=rte", "prompt=fixed", "task.max_length=99")
+    rows = {row.label: set(row.cells) for row in only([*made, shorter]).rows}
+    assert rows == {
+        "fixed": {"boolq", "cb", "multirc", "wic"},
+        "fixed [task.max_length=480]": {"rte"},
+        "fixed [task.max_length=99]": {"rte"},
+    }
+
+
+def test_the_budget_in_the_notes_is_that_of_the_tasks() -> None:
+    alike = only([make_record("task=rte"), make_record("task=cb")])
+    assert [note for note in alike.notes if "updates" in note] == [
+        "every row: at most 60 updates of 16 examples, adafactor, lr 0.3"
+    ]
+    unlike = only([make_record("task=rte"), make_record("task=cb", "trainer.max_steps=9")])
+    assert [note.split(",")[0] for note in unlike.notes if "updates" in note] == [
+        "every row on CB: at most 9 updates of 16 examples",
+        "every row on RTE: at most 60 updates of 16 examples",
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- headers
+
+
+def test_random_weights_are_named() -> None:
+    made = scored(["task=rte"], [60])
+    assert "RANDOM" not in header_text(only(made))
+    assert "RANDOM weights" in header_text(only([random_weights(record) for record in made]))
+    csv = to_csv(build_tables([random_weights(record) for record in made]))
+    assert pd.read_csv(StringIO(csv))["weights"].tolist() == ["random"]
+
+
+def test_selection_on_the_reported_split_is_flagged() -> None:
+    assert "REPORTED" in header_text(only(scored(["task=rte", "trainer.selection=validation"], [60])))
+    assert "REPORTED" not in header_text(only(scored(["task=rte"], [60])))
+
+
+def test_a_limit_is_in_the_header() -> None:
+    assert "first 8 rows of each file" in header_text(only(scored(["task=rte", "data.limit=8"], [60])))
+
+
+def test_precisions_side_by_side_are_noted() -> None:
+    table = only([*scored(["task=rte"], [60]), make_record("task=rte", "seed=1", precision="bfloat16")])
+    assert any("bfloat16 and float32" in note for note in table.notes)
+
+
+# ---------------------------------------------------------------------------------------------- text
+
+
+def everything(made: Sequence[RunRecord]) -> str:
+    tables = build_tables(made)
+    drawn = StringIO()
+    for table in tables:
+        Console(file=drawn, width=100).print(to_terminal(table, tuple(COLUMNS)))
+    return to_markdown(tables, tuple(COLUMNS)) + to_csv(tables) + drawn.getvalue()
+
+
+def test_the_order_of_the_records_does_not_matter(many: list[RunRecord]) -> None:
+    unlike = [
+        make_record("task=rte", "trainer.max_steps=9"),
+        make_record("task=cb", data_sha256="e" * 64),
+        *(random_weights(record) for record in scored(["task=wic", "prompt.num_tokens=7"], [1, 2])),
+    ]
+    made = [*many, *unlike]
+    expected = everything(made)
+    assert everything(made) == expected
+    assert everything(made[::-1]) == expected
+    for seed in range(3):
+        assert everything(random.Random(seed).sample(made, len(made))) == expected
+
+
+def test_csv_holds_the_numbers_of_the_records(many: list[RunRecord]) -> None:
+    frame = pd.read_csv(StringIO(to_csv(build_tables(many))))
+    raw = pd.DataFrame(
+        [
+            (r.backbone, r.prompt, r.task, r.score, r.trainable_parameters, r.total_seconds, r.peak_memory_mb)
+            for r in many
+        ],
+        columns=["backbone", "prompt", "task", "score", "trainable_parameters", "seconds", "peak_memory_mb"],
+    )
+    cell = ["backbone", "prompt", "task"]
+    grouped = raw.groupby(cell)
+    expected = pd.DataFrame(
+        {
+            "n": grouped["score"].count(),
+            "mean": grouped["score"].mean(),
+            "sd": grouped["score"].std(),
+            **{name: grouped[name].mean() for name in ("trainable_parameters", "seconds", "peak_memory_mb")},
+        }
+    )
+    found = frame.set_index(cell).sort_index()[list(expected.columns)]
+    pd.testing.assert_frame_equal(found, expected.sort_index(), check_dtype=False, atol=1e-4, rtol=0)
+
+
+def test_markdown_has_as_many_cells_in_every_line(many: list[RunRecord]) -> None:
+    made = [*many, make_record("task=rte", "task.template='{premise}|{hypothesis}\n'")]
+    tables = build_tables(made)
+    text = to_markdown(tables, tuple(COLUMNS))
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == sum(2 + len(table.rows) for table in tables)
+    assert {line.count("|") for line in lines} == {1 + 1 + len(TASKS) + 1 + len(COLUMNS)}
+    blocks = [len(block.splitlines()) for block in text.split("\n\n") if block.startswith("|")]
+    assert sum(blocks) == len(lines)
+
+
+def test_columns_show_what_a_row_cost() -> None:
+    made = [
+        make_record("task=rte", f"seed={seed}", total_seconds=s, peak_memory_mb=m, trainable_parameters=p)
+        for seed, (s, m, p) in enumerate([(10.0, 100.0, 1000), (20.0, 300.0, 1000), (60.0, 200.0, 2048)])
+    ]
+    heads, lines = grid(only(made), ("memory", "params", "seconds"))
+    assert heads[-3:] == [COLUMNS["memory"], COLUMNS["params"], COLUMNS["seconds"]]
+    assert lines[0][-3:] == ["200", "1,000 to 2,048", "30"]
+
+
+def test_nothing_is_cut_off_on_a_terminal(many: list[RunRecord]) -> None:
+    odd = make_record("task=rte", "backbone=t5_small", "task.words=[oui,non]")
+    for table in build_tables([*many, odd]):
+        drawn = StringIO()
+        Console(file=drawn, width=100).print(to_terminal(table, tuple(COLUMNS)))
+        text = drawn.getvalue()
+        assert max(map(len, text.splitlines())) <= 100
+        assert "…" not in text
+        assert "\\" not in text
+        heads, lines = grid(table, tuple(COLUMNS))
+        columns = zip(heads, *lines, strict=True)
+        assert drawn_columns(text) == [squeezed("".join(column)) for column in columns]
+        for sentence in (*table.header.lines(), *table.notes):
+            assert squeezed(sentence) in squeezed(text)
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s+", "", text)
+
+
+def drawn_columns(text: str) -> list[str]:
+    """Return what each column of a drawn table says from top to bottom."""
+    lines = [re.split("[┃│]", line)[1:-1] for line in text.splitlines()]
+    return [squeezed("".join(column)) for column in zip(*filter(None, lines), strict=True)]
+
+
+def test_a_metric_is_shown_instead_of_the_score() -> None:
+    made = [
+        make_record("task=cb", metrics={"accuracy": 80.0, "macro_f1": 60.0}),
+        make_record("task=rte", metrics={"accuracy": 71.0}),
+    ]
+    rows = only(made, "accuracy").rows
+    assert {task: cell.mean for task, cell in rows[0].cells.items()} == {"cb": 80.0, "rte": 71.0}
+    assert only(made, "select_score").rows[0].cells["rte"].mean == 51.0
+    assert any("accuracy" in note for note in only(made, "accuracy").notes)
+
+
+# ---------------------------------------------------------------------------------------------- command
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    for record in (
+        make_record("task=cb", metrics={"accuracy": 80.0, "macro_f1": 60.0}),
+        make_record("task=rte", metrics={"accuracy": 71.0}),
+    ):
+        records.save(record, tmp_path / "runs" / record.run_id)
+    return tmp_path
+
+
+def show(results: Path, **options: Any) -> int:
+    return tables_command(
+        results, **{"out": None, "formats": ["md", "csv"], "metric": "score", "columns": [], **options}
+    )
+
+
+def test_tables_are_written_alike_twice(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = []
+    for _ in range(2):
+        assert show(results) == 0
+        files = sorted((results / "tables").iterdir())
+        assert [file.name for file in files] == ["tables.csv", "tables.md"]
+        written.append([file.read_bytes() for file in files])
+    assert written[0] == written[1]
+    assert written[0][1].decode().strip() in capsys.readouterr().out
+
+
+def test_a_metric_that_one_task_lacks_leaves_that_task_out(results: Path) -> None:
+    show(results, metric="macro_f1")
+    heads = next(
+        line for line in (results / "tables" / "tables.md").read_text("utf-8").splitlines() if "|" in line
+    )
+    assert heads == "| prompt | CB | mean |"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "acuracy"}, "--metric does not know 'acuracy'. Did you mean accuracy?"),
+        ({"formats": ["pdf"]}, "--format does not know 'pdf'"),
+        ({"columns": ["second"]}, "--columns does not know 'second'. Did you mean seconds?"),
+    ],
+    ids=["metric", "format", "columns"],
+)
+def test_unknown_words_are_answered_with_the_known_ones(
+    results: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        show(results, **options)
+    assert message in str(caught.value)
+    assert not (results / "tables").exists()
+
+
+def test_no_finished_runs_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no finished runs .* dp-bench train"):
+        show(tmp_path)
+
+
+def test_unfinished_runs_are_counted(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, status in (("a", "running"), ("b", "failed")):
+        records.write_status(results / "runs" / name, status)
+    show(results)
+    assert "not in the tables: 2 runs that are failed, running" in capsys.readouterr().out
