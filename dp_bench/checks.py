@@ -9,7 +9,7 @@ from typing import Any
 
 from dp_bench.data.readers import READERS
 from dp_bench.data.template import Template
-from dp_bench.settings import Precision, PromptSettings, RunSettings, TaskSettings, TrainerSettings
+from dp_bench.settings import Method, Precision, PromptSettings, RunSettings, TaskSettings, TrainerSettings
 from dp_bench.types import UserError
 
 PARTS = re.compile(r"dp_bench\.prompts\.\w+\.\w+")  # what a `_target_` may name
@@ -85,6 +85,10 @@ def _count_problems(trainer: TrainerSettings) -> Iterator[str]:
 
 
 def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
+    if prompt.method is not Method.prompt:
+        if prompt.num_tokens != 0:
+            yield f"prompt={prompt.name} has no prompt: leave prompt.num_tokens at 0."
+        return
     if prompt.num_tokens < 1:
         yield f"prompt.num_tokens={prompt.num_tokens} leaves nothing to train: use at least 1."
         return

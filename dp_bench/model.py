@@ -24,7 +24,7 @@ class Answer:
 
 
 class PromptedModel(nn.Module):
-    """A frozen backbone with a trained prompt. Only `prompt` has parameters that require a gradient."""
+    """A frozen backbone with a trained prompt. Only `learned` has parameters that require a gradient."""
 
     def __init__(
         self,
@@ -43,6 +43,12 @@ class PromptedModel(nn.Module):
         self.order = order
         self.summary = summary
         self.summary_pad_to = summary_pad_to
+
+    @property
+    def learned(self) -> nn.Module:
+        """What training changes: the prompt, or the backbone when it was thawed."""
+        thawed = any(p.requires_grad for p in self.backbone.parameters())
+        return self.backbone.model if thawed else self.prompt
 
     def forward(self, batch: Batch, temperature: float = 1.0) -> Answer:
         x_BTD = self.backbone.embed(batch.ids_BT)

@@ -22,7 +22,16 @@ from typing import Any
 from dp_bench.types import UserError
 
 SCHEMA_VERSION = 1
-VOLATILE = ("device", "results_dir", "cache_dir", "on_missing", "rerun", "data.dir", "data.hub", "data.revision")
+VOLATILE = (
+    "device",
+    "results_dir",
+    "cache_dir",
+    "on_missing",
+    "rerun",
+    "data.dir",
+    "data.hub",
+    "data.revision",
+)
 PACKAGES = (
     "torch",
     "transformers",

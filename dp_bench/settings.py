@@ -37,6 +37,14 @@ class OptimizerName(Enum):
     adamw = "adamw"
 
 
+class Method(Enum):
+    prompt = "prompt"
+    zero_shot = "zero_shot"
+    fine_tuning = "fine_tuning"
+    linear_probe = "linear_probe"
+    majority = "majority"
+
+
 class Init(Enum):
     uniform = "uniform"
     vocab = "vocab"
@@ -105,6 +113,7 @@ class BackboneSettings:
 @dataclass
 class PromptSettings:
     name: str = MISSING
+    method: Method = MISSING  # what is learned: a prompt, or in baselines all weights, a probe, nothing
     num_tokens: int = MISSING  # P
     init: Init = MISSING
     summary: Summary = MISSING
@@ -140,6 +149,15 @@ class TemperatureSettings:
 
 
 @dataclass
+class FullSettings:
+    """What training all weights (prompt=fine_tuning) takes in place of the same settings for a prompt."""
+
+    optimizer: OptimizerName = MISSING
+    lr: float = MISSING
+    weight_decay: float = MISSING
+
+
+@dataclass
 class TrainerSettings:
     name: str = MISSING
     max_steps: int = MISSING  # updates
@@ -159,6 +177,7 @@ class TrainerSettings:
     heldout_fraction: float = MISSING  # share of train held out to select on
     heldout_max: int = MISSING  # examples, at most
     temperature: TemperatureSettings = field(default_factory=TemperatureSettings)
+    full: FullSettings = field(default_factory=FullSettings)
 
 
 @dataclass
@@ -197,7 +216,8 @@ class RunSettings:
 
     @property
     def cache(self) -> Path:
-        """Where encodings, summaries and generated data are kept: cache_dir, $DP_BENCH_CACHE, the user's cache."""
+        """Where encodings, summaries and generated data are kept: cache_dir, $DP_BENCH_CACHE, the user's
+        cache."""
         chosen = self.cache_dir or os.environ.get("DP_BENCH_CACHE")
         if chosen:
             return Path(chosen).expanduser()

@@ -26,9 +26,17 @@ from dp_bench.data.batches import training_rows
 from dp_bench.evaluation import Predictions, Split, predict, score
 from dp_bench.model import PromptedModel
 from dp_bench.progress import Reporter
-from dp_bench.randomness import generator
+from dp_bench.randomness import derive, generator
 from dp_bench.records import write_json, write_lines
-from dp_bench.settings import OptimizerName, RunSettings, Schedule, TemperatureSettings, TrainerSettings
+from dp_bench.settings import (
+    FullSettings,
+    Method,
+    OptimizerName,
+    RunSettings,
+    Schedule,
+    TemperatureSettings,
+    TrainerSettings,
+)
 from dp_bench.types import Batch
 
 
@@ -59,7 +67,9 @@ def temperature(settings: TemperatureSettings, step: int, max_steps: int) -> flo
     return max(settings.end, settings.start * math.exp(-3e-5 / settings.anneal * step * (step + 1) / 2))
 
 
-def make_optimizer(settings: TrainerSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(
+    settings: TrainerSettings | FullSettings, parameters: list[nn.Parameter]
+) -> torch.optim.Optimizer:
     """Return Adafactor as Lester et al. (2021) use it, without relative steps or scaling, or AdamW."""
     if settings.optimizer is OptimizerName.adamw:
         return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
@@ -98,12 +108,17 @@ class Trainer:
         self.accelerator = accelerator
         self.reporter = reporter
         self.prompt = model.prompt
+        self.learned = model.learned
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(self.trainer, self.parameters))
+        full = settings.prompt.method is Method.fine_tuning
+        self.optimizer_settings = settings.trainer.full if full else settings.trainer
+        self.model = accelerator.prepare(model)
+        if self.parameters:
+            self.optimizer = accelerator.prepare(make_optimizer(self.optimizer_settings, self.parameters))
         self.sample_at_eval = settings.protocol.sample_at_eval
         self.step_each_micro_batch = settings.prompt.name in settings.protocol.step_each_micro_batch
         self.progress = Progress()
-        self.best = self._prompt_state()
+        self.best = self._state()
 
     def fit(self) -> Progress:
         """Train from the last checkpoint, or from the start, to the end, and leave the best prompt in the
@@ -130,7 +145,12 @@ class Trainer:
                 self._checkpoint()
                 losses.clear()
         self.reporter.finish()
-        self.prompt.load_state_dict(self.best)
+        self.learned.load_state_dict(self.best)
+        return self.progress
+
+    def evaluate_only(self) -> Progress:
+        """Score a model that has nothing to train."""
+        self._evaluate(None)
         return self.progress
 
     def _should_stop(self) -> bool:
@@ -140,6 +160,7 @@ class Trainer:
     def _update(self, places: np.ndarray[Any, np.dtype[np.int64]], step: int) -> float:
         """Make one update with the examples at these places; return their mean loss."""
         self.model.train()
+        torch.manual_seed(derive(self.settings.seed, "dropout", step))  # nothing else draws from it here
         tau = temperature(self.trainer.temperature, step, self.trainer.max_steps)
         total = torch.zeros((), device=self.accelerator.device)
         for micro_batch, is_last in self._micro_batches(places, step):
@@ -178,11 +199,11 @@ class Trainer:
     def _step_optimizer(self, step: int) -> None:
         warmup = min(1.0, (step + 1) / self.trainer.warmup_steps) if self.trainer.warmup_steps else 1.0
         for group in self.optimizer.param_groups:
-            group["lr"] = self.trainer.lr * warmup
+            group["lr"] = self.optimizer_settings.lr * warmup
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def _evaluate(self, mean_loss: float) -> None:
+    def _evaluate(self, mean_loss: float | None) -> None:
         started = time.perf_counter()
         progress = self.progress
         predictions = predict(
@@ -198,13 +219,13 @@ class Trainer:
         if value > progress.best_score:
             progress.best_step, progress.best_score, progress.best_metrics = progress.step, value, values
             progress.evaluations_since_best = 0
-            self.best = self._prompt_state()
+            self.best = self._state()
         progress.eval_seconds += time.perf_counter() - started
         tau = temperature(self.trainer.temperature, progress.step - 1, self.trainer.max_steps)
         progress.history.append(
             {
                 "step": progress.step,
-                "loss": round(mean_loss, 6),
+                "loss": None if mean_loss is None else round(mean_loss, 6),
                 "select_score": value,
                 "select_metrics": values,
                 "temperature": tau,
@@ -214,10 +235,12 @@ class Trainer:
             }
         )
         write_lines(self.directory / "metrics.jsonl", progress.history)
+        if mean_loss is None:
+            return
         best = "  best so far" if progress.best_step == progress.step else ""
+        last = str(self.trainer.max_steps)
         self.reporter.line(
-            f"step {progress.step:>{len(str(self.trainer.max_steps))}}/{self.trainer.max_steps}  loss "
-            f"{mean_loss:.4f}  "
+            f"step {progress.step:>{len(last)}}/{last}  loss {mean_loss:.4f}  "
             f"{self.select_split.name} {value:.2f}  {progress.train_seconds:.0f} s{best}"
         )
 
@@ -225,8 +248,8 @@ class Trainer:
     def _pad_id(self) -> int:
         return int(self.accelerator.unwrap_model(self.model).backbone.tokenizer.pad_token_id)
 
-    def _prompt_state(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu().clone() for name, value in self.prompt.state_dict().items()}
+    def _state(self) -> dict[str, Tensor]:
+        return {name: value.detach().cpu().clone() for name, value in self.learned.state_dict().items()}
 
     def _checkpoint(self) -> None:
         """Save all that the next update depends on, as a new folder by rename; then drop the one before."""
@@ -237,7 +260,7 @@ class Trainer:
         temporary = folder / f".{target.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file(self._prompt_state(), temporary / "prompt.safetensors")
+        save_file(self._state(), temporary / "learned.safetensors")
         save_file(self.best, temporary / "best.safetensors")
         torch.save(self.optimizer.state_dict(), temporary / "optimizer.pt")
         write_json(temporary / "progress.json", asdict(self.progress))
@@ -251,7 +274,7 @@ class Trainer:
             return
         folder = found[-1]
         self.progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
-        self.prompt.load_state_dict(load_file(folder / "prompt.safetensors"))
+        self.learned.load_state_dict(load_file(folder / "learned.safetensors"))
         self.best = load_file(folder / "best.safetensors")
         self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
         self.reporter.line(f"resuming after update {self.progress.step} from {folder}")

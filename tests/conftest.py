@@ -102,3 +102,5 @@ def make_batch(
 
 
 ORDERS = tuple(SplitOrder)
+BASELINES = {"majority", "zero_shot", "linear_probe", "fine_tuning"}
+PROMPTS = [name for name in config.options("prompt") if name not in BASELINES]

@@ -8,19 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_batch
+from conftest import PROMPTS, make_batch
 from torch import Tensor
 
 from dp_bench import config
 from dp_bench.backbones import load
 from dp_bench.backbones.backbone import Backbone
-from dp_bench.backbones.load import (
-    byte_tokenizer,
-    load_backbone,
-    load_tokenizer,
-    resolve_device,
-    resolve_dtype,
-)
+from dp_bench.backbones.load import byte_tokenizer, load_backbone, load_tokenizer
+from dp_bench.machine import resolve_device, resolve_dtype
 from dp_bench.model import PromptedModel
 from dp_bench.prompts.layout import insert
 from dp_bench.prompts.summary import cached_summaries, summarise
@@ -80,7 +75,7 @@ def test_prefix_and_postfix_equal_transformers_on_concatenated_embeddings(backbo
         torch.testing.assert_close(model(batch).logits_BC, out[:, label_word_ids(WORDS, backbone.tokenizer)])
 
 
-@pytest.mark.parametrize("name", config.options("prompt"))
+@pytest.mark.parametrize("name", PROMPTS)
 def test_padding_and_batch_mates_change_no_logits(backbone: Backbone, name: str) -> None:
     model = prompted_model(backbone, f"prompt={name}")
     names = model.prompt.noisy_selectors(training=False, sample_at_eval=False)

@@ -67,46 +67,75 @@ def cli(tmp_path: Path, environment: dict[str, str]) -> Cli:
 # ---------------------------------------------------------------------------------------------- refused
 
 
-@pytest.mark.parametrize(
-    ("typed", "answer"),
-    [
-        ("tsk=boolq", "There is no setting 'tsk'. Did you mean task?"),
-        ("trainer.max_step=1", "There is no setting 'trainer.max_step'. Did you mean trainer.max_steps"),
-        ("trainer.learning_rate=1", "Did you mean trainer.lr?"),
-        ("nonsense=1", "There is no setting 'nonsense'. `dp-bench train --cfg job` prints every setting"),
-        ("+extra=1", "There is no setting 'extra'."),
-        ("~seed", "~seed takes away what every run needs: write seed=VALUE."),
-        (
-            "task=bolq",
-            "There is no task 'bolq'. Did you mean boolq? task= takes: boolq, cb, multirc, rte, wic.",
-        ),
-        ("prompt=dynamc", f"There is no prompt 'dynamc'. Did you mean dynamic? prompt= takes: {PROMPTS}"),
-        ("prompt/position=taks", "There is no prompt/position 'taks'. Did you mean task?"),
-        ("prompt.position=task", "prompt.position is a group of settings: write prompt/position=task"),
-        ("task=null", "There is no task 'null'."),
-        ("+task=cb", "+task=cb asks for a second task: write task=cb."),
-        ("tasks/boolq=1", "There is no setting 'tasks/boolq'."),
-        (
-            "trainer.precision=fp8",
-            "trainer.precision: Invalid value 'fp8', expected one of [auto, fp32, bf16",
-        ),
-        ("prompt.num_tokens=many", "prompt.num_tokens: Value 'many' of type 'str' could not be converted"),
-        ("prompt.num_tokens=", "prompt.num_tokens: Value '' of type 'str' could not be converted"),
-        ("trainer.lr=-1", "trainer.lr=-1.0 must be positive"),
-        ("results_dir=${oc.env:NOT_SET_AT_ALL}", "results_dir: KeyError raised while resolving"),
-        ("task", "'task' could not be read (missing EQUAL at '<EOF>'). Write KEY=VALUE"),
-        ("seed=[1", "'seed=[1' could not be read"),
-        ("seed=0,1", "seed=0,1 stands for several runs: add -m, dp-bench train -m seed=0,1 …"),
-        ("hydra.job.nmae=x", "hydra.job.nmae: Key 'nmae' not in 'JobConf'."),
-        ("hydra/launcher=slrum", "Could not find 'hydra/launcher/slrum'."),
-    ],
-)
-def test_a_wrong_override_is_answered_in_one_paragraph(cli: Cli, typed: str, answer: str) -> None:
-    said = cli.refused("train", typed)
+OVERRIDES = [
+    ("tsk=boolq", "There is no setting 'tsk'. Did you mean task?"),
+    ("trainer.max_step=1", "There is no setting 'trainer.max_step'. Did you mean trainer.max_steps"),
+    ("trainer.learning_rate=1", "Did you mean trainer.lr?"),
+    ("nonsense=1", "There is no setting 'nonsense'. `dp-bench train --cfg job` prints every setting"),
+    ("+extra=1", "There is no setting 'extra'."),
+    ("~seed", "~seed takes away what every run needs: write seed=VALUE."),
+    (
+        "task=bolq",
+        "There is no task 'bolq'. Did you mean boolq? task= takes: boolq, cb, multirc, rte, wic.",
+    ),
+    ("prompt=dynamc", f"There is no prompt 'dynamc'. Did you mean dynamic? prompt= takes: {PROMPTS}"),
+    ("prompt/position=taks", "There is no prompt/position 'taks'. Did you mean task?"),
+    ("prompt.position=task", "prompt.position is a group of settings: write prompt/position=task"),
+    ("task=null", "There is no task 'null'."),
+    ("+task=cb", "+task=cb asks for a second task: write task=cb."),
+    ("tasks/boolq=1", "There is no setting 'tasks/boolq'."),
+    (
+        "trainer.precision=fp8",
+        "trainer.precision: Invalid value 'fp8', expected one of [auto, fp32, bf16",
+    ),
+    ("prompt.num_tokens=many", "prompt.num_tokens: Value 'many' of type 'str' could not be converted"),
+    ("prompt.num_tokens=", "prompt.num_tokens: Value '' of type 'str' could not be converted"),
+    ("trainer.lr=-1", "trainer.lr=-1.0 must be positive"),
+    ("results_dir=${oc.env:NOT_SET_AT_ALL}", "results_dir: KeyError raised while resolving"),
+    ("task", "'task' could not be read (missing EQUAL at '<EOF>'). Write KEY=VALUE"),
+    ("seed=[1", "'seed=[1' could not be read"),
+    ("seed=0,1", "seed=0,1 stands for several runs: add -m, dp-bench train -m seed=0,1 …"),
+    ("hydra.job.nmae=x", "hydra.job.nmae: Key 'nmae' not in 'JobConf'."),
+    ("hydra/launcher=slrum", "Could not find 'hydra/launcher/slrum'."),
+]
+ANSWER_ALL = """
+import contextlib, io, json, sys
+from dp_bench.cli import main
+answers = {}
+for typed in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main(["train", typed])
+        except SystemExit as stop:
+            answers[typed] = [stop.code, out.getvalue(), err.getvalue()]
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]]:
+    """What `dp-bench train OVERRIDE` answers, asked in one process for speed."""
+    folder = tmp_path_factory.mktemp("answers")
+    typed = json.dumps([typed for typed, _ in OVERRIDES])
+    done = subprocess.run(
+        [sys.executable, "-c", ANSWER_ALL, typed], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert list(folder.iterdir()) == []
+    found: dict[str, list[object]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize(("typed", "answer"), OVERRIDES)
+def test_a_wrong_override_is_answered_in_one_paragraph(
+    answers: dict[str, list[object]], typed: str, answer: str
+) -> None:
+    code, out, said = answers[typed]
+    assert (code, out) == (2, "")
+    assert isinstance(said, str)
     assert said.startswith("dp-bench: ")
     assert answer in said
     assert len(said.splitlines()) == 1
-    assert list(cli.folder.iterdir()) == []
 
 
 def test_what_other_tools_call_a_setting_is_known(cli: Cli) -> None:

@@ -1,4 +1,4 @@
-"""The shipped tiny T5: it can do the tasks when told how, does not when not told, and is what its card says."""
+"""The shipped tiny T5: it does the tasks when told how, guesses when not told, and is what its card says."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_mixtures_are_told_by_the_heading(backbone: Loaded) -> None:
         told_how.told_how("axb")
 
 
-SHORT = Settings(steps=20, log_every=10)
+SHORT = Settings(steps=20, log_every=10, held_out=2)
 
 
 def test_a_short_pretraining_repeats_bit_for_bit() -> None:

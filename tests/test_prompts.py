@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import PROMPTS
 from torch import Tensor
 
 from dp_bench import config
@@ -60,7 +61,7 @@ def test_parameter_counts_are_those_of_the_paper(spec: str) -> None:
 
 
 def test_every_preset_has_a_counted_formula() -> None:
-    assert {spec.split()[0] for spec in COUNTS} == set(config.options("prompt"))
+    assert {spec.split()[0] for spec in COUNTS} == set(PROMPTS)
 
 
 def test_straight_through_draws_are_exactly_one_hot() -> None:
@@ -81,7 +82,7 @@ def test_draws_follow_the_softmax_whatever_the_temperature() -> None:
         torch.testing.assert_close(shares, logits[0].softmax(0), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("name", config.options("prompt"))
+@pytest.mark.parametrize("name", PROMPTS)
 def test_evaluation_draws_only_in_the_random_control(name: str) -> None:
     prompt = build(f"prompt={name}")
     expected = ["position"] if name == "random_position" else []

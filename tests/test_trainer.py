@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from dp_bench import config, run
+from dp_bench import config
 from dp_bench.backbones.load import load_backbone, load_tokenizer
 from dp_bench.config import Experiment
 from dp_bench.data.batches import evaluation_batches, training_rows
 from dp_bench.data.prepare import prepare
 from dp_bench.data.source import locate
 from dp_bench.evaluation import Split, predict, score
+from dp_bench.machine import make_accelerator
 from dp_bench.model import PromptedModel
 from dp_bench.progress import Reporter
 from dp_bench.settings import Schedule, TemperatureSettings
@@ -51,7 +52,7 @@ def make_trainer(experiment: Experiment, directory: Path, *, rows: int | None = 
         select=Split("select", train if rows is not None else data.select, None),
         settings=settings,
         directory=directory,
-        accelerator=run._accelerator(device),
+        accelerator=make_accelerator(device),
         reporter=Reporter(),
     )
 
@@ -60,7 +61,7 @@ def prompt_after(experiment: Experiment, directory: Path, updates: int = 3) -> d
     trainer = make_trainer(experiment, directory)
     for step in range(updates):
         trainer._update(np.arange(8), step)
-    return trainer._prompt_state()
+    return trainer._state()
 
 
 @pytest.mark.parametrize("name", ["fixed", "dynamic", "adap_len"])
@@ -70,9 +71,9 @@ def test_an_update_changes_every_prompt_parameter_and_nothing_else(
     trainer = make_trainer(experiment(f"prompt={name}", "trainer.warmup_steps=0"), tmp_path)
     model = trainer.accelerator.unwrap_model(trainer.model)
     frozen = {key: value.clone() for key, value in model.backbone.state_dict().items()}
-    before = trainer._prompt_state()
+    before = trainer._state()
     trainer._update(np.arange(8), 0)
-    for key, value in trainer._prompt_state().items():
+    for key, value in trainer._state().items():
         assert not torch.equal(value, before[key]), f"{key} did not move"
     for key, value in model.backbone.state_dict().items():
         assert torch.equal(value, frozen[key]), key
@@ -237,7 +238,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(
     own = experiment(*overrides, "trainer.max_steps=10", "trainer.eval_every=4", "trainer.micro_batch_size=3")
     undisturbed = make_trainer(own, tmp_path / "undisturbed")
     undisturbed.fit()
-    final = undisturbed._prompt_state()
+    final = undisturbed._state()
 
     killed = make_trainer(own, tmp_path / "killed")
     update = killed._update
@@ -253,7 +254,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(
     resumed = make_trainer(own, tmp_path / "killed")
     resumed.fit()
     for key, value in final.items():
-        assert torch.equal(resumed._prompt_state()[key], value), key
+        assert torch.equal(resumed._state()[key], value), key
 
     def told(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in history]

@@ -27,6 +27,11 @@ class Backbone(nn.Module):
         super().train(mode and self.dropout)
         return self
 
+    def thaw(self) -> None:
+        """Make all weights trainable, with the model's own dropout while training: fine-tuning."""
+        self.model.requires_grad_(True)
+        self.dropout = True
+
     @property
     def dims(self) -> Dims:
         raise NotImplementedError

@@ -12,7 +12,7 @@ from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.encoder_decoder import EncoderDecoder
 from dp_bench.hub import hub_reachable
 from dp_bench.randomness import fork
-from dp_bench.settings import Attention, BackboneSettings, Precision
+from dp_bench.settings import Attention, BackboneSettings
 from dp_bench.types import UserError
 
 NUM_SENTINELS = 100
@@ -85,30 +85,6 @@ def _random_config(kind: Any, settings: BackboneSettings, vocab_size: int) -> An
     except (TypeError, ValueError, StrictDataclassError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"backbone.random_init does not make a {kind.__name__}: {reason}.") from error
-
-
-def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the dtype of the frozen weights: bf16 where `auto` finds hardware that multiplies it faster than
-    fp32."""
-    if precision is Precision.auto:
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
-    return {Precision.bf16: torch.bfloat16, Precision.fp32: torch.float32}[precision]
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device that `device=` names; auto is CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise UserError(
-            f"device={name}: this machine shows {found or 'no'} CUDA device{'s' * (found > 1)}. Use "
-            "device=cpu."
-        )
-    return device
 
 
 def byte_tokenizer() -> Any:

@@ -31,7 +31,7 @@ def doctor() -> int:
 def _device() -> list[tuple[str, str]]:
     import torch
 
-    from dp_bench.backbones.load import resolve_device, resolve_dtype
+    from dp_bench.machine import dtype_name, resolve_device, resolve_dtype
     from dp_bench.settings import Precision
 
     device = resolve_device("auto")
@@ -39,7 +39,7 @@ def _device() -> list[tuple[str, str]]:
     for index in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(index).total_memory / 2**30
         lines.append((f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB"))
-    precision = str(resolve_dtype(Precision.auto, device)).removeprefix("torch.")
+    precision = dtype_name(resolve_dtype(Precision.auto, device))
     return [*lines, ("device=auto", f"{device}; frozen weights in {precision} (trainer.precision=auto)")]
 
 

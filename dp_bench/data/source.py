@@ -80,7 +80,8 @@ def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) ->
 
 
 def _generated(task: TaskSettings, data: DataSettings, cache: Path) -> Path:
-    """Return the folder of the micro benchmark with this task in it; the name holds all that its rows depend on."""
+    """Return the folder of the micro benchmark with this task in it; the name holds all that its rows depend
+    on."""
     from dp_bench.micro import world
 
     if task.name not in world.TASKS:

@@ -31,16 +31,16 @@ def write_card(directory: Path, others: Sequence[Path] = ()) -> Path:
     lines = [
         "# t5_micro",
         "",
-        "A tiny T5 that was really pretrained, on the generated world of `dp_bench/micro`, so that prompt tuning",
-        "shows a real learning curve without a network or a GPU. It knows no English but that world's; no result",
-        "with it says anything about SuperGLUE.",
+        "A tiny T5 that was really pretrained, on the generated world of `dp_bench/micro`, so that prompt",
+        "tuning shows a real learning curve without a network or a GPU. It knows no English but that",
+        "world's; no result with it says anything about SuperGLUE.",
         "",
         f"- model.safetensors: {model.stat().st_size:,} bytes, sha256 `{sha256(model)}`",
-        f"- {head['parameters']:,} parameters: d_model {config['d_model']}, {config['num_layers']} encoder and "
-        f"{config['num_decoder_layers']} decoder layers, {config['num_heads']} heads of {config['d_kv']}, "
-        f"d_ff {config['d_ff']}, {config['vocab_size']} words",
+        f"- {head['parameters']:,} parameters: d_model {config['d_model']}, d_ff {config['d_ff']}, "
+        f"{config['num_heads']} heads of {config['d_kv']}, {config['num_layers']} encoder and "
+        f"{config['num_decoder_layers']} decoder layers, {config['vocab_size']} words",
         f"- pretraining: seed {settings.seed}, {settings.steps} updates of {settings.batch_size} texts, "
-        f"{last['seconds'] / 60:.1f} minutes on one CPU thread; torch {head['torch']}, "
+        f"{last['seconds'] / 60:.1f} minutes of one CPU thread; torch {head['torch']}, "
         f"transformers {head['transformers']}",
         f"- data: drawn anew for every update; {len(SENSES)} words of two senses, {len(CUES)} values of "
         f"{len(EVERYTHING.attributes)} attributes with {EVERYTHING.num_cues} cues each, {len(NAMES)} names, "
@@ -49,8 +49,8 @@ def write_card(directory: Path, others: Sequence[Path] = ()) -> Path:
         "",
         "## Accuracy on the tasks' validation rows",
         "",
-        "Arg-max over the label words at the first decoder step. *Told how*: the instruction stands before the",
-        "text. Its label words never occurred with that operation in pretraining, nor did the content.",
+        "Arg-max over the label words at the first decoder step. *Told how*: the instruction stands before",
+        "the text. Its label words never occurred with that operation in pretraining, nor did the content.",
         "",
         "| task | chance | zero-shot | told how | told after the text | told how, hard | instruction |",
         "|---|---|---|---|---|---|---|",

@@ -136,7 +136,7 @@ PLAIN_ANSWERS = words("plus minus up down left right in out agree deny lock shut
 LABEL_WORDS = words("yes no maybe true false choice1 choice2 cause effect")
 
 OTHER_WORDS = words(
-    """say find none check judge compare pick who refer same different first second open not
+    """say about find none check judge compare pick who refer same different first second open not
     does do pronoun to or else and a an the of in on at for entailment contradiction neutral entity
     @ highlight placeholder - * # " ' , . : ; ? ! ( ) because when then so"""
 )

@@ -37,7 +37,17 @@ from dp_bench.micro.lexicon import (
     VALUE_OF,
     words_of,
 )
-from dp_bench.micro.scenes import EVERYTHING, Reach, Scene, alternatives, reference, scene, sentence, uses
+from dp_bench.micro.scenes import (
+    EVERYTHING,
+    Alternatives,
+    Reach,
+    Scene,
+    alternatives,
+    reference,
+    scene,
+    sentence,
+    uses,
+)
 
 OUTCOMES: dict[str, tuple[str, ...]] = {
     **ATTRIBUTES,  # report the value of an attribute
@@ -47,7 +57,8 @@ OUTCOMES: dict[str, tuple[str, ...]] = {
     "pick": ("first", "second"),  # the option that goes with the scene
     "refer": ("so", "not"),  # does the pronoun mean the person
     "who": (),  # the person beside a cue
-    "find": (),  # the cue that shows the claim, or none
+    "find": (),  # the cue that shows the claim, or none; the word that makes an option right
+    "about": (),  # the cue that shows or contradicts the claim, or none
     "say": (),  # what to say for a given outcome
 }
 OPERATIONS = tuple(OUTCOMES)
@@ -61,6 +72,7 @@ WEIGHTS = {
     "refer": 2,
     "who": 2,
     "find": 4,
+    "about": 3,
     "say": 4,
 }
 
@@ -121,9 +133,7 @@ def ask(rng: random.Random, operation: str, stage: Stage = LAST) -> Question:
         choice = alternatives(
             rng, "pretraining", right=rng.randrange(2), claims=CLAIMS, num_fillers=fillers, reach=stage.reach
         )
-        options = tuple(("option", text) for text in choice.choices)
-        pieces = (*options, ("scene", choice.premise), ("ask", choice.question))
-        outcome = OUTCOMES["pick"][choice.right]
+        pieces, outcome = options(choice), OUTCOMES["pick"][choice.right]
     elif operation == "refer":
         person = reference(
             rng, "pretraining", refers=rng.random() < 0.5, num_fillers=fillers, reach=stage.reach
@@ -134,19 +144,31 @@ def ask(rng: random.Random, operation: str, stage: Stage = LAST) -> Question:
         pairs = sayings(rng, stage)
         asked, outcome = rng.choice(pairs)
         pieces = (("scene", " ".join(word for pair in pairs for word in pair)), ("ask", asked))
-    elif operation == "find":
+    elif operation == "find" and rng.random() < 0.4:
+        choice = alternatives(
+            rng, "pretraining", right=rng.randrange(2), claims=CLAIMS, num_fillers=fillers, reach=stage.reach
+        )
+        known = {**VALUE_OF, **ATTRIBUTE_OF}
+        pieces = options(choice)
+        outcome = next(word for word in words_of(choice.choices[choice.right]) if word in known)
+    elif operation in ("find", "about"):
         found = some_scene(rng, stage)
-        shown = rng.random() < 0.7
-        claim = statement(rng, found, "so" if shown else rng.choice(("not", "open")), stage.reach)
+        claim = statement(rng, found, rng.choices(("so", "not", "open"), (5, 3, 2))[0], stage.reach)
         said = next(word for word in words_of(claim) if word in ATTRIBUTE_OF)
-        matching = [cue for cue in found.cues if VALUE_OF[cue] == said]
-        pieces, outcome = (("scene", found.text), ("claim", claim)), matching[0] if matching else "none"
+        wanted = {said} if operation == "find" else set(ATTRIBUTES[ATTRIBUTE_OF[said]])
+        outcome = next((cue for cue in found.cues if VALUE_OF[cue] in wanted), "none")
+        pieces = (("scene", found.text), ("claim", claim))
     else:
         found = some_scene(rng, stage, distinct_names=True)
         place = rng.randrange(len(found.names))
         query = sentence(rng, rng.choice(QUERIES + FRAMES), n="@placeholder", c=found.cues[place])
         pieces, outcome = (("scene", found.text), ("ask", query)), found.names[place].lower()
     return Question(operation, pieces, outcome)
+
+
+def options(choice: Alternatives) -> tuple[tuple[str, str], ...]:
+    first, second = choice.choices
+    return ("choice1", first), ("choice2", second), ("scene", choice.premise), ("ask", choice.question)
 
 
 def sayings(rng: random.Random, stage: Stage) -> list[tuple[str, str]]:
@@ -193,7 +215,7 @@ def body(rng: random.Random, pieces: Sequence[tuple[str, str]], noise: float) ->
         pieces.reverse()
     elif len(pieces) == 4 and rng.random() < 0.5:  # premise and question before the two options
         pieces = pieces[2:] + pieces[:2]
-    own_markers = rng.random() > 0.6 * noise
+    own_markers = rng.random() > (0.6 if len(pieces) < 4 else 0.3) * noise
     parts = []
     for own, text in pieces:
         marker = own if own_markers else rng.choice(TASK_MARKERS)

@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Settings:
     """One pretraining; the defaults are the shipped backbone's."""
 
     seed: int = 0
-    steps: int = 9000
+    steps: int = 11000
     batch_size: int = 32
     width: int = 64
     ff_width: int = 192
@@ -52,7 +53,7 @@ class Settings:
     head_width: int = 16
     encoder_layers: int = 3
     decoder_layers: int = 2
-    lr: float = 4e-3
+    lr: float = 2.5e-3
     bias_lr: float = 0.03
     embedding_lr: float = 0.01
     embedding_std: float = 0.3
@@ -63,7 +64,8 @@ class Settings:
     denoising: int = 3  # batches of the CHUNK
     uninstructed_share: float = 0.1  # of the other batches
     local_start: float = 4.0
-    log_every: int = 200
+    log_every: int = 250
+    held_out: int = 100  # examples of each operation that the log scores
 
 
 def build_model(settings: Settings, vocab_size: int) -> T5ForConditionalGeneration:
@@ -152,20 +154,32 @@ def learning_rate(settings: Settings, step: int) -> float:
 def stage_at(step: int, settings: Settings) -> Stage:
     """Teach one circuit after the other in a small world, then let the world grow.
 
-    Looking up what to say comes first, then finding cues, then the questions with bare outcomes, then all of it
-    with what to say. Drawn together from the start, none of these is learned within the budget.
+    Looking up what to say comes first, then finding cues, then the questions with bare outcomes, then all
+    of it with what to say. Drawn together from the start, none of these is learned within the budget.
     """
     small = Stage(
         Reach(num_attributes=4, num_cues=3), scene_lengths=(2, 5, 3, 0, 0), fillers=0.0, bare=1.0, noise=0.0
     )
     if step < 300:
         return replace(small, weights={"say": 1})
+    weights = {"report": 4, "find": 7, "about": 3, "say": 3, "check": 4, "compare": 4}
     if step < 900:
-        return replace(small, weights={"report": 4, "find": 6, "say": 3, "check": 4, "compare": 4})
-    if step < 2000:
-        bare = 0.8 if step < 1200 else 0.5
-        return replace(small, bare=bare, weights={"report": 8, "find": 3, "say": 3, "check": 8, "compare": 4})
-    grown = (step - 2000) / settings.growing_steps
+        return replace(small, weights=weights)
+    if step < 1200:
+        return replace(small, weights={**weights, "judge": 4, "pick": 4}, bare=0.8)
+    if step < 2200:
+        weights = {
+            "report": 6,
+            "find": 4,
+            "about": 3,
+            "say": 3,
+            "check": 6,
+            "compare": 4,
+            "judge": 4,
+            "pick": 4,
+        }
+        return replace(small, weights=weights, bare=0.5)
+    grown = (step - 2200) / settings.growing_steps
     if grown >= 1:
         return LAST
     reach = Reach(num_attributes=4 + int(2.5 * grown), num_cues=3 + int(3.5 * grown))
@@ -207,7 +221,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, pairs: list[Pair]) -> dict[str, T
     }
 
 
-def held_out(per_operation: int = 100) -> dict[str, list[Pair]]:
+@lru_cache
+def held_out(per_operation: int) -> dict[str, list[Pair]]:
     """Draw instructed examples that training will not draw: the same for every seed."""
     rng = random.Random("pretraining/held-out")
     return {name: [instructed(rng, name) for _ in range(per_operation)] for name in OPERATIONS}
@@ -240,7 +255,7 @@ class Pretraining:
         self.losses: list[float] = []  # since the last line of the log
         self.last_loss = float("nan")
         self.log: list[dict[str, Any]] = []
-        self.seconds = 0.0
+        self.seconds = 0.0  # of processor time
         self.batches: list[dict[str, Tensor]] = []
 
     @property
@@ -249,7 +264,7 @@ class Pretraining:
 
     def step(self) -> None:
         """Make one update."""
-        began = time.perf_counter()
+        began = time.process_time()
         chunk, place = divmod(self.done_steps, CHUNK)
         if place == 0 or not self.batches:
             self.batches = [encode(self.tokenizer, pairs) for pairs in draw_chunk(self.settings, chunk)]
@@ -266,13 +281,13 @@ class Pretraining:
         self.done_steps += 1
         self.last_loss = loss.item()
         self.losses.append(self.last_loss)
-        self.seconds += time.perf_counter() - began
+        self.seconds += time.process_time() - began
         if self.done_steps % self.settings.log_every == 0 or self.done:
             self.write_log()
 
     def write_log(self) -> None:
         loss = round(sum(self.losses) / len(self.losses), 4)
-        accuracy = accuracies(self.model, self.tokenizer, held_out())
+        accuracy = accuracies(self.model, self.tokenizer, held_out(self.settings.held_out))
         line = {
             "step": self.done_steps,
             "seconds": round(self.seconds, 1),

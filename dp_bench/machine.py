@@ -1,0 +1,69 @@
+"""The machine a run is on: its device, the precision it computes fastest, its memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import Any
+
+import torch
+
+from dp_bench.settings import Precision
+from dp_bench.types import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that `device=` names; auto is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() or "no"
+        raise UserError(f"device={name}: this machine shows {found} such CUDA device. Use device=cpu.")
+    return device
+
+
+def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the dtype of frozen weights; `auto` is bf16 where the hardware multiplies it faster than
+    fp32."""
+    if precision is Precision.auto:
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    return {Precision.bf16: torch.bfloat16, Precision.fp32: torch.float32}[precision]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def make_accelerator(device: torch.device) -> Any:
+    """Return an Accelerator on this device; its state is global, so a sweep that changes device resets it."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    if PartialState._shared_state and PartialState().device.type != device.type:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+
+
+def watch_memory(device: torch.device) -> None:
+    """Start measuring the peak that `peak_memory` returns."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> tuple[float, str]:
+    """Return peak MB on the GPU; on a CPU of the process, which includes the earlier runs of a sweep."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1), "cuda"
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1), "process"

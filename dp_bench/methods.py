@@ -1,0 +1,205 @@
+"""What a run learns, and how it comes to its predictions: a prompt, all weights, a probe, or nothing.
+
+A prompt is tuned on a frozen backbone; the others are the baselines without which no claim about prompts
+stands. All of them select on the same rows, predict the same rows, and leave the same record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dp_bench.backbones.backbone import Backbone
+from dp_bench.config import Experiment, build_prompt
+from dp_bench.data.prepare import TaskData
+from dp_bench.evaluation import Predictions, Split, predict, score
+from dp_bench.machine import make_accelerator
+from dp_bench.model import PromptedModel
+from dp_bench.progress import Reporter
+from dp_bench.prompts.summary import cached_summaries
+from dp_bench.settings import Method, RunSettings
+from dp_bench.trainer import Progress, Trainer
+from dp_bench.verbalizer import LabelWords
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the linear probe, per example; the best by the selection score
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What every method is given."""
+
+    experiment: Experiment
+    data: TaskData
+    backbone: Backbone
+    verbalizer: LabelWords
+    directory: Path
+    reporter: Reporter
+
+    @property
+    def settings(self) -> RunSettings:
+        return self.experiment.settings
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What every method returns. `weights` is what is worth keeping of it: the prompt's or the probe's."""
+
+    predictions: Predictions  # of the reported split
+    progress: Progress
+    trainable_parameters: int
+    weights: dict[str, Tensor]
+
+
+def learn(place: Workplace) -> Learned:
+    """Run the method that `prompt.method` names."""
+    methods: dict[Method, Callable[[Workplace], Learned]] = {
+        Method.prompt: tune,
+        Method.zero_shot: tune,
+        Method.fine_tuning: tune,
+        Method.linear_probe: probe,
+        Method.majority: majority,
+    }
+    return methods[place.settings.prompt.method](place)
+
+
+def tune(place: Workplace) -> Learned:
+    """Train a prompt; or all weights, or nothing, with an empty one."""
+    settings = place.settings
+    prompt = build_prompt(place.experiment, place.backbone.dims, place.backbone.embedding_VD)
+    if settings.prompt.method is Method.fine_tuning:
+        place.backbone.thaw()
+    model = PromptedModel(
+        place.backbone,
+        prompt,
+        place.verbalizer,
+        order=settings.protocol.split_order,
+        summary=settings.prompt.summary,
+        summary_pad_to=settings.protocol.summary_pad_to,
+    ).to(place.backbone.device)
+    # With dropout on in the frozen model a summary is a random draw: it is made anew in every forward pass.
+    cached = prompt.needs_summary and not settings.protocol.frozen_dropout
+    splits = _splits(place, with_summaries=cached)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    place.reporter.line(f"  {trainable:,} trainable parameters")
+    trainer = Trainer(
+        model,
+        train=splits["train"],
+        select=splits["select"],
+        settings=settings,
+        directory=place.directory,
+        accelerator=make_accelerator(place.backbone.device),
+        reporter=place.reporter,
+    )
+    progress = trainer.fit() if trainable else trainer.evaluate_only()
+    started = time.perf_counter()
+    predictions = predict(
+        model,
+        splits["report"],
+        batch_size=settings.trainer.eval_batch_size,
+        seed=settings.seed,
+        sample=settings.protocol.sample_at_eval,
+        step=progress.best_step,
+    )
+    progress.eval_seconds += time.perf_counter() - started
+    return Learned(predictions, progress, trainable, dict(prompt.state_dict()))
+
+
+def majority(place: Workplace) -> Learned:
+    """Predict the most frequent label of the training rows for every example."""
+    num_classes = len(place.settings.task.words)
+    counts = np.bincount(place.data.train.labels, minlength=num_classes)
+    shares = np.log((counts + 1e-9) / counts.sum()).astype(np.float32)
+    return _scored(place, lambda split: np.tile(shares, (len(split), 1)), 0, {})
+
+
+def probe(place: Workplace) -> Learned:
+    """Fit a linear classifier to the frozen summary: what an instance-level selector's input alone knows.
+
+    Multinomial logistic regression on standardised features with an L2 penalty, solved to its optimum; the
+    penalty is the one with the best selection score.
+    """
+    splits = _splits(place, with_summaries=True)
+    features = {name: _features(split) for name, split in splits.items()}
+    center, scale = features["train"].mean(0), features["train"].std(0) + 1e-6
+    labels = torch.from_numpy(splits["train"].encoded.labels)
+    num_classes = len(place.settings.task.words)
+    fitted = []
+    for ridge in RIDGES:
+        weights = _logistic_regression((features["train"] - center) / scale, labels, num_classes, ridge)
+        logits = {name: _affine((x - center) / scale, weights) for name, x in features.items()}
+        value, _ = score(place.settings.task, place.data.select, _predictions(logits["select"]))
+        fitted.append((value, weights, logits))
+    _, weights, logits = max(fitted, key=lambda fit: fit[0])
+    kept = {"weights": weights.float(), "center": center.float(), "scale": scale.float()}
+    return _scored(place, lambda split: logits[split.name], weights.numel(), kept)
+
+
+def _scored(
+    place: Workplace, logits_of: Callable[[Split], np.ndarray], trainable: int, weights: dict[str, Tensor]
+) -> Learned:
+    """Score a method that has no training loop: one evaluation, after no update."""
+    splits = _splits(place, with_summaries=False)
+    place.reporter.line(f"  {trainable:,} trainable parameters")
+    value, values = score(place.settings.task, place.data.select, _predictions(logits_of(splits["select"])))
+    progress = Progress(best_score=value, best_metrics=values)
+    progress.history.append({"step": 0, "select_score": value, "select_metrics": values})
+    return Learned(_predictions(logits_of(splits["report"])), progress, trainable, weights)
+
+
+def _predictions(logits_NC: np.ndarray) -> Predictions:
+    nowhere = np.zeros(len(logits_NC), dtype=np.int64)
+    return Predictions(logits_NC.astype(np.float32), nowhere, nowhere, None)
+
+
+def _features(split: Split) -> Tensor:
+    assert split.summary_ND is not None
+    return split.summary_ND[torch.from_numpy(split.encoded.rows)].double()
+
+
+def _affine(x_ND: Tensor, weights_CE: Tensor) -> np.ndarray:
+    return torch.nn.functional.linear(x_ND, weights_CE[:, :-1], weights_CE[:, -1]).numpy()
+
+
+def _logistic_regression(x_ND: Tensor, labels_N: Tensor, num_classes: int, ridge: float) -> Tensor:
+    """Return weights and, in the last column, biases [C, D + 1] of the penalised maximum of likelihood."""
+    weights = torch.zeros(num_classes, x_ND.shape[1] + 1, dtype=x_ND.dtype, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=500, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logits_NC = torch.nn.functional.linear(x_ND, weights[:, :-1], weights[:, -1])
+        penalty = 0.5 * ridge * weights[:, :-1].pow(2).sum()
+        value = torch.nn.functional.cross_entropy(logits_NC, labels_N) + penalty
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return weights.detach()
+
+
+def _splits(place: Workplace, *, with_summaries: bool) -> dict[str, Split]:
+    """Name the splits; attach to each the cached summaries of its file where they are looked at."""
+    settings, data = place.settings, place.data
+    named = {"train": data.train, "select": data.select, "report": data.report}
+    if not with_summaries:
+        return {name: Split(name, encoded, None) for name, encoded in named.items()}
+    summaries: dict[str, Tensor] = {}
+    for whole in (data.whole_train, data.report):
+        place.reporter.begin("summarising the texts", total=len(whole))
+        summaries[whole.fingerprint] = cached_summaries(
+            place.backbone,
+            whole,
+            settings.prompt.summary,
+            pad_to=settings.protocol.summary_pad_to,
+            batch_size=settings.trainer.eval_batch_size,
+            cache_dir=settings.cache,
+            advance=place.reporter.advance,
+        )
+    place.reporter.finish()
+    return {name: Split(name, encoded, summaries[encoded.fingerprint]) for name, encoded in named.items()}
