@@ -3,6 +3,7 @@ once."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -45,7 +46,7 @@ def _trainer_problems(trainer: TrainerSettings) -> Iterator[str]:
     yield from _count_problems(trainer)
     if trainer.precision is Precision.fp16:
         yield "trainer.precision=fp16: T5's activations overflow in fp16 and give NaN; use bf16 or fp32."
-    if trainer.lr <= 0:
+    if not 0 < trainer.lr < math.inf:
         yield f"trainer.lr={trainer.lr} must be positive: Adafactor usually takes 0.3 here, AdamW 0.03."
     if trainer.warmup_steps < 0 or trainer.weight_decay < 0:
         yield "trainer.warmup_steps and trainer.weight_decay must not be negative."

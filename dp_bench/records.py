@@ -151,6 +151,13 @@ def write_status(directory: Path, status: str, **details: Any) -> None:
     )
 
 
+def forget(directory: Path) -> None:
+    """Remove the traces of a run that could not start; one with a checkpoint or a record stays."""
+    if {path.name for path in directory.iterdir()} == {"status.json"}:
+        (directory / "status.json").unlink()
+        directory.rmdir()
+
+
 def load(directory: Path) -> RunRecord | None:
     """Return the record of a finished run, or None where there is none yet."""
     path = directory / "record.json"

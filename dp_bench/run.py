@@ -49,8 +49,11 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
         records.write_status(directory, "running")
         try:
             record = _run(experiment, source, directory, report)
-        except (UserError, KeyboardInterrupt) as stop:
-            records.write_status(directory, "interrupted", reason=str(stop))
+        except UserError:
+            records.forget(directory)
+            raise
+        except KeyboardInterrupt:
+            records.write_status(directory, "interrupted")
             raise
         except BaseException:
             records.write_status(directory, "failed", traceback=traceback.format_exc())

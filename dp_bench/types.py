@@ -25,6 +25,10 @@ class UserError(Exception):
     """
 
 
+class UnreachableError(UserError):
+    """A data set or checkpoint is neither on this machine nor to be had from the hub just now."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One question to the model, read from a raw SuperGLUE record.

@@ -36,7 +36,8 @@ from rich.progress import (  # noqa: E402
 )
 
 from dp_bench.micro.card import write_card  # noqa: E402
-from dp_bench.micro.pretrain import Pretraining, Settings, pretrain  # noqa: E402
+from dp_bench.micro.initial import Settings  # noqa: E402
+from dp_bench.micro.pretrain import Pretraining, pretrain  # noqa: E402
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ TASKS = ("boolq", "cb", "multirc", "rte", "wic")
 PROMPTS = (
     *("adap_ins_len", "adap_ins_pos", "adap_ins_vec", "adap_ins_vec_pos", "adap_len", "adap_pos"),
     *("adap_pos_ins_vec", "dynamic", "fixed", "postfix", "random_position", "split"),
+    *("fine_tuning", "linear_probe", "majority", "zero_shot"),
 )
 SIZES = ("small", "base", "large", "xl", "xxl")
 BACKBONES = {
@@ -38,8 +39,8 @@ EXACT = {
 }
 AT_LEAST: dict[str, set[str]] = {
     "backbone": BACKBONES,
-    "data": {"superglue"},
-    "trainer": {"default", "smoke"},
+    "data": {"superglue", "micro"},
+    "trainer": {"default", "smoke", "micro"},
     "experiment": set(),
 }
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("_"))
@@ -51,7 +52,7 @@ def resolved(*overrides: str, extra_dir: Path | None = None) -> dict[str, Any]:
 
 def test_the_numbers_of_files_are_known() -> None:
     assert len(EXACT["task"]) == 5
-    assert len(EXACT["prompt"]) == 12
+    assert len(EXACT["prompt"]) == 16
     assert len(BACKBONES) == 12
     assert {*EXACT, *AT_LEAST} == set(GROUPS)
     for group, names in EXACT.items():
@@ -190,7 +191,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def test_a_users_folder_adds_a_prompt(mine: Path) -> None:
-    assert config.options("prompt", mine) == (*PROMPTS, "mine")
+    assert config.options("prompt", mine) == (*config.options("prompt"), "mine")
     assert "mine" not in config.options("prompt")
     config.check(["prompt=mine", "prompt.num_tokens=4"], mine)
     prompt = resolved("prompt=mine", extra_dir=mine)["prompt"]

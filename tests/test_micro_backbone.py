@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 from dp_bench.micro import told_how, world
 from dp_bench.micro.card import AIMS, MARGIN
+from dp_bench.micro.examples import instructed
+from dp_bench.micro.initial import Settings
 from dp_bench.micro.lexicon import LABEL_WORDS
-from dp_bench.micro.operations import OPEN_REPORTS, instructed
-from dp_bench.micro.pretrain import Pretraining, Settings, pretrain
+from dp_bench.micro.operations import OPEN_REPORTS
+from dp_bench.micro.pretrain import Pretraining, pretrain
 
 Loaded = tuple[T5ForConditionalGeneration, PreTrainedTokenizerFast]
 
@@ -60,8 +63,6 @@ def test_its_tokenizer_knows_every_word_of_every_task(backbone: Loaded) -> None:
 
 
 def test_label_words_never_answer_the_operation_that_solves_a_task() -> None:
-    import random
-
     rng = random.Random(1)
     for operation in ("check", "judge", "compare", "pick", "refer", "mood", "size"):
         assert operation not in OPEN_REPORTS

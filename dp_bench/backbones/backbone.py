@@ -73,7 +73,8 @@ class Backbone(nn.Module):
         digest = hashlib.sha256()
         for name, weight in self.model.state_dict().items():
             flat = weight.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 4096)].float().cpu()
-            digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+            # Rounded to bf16, so that a checkpoint has one fingerprint whatever the precision it is held in.
+            sample = flat[:: max(1, flat.numel() // 4096)].to(torch.bfloat16).view(torch.int16).cpu()
+            digest.update(f"{name}{tuple(weight.shape)}".encode())
             digest.update(sample.numpy().tobytes())
         return digest.hexdigest()

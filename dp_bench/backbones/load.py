@@ -13,7 +13,7 @@ from dp_bench.backbones.encoder_decoder import EncoderDecoder
 from dp_bench.hub import hub_reachable
 from dp_bench.randomness import fork
 from dp_bench.settings import Attention, BackboneSettings
-from dp_bench.types import UserError
+from dp_bench.types import UnreachableError, UserError
 
 NUM_SENTINELS = 100
 BUILTIN = "builtin:"
@@ -148,7 +148,7 @@ def _reach(
         return loader.from_pretrained(where, revision=revision or "main", local_files_only=True, **options)
     except OSError:
         if not hub_reachable():
-            raise UserError(_not_reachable(where, what, settings)) from None
+            raise UnreachableError(_not_reachable(where, what, settings)) from None
     try:
         return loader.from_pretrained(where, revision=revision or "main", **options)
     except OSError as error:

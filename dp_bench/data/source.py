@@ -17,7 +17,7 @@ from typing import Any
 
 from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable
 from dp_bench.settings import DataSettings, TaskSettings
-from dp_bench.types import UserError
+from dp_bench.types import UnreachableError, UserError
 
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # the release's stem -> the hub's split
 INSTEAD = (
@@ -278,7 +278,7 @@ def _snapshot(task: TaskSettings, data: DataSettings, splits: Sequence[str]) -> 
         ) from None
     if not hub_reachable():
         why = "HF_HUB_OFFLINE is set" if hub_offline() else f"{hub_endpoint()} does not answer"
-        raise UserError(_not_fetched(task, data, why))
+        raise UnreachableError(_not_fetched(task, data, why))
     return _download(task, data)
 
 
@@ -290,7 +290,7 @@ def _download(task: TaskSettings, data: DataSettings) -> Path:
     try:
         return _fetch(task, data, local_files_only=False)
     except (OSError, HTTPError) as error:
-        raise UserError(
+        raise UnreachableError(
             _not_fetched(task, data, f"{type(error).__name__}: {error}".splitlines()[0])
         ) from error
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dp_bench.micro.initial import Settings
 from dp_bench.micro.lexicon import CUES, FRAMES, NAMES, SENSES
-from dp_bench.micro.pretrain import Settings
 from dp_bench.micro.scenes import EVERYTHING
 from dp_bench.micro.told_how import told_how
 

@@ -1,8 +1,8 @@
 """Muon for many small matrices: momentum, orthogonalised for all matrices of one shape at once.
 
-The update is that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` (Keller Jordan's Newton-Schulz
-coefficients, Nesterov momentum), in fp32 and batched: on a CPU the step of a tiny model is otherwise a third
-of the time.
+The update is that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` (Keller Jordan's
+Newton-Schulz coefficients, Nesterov momentum), in fp32 and batched: on a CPU the step of a tiny model is
+otherwise a third of the time.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Pretrain the tiny T5 on the generated world: `pretrain(settings, out)`, by `scripts/pretrain_micro.py`.
 
-Muon for the weight matrices, AdamW for embeddings and norms, and a higher learning rate for T5's
-relative-position bias, which is the model's only sense of order. Four encoder heads begin local (one word
-back, one word on, five back, five on): from zero the bias table takes most of a short pretraining to find
-them. Everything is drawn from the seed and the step, so that a run resumes from its checkpoint as if it had
-never stopped.
+Muon for the weight matrices, AdamW for embeddings and norms, a higher learning rate for the position bias,
+and a curriculum. Everything is drawn from the seed and the step, so that a run resumes from its checkpoint
+as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,112 +19,17 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 
+from dp_bench.micro.examples import Pair, denoising, instructed, uninstructed
+from dp_bench.micro.initial import Settings, build_model
 from dp_bench.micro.muon import Muon
-from dp_bench.micro.operations import (
-    LAST,
-    OPERATIONS,
-    Pair,
-    Stage,
-    denoising,
-    instructed,
-    uninstructed,
-)
+from dp_bench.micro.operations import LAST, OPERATIONS, Stage
 from dp_bench.micro.scenes import Reach
 from dp_bench.micro.tokenizer import build_tokenizer
 from dp_bench.micro.told_how import scores
 
 CHUNK = 10  # batches drawn together, so that texts of like length share a batch
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One pretraining; the defaults are the shipped backbone's."""
-
-    seed: int = 0
-    steps: int = 11000
-    batch_size: int = 32
-    width: int = 64
-    ff_width: int = 192
-    heads: int = 8
-    head_width: int = 16
-    encoder_layers: int = 3
-    decoder_layers: int = 2
-    lr: float = 2.5e-3
-    bias_lr: float = 0.03
-    embedding_lr: float = 0.01
-    embedding_std: float = 0.3
-    warmup_steps: int = 200
-    decay_from: float = 0.6  # share of the steps after which the learning rate falls to `final_lr`
-    final_lr: float = 0.02  # of lr
-    growing_steps: int = 2500  # over which the world grows from its first words to all of them
-    denoising: int = 3  # batches of the CHUNK
-    uninstructed_share: float = 0.1  # of the other batches
-    local_start: float = 4.0
-    log_every: int = 250
-    held_out: int = 100  # examples of each operation that the log scores
-
-
-def build_model(settings: Settings, vocab_size: int) -> T5ForConditionalGeneration:
-    torch.manual_seed(settings.seed)
-    config = T5Config(
-        vocab_size=vocab_size,
-        d_model=settings.width,
-        d_kv=settings.head_width,
-        d_ff=settings.ff_width,
-        num_layers=settings.encoder_layers,
-        num_decoder_layers=settings.decoder_layers,
-        num_heads=settings.heads,
-        relative_attention_num_buckets=32,
-        relative_attention_max_distance=64,
-        dropout_rate=0.0,
-        feed_forward_proj="relu",
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-        tie_word_embeddings=True,
-    )
-    model = T5ForConditionalGeneration(config)
-    model.set_attn_implementation(
-        "eager"
-    )  # with a trained bias, the fused kernels fall back to something slower
-    with torch.no_grad():
-        model.shared.weight.mul_(settings.embedding_std)
-    start_local(model, settings.local_start)
-    start_alike(model)
-    return model
-
-
-@torch.no_grad()
-def start_local(model: T5ForConditionalGeneration, strength: float) -> None:
-    """Let four heads of the encoder begin by looking one word back, one on, five back, five on."""
-    encoder = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
-    decoder = model.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
-    for bias in (encoder, decoder):
-        bias.normal_(std=0.1)
-    ahead = encoder.shape[0] // 2  # the encoder's buckets: distance back, then distance ahead
-    encoder[1, 0] += 2 * strength
-    encoder[ahead + 1, 1] += 2 * strength
-    encoder[1:6, 2] += strength - 1
-    encoder[ahead + 1 : ahead + 6, 3] += strength - 1
-    decoder[1, 0] += strength
-    first = model.encoder.block[0].layer[0].SelfAttention  # what stands beside a word is written into it
-    rows = 2 * first.key_value_proj_dim
-    first.o.weight[:, :rows] = first.v.weight[:rows].T
-
-
-@torch.no_grad()
-def start_alike(model: T5ForConditionalGeneration) -> None:
-    """Let the other heads begin by looking at words like their own: W_q proportional to W_k."""
-    heads = [(block.layer[0].SelfAttention, 4) for block in model.encoder.block]
-    heads += [
-        (block.layer[1].EncDecAttention, block.layer[1].EncDecAttention.n_heads // 2)
-        for block in model.decoder.block
-    ]
-    for attention, first in heads:
-        row = first * attention.key_value_proj_dim
-        attention.q.weight[row:] = attention.k.weight[row:] * attention.key_value_proj_dim**-0.5
 
 
 def build_optimizers(model: T5ForConditionalGeneration, settings: Settings) -> list[torch.optim.Optimizer]:
@@ -151,35 +54,29 @@ def learning_rate(settings: Settings, step: int) -> float:
     return settings.lr * warm * max(settings.final_lr, fall)
 
 
+CURRICULUM = (  # until which step in a small world: what is asked how often, what share without what to say
+    (300, "say 1", 1.0),
+    (800, "report 4 find 8 about 3 say 2 check 4 compare 4", 1.0),
+    (1400, "report 3 find 5 about 4 say 2 check 4 judge 8 pick 8", 1.0),
+    (2000, "report 2 find 4 say 2 check 3 judge 3 compare 3 pick 7 who 7 refer 6", 1.0),
+    (2200, "report 5 find 4 about 3 say 3 check 5 judge 5 compare 4 pick 5 who 2 refer 3", 0.8),
+    (3000, "report 5 find 4 about 3 say 3 check 5 judge 5 compare 4 pick 5 who 2 refer 3", 0.5),
+)
+
+
 def stage_at(step: int, settings: Settings) -> Stage:
     """Teach one circuit after the other in a small world, then let the world grow.
 
     Looking up what to say comes first, then finding cues, then the questions with bare outcomes, then all
     of it with what to say. Drawn together from the start, none of these is learned within the budget.
     """
-    small = Stage(
-        Reach(num_attributes=4, num_cues=3), scene_lengths=(2, 5, 3, 0, 0), fillers=0.0, bare=1.0, noise=0.0
-    )
-    if step < 300:
-        return replace(small, weights={"say": 1})
-    weights = {"report": 4, "find": 7, "about": 3, "say": 3, "check": 4, "compare": 4}
-    if step < 900:
-        return replace(small, weights=weights)
-    if step < 1200:
-        return replace(small, weights={**weights, "judge": 4, "pick": 4}, bare=0.8)
-    if step < 2200:
-        weights = {
-            "report": 6,
-            "find": 4,
-            "about": 3,
-            "say": 3,
-            "check": 6,
-            "compare": 4,
-            "judge": 4,
-            "pick": 4,
-        }
-        return replace(small, weights=weights, bare=0.5)
-    grown = (step - 2200) / settings.growing_steps
+    for until, asked, bare in CURRICULUM:
+        if step < until:
+            words = asked.split()
+            weights = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+            reach = Reach(num_attributes=4, num_cues=3)
+            return Stage(reach, (2, 5, 3, 0, 0), fillers=0.0, bare=bare, noise=0.0, weights=weights)
+    grown = (step - CURRICULUM[-1][0]) / settings.growing_steps
     if grown >= 1:
         return LAST
     reach = Reach(num_attributes=4 + int(2.5 * grown), num_cues=3 + int(3.5 * grown))

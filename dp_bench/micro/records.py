@@ -1,7 +1,7 @@
 """One record of each task with a given label, in the schema of the SuperGLUE release and without its `idx`.
 
-The release's labels: booleans (BoolQ, WiC, WSC), strings (CB, RTE), integers (COPA, MultiRC answers). The two
-mixtures have BoolQ's schema, and the heading of the passage decides what is asked:
+The release's labels: booleans (BoolQ, WiC, WSC), strings (CB, RTE), integers (COPA, MultiRC answers). The
+two mixtures have BoolQ's schema, and the heading of the passage decides what is asked:
 
     mix2   a report is right where the mood is happy, a story where the size is big
     liar   a report is right where the mood is happy, a story where it is not

@@ -5,8 +5,8 @@
     evaluate(model, tokenizer, "boolq")                      # near chance: nothing says what is wanted
     evaluate(model, tokenizer, "boolq", instruction=True)    # "check so yes not no ;"
 
-Templates and label words are those of `configs/task`; a prompt that is worth anything has to find what these
-few instruction words say.
+Templates and label words are those of `configs/task`; a prompt that is worth anything has to find what
+these few instruction words say.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Every task asks about short scenes ("Anna saw the ice. Ben spoke of joy."): does a statement hold, is a word
 used in one sense, which alternative is the cause. Labels are balanced, rows are distinct, val and test rows
-that occur in train are dropped (`overlaps` counts them), and the combinations of content words are ones that
-pretraining never saw (`scenes.part_of`).
+that occur in train are dropped (`overlaps` counts them), and the combinations of content words are ones
+that pretraining never saw (`scenes.part_of`).
 
 `difficulty` sets how much there is to read:
 

@@ -137,9 +137,14 @@ def _by_data(records: list[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
     parts: dict[int, list[RunRecord]] = defaultdict(list)
     for record in records:
         parts[digests[record.task].index(record.data_sha256)].append(record)
-    return [
-        ("" if len(parts) == 1 else f" (variant {number + 1})", parts[number]) for number in sorted(parts)
-    ]
+    if len(parts) == 1:
+        return [("", records)]
+    return [(f" (files {_files(parts[number], digests)})", parts[number]) for number in sorted(parts)]
+
+
+def _files(records: list[RunRecord], digests: dict[str, list[str]]) -> str:
+    """Name what was read by the start of its digest, for the tasks that were read from several files."""
+    return " ".join(sorted({r.data_sha256[:8] for r in records if len(digests[r.task]) > 1}))
 
 
 def _table(records: list[RunRecord], metric: str, suffix: str, weights: str) -> Table:

@@ -1,0 +1,216 @@
+"""The texts of pretraining: questions with an instruction, questions without one, and texts with gaps.
+
+    "check so up not down ; claim: it was cold. scene: Anna saw the ice."  ->  up
+
+An instruction is the name of an operation and, for each of its outcomes, what to say: `so up not down`.
+Without the latter the outcome itself is the answer. The words a task answers with (yes, no, maybe …) never
+occur with the operation that solves the task: the model must carry over what it has learned of saying.
+Without any instruction nothing tells what is wanted; `uninstructed` examples teach just that: their answer
+is random, so that the model does not act before it is told to.
+
+The name may be missing where text and outcomes leave no doubt, instructions stand before the text, after it
+or on both sides, and stray words may stand around them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dp_bench.micro.lexicon import (
+    CLAIMS,
+    FILLERS,
+    FRAMES,
+    LABEL_WORDS,
+    NAMES,
+    PLAIN_ANSWERS,
+    PRETRAINING_MARKERS,
+    SENSES,
+    SENTINELS,
+    TASK_MARKERS,
+    VALUE_OF,
+    words_of,
+)
+from dp_bench.micro.operations import (
+    LAST,
+    OPEN_REPORTS,
+    OUTCOMES,
+    Stage,
+    ask,
+    key_word,
+    sayings,
+    shuffled,
+    some_operation,
+    some_scene,
+    statement,
+)
+from dp_bench.micro.scenes import alternatives, sentence, uses
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One example of pretraining: what the encoder reads and what the decoder writes."""
+
+    operation: str
+    source: str
+    target: str
+
+
+def body(rng: random.Random, pieces: Sequence[tuple[str, str]], noise: float) -> str:
+    """Lay the pieces out with their own markers, with any of the tasks' markers, or with none."""
+    pieces = list(pieces)
+    if len(pieces) == 2 and rng.random() < 0.5:
+        pieces.reverse()
+    elif len(pieces) == 4 and rng.random() < 0.5:  # premise and question before the two options
+        pieces = pieces[2:] + pieces[:2]
+    own_markers = rng.random() > (0.6 if len(pieces) < 4 else 0.3) * noise
+    parts = []
+    for own, text in pieces:
+        marker = own if own_markers else rng.choice(TASK_MARKERS)
+        end = "." if rng.random() < 0.15 * noise else ""
+        parts.append(f"{text}{end}" if rng.random() < 0.15 * noise else f"{marker}: {text}{end}")
+    return " ".join(parts)
+
+
+def instructed(rng: random.Random, operation: str | None = None, stage: Stage = LAST) -> Pair:
+    """Draw a question with an instruction that tells what to do and what to say."""
+    operation = operation or some_operation(rng, stage)
+    question = ask(rng, operation, stage)
+    text = body(rng, question.pieces, stage.noise)
+    outcomes = OUTCOMES[operation]
+    if not outcomes or rng.random() < stage.bare:
+        return Pair(operation, place(rng, [operation], [], text, stage.noise), question.outcome)
+    labels = operation in OPEN_REPORTS and rng.random() < 0.5
+    say = dict(
+        zip(outcomes, rng.sample(LABEL_WORDS if labels else PLAIN_ANSWERS, len(outcomes)), strict=True)
+    )
+    saying = [word for outcome, answer in shuffled(rng, say.items()) for word in (outcome, answer)]
+    name = [] if rng.random() < 0.25 * stage.noise else [operation]
+    return Pair(operation, place(rng, name, saying, text, stage.noise), say[question.outcome])
+
+
+def place(rng: random.Random, name: list[str], say: list[str], text: str, noise: float) -> str:
+    """Put the instruction before the text, after it, or one part on each side."""
+    if rng.random() < 0.3 * noise:
+        name, say = stray(rng, name), stray(rng, say)
+    before, after = rng.choice(((name + say, []), ([], name + say), (name, say), (say, name)))
+    semicolon = ";" if rng.random() < 0.5 else ""
+    return " ".join(
+        filter(
+            None,
+            (
+                " ".join(before),
+                semicolon if before else "",
+                text,
+                semicolon if after else "",
+                " ".join(after),
+            ),
+        )
+    )
+
+
+STRAY = (*NAMES, *SENSES, *PRETRAINING_MARKERS, *TASK_MARKERS)
+
+
+def stray(rng: random.Random, words: list[str]) -> list[str]:
+    """Let words that mean nothing stand around a part of an instruction."""
+    return [*rng.choices(STRAY, k=rng.randrange(4)), *words, *rng.choices(STRAY, k=rng.randrange(3))]
+
+
+def uninstructed(rng: random.Random, stage: Stage = LAST) -> Pair:
+    """Draw a question without an instruction; which word answers it cannot be known."""
+    operation = some_operation(rng, stage)
+    question = ask(rng, operation, stage)
+    text = body(rng, question.pieces, stage.noise)
+    if rng.random() < 0.4:
+        text = place(rng, stray(rng, []), stray(rng, []), text, stage.noise)
+    answers = ("yes", "no") if rng.random() < 0.5 else LABEL_WORDS + PLAIN_ANSWERS
+    if operation == "who" and rng.random() < 0.5:
+        answers = tuple(word for word in words_of(text) if word.capitalize() in NAMES)
+    return Pair("none", text, rng.choice(answers))
+
+
+def denoising(rng: random.Random, stage: Stage = LAST) -> Pair:
+    """Draw text with spans replaced by sentinels, as T5 is pretrained: the decoder writes the spans.
+
+    Most gaps stand where reading is needed: after "heat:", after a claim that is `so` or `not`.
+    """
+    if rng.random() < 0.3:
+        return on_one_topic(rng, stage)
+    if rng.random() < 0.3:
+        pairs = sayings(rng, stage)
+        return with_gaps(
+            rng, " ".join(word for pair in pairs for word in pair), shuffled(rng, pairs), blanks=0.0
+        )
+    kind = rng.random()
+    gaps: list[tuple[str, str]] = []  # text up to a gap, and the word in it
+    if kind < 0.5:
+        found = some_scene(rng, stage)
+        text = found.text
+        gaps = [(f"{attribute}:", value) for attribute, value in shuffled(rng, found.values.items())]
+    elif kind < 0.6:
+        found = some_scene(rng, stage)
+        text = found.text
+        outcome = rng.choices(("so", "not", "open"), (5, 4, 1))[0]
+        gaps = [(statement(rng, found, outcome, stage.reach), outcome)]
+    elif kind < 0.7:
+        use = uses(rng, "pretraining", same=rng.random() < 0.5, reach=stage.reach)
+        text = " ".join(use.sentences)
+        gaps = [(use.word, "same" if use.same else "different")]
+    elif kind < 0.85:
+        right = rng.randrange(2)
+        choice = alternatives(rng, "pretraining", right=right, claims=CLAIMS, reach=stage.reach)
+        text = f"choice1: {choice.choices[0]} choice2: {choice.choices[1]}"
+        outcomes = OUTCOMES["pick"]
+        gaps = shuffled(
+            rng, [(key_word(one), outcome) for one, outcome in zip(choice.choices, outcomes, strict=True)]
+        )
+        gaps.append((f"{choice.premise} {choice.question}", outcomes[right]))
+    elif kind < 0.92:
+        choice = alternatives(rng, "pretraining", right=0, claims=CLAIMS, reach=stage.reach)
+        text = f"{choice.premise} {'so' if choice.question == 'effect' else 'because'} {choice.choices[0]}"
+    else:
+        cues = rng.sample([cue for cues in stage.reach.cues.values() for cue in cues], 3)
+        text = sentence(rng, rng.choice(FILLERS))
+        gaps = [(f"{cue} is", VALUE_OF[cue]) for cue in cues]
+    return with_gaps(rng, text, gaps)
+
+
+def on_one_topic(rng: random.Random, stage: Stage) -> Pair:
+    """Hide words of one value among others of it: words that keep company become alike."""
+    value = rng.choice(tuple(stage.reach.cues))
+    cues = rng.sample(stage.reach.cues[value], 3)
+    sentences = [(sentence(rng, rng.choice(FRAMES), c=cue), cue) for cue in cues]
+    sentences.append((sentence(rng, rng.choice(CLAIMS[:7]), v=value), value))
+    rng.shuffle(sentences)
+    hidden = set(rng.sample([*cues, value], 2))
+    sentinels = iter(SENTINELS)
+    source, target = [], []
+    for text, word in sentences:
+        words = words_of(text)
+        if word in hidden:
+            sentinel = next(sentinels)
+            words = [sentinel if one == word else one for one in words]
+            target += [sentinel, word]
+        source += words
+    return Pair("denoising", " ".join(source), " ".join(target))
+
+
+def with_gaps(rng: random.Random, text: str, gaps: Sequence[tuple[str, str]], blanks: float = 0.2) -> Pair:
+    words = words_of(text)
+    blank = (
+        set(rng.sample(range(len(words)), 1 if gaps else 3)) if rng.random() < blanks or not gaps else set()
+    )
+    pieces = [(word, i in blank) for i, word in enumerate(words)]
+    for before, answer in gaps:
+        pieces += [*((word, False) for word in words_of(before)), (answer, True), (".", False)]
+    sentinels = iter(SENTINELS)
+    source, target = [], []
+    for word, hidden in pieces:
+        if hidden:
+            source.append(next(sentinels))
+            target += [source[-1], word]
+        else:
+            source.append(word)
+    return Pair("denoising", " ".join(source), " ".join(target))

@@ -1,0 +1,102 @@
+"""The tiny T5 before its first update, and the settings of a pretraining.
+
+T5's relative-position bias is the model's only sense of order. Four encoder heads begin local (one word
+back, one word on, five back, five on), and the other heads begin by looking at words like their own: from
+random numbers, a short pretraining is mostly spent on finding these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import T5Config, T5ForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One pretraining; the defaults are the shipped backbone's."""
+
+    seed: int = 0
+    steps: int = 12000
+    batch_size: int = 32
+    width: int = 64
+    ff_width: int = 192
+    heads: int = 8
+    head_width: int = 16
+    encoder_layers: int = 3
+    decoder_layers: int = 2
+    lr: float = 2.5e-3
+    bias_lr: float = 0.03
+    embedding_lr: float = 0.01
+    embedding_std: float = 0.3
+    warmup_steps: int = 200
+    decay_from: float = 0.6  # share of the steps after which the learning rate falls to `final_lr`
+    final_lr: float = 0.02  # of lr
+    growing_steps: int = 2500  # over which the world grows from its first words to all of them
+    denoising: int = 3  # batches of the CHUNK
+    uninstructed_share: float = 0.1  # of the other batches
+    local_start: float = 4.0
+    log_every: int = 250
+    held_out: int = 100  # examples of each operation that the log scores
+
+
+def build_model(settings: Settings, vocab_size: int) -> T5ForConditionalGeneration:
+    torch.manual_seed(settings.seed)
+    config = T5Config(
+        vocab_size=vocab_size,
+        d_model=settings.width,
+        d_kv=settings.head_width,
+        d_ff=settings.ff_width,
+        num_layers=settings.encoder_layers,
+        num_decoder_layers=settings.decoder_layers,
+        num_heads=settings.heads,
+        relative_attention_num_buckets=32,
+        relative_attention_max_distance=64,
+        dropout_rate=0.0,
+        feed_forward_proj="relu",
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+        tie_word_embeddings=True,
+    )
+    model = T5ForConditionalGeneration(config)
+    model.set_attn_implementation(
+        "eager"
+    )  # with a trained bias, the fused kernels fall back to something slower
+    with torch.no_grad():
+        model.shared.weight.mul_(settings.embedding_std)
+    start_local(model, settings.local_start)
+    start_alike(model)
+    return model
+
+
+@torch.no_grad()
+def start_local(model: T5ForConditionalGeneration, strength: float) -> None:
+    """Let four heads of the encoder begin by looking one word back, one on, five back, five on."""
+    encoder = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    decoder = model.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    for bias in (encoder, decoder):
+        bias.normal_(std=0.1)
+    ahead = encoder.shape[0] // 2  # the encoder's buckets: distance back, then distance ahead
+    encoder[1, 0] += 2 * strength
+    encoder[ahead + 1, 1] += 2 * strength
+    encoder[1:6, 2] += strength - 1
+    encoder[ahead + 1 : ahead + 6, 3] += strength - 1
+    decoder[1, 0] += strength
+    first = model.encoder.block[0].layer[0].SelfAttention  # what stands beside a word is written into it
+    rows = 2 * first.key_value_proj_dim
+    first.o.weight[:, :rows] = first.v.weight[:rows].T
+
+
+@torch.no_grad()
+def start_alike(model: T5ForConditionalGeneration) -> None:
+    """Let the other heads begin by looking at words like their own: W_q proportional to W_k."""
+    heads = [(block.layer[0].SelfAttention, 4) for block in model.encoder.block]
+    heads += [
+        (block.layer[1].EncDecAttention, block.layer[1].EncDecAttention.n_heads // 2)
+        for block in model.decoder.block
+    ]
+    for attention, first in heads:
+        row = first * attention.key_value_proj_dim
+        attention.q.weight[row:] = attention.k.weight[row:] * attention.key_value_proj_dim**-0.5
