@@ -104,7 +104,7 @@ def _run(experiment: Experiment, source: Source, directory: Path, report: Report
         prompt=settings.prompt.name,
         regime=settings.regime.name,
         protocol=settings.protocol.name,
-        data=settings.data.name,
+        data=settings.data.title,
         seed=settings.seed,
         score=value,
         select_score=progress.best_score,
@@ -161,6 +161,10 @@ def _announce(place: Workplace, machine: str) -> None:
     if settings.backbone.name_or_path is None:
         report.line(
             f"  backbone={settings.backbone.name} has RANDOM weights: its scores say nothing about a method."
+        )
+    if settings.data.difficulty is not None:
+        report.line(
+            f"  data={settings.data.name}: {settings.data.title}; its scores say nothing about SuperGLUE"
         )
     if settings.prompt.method in (Method.prompt, Method.fine_tuning):
         report.line(

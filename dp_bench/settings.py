@@ -130,6 +130,7 @@ class RegimeSettings:
 @dataclass
 class DataSettings:
     name: str = MISSING
+    title: str = MISSING  # what tables and plots call it
     dir: str | None = None  # official release layout: BoolQ/train.jsonl …; None: the hub, then its cache
     hub: str = MISSING  # dataset name on the hub, or a local directory in the hub's layout
     revision: str | None = None

@@ -1,23 +1,20 @@
 #!/bin/sh
-# The main job, small: fixed against dynamic prompts, two seeds each, then the comparison table.
-# DATA=DIR takes SuperGLUE files in the official release layout; without it the rows are generated.
+# The main job, small: fixed against dynamic prompts with their controls, then the comparison table.
+# Without DATA on the embedded benchmark: generated rows, a tiny T5 that was really pretrained on their world.
+# DATA=DIR takes the RTE files of a SuperGLUE folder in the official release layout, with a random backbone.
 set -eu
 dp_bench="${BIN:-.venv/bin}/dp-bench"
 results=results/demo
 if [ -n "${DATA:-}" ]; then
-    task=rte
-    source="data.dir=$DATA"
-    echo "Data: the RTE files of $DATA."
+    echo "Data: the RTE files of $DATA. Backbone: a tiny T5 with RANDOM weights, which shows that everything"
+    echo "runs and nothing about the methods; name a checkpoint with backbone= for that."
+    set -- task=rte backbone=t5_tiny_random trainer=smoke "data.dir=$DATA" "results_dir=$results"
 else
-    task=boolq
-    source="data=micro"
-    echo "Data: BoolQ rows of the micro benchmark (generated). 'make demo DATA=DIR' takes SuperGLUE files of yours."
+    echo "Data and backbone: the embedded micro benchmark (generated). Its scores say nothing about SuperGLUE."
+    set -- task=boolq backbone=t5_micro data=micro trainer=micro "results_dir=$results"
 fi
-echo "Backbone: a tiny T5 with RANDOM, untrained weights. Nothing below says which method is better:"
-echo "it shows that everything runs, and what a run leaves behind."
-echo
-"$dp_bench" train -m "task=$task" prompt=fixed,dynamic seed=0,1 backbone=t5_tiny_random trainer=smoke \
-    trainer.precision=fp32 "$source" "results_dir=$results"
+"$dp_bench" train -m prompt=majority,zero_shot,linear_probe "$@"
+"$dp_bench" train -m prompt=fixed,split,random_position,dynamic,fine_tuning seed=0,1,2,3,4 "$@"
 echo
 "$dp_bench" tables --results-dir "$results" --columns params,seconds
 cat <<END
@@ -25,5 +22,5 @@ cat <<END
 Each run left its record, its predictions and its prompt in $results/runs. Next:
   .venv/bin/dp-bench list prompts                             what can be compared
   .venv/bin/dp-bench data check --dir DIR                     are my SuperGLUE files whole?
-  .venv/bin/dp-bench train task=boolq prompt=dynamic          the paper's T5-base, on the hub's SuperGLUE
+  .venv/bin/dp-bench train task=boolq prompt=dynamic          the paper's T5-base on SuperGLUE, both from the hub
 END

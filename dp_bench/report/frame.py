@@ -117,9 +117,13 @@ def value_of(record: RunRecord, metric: str) -> float | None:
 
 def _base(record: RunRecord) -> tuple[str, ...]:
     data = record.config["data"]
-    limit = f" (first {data['limit']} rows of each file)" if data["limit"] is not None else ""
+    own = [f"first {data['limit']} rows of each file"] if data["limit"] is not None else []
+    own += (
+        [f"{data['difficulty']}, world seed {data['world_seed']}"] if data["difficulty"] is not None else []
+    )
+    own_text = f" ({'; '.join(own)})" if own else ""
     return (
-        f"{record.data}{limit}",
+        f"{record.data}{own_text}",
         record.backbone,
         record.regime,
         record.protocol,
@@ -224,10 +228,33 @@ def _plain(value: Any) -> str:
 
 def _budget(record: RunRecord) -> str:
     trainer = record.config["trainer"]
+    tuned = trainer["full"] if record.config["prompt"]["method"] == "fine_tuning" else trainer
     return (
         f"at most {trainer['max_steps']} updates of {trainer['batch_size']} examples, "
-        f"{trainer['optimizer']}, lr {trainer['lr']}"
+        f"{tuned['optimizer']}, lr {tuned['lr']}"
     )
+
+
+def _budget_notes(records: list[RunRecord]) -> list[str]:
+    """Say what the trained rows could spend, naming the rows and the tasks where that differs."""
+    trained = [record for record in records if record.num_updates]
+    by_budget: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in trained:
+        by_budget[_budget(record)].append(record)
+    all_rows, all_tasks = _rows_and_tasks(trained)
+    everyone = "every row" if len(trained) == len(records) else "every trained row"
+    notes = []
+    for budget, own in by_budget.items():
+        rows, tasks = _rows_and_tasks(own)
+        who = everyone if rows == all_rows else ", ".join(rows)
+        where = "" if tasks == all_tasks else f" on {', '.join(tasks)}"
+        notes.append(f"{who}{where}: {budget}")
+    return notes
+
+
+def _rows_and_tasks(records: list[RunRecord]) -> tuple[list[str], list[str]]:
+    tasks = {str(record.config["task"]["title"]) for record in records}
+    return sorted({record.prompt for record in records}), sorted(tasks)
 
 
 def _notes(records: list[RunRecord], rows: list[Row], metric: str, budgets_differ: bool) -> list[str]:
@@ -237,12 +264,7 @@ def _notes(records: list[RunRecord], rows: list[Row], metric: str, budgets_diffe
         "trainable parameters"
     ]
     if not budgets_differ:
-        tasks_of: dict[str, dict[str, None]] = defaultdict(dict)
-        for record in records:
-            tasks_of[_budget(record)][str(record.config["task"]["title"])] = None
-        for budget, titles in tasks_of.items():
-            where = f" on {', '.join(titles)}" if len(tasks_of) > 1 else ""
-            notes.append(f"every row{where}: {budget}")
+        notes += _budget_notes(records)
     if any(cell.n == 1 for row in rows for cell in row.cells.values()):
         notes.append("a cell with n = 1 says nothing about the spread over seeds")
     precisions = sorted({record.precision for record in records})
