@@ -10,12 +10,22 @@ from typing import Any
 
 from dp_bench.data.readers import READERS
 from dp_bench.data.template import Template
-from dp_bench.settings import Method, Precision, PromptSettings, RunSettings, TaskSettings, TrainerSettings
+from dp_bench.settings import (
+    Method,
+    Precision,
+    PromptSettings,
+    RunSettings,
+    Scoring,
+    TaskSettings,
+    TrainerSettings,
+)
 from dp_bench.types import UserError
 
 PARTS = re.compile(r"dp_bench\.prompts\.\w+\.\w+")  # what a `_target_` may name
 NAMED_OUTCOMES = ("all", "half", "none")
-METRICS = ("accuracy", "macro_f1", "f1a", "exact_match")
+METRICS = (
+    *("accuracy", "macro_f1", "f1a", "exact_match", "token_f1", "token_em", "matthews", "gender_parity"),
+)
 
 
 def problems_of(settings: RunSettings) -> list[str]:
@@ -73,7 +83,7 @@ def _count_problems(trainer: TrainerSettings) -> Iterator[str]:
     for name in ("max_steps", "batch_size", "eval_batch_size", "eval_every", "bucket_batches"):
         if getattr(trainer, name) < 1:
             yield f"trainer.{name}={getattr(trainer, name)} must be at least 1."
-    for name in ("micro_batch_size", "patience"):
+    for name in ("micro_batch_size", "patience", "cpu_threads"):
         value = getattr(trainer, name)
         if value is not None and value < 1:
             yield f"trainer.{name}={value} must be at least 1, or null."
@@ -126,10 +136,15 @@ def _outcome_problems(name: str, outcome: Any, num_tokens: int) -> Iterator[str]
 
 
 def _task_problems(task: TaskSettings) -> Iterator[str]:
-    if len(task.words) != len(task.labels):
-        yield f"task.words has {len(task.words)} words for {len(task.labels)} labels: give one word a label."
-    if len(set(task.words)) != len(task.words):
-        yield f"task.words={task.words} repeats a word: each label needs its own."
+    if task.scoring is Scoring.words:
+        yield from _word_problems(task)
+    else:
+        yield from _choice_problems(task)
+    if task.train_task is not None and task.train_task.labels != task.labels:
+        yield (
+            f"task.train_task={task.train_task.name} has other labels than {task.name}: they must be the "
+            "same, in the same order."
+        )
     if task.reader not in READERS:
         yield f"task.reader={task.reader} is unknown: use {', '.join(READERS)}."
     for metric in task.metrics:
@@ -141,3 +156,31 @@ def _task_problems(task: TaskSettings) -> Iterator[str]:
         yield str(error)
     if task.max_length < 16:
         yield f"task.max_length={task.max_length} leaves no room for a text: use at least 16."
+
+
+def _word_problems(task: TaskSettings) -> Iterator[str]:
+    if not task.labels:
+        yield f"task.scoring=words: {task.name} has no labels for words to name; use task.scoring=choices."
+    elif len(task.words) != len(task.labels):
+        yield f"task.words has {len(task.words)} words for {len(task.labels)} labels: give one word a label."
+    if len(set(task.words)) != len(task.words):
+        yield f"task.words={task.words} repeats a word: each label needs its own."
+
+
+def _choice_problems(task: TaskSettings) -> Iterator[str]:
+    if task.words:
+        yield (
+            f"task.words={task.words} has no meaning where whole choices are scored: add task.scoring=words, "
+            "or use task.words=[]."
+        )
+    unknown = [name for name in task.choices if name not in task.fields]
+    if unknown:
+        yield (
+            f"task.choices names '{unknown[0]}', which is no field of the task: its fields are "
+            f"{', '.join(task.fields)}."
+        )
+    if len(task.choices) != len(task.labels):
+        yield (
+            f"task.choices names {len(task.choices)} fields for {len(task.labels)} labels: name one a label, "
+            "or use task.scoring=words."
+        )

@@ -88,13 +88,29 @@ def predict(
         if answer.prompt.pool_weights_BK is not None:
             columns["weights"].append(answer.prompt.pool_weights_BK)
     back = np.argsort(np.concatenate(batches))
+    columns["logits"] = _padded(columns["logits"])
     stacked = {name: torch.cat(parts).cpu().numpy()[back] for name, parts in columns.items() if parts}
     return Predictions(stacked["logits"], stacked["position"], stacked["length"], stacked.get("weights"))
+
+
+def _padded(parts: list[Tensor]) -> list[Tensor]:
+    """Give batches whose examples bring more or fewer choices the same width: -inf for a choice that is none."""
+    widest = max(part.shape[1] for part in parts)
+    pad = torch.nn.functional.pad
+    return [pad(part, (0, widest - part.shape[1]), value=float("-inf")) for part in parts]
 
 
 def score(
     task: TaskSettings, split: EncodedSplit, predictions: Predictions
 ) -> tuple[float, dict[str, float]]:
     """Return the task score, which is the mean of the task's metrics, and all metrics."""
-    values = metrics.score(task.metrics, split.labels, predictions.choices, split.groups, len(task.words))
-    return float(np.mean([values[name] for name in task.metrics])), values
+    values = metrics.score(
+        task.metrics,
+        split.labels,
+        predictions.choices,
+        split.groups,
+        len(task.labels),
+        choices=split.choices,
+        golds=split.golds,
+    )
+    return metrics.task_score(task.metrics, values), values

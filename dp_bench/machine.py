@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,6 +32,17 @@ def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
         return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
     return {Precision.bf16: torch.bfloat16, Precision.fp32: torch.float32}[precision]
+
+
+@cache
+def _all_threads() -> int:
+    return torch.get_num_threads()
+
+
+def set_threads(number: int | None) -> None:
+    """Use so many CPU threads from here on; None: as many as torch chose when the process began."""
+    everything = _all_threads()
+    torch.set_num_threads(number or everything)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -25,7 +25,8 @@ from dp_bench.progress import Reporter
 from dp_bench.prompts.summary import cached_summaries
 from dp_bench.settings import Method, RunSettings
 from dp_bench.trainer import Progress, Trainer
-from dp_bench.verbalizer import LabelWords
+from dp_bench.types import UserError
+from dp_bench.verbalizer import Verbalizer
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the linear probe, per example; the best by the selection score
 
@@ -37,7 +38,7 @@ class Workplace:
     experiment: Experiment
     data: TaskData
     backbone: Backbone
-    verbalizer: LabelWords
+    verbalizer: Verbalizer
     directory: Path
     reporter: Reporter
 
@@ -112,8 +113,8 @@ def tune(place: Workplace) -> Learned:
 
 def majority(place: Workplace) -> Learned:
     """Predict the most frequent label of the training rows for every example."""
-    num_classes = len(place.settings.task.words)
-    counts = np.bincount(place.data.train.labels, minlength=num_classes)
+    num_classes = len(place.settings.task.labels) or 1  # ReCoRD's choices have no names: the first one
+    counts = np.bincount(place.data.train.labels, minlength=num_classes)[:num_classes]
     shares = np.log((counts + 1e-9) / counts.sum()).astype(np.float32)
     return _scored(place, lambda split: np.tile(shares, (len(split), 1)), 0, {})
 
@@ -124,16 +125,21 @@ def probe(place: Workplace) -> Learned:
     Multinomial logistic regression on standardised features with an L2 penalty, solved to its optimum; the
     penalty is the one with the best selection score.
     """
+    num_classes = len(place.settings.task.labels)
+    if not num_classes:
+        raise UserError(
+            f"prompt=linear_probe needs the same labels for every example; those of task={place.settings.task.name} "
+            "have choices of their own."
+        )
     splits = _splits(place, with_summaries=True)
     features = {name: _features(split) for name, split in splits.items()}
     center, scale = features["train"].mean(0), features["train"].std(0) + 1e-6
     labels = torch.from_numpy(splits["train"].encoded.labels)
-    num_classes = len(place.settings.task.words)
     fitted = []
     for ridge in RIDGES:
         weights = _logistic_regression((features["train"] - center) / scale, labels, num_classes, ridge)
         logits = {name: _affine((x - center) / scale, weights) for name, x in features.items()}
-        value, _ = score(place.settings.task, place.data.select, _predictions(logits["select"]))
+        value, _ = score(place.settings.task.training, place.data.select, _predictions(logits["select"]))
         fitted.append((value, weights, logits))
     _, weights, logits = max(fitted, key=lambda fit: fit[0])
     kept = {"weights": weights.float(), "center": center.float(), "scale": scale.float()}
@@ -146,7 +152,8 @@ def _scored(
     """Score a method that has no training loop: one evaluation, after no update."""
     splits = _splits(place, with_summaries=False)
     place.reporter.line(f"  {trainable:,} trainable parameters")
-    value, values = score(place.settings.task, place.data.select, _predictions(logits_of(splits["select"])))
+    select = _predictions(logits_of(splits["select"]))
+    value, values = score(place.settings.task.training, place.data.select, select)
     progress = Progress(best_score=value, best_metrics=values)
     progress.history.append({"step": 0, "select_score": value, "select_metrics": values})
     return Learned(_predictions(logits_of(splits["report"])), progress, trainable, weights)

@@ -12,7 +12,7 @@ from dp_bench.prompts.prompt import Prompt
 from dp_bench.prompts.summary import summarise
 from dp_bench.settings import SplitOrder, Summary
 from dp_bench.types import Batch, PromptOutput
-from dp_bench.verbalizer import LabelWords
+from dp_bench.verbalizer import Verbalizer
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PromptedModel(nn.Module):
         self,
         backbone: Backbone,
         prompt: Prompt,
-        verbalizer: LabelWords,
+        verbalizer: Verbalizer,
         *,
         order: SplitOrder,
         summary: Summary,
@@ -55,7 +55,7 @@ class PromptedModel(nn.Module):
         summary_BD = self.summarise(batch) if self.prompt.needs_summary else None
         prompt = self.prompt(summary_BD, batch.task_B, batch.noise, temperature)
         prompted = insert(x_BTD, batch, prompt, self.order)
-        return Answer(self.verbalizer(self.backbone, self.backbone(prompted)), prompt)
+        return Answer(self.verbalizer(self.backbone, prompted, batch), prompt)
 
     def summarise(self, batch: Batch) -> Tensor:
         """Return the batch's cached summary, or compute it."""

@@ -89,6 +89,7 @@ class RunRecord:
     config: dict[str, Any]
     cell_id: str  # equal for runs that differ in their seed only
     schema_version: int = SCHEMA_VERSION
+    notes: list[str] = field(default_factory=list)  # of the draw of few-shot rows
     diagnostics: dict[str, Any] = field(default_factory=dict)
 
 

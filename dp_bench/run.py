@@ -70,17 +70,18 @@ def _run(experiment: Experiment, source: Source, directory: Path, report: Report
     from dp_bench.data.prepare import prepare
     from dp_bench.evaluation import score
     from dp_bench.methods import Workplace, learn
-    from dp_bench.verbalizer import LabelWords
+    from dp_bench.verbalizer import make_verbalizer
 
     settings = experiment.settings
     started, began = records.timestamp(), time.perf_counter()
     _quieten()
     device = machine.resolve_device(settings.device)
+    machine.set_threads(settings.trainer.cpu_threads)
     dtype = machine.resolve_dtype(settings.trainer.precision, device)
     if settings.prompt.method is Method.fine_tuning:
         dtype = torch.float32  # updates of weights kept in bf16 are lost to rounding
     tokenizer = load_tokenizer(settings.backbone)
-    verbalizer = LabelWords(settings.task.words, tokenizer).to(device)
+    verbalizer = make_verbalizer(settings.task, tokenizer).to(device)
     data = prepare(settings, source, tokenizer)
     dropout = settings.protocol.frozen_dropout
     backbone = load_backbone(settings.backbone, device=device, dtype=dtype, dropout=dropout)
@@ -142,6 +143,7 @@ def _run(experiment: Experiment, source: Source, directory: Path, report: Report
         started=started,
         config=experiment.resolved,
         cell_id=cell_id,
+        notes=list(data.notes),
         diagnostics={k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},
     )
     _leave(record, directory, learned.weights, prediction_table(record, learned.predictions, data.report))
@@ -171,6 +173,8 @@ def _announce(place: Workplace, machine: str) -> None:
             f"  {trainer.max_steps} updates of {trainer.batch_size} examples "
             f"({-(-trainer.batch_size // micro)} × {micro}); {machine}"
         )
+    for note in data.notes:
+        report.line(f"  {note}")
     report.line(_examples(data, settings.task.max_length, trainer.selection.value))
 
 
@@ -214,7 +218,7 @@ def prediction_table(record: RunRecord, predictions: Predictions, split: Encoded
     import pandas as pd
     import torch
 
-    words = record.config["task"]["words"]
+    names = record.config["task"]["words"] or range(predictions.logits_NC.shape[1])
     scores = torch.log_softmax(torch.from_numpy(predictions.logits_NC).double(), dim=1).numpy()
     return pd.DataFrame(
         {
@@ -222,7 +226,7 @@ def prediction_table(record: RunRecord, predictions: Predictions, split: Encoded
             "group": split.groups,
             "gold": split.labels,
             "prediction": predictions.choices,
-            **{f"score_{word}": scores[:, i] for i, word in enumerate(words)},
+            **{f"score_{name}": scores[:, i] for i, name in enumerate(names)},
             "position": predictions.position_N,
             "length": predictions.length_N,
         }

@@ -45,6 +45,11 @@ class Method(Enum):
     majority = "majority"
 
 
+class Scoring(Enum):
+    words = "words"  # one label word a label, the same for every example
+    choices = "choices"  # each example brings its own choices, which are scored whole
+
+
 class Init(Enum):
     uniform = "uniform"
     vocab = "vocab"
@@ -89,11 +94,25 @@ class TaskSettings:
     reader: str = MISSING  # shape of the raw record: a function of dp_bench.data.readers
     fields: list[str] = MISSING  # what the record must have and the template may name
     labels: list[str] = MISSING  # the release's labels, in the order of the hub's integers
-    words: list[str] = MISSING  # the label word of each, in the same order
+    scoring: Scoring = MISSING
+    words: list[str] = MISSING  # scoring=words: the label word of each label, in the same order; else none
+    choices: list[str] = field(default_factory=list)  # fields with an example's choices; none: the reader's
     template: str = MISSING  # text of the input; {field} is replaced
     shorten: str = MISSING  # the field that gives way at its end when the text is too long
     max_length: int = MISSING  # tokens of the text with </s>, without prompt vectors
     metrics: list[str] = MISSING  # their mean is the task score
+    only_file: str | None = None  # stem of a diagnostic's one file, in place of data.validation_file
+    train_task: TaskSettings | None = None  # the task that a diagnostic is trained on, with its own fields
+
+    @property
+    def training(self) -> TaskSettings:
+        """The task that is trained and selected on: RTE for a diagnostic, else this one."""
+        return self.train_task or self
+
+    @property
+    def trains_on(self) -> str | None:
+        """The name of the task whose train file is used, where that is another one."""
+        return None if self.train_task is None else self.train_task.name
 
 
 @dataclass
@@ -122,9 +141,17 @@ class PromptSettings:
     vectors: dict[str, Any] = field(default_factory=dict)
 
 
+class FewShotSplit(Enum):
+    sampled = "sampled"
+    fewglue = "fewglue"
+
+
 @dataclass
 class RegimeSettings:
     name: str = MISSING
+    shots: int | None = None  # few-shot: rows a class to train on, and as many to select on; None: all rows
+    split: FewShotSplit = FewShotSplit.sampled  # whose draw: ours, by split_seed, or FewGLUE's published rows
+    split_seed: int = 0
 
 
 @dataclass
@@ -172,6 +199,7 @@ class TrainerSettings:
     weight_decay: float = MISSING
     warmup_steps: int = MISSING
     max_grad_norm: float = MISSING
+    cpu_threads: int | None = None  # on a CPU; None: torch's choice, all cores
     precision: Precision = MISSING  # of the frozen weights; prompt and optimizer are always fp32
     bucket_batches: int = MISSING  # batches whose examples are sorted by length together; 1: no bucketing
     selection: Selection = MISSING

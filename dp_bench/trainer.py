@@ -46,7 +46,7 @@ class Progress:
 
     step: int = 0  # updates done
     best_step: int = 0
-    best_score: float = -1.0
+    best_score: float = -101.0  # below every score: a Matthews correlation goes down to -100
     best_metrics: dict[str, float] = field(default_factory=dict)
     evaluations_since_best: int = 0
     train_seconds: float = 0.0
@@ -214,7 +214,7 @@ class Trainer:
             sample=self.sample_at_eval,
             step=progress.step,
         )
-        value, values = score(self.settings.task, self.select_split.encoded, predictions)
+        value, values = score(self.settings.task.training, self.select_split.encoded, predictions)
         progress.evaluations_since_best += 1
         if value > progress.best_score:
             progress.best_step, progress.best_score, progress.best_metrics = progress.step, value, values

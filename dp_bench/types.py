@@ -3,8 +3,8 @@
 Shape legend, used as suffixes on every tensor that crosses a function boundary:
 
     B examples          T text tokens with padding    P prompt vectors        S = P + T slots
-    D hidden width      J = P + 1 selector outcomes   C choices (label words) V vocabulary
-    N tasks             K pool entries
+    D hidden width      J = P + 1 selector outcomes   C choices               V vocabulary
+    N tasks             K pool entries                A tokens in a choice
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class UnreachableError(UserError):
 class Example:
     """One question to the model, read from a raw SuperGLUE record.
 
-    `label` indexes `choices` and is None where the release hides it (test splits). Examples with one `group`
-    are scored together (the answers to one MultiRC question). Examples with one `source` share a text and
-    therefore never stand on both sides of a train/held-out split.
+    `label` indexes `choices` and is None where the release hides it (test splits). Where several choices are
+    right (ReCoRD), `golds` has them all and `label` the first. Examples with one `group` are scored together
+    (the answers to one MultiRC question). Examples with one `source` share a text and therefore never stand
+    on both sides of a train/held-out split.
     """
 
     id: str  # "rte/val/3"; MultiRC "multirc/val/5/2/1": passage, question, answer
@@ -44,6 +45,7 @@ class Example:
     label: int | None
     group: str
     source: str
+    golds: tuple[int, ...] = ()  # empty: the label alone
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,10 @@ class Batch:
 
     The *body* of a text is what a prompt may be split around: ids[body_start:body_end]. For T5 that is
     everything before `</s>`. `row_B` numbers the rows in their encoded split and addresses what is cached per
-    example. `noise` holds the random numbers of this batch, one row an example, named after the selector that
-    uses them: noise is data, so a forward pass is a function of its arguments and resuming needs no generator
-    state.
+    example. `choice_ids_BCA` are the texts of each example's own choices, where those are scored whole:
+    padded on the right, and with rows of padding for the choices that an example has not. `noise` holds the
+    random numbers of this batch, one row an example, named after the selector that uses them: noise is data,
+    so a forward pass is a function of its arguments and resuming needs no generator state.
     """
 
     ids_BT: Tensor
@@ -64,6 +67,8 @@ class Batch:
     label_B: Tensor  # -1 where hidden
     row_B: Tensor
     task_B: Tensor
+    choice_ids_BCA: Tensor | None = None
+    choice_mask_BCA: Tensor | None = None  # bool, True on real tokens; all False for a choice that is none
     summary_BD: Tensor | None = None  # the cached frozen summary, where the prompt asks for one
     noise: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -82,6 +87,8 @@ class Batch:
             move(self.label_B),
             move(self.row_B),
             move(self.task_B),
+            choice_ids_BCA=None if self.choice_ids_BCA is None else move(self.choice_ids_BCA),
+            choice_mask_BCA=None if self.choice_mask_BCA is None else move(self.choice_mask_BCA),
             summary_BD=None if self.summary_BD is None else move(self.summary_BD),
             noise={name: move(noise) for name, noise in self.noise.items()},
         )

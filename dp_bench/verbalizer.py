@@ -1,6 +1,7 @@
-"""Verbalizer: from the state at the answer step to one logit a choice.
+"""Verbalizer: from a prompted text to one logit a choice.
 
-Paper (PAPER.md C): a label is named by one word, read as its first piece; logits of the label words only.
+Paper (PAPER.md C): a label is named by one word, read as its first piece; logits of the label words only. Tasks whose
+examples bring choices of their own (COPA, ReCoRD) are scored whole: mean log-probability of the choice's tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dp_bench.backbones.backbone import Backbone
-from dp_bench.types import UserError
+from dp_bench.settings import Scoring, TaskSettings
+from dp_bench.types import Batch, Prompted, UserError
 
 
 def label_word_ids(words: Sequence[str], tokenizer: Any) -> list[int]:
@@ -33,12 +35,35 @@ def label_word_ids(words: Sequence[str], tokenizer: Any) -> list[int]:
     return ids
 
 
-class LabelWords(nn.Module):
-    """Score each label by the logit of its word."""
+class Verbalizer(nn.Module):
+    """Base of both: forward returns logits [B,C], -inf for a choice that an example has not."""
+
+    def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+
+class LabelWords(Verbalizer):
+    """Score each label by the logit of its word at the answer step."""
 
     def __init__(self, words: Sequence[str], tokenizer: Any) -> None:
         super().__init__()
         self.register_buffer("word_ids_C", torch.tensor(label_word_ids(words, tokenizer)), persistent=False)
 
-    def forward(self, backbone: Backbone, state_BD: Tensor) -> Tensor:
-        return backbone.word_logits(state_BD, self.get_buffer("word_ids_C")).float()
+    def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
+        return backbone.word_logits(backbone(prompted), self.get_buffer("word_ids_C")).float()
+
+
+class WholeChoices(Verbalizer):
+    """Score each choice of an example by the mean log-probability of its tokens: the text is encoded once."""
+
+    def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
+        assert batch.choice_ids_BCA is not None and batch.choice_mask_BCA is not None
+        mask_BCA = batch.choice_mask_BCA
+        logprob_BCA = backbone.token_logprobs(prompted, batch.choice_ids_BCA).masked_fill(~mask_BCA, 0.0)
+        num_tokens_BC = mask_BCA.sum(-1)
+        mean_BC = logprob_BCA.sum(-1) / num_tokens_BC.clamp(min=1)
+        return mean_BC.masked_fill(num_tokens_BC == 0, float("-inf"))
+
+
+def make_verbalizer(task: TaskSettings, tokenizer: Any) -> Verbalizer:
+    return LabelWords(task.words, tokenizer) if task.scoring is Scoring.words else WholeChoices()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,21 @@ from dp_bench import config
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.load import load_backbone
 from dp_bench.config import Experiment
-from dp_bench.settings import BackboneSettings, SplitOrder
+from dp_bench.settings import BackboneSettings, SplitOrder, TaskSettings
 from dp_bench.types import Batch
 
 FIXTURES = Path(__file__).parent / "fixtures" / "superglue"
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@cache
+def _task(name: str) -> TaskSettings:
+    return config.build(config.compose([f"task={name}"])).settings.task
+
+
+def task_settings(name: str) -> TaskSettings:
+    """Return the settings of a task as its file has them, the caller's own."""
+    return deepcopy(_task(name))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -57,7 +57,7 @@ def test_an_empty_prompt_equals_the_bare_model(make_backbone: Callable[..., Back
     batch = make_batch(LENGTHS)
     nothing = PromptOutput(torch.zeros(len(batch), 0, 64), torch.ones(len(batch), 1))
     prompted = insert(backbone.embed(batch.ids_BT), batch, nothing, SplitOrder.paper)
-    ours = LabelWords(WORDS, backbone.tokenizer)(backbone, backbone(prompted))
+    ours = LabelWords(WORDS, backbone.tokenizer)(backbone, prompted, batch)
     words = label_word_ids(WORDS, backbone.tokenizer)
     torch.testing.assert_close(ours, bare_logits(backbone, batch)[:, words])
 

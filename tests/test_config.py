@@ -15,7 +15,7 @@ from dp_bench.config import GROUPS
 from dp_bench.types import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-TASKS = ("boolq", "cb", "multirc", "rte", "wic")
+TASKS = ("axb", "axg", "boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
 PROMPTS = (
     *("adap_ins_len", "adap_ins_pos", "adap_ins_vec", "adap_ins_vec_pos", "adap_len", "adap_pos"),
     *("adap_pos_ins_vec", "dynamic", "fixed", "postfix", "random_position", "split"),
@@ -34,7 +34,7 @@ EXACT = {
     "prompt/position": {"fixed", "task", "instance", "random"},
     "prompt/length": {"fixed", "task", "instance", "random"},
     "prompt/vectors": {"single", "pool"},
-    "regime": {"full"},
+    "regime": {"full", "fewshot"},
     "protocol": {"clean", "authors"},
 }
 AT_LEAST: dict[str, set[str]] = {
@@ -51,7 +51,7 @@ def resolved(*overrides: str, extra_dir: Path | None = None) -> dict[str, Any]:
 
 
 def test_the_numbers_of_files_are_known() -> None:
-    assert len(EXACT["task"]) == 5
+    assert len(EXACT["task"]) == 10
     assert len(EXACT["prompt"]) == 16
     assert len(BACKBONES) == 12
     assert {*EXACT, *AT_LEAST} == set(GROUPS)
@@ -171,6 +171,46 @@ def test_what_is_typed_beats_the_protocol(protocol: str) -> None:
     assert made["trainer"]["selection"] == "validation"
     assert made["protocol"]["relu_position"] is True
     assert made["task"]["metrics"] == ["exact_match"]
+
+
+def test_copa_is_scored_by_whole_choices_or_by_label_words() -> None:
+    words = ["task=copa", "task.scoring=words", "task.words=[first,second]"]
+    template = "task.template='first: {choice1} second: {choice2} premise: {premise} question: {question}'"
+    assert resolved("task=copa")["task"]["scoring"] == "choices"
+    task = resolved(*words, template)["task"]
+    assert (task["scoring"], task["words"]) == ("words", ["first", "second"])
+    comment = (CONFIGS / "task" / "copa.yaml").read_text("utf-8").splitlines()[3]
+    assert shlex.split(comment.removeprefix("#")) == [*words[1:], template.replace("'", '"')]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=copa", "task.words=[a,b]"], "task.words=['a', 'b'] has no meaning"),
+        (["task=copa", "task.scoring=words"], "task.words has 0 words for 2 labels"),
+        (["task=copa", "task.choices=[choice1,choice3]"], "task.choices names 'choice3'"),
+        (["task=copa", "task.choices=[choice1]"], "task.choices names 1 fields for 2 labels"),
+        (["task=boolq", "task.scoring=choices", "task.words=[]"], "task.choices names 0 fields for 2 labels"),
+        (["task=record", "task.scoring=words"], "task.scoring=words: record has no labels"),
+        (["task=axb", "task.train_task.labels=[a,b]"], "task.train_task=rte has other labels than axb"),
+        (["task=axb", "task.labels=[a,b]"], "task.train_task=rte has other labels than axb"),
+    ],
+)
+def test_words_choices_and_labels_must_go_together(overrides: list[str], message: str) -> None:
+    assert problems(*overrides)[0].startswith(message)
+
+
+def test_the_diagnostics_are_trained_with_rtes_own_settings() -> None:
+    for name in ("axb", "axg"):
+        for protocol in ("clean", "authors"):
+            task = resolved(f"task={name}", f"protocol={protocol}")["task"]
+            assert task["train_task"] == yaml.safe_load(
+                (CONFIGS / "task" / "rte.yaml").read_text("utf-8")
+            ) | {
+                "choices": [],
+                "only_file": None,
+                "train_task": None,
+            }
 
 
 def test_prompts_named_by_the_authors_protocol_exist() -> None:

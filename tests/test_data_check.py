@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dp_bench.commands.data_check import KNOWN, TRAINABLE, check
+from dp_bench.commands.data_check import DIAGNOSTICS, KNOWN, TRAINABLE, check
 from dp_bench.types import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -23,10 +23,12 @@ def release(tmp_path: Path) -> Path:
 def test_what_is_known_agrees_with_the_task_files() -> None:
     paths = sorted((REPOSITORY / "configs" / "task").glob("*.yaml"))
     tasks = [yaml.safe_load(path.read_text("utf-8")) for path in paths]
-    assert sorted(task["title"] for task in tasks) == sorted(TRAINABLE)
+    assert {task["title"] for task in tasks} == set(KNOWN)
+    assert {task["title"] for task in tasks if "only_file" in task} == set(DIAGNOSTICS)
+    assert set(TRAINABLE) | set(DIAGNOSTICS) == set(KNOWN)
     for task in tasks:
         known = KNOWN[task["title"]]
-        assert known is not None
+        assert (known.name, known.hub_config) == (task["name"], task["hub_config"])
         assert (known.reader, known.labels) == (task["reader"], task["labels"])
         assert set(known.fields) == set(task["fields"])
 
@@ -42,7 +44,10 @@ def test_a_whole_folder_is_counted(release: Path, capsys: pytest.CaptureFixture[
     multirc = next(line for line in lines if line.startswith("MultiRC"))
     assert multirc.split()[1:5] == ["train.jsonl", "6", "12", "29"]
     assert multirc.endswith("other ") or multirc.endswith("other")
-    assert "Usable: BoolQ, CB, MultiRC, RTE, WiC." in lines[-1]
+    record = next(line for line in lines if line.startswith("ReCoRD"))
+    assert record.split()[1:5] == ["train.jsonl", "6", "12", "all"]
+    assert next(line for line in lines if line.startswith("AX-b")).split()[1:4] == ["AX-b.jsonl", "12", "all"]
+    assert "Usable: BoolQ, CB, COPA, MultiRC, ReCoRD, RTE, WiC, WSC, AX-b, AX-g." in lines[-1]
 
 
 def test_a_broken_file_is_named_and_fails(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +70,7 @@ def test_missing_files_are_listed_and_the_rest_is_usable(
     assert f"RTE: expected {release}/RTE/val.jsonl, which is not there." in out
     assert "CB: no val.jsonl, but dev32.jsonl" in out
     assert f"No folder for WiC: expected {release}/WiC/train.jsonl" in out
-    assert "Usable: BoolQ, CB, MultiRC." in out
+    assert "Usable: BoolQ, CB, COPA, MultiRC, ReCoRD, WSC." in out  # no RTE to train the diagnostics on
 
 
 def test_a_folder_without_a_pair_is_not_usable(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,6 +101,12 @@ def test_without_a_folder_the_cache_is_looked_at(
         (folder / f"{split}-00000-of-00001.parquet").write_bytes(b"PAR1")
     assert check(None) == 0
     assert f"Usable from the hub's cache {tmp_path}: RTE." in capsys.readouterr().out
+    (folder.parent / "axb").mkdir()
+    (folder.parent / "axb" / "test-00000-of-00001.parquet").write_bytes(b"PAR1")
+    assert check(None) == 0
+    assert f"Usable from the hub's cache {tmp_path}: AX-b, RTE." in capsys.readouterr().out
+    shutil.rmtree(folder)
+    assert check(None) == 2
 
 
 @pytest.mark.skipif(
@@ -106,3 +117,4 @@ def test_the_official_release_is_recognised(capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert out.count("official release") == 23
     assert "other" not in out
+    assert "WSC, AX-b, AX-g. Train with" in out

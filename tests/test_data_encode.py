@@ -12,26 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
+from conftest import task_settings
 
 from dp_bench.data import encode as encoding
 from dp_bench.data.encode import EncodedSplit, encode
-from dp_bench.data.readers import read_examples
+from dp_bench.data.readers import ExampleFile, read_examples
 from dp_bench.data.source import split_file
 from dp_bench.data.template import Rendered, Template
-from dp_bench.settings import TaskSettings
+from dp_bench.data.tokens import Tokens
+from dp_bench.settings import Scoring
 from dp_bench.types import Example, UserError
 
 REPOSITORY = Path(__file__).parents[1]
 FIXTURES = Path(__file__).parent / "fixtures" / "superglue"
 SHARED = REPOSITORY.parent / "shared"
 PAD, END, START = 0, 1, 2
-
-
-def task_settings(name: str) -> TaskSettings:
-    return TaskSettings(
-        **yaml.safe_load((REPOSITORY / "configs" / "task" / f"{name}.yaml").read_text("utf-8"))
-    )
 
 
 def fixture_examples(name: str, stem: str = "train") -> list[Example]:
@@ -222,6 +217,180 @@ def test_letters_of_several_bytes_are_encoded(tokenizer: Any, tmp_path: Path) ->
     assert tokenizer.decode(tokens_of(split, 0)[:-1]).endswith(" sentence2: Où? 橋")
 
 
+# ---------------------------------------------------------------------------------------------- words
+
+
+def word_piece_tokenizer() -> Any:
+    """A tokenizer in the manner of BERT's: normalised, split at spaces and punctuation, no end token."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    texts = [text for example in fixture_examples("rte") for text in example.fields.values()]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=400, special_tokens=["[PAD]", "[UNK]"], show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+
+
+def t5_like_tokenizer() -> Any:
+    """The T5 tokenizer, or one with its splitting where that is not at hand."""
+    from transformers import AutoTokenizer
+
+    if (SHARED / "t5-tokenizer").is_dir():
+        return AutoTokenizer.from_pretrained(SHARED / "t5-tokenizer")
+    return metaspace_tokenizer()
+
+
+ODD_TEXTS = (
+    *("", " ", "  two  spaces ", "\tTab\nline\r\nend\x0b", "non\u00a0breaking\u3000wide\u2009thin"),
+    *(
+        "café cafe\u0301 \u0301 \u0301a a \u0301",
+        "½ … ﬁne ™",
+        "東京 の 橋",
+        "e\u200d \u200de",
+        "👩\u200d🔬 👍🏽 🏽",
+    ),
+    *(
+        "</s> a</s> <extra_id_0>b",
+        "\u0600 1 \u0600",
+        "नमस्ते दुनिया",
+        "a\u00ad b",
+        "“ quotes ” — dash",
+        "\x1c \x85 \u2028 x",
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "by_words"),
+    [(t5_like_tokenizer, None), (word_piece_tokenizer, True), (byte_level_tokenizer, False)],
+)
+def test_ids_are_those_of_the_whole_text(make: Any, by_words: bool | None) -> None:
+    tokenizer = make()
+    texts = [*ODD_TEXTS, " ".join(ODD_TEXTS)]
+    rng = np.random.default_rng(0)
+    alphabet = [*"ab .,-'\"", *" \n\u00a0\u0301\u200d\u0600é½東👍🏽ﬁ\u0e33"]
+    texts += ["".join(rng.choice(alphabet, 40)) for _ in range(300)]
+    texts += [text for name in ("rte", "cb") for e in fixture_examples(name) for text in e.fields.values()]
+    tokens = Tokens(tokenizer)
+    assert tokens.by_words is by_words or by_words is None
+    expected = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    assert tokens.of(texts) == expected
+    assert tokens.of(texts) == expected  # from memory
+
+
+def test_words_are_forgotten_when_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dp_bench.data import tokens as module
+
+    tokenizer = word_piece_tokenizer()
+    monkeypatch.setattr(module, "MAX_WORDS", 3)
+    tokens = Tokens(tokenizer)
+    for text in ("the cat sat on the mat", "the dog sat", "the cat", "on the mat"):
+        assert tokens.of([text]) == [tokenizer(text, add_special_tokens=False).input_ids]
+
+
+# ---------------------------------------------------------------------------------------------- choices
+
+
+def encode_record(tokenizer: Any, cache: Path, **changes: Any) -> EncodedSplit:
+    given = {"examples": fixture_examples("record"), "scoring": Scoring.choices, "key_parts": {}, **changes}
+    template = Template.of(task_settings("record"))
+    return encode(template=template, tokenizer=tokenizer, max_length=480, cache_dir=cache, **given)
+
+
+@pytest.mark.parametrize("make", [byte_level_tokenizer, word_piece_tokenizer])
+def test_choices_are_encoded_whole_with_the_end_token(make: Any, tmp_path: Path) -> None:
+    tokenizer, examples = make(), fixture_examples("record")
+    split = encode_record(tokenizer, tmp_path)
+    assert split.choices == [list(example.choices) for example in examples]
+    assert split.golds == [list(example.golds) for example in examples]
+    end = [] if tokenizer.eos_token_id is None else [END]
+    rows = [5, 0, 3]
+    batch = split.collate(rows, pad_id=PAD)
+    assert batch.choice_ids_BCA is not None and batch.choice_mask_BCA is not None
+    assert batch.choice_ids_BCA.shape == batch.choice_mask_BCA.shape
+    assert batch.choice_ids_BCA.shape[1] == max(len(examples[row].choices) for row in rows)
+    assert batch.choice_ids_BCA.dtype == torch.int64 and batch.choice_mask_BCA.dtype == torch.bool
+    for place, row in enumerate(rows):
+        for number in range(batch.choice_ids_BCA.shape[1]):
+            ids, mask = batch.choice_ids_BCA[place, number], batch.choice_mask_BCA[place, number]
+            expected = []
+            if number < len(examples[row].choices):
+                choice = examples[row].choices[number]
+                expected = [*tokenizer(choice, add_special_tokens=False).input_ids, *end]
+            assert ids[mask].tolist() == expected
+            assert not mask[len(expected) :].any() and (ids[len(expected) :] == PAD).all()
+    assert split.select([5, 0]).choices == [split.choices[5], split.choices[0]]
+
+
+def test_a_batch_takes_its_choices_along(tokenizer: Any, tmp_path: Path) -> None:
+    batch = encode_record(tokenizer, tmp_path).collate([0, 1], pad_id=PAD)
+    moved = batch.with_(noise={"position": torch.zeros(2, 5)}).to("cpu")
+    assert moved.choice_ids_BCA is not None and moved.choice_mask_BCA is not None
+    assert torch.equal(moved.choice_ids_BCA, batch.choice_ids_BCA)
+    assert torch.equal(moved.choice_mask_BCA, batch.choice_mask_BCA)
+    assert list(moved.noise) == ["position"]
+
+
+def test_the_label_alone_is_gold_where_there_is_one_and_none_where_it_is_hidden(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    examples = fixture_examples("record")[:3]
+    examples = [replace(examples[0], golds=()), replace(examples[1], label=None, golds=()), examples[2]]
+    split = encode_record(tokenizer, tmp_path, examples=examples)
+    assert split.golds == [[examples[0].label], [], [0, 1]]
+    assert split.labels.tolist() == [examples[0].label, -1, 0]
+
+
+def test_what_scores_label_words_has_no_choices(tokenizer: Any, tmp_path: Path) -> None:
+    split = encode_rte(tokenizer, tmp_path)
+    assert (split.choices, split.golds) == ([], [])
+    batch = split.collate([0], pad_id=PAD)
+    assert batch.choice_ids_BCA is None and batch.choice_mask_BCA is None
+    assert "choices" not in split.dataset.column_names
+
+
+def test_choices_are_part_of_the_key(tokenizer: Any, tmp_path: Path) -> None:
+    examples = fixture_examples("record")
+    other = replace(examples[0], choices=(*examples[0].choices, "Nobody"))
+    keys = [
+        encode_record(tokenizer, tmp_path),
+        encode_record(tokenizer, tmp_path, scoring=Scoring.words),
+        encode_record(tokenizer, tmp_path, examples=[other, *examples[1:]]),
+        encode_record(tokenizer, tmp_path, examples=[replace(examples[0], golds=(0, 1)), *examples[1:]]),
+    ]
+    assert len({split.fingerprint for split in keys}) == len(keys)
+
+
+# ---------------------------------------------------------------------------------------------- parts
+
+
+def test_a_split_is_encoded_in_parts_without_a_list_of_its_examples(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encode_record(tokenizer, tmp_path / "whole")
+    task = task_settings("record")
+    file = ExampleFile(task, split_file(FIXTURES / "ReCoRD" / "train.jsonl"), "train")
+    monkeypatch.setattr(encoding, "CHUNK", 5)
+    parts = encode_record(tokenizer, tmp_path / "parts", examples=file)
+    assert parts.fingerprint == whole.fingerprint
+    assert parts.dataset.data.num_rows == 12 and len(parts.dataset.data.column("id").chunks) == 3
+    assert parts.dataset.to_dict() == whole.dataset.to_dict()
+    one, other = (split.collate([11, 4, 7], pad_id=PAD) for split in (parts, whole))
+    assert torch.equal(one.ids_BT, other.ids_BT)
+    assert torch.equal(one.choice_ids_BCA, other.choice_ids_BCA)  # type: ignore[arg-type]
+
+
+def test_nothing_is_left_of_an_encoding_that_failed(tokenizer: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gives way"):
+        encode_rte(tokenizer, tmp_path, max_length=16)
+    assert list((tmp_path / "encoded").iterdir()) == []
+
+
 # ---------------------------------------------------------------------------------------------- batches
 
 
@@ -332,7 +501,8 @@ def test_a_second_writer_leaves_the_first_entry_in_place(tokenizer: Any, tmp_pat
     split = encode_rte(tokenizer, tmp_path)
     folder = tmp_path / "encoded" / split.fingerprint
     before = (folder / "manifest.json").stat().st_ino
-    encoding._publish(split.dataset, folder)
+    rows = [{**row, "label": 1} for row in split.dataset]
+    encoding._publish([rows], encoding._schema(Scoring.words), folder)
     assert (folder / "manifest.json").stat().st_ino == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
@@ -359,7 +529,7 @@ def t5_tokenizer() -> Any:
     return T5Tokenizer.from_pretrained(SHARED / "t5-tokenizer")
 
 
-@pytest.mark.parametrize("name", ["boolq", "cb", "multirc", "rte", "wic"])
+@pytest.mark.parametrize("name", ["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"])
 def test_the_t5_tokenizer_ends_every_text(name: str, t5_tokenizer: Any, tmp_path: Path) -> None:
     template, examples = Template.of(task_settings(name)), fixture_examples(name)
     split = encode(examples, template, t5_tokenizer, max_length=480, cache_dir=tmp_path, key_parts={})

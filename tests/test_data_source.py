@@ -12,22 +12,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import task_settings
 
 from dp_bench import hub
 from dp_bench.data import source
 from dp_bench.data.source import file_sha256, locate, read_records, split_file
-from dp_bench.settings import DataSettings, TaskSettings
+from dp_bench.settings import DataSettings
 from dp_bench.types import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 FIXTURES = Path(__file__).parent / "fixtures" / "superglue"
 REVISION = "3de24cf8022e94f4ee4b9d55a6f539891524d646"
-
-
-def task_settings(name: str) -> TaskSettings:
-    return TaskSettings(
-        **yaml.safe_load((REPOSITORY / "configs" / "task" / f"{name}.yaml").read_text("utf-8"))
-    )
 
 
 def data_settings(directory: Path | None, **changes: str) -> DataSettings:
@@ -53,13 +48,13 @@ def fresh_probe() -> Iterator[None]:
     hub.hub_reachable.cache_clear()
 
 
-def write_parquet(folder: Path) -> None:
+def write_parquet(folder: Path, *splits: str) -> None:
     import pyarrow
     from pyarrow import parquet
 
     folder.mkdir(parents=True)
     table = pyarrow.table({"premise": ["It rains."], "hypothesis": ["It is wet."], "idx": [0], "label": [0]})
-    for split in ("train", "validation"):
+    for split in splits or ("train", "validation"):
         parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
 
 
@@ -109,8 +104,48 @@ def test_the_folder_one_level_up_is_suggested(release: Path) -> None:
 def test_an_unrelated_folder_is_listed(release: Path) -> None:
     shutil.rmtree(release / "RTE")
     text = message("rte", data_settings(release))
-    assert "holds BoolQ, CB, MultiRC, WiC" in text
+    assert "holds AX-b, AX-g, BoolQ, CB, COPA, MultiRC, ReCoRD, WSC, …" in text
     assert "RTE/train.jsonl" in text
+
+
+def test_a_diagnostic_has_one_file_and_the_train_set_of_another_task(release: Path) -> None:
+    found = locate(task_settings("axb"), data_settings(release, validation_file="dev32"))
+    assert found.train.path == release / "RTE" / "train.jsonl"
+    assert (found.validation.path.name, found.validation.split) == ("AX-b.jsonl", "test")
+    (release / "RTE" / "train.jsonl").unlink()
+    assert f"{release / 'RTE' / 'train.jsonl'} is missing" in message("axb", data_settings(release))
+    shutil.rmtree(release / "AX-g")
+    assert "holds no AX-g/ folder" in message("axg", data_settings(release, train_file="val"))
+    (release / "AX-b" / "AX-b.jsonl").rename(release / "AX-b" / "val.jsonl")
+    assert "AX-b.jsonl is missing; " in message("axb", data_settings(release, train_file="val"))
+
+
+def test_a_diagnostic_on_the_hub_has_a_test_split_only(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "rte")
+    write_parquet(tmp_path / "axb", "test")
+    found = locate(task_settings("axb"), data_settings(None, hub=str(tmp_path)))
+    assert found.train.path.parent.name == "rte"
+    assert (found.validation.path.parent.name, found.validation.split) == ("axb", "test")
+
+
+def test_both_tasks_of_a_diagnostic_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(source, "hub_reachable", lambda: False)
+    root = tmp_path / "datasets--aps--super_glue" / "snapshots" / REVISION
+    write_parquet(root / "axb", "test")
+    assert "RTE was looked for" in message("axb", data_settings(None))
+    write_parquet(root / "rte")
+    assert locate(task_settings("axb"), data_settings(None)).location == f"aps/super_glue@{REVISION}"
+
+
+def test_a_parquet_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    monkeypatch.setattr(source, "PARQUET_ROWS", 4)
+    path = tmp_path / "train-00000-of-00001.parquet"
+    parquet.write_table(pyarrow.table({"idx": range(10)}), path)
+    assert list(read_records(split_file(path))) == [(row + 1, {"idx": row}) for row in range(10)]
 
 
 def test_the_fewglue_layout_is_recognised(release: Path) -> None:

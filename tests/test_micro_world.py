@@ -155,7 +155,7 @@ def test_dropped_rows_are_counted() -> None:
 
 
 # Changes with the generator; then the card's accuracies and every micro result are stale.
-DIGEST = "aeff705e712d5439cac43f89fd3abbf9ac0850a8f0a8233270f13ebaadaedeab"
+DIGEST = "a1b7a9857f554b4dd098b9ee16b5dbd26ace49be7c49fec69733020b09979848"
 
 
 def digest_of(tasks: Sequence[str]) -> str:
@@ -240,13 +240,11 @@ def test_content_combinations_belong_to_one_side() -> None:
     for record in world.generate("boolq", "train", rows=300):
         assert part_of(*sorted(cues_in(record["passage"]))) == "tasks"
     for record in world.generate("wic", "train", rows=300):
-        assert (
-            part_of(record["word"], *cues_in(record["sentence1"]), *cues_in(record["sentence2"])) == "tasks"
-        )
+        assert part_of(record["word"], *sorted(cues_in(record["sentence1"] + record["sentence2"]))) == "tasks"
     for _ in range(300):
         assert part_of(*sorted(scene(rng, "pretraining").cues)) == "pretraining"
         use = uses(rng, "pretraining", same=False)
-        assert part_of(use.word, *use.cues) == "pretraining"
+        assert part_of(use.word, *sorted(use.cues)) == "pretraining"
     for operation in OPERATIONS:
         for _ in range(50):
             texts = dict.fromkeys(text for _, text in ask(rng, operation).pieces)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SHARED
+from conftest import FIXTURES, SHARED
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_trainer import make_trainer
@@ -138,7 +139,9 @@ def test_a_saved_prompt_gives_the_recorded_predictions_again(experiment: Build, 
     assert data.report.ids == table["id"].tolist()
 
 
-@pytest.mark.parametrize("task", ["boolq", "cb", "multirc", "rte", "wic"])
+@pytest.mark.parametrize(
+    "task", ["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc", "axb", "axg"]
+)
 def test_every_task_runs_under_the_authors_protocol(experiment: Build, task: str) -> None:
     own = experiment(
         f"task={task}", "prompt=adap_ins_vec_pos", "protocol=authors", "protocol.summary_pad_to=300", *QUICK
@@ -147,6 +150,42 @@ def test_every_task_runs_under_the_authors_protocol(experiment: Build, task: str
     assert record.selection == "validation" and record.num_examples["select"] == record.num_examples["report"]
     assert record.score == record.metrics["accuracy"], "the paper's tables show plain accuracy"
     assert record.score == record.select_score, "selected and reported on the same rows"
+
+
+def test_a_diagnostic_is_reported_with_the_prompt_that_rte_selects(experiment: Build) -> None:
+    rte = experiment("task=rte", "prompt=fixed", *QUICK)
+    trained = run.run(rte)
+    prompt = load_file(folder(trained, rte) / "prompt.safetensors")
+    for name, metrics in (("axb", {"accuracy", "matthews"}), ("axg", {"accuracy", "gender_parity"})):
+        own = experiment(f"task={name}", "prompt=fixed", *QUICK)
+        record = run.run(own)
+        assert set(record.metrics) == metrics
+        assert record.select_score == trained.select_score
+        assert record.num_examples == {**trained.num_examples, "report": 12}
+        saved = load_file(folder(record, own) / "prompt.safetensors")
+        assert all(torch.equal(value, prompt[key]) for key, value in saved.items())
+        table = pd.read_parquet(folder(record, own) / "predictions.parquet")
+        assert table["id"].tolist() == [f"{name}/test/{row}" for row in range(12)]
+
+
+def test_queries_without_gold_are_not_trained_on_and_count_as_wrong(
+    experiment: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = shutil.copytree(FIXTURES / "ReCoRD", tmp_path / "release" / "ReCoRD").parent
+    for stem in ("train", "val"):
+        path = release / "ReCoRD" / f"{stem}.jsonl"
+        first, *others = path.read_text("utf-8").splitlines()
+        changed = json.loads(first)
+        changed["qas"][0]["answers"] = [{"start": 0, "end": 2, "text": "The"}]
+        path.write_text("\n".join([json.dumps(changed), *others]), "utf-8")
+    own = experiment("task=record", "prompt=fixed", f"data.dir={release}", *QUICK)
+    record = run.run(own)
+    assert "none of the choices is right in 1 of 12 examples" in caplog.text
+    assert record.num_examples["train"] + record.num_examples["select"] == 11
+    table = pd.read_parquet(folder(record, own) / "predictions.parquet")
+    assert (len(table), table["gold"].tolist().count(-1)) == (6, 1)
+    assert record.metrics["token_em"] <= 100 * 5 / 6
+    assert record.score == pytest.approx((record.metrics["token_f1"] + record.metrics["token_em"]) / 2)
 
 
 def test_selection_holds_out_rows_that_are_never_trained_on(experiment: Build, tmp_path: Path) -> None:

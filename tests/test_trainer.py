@@ -23,7 +23,7 @@ from dp_bench.model import PromptedModel
 from dp_bench.progress import Reporter
 from dp_bench.settings import Schedule, TemperatureSettings
 from dp_bench.trainer import Trainer, make_optimizer, temperature
-from dp_bench.verbalizer import LabelWords
+from dp_bench.verbalizer import make_verbalizer
 
 Build = Callable[..., Experiment]
 
@@ -40,7 +40,7 @@ def make_trainer(experiment: Experiment, directory: Path, *, rows: int | None = 
     model = PromptedModel(
         backbone,
         prompt,
-        LabelWords(settings.task.words, tokenizer),
+        make_verbalizer(settings.task, tokenizer),
         order=settings.protocol.split_order,
         summary=settings.prompt.summary,
         summary_pad_to=settings.protocol.summary_pad_to,

@@ -64,6 +64,10 @@ class Backbone(nn.Module):
         """Return the logits of some words of the vocabulary: [B,C], without computing the others."""
         raise NotImplementedError
 
+    def token_logprobs(self, prompted: Prompted, choice_ids_BCA: Tensor) -> Tensor:
+        """Return the log-probability of each token of each choice, given those before it: [B,C,A]."""
+        raise NotImplementedError
+
     def fingerprint(self) -> str:
         """Return a digest of names, shapes and a sample of every weight: cheap, and another for another
         checkpoint.

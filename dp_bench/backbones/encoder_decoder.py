@@ -60,17 +60,37 @@ class EncoderDecoder(Backbone):
         return states
 
     def forward(self, prompted: Prompted) -> Tensor:
-        model: Any = self.model
         encoded_BSD = self.encode(prompted.embeds_BSD, prompted.mask_BS)
-        decoder_ids = self.get_buffer("decoder_ids_A").expand(len(encoded_BSD), -1)
+        prefix = self.get_buffer("decoder_ids_A").expand(len(encoded_BSD), -1)
+        return self._decode(prefix, encoded_BSD, prompted.mask_BS)[:, -1]
+
+    def _decode(self, decoder_ids: Tensor, encoded_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+        """Return the decoder's state at each of its tokens."""
+        model: Any = self.model
         decoded = model.decoder(
             input_ids=decoder_ids,
             encoder_hidden_states=encoded_BSD,
-            encoder_attention_mask=prompted.mask_BS,
+            encoder_attention_mask=mask_BS,
             use_cache=False,
         )
-        state_BD: Tensor = decoded.last_hidden_state[:, -1]
-        return state_BD
+        states: Tensor = decoded.last_hidden_state
+        return states
+
+    def token_logprobs(self, prompted: Prompted, choice_ids_BCA: Tensor) -> Tensor:
+        model: Any = self.model
+        num_choices, num_tokens = choice_ids_BCA.shape[1:]
+        prefix = self.get_buffer("decoder_ids_A")
+        encoded_BSD = self.encode(prompted.embeds_BSD, prompted.mask_BS)
+        choices = choice_ids_BCA.flatten(0, 1)  # (B * C, A)
+        decoder_ids = torch.cat([prefix.expand(len(choices), -1), choices[:, :-1]], dim=1)
+        states = self._decode(
+            decoder_ids,
+            encoded_BSD.repeat_interleave(num_choices, 0),
+            prompted.mask_BS.repeat_interleave(num_choices, 0),
+        )[:, -num_tokens:]
+        logits = torch.nn.functional.linear(states * self.head_scale, model.lm_head.weight).float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), choices.flatten(), reduction="none")
+        return -loss.view(choice_ids_BCA.shape)
 
     def word_logits(self, state_BD: Tensor, word_ids_C: Tensor) -> Tensor:
         model: Any = self.model

@@ -1,7 +1,6 @@
 """`dp-bench data check`: which SuperGLUE files are where, whether they can be read and are the release's.
 
-All of SuperGLUE is known here by its fields and labels, so that a folder can be judged whole; TRAINABLE are
-the tasks that `task=` accepts.
+All of SuperGLUE is known here by its fields and labels, so that a folder can be judged whole.
 """
 
 from __future__ import annotations
@@ -15,26 +14,27 @@ from rich.console import Console
 from rich.table import Table
 
 from dp_bench.data import official
-from dp_bench.data.readers import read_examples
-from dp_bench.data.source import SplitFile, folders, read_records, split_file, subfolder
+from dp_bench.data.readers import ExampleFile
+from dp_bench.data.source import SplitFile, folders, split_file, subfolder
 from dp_bench.hub import hub_cache_dir
-from dp_bench.settings import TaskSettings
-from dp_bench.types import Example, UserError
+from dp_bench.settings import Scoring, TaskSettings
+from dp_bench.types import UserError
 
 HUB = "aps/super_glue"
 BOOLEANS = ("false", "true")
 ENTAILMENT = ("entailment", "not_entailment")
-TRAINABLE = ("BoolQ", "CB", "MultiRC", "RTE", "WiC")
 
 
 def _known(title: str, reader: str, fields: Sequence[str], labels: Sequence[str]) -> TaskSettings:
+    name = title.lower().replace("-", "")
     return TaskSettings(
-        name=title.lower(),
+        name=name,
         title=title,
-        hub_config=title.lower(),
+        hub_config=name,
         reader=reader,
         fields=list(fields),
         labels=list(labels),
+        scoring=Scoring.words,
         words=list(labels),
         shorten=fields[0],
     )
@@ -45,12 +45,15 @@ KNOWN = {
     "CB": _known("CB", "flat", ("premise", "hypothesis"), ("entailment", "contradiction", "neutral")),
     "COPA": _known("COPA", "flat", ("premise", "choice1", "choice2", "question"), ("0", "1")),
     "MultiRC": _known("MultiRC", "multirc", ("paragraph", "question", "answer"), ("0", "1")),
-    "ReCoRD": None,  # counted only
+    "ReCoRD": _known("ReCoRD", "record", ("query", "passage"), ()),
     "RTE": _known("RTE", "flat", ("premise", "hypothesis"), ENTAILMENT),
     "WiC": _known("WiC", "flat", ("sentence1", "sentence2", "word"), BOOLEANS),
-    "WSC": _known("WSC", "flat", ("text",), BOOLEANS),
+    "WSC": _known("WSC", "wsc", ("text", "marked", "span1_text", "span2_text"), BOOLEANS),
+    "AX-b": _known("AX-b", "flat", ("sentence1", "sentence2"), ENTAILMENT),
+    "AX-g": _known("AX-g", "axg", ("premise", "hypothesis"), ENTAILMENT),
 }
-DIAGNOSTICS = ("AX-b", "AX-g")  # one file each, scored with RTE; counted only
+DIAGNOSTICS = ("AX-b", "AX-g")  # one file each; trained on RTE
+TRAINABLE = tuple(title for title in KNOWN if title not in DIAGNOSTICS)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def _check_directory(console: Console, root: Path) -> int:
         raise UserError(
             f"--dir {root} is not a folder. Give the one that holds BoolQ/train.jsonl and the other tasks."
         )
-    titles = [title for title in (*KNOWN, *DIAGNOSTICS) if subfolder(root, title) is not None]
+    titles = [title for title in KNOWN if subfolder(root, title) is not None]
     if not titles:
         raise UserError(f"{root} holds no folder of the SuperGLUE release{_hint(root)}")
     found = [line for title in titles for line in _look(root, title)]
@@ -148,19 +151,20 @@ def _origin(title: str, file: SplitFile) -> str:
 
 
 def _read(title: str, file: SplitFile) -> tuple[tuple[str, str, str], str]:
-    task = KNOWN.get(title)
-    if task is None:
-        return (str(sum(1 for _ in read_records(file))), "", ""), ""
-    examples = read_examples(task, file, file.split, None)
-    if task.reader != "multirc":
-        return (str(len(examples)), "", ""), _labelled(examples)
-    num_passages, num_questions = (len({getattr(e, key) for e in examples}) for key in ("source", "group"))
-    return (str(num_passages), str(num_questions), str(len(examples))), _labelled(examples)
-
-
-def _labelled(examples: Sequence[Example]) -> str:
-    num_labelled = sum(example.label is not None for example in examples)
-    return "none" if not num_labelled else "all" if num_labelled == len(examples) else f"{num_labelled}"
+    task = KNOWN[title]
+    num_examples = num_labelled = 0
+    sources, groups = set(), set()
+    for example in ExampleFile(task, file, file.split):
+        num_examples += 1
+        num_labelled += example.label is not None
+        sources.add(example.source)
+        groups.add(example.group)
+    labelled = "none" if not num_labelled else "all" if num_labelled == num_examples else f"{num_labelled}"
+    if task.reader == "multirc":
+        return (str(len(sources)), str(len(groups)), str(num_examples)), labelled
+    if task.reader == "record":
+        return (str(len(sources)), str(num_examples), ""), labelled
+    return (str(num_examples), "", ""), labelled
 
 
 def _table(found: Sequence[Found]) -> Table:
@@ -188,6 +192,8 @@ def _verdict(console: Console, root: Path, found: Sequence[Found]) -> int:
         names = ", ".join(f"{line.task}/{line.file}" for line in broken)
         _say(console, f"Not usable as it is: {names} cannot be read. Fetch again what is broken.")
         return 2
+    if "RTE" in usable:
+        usable += [title for title in DIAGNOSTICS if (title, f"{title}.jsonl") in readable]
     if not usable:
         _say(console, f"Nothing to train on: no task in {root} has both train.jsonl and val.jsonl.")
         return 2
@@ -205,17 +211,19 @@ def _check_cache(console: Console) -> int:
     for heading in ("task", "file", "MB", "revision"):
         table.add_column(heading, justify="right" if heading == "MB" else "left", no_wrap=True)
     usable = set()
-    titles = {title.lower(): title for title in KNOWN}
+    titles = {task.hub_config: title for title, task in KNOWN.items()}
     for folder in sorted(path for path in repository.glob("*/*") if path.name in titles):
         files = sorted(folder.glob("*.parquet"))
         for path in files:
             size = f"{path.stat().st_size / 1e6:.1f}"
             table.add_row(titles[folder.name], path.name, size, folder.parent.name[:12])
-        if {"train", "validation"} <= {path.name.split("-")[0] for path in files}:
+        splits = {path.name.split("-")[0] for path in files}
+        if ({"test"} if titles[folder.name] in DIAGNOSTICS else {"train", "validation"}) <= splits:
             usable.add(titles[folder.name])
     if table.row_count:
         console.print(table)
-    usable &= set(TRAINABLE)
+    if "RTE" not in usable:
+        usable -= set(DIAGNOSTICS)
     if usable:
         _say(console, f"Usable from the hub's cache {hub_cache_dir()}: {', '.join(sorted(usable))}.")
         return 0

@@ -1,9 +1,9 @@
 """Examples to token ids: rendered, shortened where the template allows, cached on disk, padded to batches.
 
 A text that is too long loses tokens at the end of one field, as in OpenPrompt, on which the authors built;
-nothing else is ever cut. What was encoded once is an Arrow folder below `cache_dir/encoded`, named after a
-digest of all that went into it and put in place by a rename, so that any number of processes may ask for it
-at once.
+nothing else is ever cut. What was encoded once is an Arrow file in a folder below `cache_dir/encoded`, named
+after a digest of all that went into it and put in place by a rename, so that any number of processes may ask
+for it at once. It is written and read in parts: a split need not fit into memory, be it text or ids.
 
 This module imports torch and datasets: import it once there is something to run.
 """
@@ -15,27 +15,33 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow
+import pyarrow.ipc
 import torch
 from numpy.typing import NDArray
 from pyarrow import compute
+from torch import Tensor
 
 from dp_bench.data.source import file_sha256
 from dp_bench.data.template import Rendered, Template
+from dp_bench.data.tokens import Tokens
+from dp_bench.settings import Scoring
 from dp_bench.types import Batch, Example, UserError
 
-CODE_VERSION = 1  # raise it when the same input is to be encoded differently
+CODE_VERSION = 2  # raise it when the same input is to be encoded differently
 CHUNK = 1000  # texts tokenised at once: enough for the tokenizer's threads, little enough for memory
+DATA = "data.arrow"
 MANIFEST = "manifest.json"  # digests of the other files of a cache entry
 
 Places = Sequence[int] | NDArray[np.int64]
@@ -48,8 +54,9 @@ class EncodedSplit:
     """A split in token ids, or some rows of it.
 
     `dataset` is always the whole split, memory-mapped from the cache, with the columns id, group, source,
-    input_ids, body_start, body_end, label (-1 where hidden) and num_cut. `rows` numbers what is selected from
-    it; everything below is in that order, and `collate` takes places in that order, as `len` suggests.
+    input_ids, body_start, body_end, label (-1 where hidden) and num_cut; where whole choices are scored also
+    choices, choice_ids (each with the end token) and golds. `rows` numbers what is selected from it;
+    everything below is in that order, and `collate` takes places in that order, as `len` suggests.
     """
 
     dataset: datasets.Dataset
@@ -78,6 +85,16 @@ class EncodedSplit:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         return self._integers("label")
+
+    @cached_property
+    def choices(self) -> list[list[str]]:
+        """The texts that each example chooses from; empty where label words are scored."""
+        return self._lists("choices")
+
+    @cached_property
+    def golds(self) -> list[list[int]]:
+        """The places of all right choices of each example; empty where label words are scored."""
+        return self._lists("golds")
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -121,7 +138,12 @@ class EncodedSplit:
             for name in ("body_start", "body_end", "label")
         )
         task_B = torch.full((len(numbers),), task_index, dtype=torch.int64)
-        return Batch(ids_BT, mask_BT, start_B, end_B, label_B, torch.from_numpy(numbers), task_B)
+        row_B = torch.from_numpy(numbers)
+        batch = Batch(ids_BT, mask_BT, start_B, end_B, label_B, row_B, task_B)
+        if "choice_ids" not in columns.column_names:
+            return batch
+        choice_ids_BCA, choice_mask_BCA = _padded_choices(columns["choice_ids"].combine_chunks(), pad_id)
+        return replace(batch, choice_ids_BCA=choice_ids_BCA, choice_mask_BCA=choice_mask_BCA)
 
     @cached_property
     def _arrow(self) -> datasets.Dataset:
@@ -132,28 +154,50 @@ class EncodedSplit:
         return self._arrow[:]
 
     def _strings(self, column: str) -> list[str]:
-        values = self._table[column].to_pylist()
-        return [values[row] for row in self.rows]
+        values: list[str] = self._table[column].take(self.rows).to_pylist()
+        return values
+
+    def _lists(self, column: str) -> list[Any]:
+        if column not in self._table.column_names:
+            return []
+        values: list[Any] = self._table[column].take(self.rows).to_pylist()
+        return values
 
     def _integers(self, column: str) -> NDArray[np.int64]:
         return np.asarray(self._table[column].to_numpy(), dtype=np.int64)[self.rows]
 
 
+def _padded_choices(choices: Any, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Pad choices of different number and length: ids and mask, [B,C,A]."""
+    num_choices_B = torch.tensor(choices.value_lengths().to_numpy())
+    tokens = choices.flatten()
+    is_choice_BC = torch.arange(int(num_choices_B.max())) < num_choices_B[:, None]
+    lengths_BC = torch.zeros(is_choice_BC.shape, dtype=torch.int64)
+    lengths_BC[is_choice_BC] = torch.tensor(tokens.value_lengths().to_numpy(), dtype=torch.int64)
+    mask_BCA = torch.arange(int(lengths_BC.max())) < lengths_BC[:, :, None]
+    ids_BCA = torch.full(mask_BCA.shape, pad_id, dtype=torch.int64)
+    ids_BCA[mask_BCA] = torch.tensor(tokens.flatten().to_numpy(), dtype=torch.int64)
+    return ids_BCA, mask_BCA
+
+
 def encode(
-    examples: Sequence[Example],
+    examples: Iterable[Example],
     template: Template,
     tokenizer: Any,
     *,
     max_length: int,
     cache_dir: Path,
     key_parts: Mapping[str, object],
+    scoring: Scoring = Scoring.words,
 ) -> EncodedSplit:
     """Encode the examples, or take them from the cache.
 
-    The key covers all that goes in: the examples themselves, the template, the tokenizer, `max_length`.
-    `key_parts` adds what only the caller knows, such as the sha256 of the file and the limit. `max_length`
-    counts the special tokens too. Raises UserError when a text is too long even without the field that gives
-    way.
+    The examples are gone through once for the key and, where they are not in the cache, once more: give a
+    list, or an `ExampleFile` to hold none of them. The key covers all that goes in: the examples themselves,
+    the template, the tokenizer, `max_length`. `key_parts` adds what only the caller knows, such as the sha256
+    of the file and the limit. `max_length` counts the special tokens too. With `scoring=choices` the choices
+    of each example are encoded as well, each followed by the tokenizer's end token if it has one. Raises
+    UserError when a text is too long even without the field that gives way.
     """
     if not tokenizer.is_fast:
         raise UserError(
@@ -163,18 +207,19 @@ def encode(
     prefix, suffix = _affixes(tokenizer)
     parts = {
         "code": [CODE_VERSION, version("tokenizers"), version("datasets")],
-        "examples": _digest_of_examples(examples),
+        "examples": _digest_of_examples(examples, scoring),
         "template": [template.text, template.shorten],
-        "tokenizer": [_digest_of_tokenizer(tokenizer), prefix, suffix],
+        "tokenizer": [_digest_of_tokenizer(tokenizer), prefix, suffix, tokenizer.eos_token_id],
         "max_length": max_length,
+        "scoring": scoring.value,
         "caller": dict(key_parts),
     }
     key = sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
     folder = cache_dir / "encoded" / key
     if not _is_intact(folder):
-        encoded = _encoded(examples, template, tokenizer, max_length, (prefix, suffix))
-        _publish(datasets.Dataset(_table_of(encoded)), folder)
-    dataset = datasets.load_from_disk(str(folder))
+        encoded = _encoded(examples, template, tokenizer, max_length, (prefix, suffix), scoring)
+        _publish(encoded, _schema(scoring), folder)
+    dataset = datasets.Dataset.from_file(str(folder / DATA))
     return EncodedSplit(dataset, key, np.arange(len(dataset), dtype=np.int64))
 
 
@@ -182,49 +227,71 @@ def encode(
 
 
 def _encoded(
-    examples: Sequence[Example],
+    examples: Iterable[Example],
     template: Template,
     tokenizer: Any,
     max_length: int,
     affixes: tuple[list[int], list[int]],
-) -> Iterator[dict[str, Any]]:
-    """Yield the columns of each example."""
+    scoring: Scoring,
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the columns of each example, some examples at a time."""
     prefix, suffix = affixes
     budget = max_length - len(prefix) - len(suffix)
-    for start in range(0, len(examples), CHUNK):
-        chunk = examples[start : start + CHUNK]
+    tokens = Tokens(tokenizer)
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    remaining = iter(examples)
+    while chunk := list(islice(remaining, CHUNK)):
         texts = [template.render(example.fields) for example in chunk]
-        # verbose=False: the tokenizer need not warn of long texts, we cut them ourselves.
-        tokenized = tokenizer([text.text for text in texts], add_special_tokens=False, verbose=False)
-        for example, text, encoding in zip(chunk, texts, tokenized.encodings, strict=True):
-            num_cut = max(0, len(encoding.ids) - budget)
-            body = _shortened(encoding, text, num_cut)
+        bodies, num_cut = _bodies(texts, tokens, budget)
+        rows: list[dict[str, Any]] = []
+        for example, body, cut in zip(chunk, bodies, num_cut, strict=True):
             if len(body) > budget:
                 raise UserError(
                     f"{example.id}: without {{{template.shorten}}}, which gives way, the text still has "
                     f"{len(body)} tokens, more than the {budget} that task.max_length={max_length} leaves "
                     f"beside {len(prefix) + len(suffix)} special ones. Raise task.max_length."
                 )
-            yield {
-                "id": example.id,
-                "group": example.group,
-                "source": example.source,
-                "input_ids": np.array([*prefix, *body, *suffix], dtype=np.int32),
-                "body_start": len(prefix),
-                "body_end": len(prefix) + len(body),
-                "label": -1 if example.label is None else example.label,
-                "num_cut": num_cut,
-            }
+            rows.append(
+                {
+                    "id": example.id,
+                    "group": example.group,
+                    "source": example.source,
+                    "input_ids": [*prefix, *body, *suffix],
+                    "body_start": len(prefix),
+                    "body_end": len(prefix) + len(body),
+                    "label": -1 if example.label is None else example.label,
+                    "num_cut": cut,
+                }
+            )
+        if scoring is Scoring.choices:
+            choice_ids = iter(tokens.of([choice for example in chunk for choice in example.choices]))
+            for example, row in zip(chunk, rows, strict=True):
+                row["choices"] = example.choices
+                row["choice_ids"] = [[*ids, *end] for ids in islice(choice_ids, len(example.choices))]
+                row["golds"] = _golds(example)
+        yield rows
+
+
+def _golds(example: Example) -> tuple[int, ...]:
+    return example.golds or (() if example.label is None else (example.label,))
+
+
+def _bodies(texts: Sequence[Rendered], tokens: Tokens, budget: int) -> tuple[list[list[int]], list[int]]:
+    """Return the ids of each text, shortened to the budget where that is possible, and how many were cut."""
+    bodies = tokens.of([text.text for text in texts])
+    num_cut = [max(0, len(body) - budget) for body in bodies]
+    too_long = [place for place, cut in enumerate(num_cut) if cut]
+    encodings = tokens.with_offsets([texts[place].text for place in too_long])
+    for place, encoding in zip(too_long, encodings, strict=True):
+        bodies[place] = _shortened(encoding, texts[place], num_cut[place])
+    return bodies, num_cut
 
 
 def _shortened(encoding: Any, text: Rendered, num_cut: int) -> list[int]:
     """Drop `num_cut` tokens, or as many as there are, from the end of the field that gives way."""
-    ids: list[int] = encoding.ids
-    if not num_cut:
-        return ids
     inside = [place for place, span in enumerate(encoding.offsets) if _stands_inside(text, *span)]
     dropped = set(inside[-num_cut:])
-    return [token for place, token in enumerate(ids) if place not in dropped]
+    return [token for place, token in enumerate(encoding.ids) if place not in dropped]
 
 
 def _stands_inside(text: Rendered, start: int, end: int) -> bool:
@@ -253,10 +320,12 @@ def _affixes(tokenizer: Any) -> tuple[list[int], list[int]]:
 # ---------------------------------------------------------------------------------------------- cache
 
 
-def _digest_of_examples(examples: Sequence[Example]) -> str:
+def _digest_of_examples(examples: Iterable[Example], scoring: Scoring) -> str:
     digest = sha256()
     for example in examples:
-        row = [example.id, example.group, example.source, example.label, dict(example.fields)]
+        row: list[Any] = [example.id, example.group, example.source, example.label, dict(example.fields)]
+        if scoring is Scoring.choices:
+            row += [example.choices, _golds(example)]
         digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -269,15 +338,18 @@ def _digest_of_tokenizer(tokenizer: Any) -> str:
     return sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-def _table_of(encoded: Iterator[dict[str, Any]]) -> Any:
-    rows = list(encoded)
-    ends = np.cumsum([0, *(len(row["input_ids"]) for row in rows)])
-    tokens = pyarrow.array(np.concatenate([row["input_ids"] for row in rows]))
-    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in ("id", "group", "source")}
-    columns["input_ids"] = pyarrow.ListArray.from_arrays(pyarrow.array(ends, pyarrow.int32()), tokens)
-    for name in ("body_start", "body_end", "label", "num_cut"):
-        columns[name] = pyarrow.array([row[name] for row in rows], pyarrow.int32())
-    return pyarrow.table(columns)
+def _schema(scoring: Scoring) -> Any:
+    text, integer = pyarrow.string(), pyarrow.int32()
+    columns = {
+        **dict.fromkeys(("id", "group", "source"), text),
+        "input_ids": pyarrow.list_(integer),
+        **dict.fromkeys(("body_start", "body_end", "label", "num_cut"), integer),
+    }
+    if scoring is Scoring.choices:
+        columns["choices"] = pyarrow.list_(text)
+        columns["choice_ids"] = pyarrow.list_(pyarrow.list_(integer))
+        columns["golds"] = pyarrow.list_(integer)
+    return pyarrow.schema(columns)
 
 
 def _is_intact(folder: Path) -> bool:
@@ -294,13 +366,22 @@ def _is_intact(folder: Path) -> bool:
     return intact
 
 
-def _publish(dataset: datasets.Dataset, folder: Path) -> None:
+def _publish(encoded: Iterable[list[dict[str, Any]]], schema: Any, folder: Path) -> None:
     """Write a cache entry beside its place and rename it there, unless another process was faster."""
-    datasets.disable_progress_bars()  # a run has its own progress line
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    dataset.save_to_disk(str(temporary))
-    digests = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
-    (temporary / MANIFEST).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+    temporary.mkdir(parents=True)
+    try:
+        with pyarrow.ipc.new_stream(temporary / DATA, schema) as stream:
+            for rows in encoded:
+                stream.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=schema))
+        digests = {DATA: file_sha256(temporary / DATA)}
+        (temporary / MANIFEST).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+        _put_in_place(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # there only where it was not put in place
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
     for _ in range(3):
         try:
             temporary.rename(folder)
@@ -310,7 +391,6 @@ def _publish(dataset: datasets.Dataset, folder: Path) -> None:
                 raise
         # The place is taken: by another process's entry, or by the damaged one that made us write.
         if _is_intact(folder):
-            shutil.rmtree(temporary)
             return
         shutil.rmtree(folder, ignore_errors=True)  # another process may be removing it as well
     raise UserError(f"The cached encoding {folder} is damaged and cannot be replaced: remove that folder.")

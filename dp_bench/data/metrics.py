@@ -1,4 +1,4 @@
-"""The metrics of SuperGLUE's classification tasks, in 0..100, as plain functions of numpy arrays.
+"""The metrics of SuperGLUE in 0..100, as plain functions of numpy arrays and strings.
 
 They agree with scikit-learn when it is given every class by name: a class that is absent from a small split
 counts as 0 and does not drop out of the mean. Labels and predictions index the task's choices.
@@ -6,12 +6,18 @@ counts as 0 and does not drop out of the mean. Labels and predictions index the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Indices = NDArray[np.int64]
+
+SUPERGLUE = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
+PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
@@ -23,6 +29,13 @@ def macro_f1(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> flo
     """Return the mean F1 over all classes; one that is neither gold nor predicted counts as 0."""
     gold, predicted = _checked(labels, predictions)
     return float(np.mean([_f1(gold == index, predicted == index) for index in range(num_classes)]))
+
+
+def macro_f1_of_present(labels: ArrayLike, predictions: ArrayLike) -> float:
+    """Return the mean F1 over the classes that occur, gold or predicted: scikit-learn's and the `super_glue`
+    module's, which a small split without one of its classes raises."""
+    gold, predicted = _checked(labels, predictions)
+    return float(np.mean([_f1(gold == index, predicted == index) for index in np.union1d(gold, predicted)]))
 
 
 def f1a(labels: ArrayLike, predictions: ArrayLike) -> float:
@@ -41,20 +54,91 @@ def exact_match(labels: ArrayLike, predictions: ArrayLike, groups: Sequence[str]
     return 100.0 * float(np.mean(mistakes == 0))
 
 
+def matthews(labels: ArrayLike, predictions: ArrayLike) -> float:
+    """Return the Matthews correlation of two classes, in -100..100; 0 where either has one class only."""
+    gold, predicted = _checked(labels, predictions)
+    counts = np.bincount(2 * gold + predicted, minlength=4).astype(float)
+    if len(counts) > 4 or predicted.min() < 0:
+        raise ValueError("the Matthews correlation is of two classes, 0 and 1")
+    true_negative, false_positive, false_negative, true_positive = counts
+    margins = (gold == 1).mean() * (gold == 0).mean() * (predicted == 1).mean() * (predicted == 0).mean()
+    if margins == 0:
+        return 0.0
+    covariance = (true_positive * true_negative - false_positive * false_negative) / len(gold) ** 2
+    return 100.0 * float(covariance / np.sqrt(margins))
+
+
+def gender_parity(predictions: ArrayLike, groups: Sequence[str]) -> float:
+    """Return the share of groups (AX-g's pairs) whose members are all predicted alike, right or wrong."""
+    predicted = np.asarray(predictions, dtype=np.int64)
+    if len(groups) != len(predicted) or not len(groups):
+        raise ValueError(f"{len(groups)} groups for {len(predicted)} predictions")
+    _, first, group_of_row = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    unlike = np.bincount(group_of_row, weights=predicted != predicted[first][group_of_row])
+    return 100.0 * float(np.mean(unlike == 0))
+
+
+def token_f1(predictions: Sequence[str], golds: Sequence[Sequence[str]]) -> float:
+    """Return ReCoRD's F1: shared words between a prediction and the gold that it is nearest to, over queries.
+
+    A query without gold counts as 0.
+    """
+    return _mean_of_best(_shared_words, predictions, golds)
+
+
+def token_em(predictions: Sequence[str], golds: Sequence[Sequence[str]]) -> float:
+    """Return ReCoRD's EM: the share of queries whose prediction is one of the golds, once both are
+    normalised."""
+    return _mean_of_best(lambda text, gold: float(normalised(text) == normalised(gold)), predictions, golds)
+
+
+def normalised(text: str) -> str:
+    """Return a text as ReCoRD compares it: without case, punctuation, articles and extra spaces."""
+    bare = text.lower().translate(PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
 def score(
-    names: Sequence[str], labels: ArrayLike, predictions: ArrayLike, groups: Sequence[str], num_classes: int
+    names: Sequence[str],
+    labels: ArrayLike,
+    predictions: ArrayLike,
+    groups: Sequence[str],
+    num_classes: int,
+    choices: Sequence[Sequence[str]] = (),
+    golds: Sequence[Sequence[int]] = (),
 ) -> dict[str, float]:
-    """Return the named metrics, and accuracy always: the paper's tables show it for every task."""
-    known = {
-        "accuracy": lambda: accuracy(labels, predictions),
+    """Return the named metrics, and accuracy always: the paper's tables show it for every task.
+
+    Where each example has choices of its own, `choices` are their texts and `golds` those that are right:
+    with several, any of them will do; with none, nothing does.
+    """
+    chosen = np.asarray(predictions, dtype=np.int64).tolist()
+    known: dict[str, Callable[[], float]] = {
+        "accuracy": lambda: _gold_share(chosen, golds) if golds else accuracy(labels, predictions),
         "macro_f1": lambda: macro_f1(labels, predictions, num_classes),
         "f1a": lambda: f1a(labels, predictions),
         "exact_match": lambda: exact_match(labels, predictions, groups),
+        "token_f1": lambda: token_f1(*_texts(chosen, choices, golds)),
+        "token_em": lambda: token_em(*_texts(chosen, choices, golds)),
+        "matthews": lambda: matthews(labels, predictions),
+        "gender_parity": lambda: gender_parity(predictions, groups),
     }
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"metric {unknown[0]} is unknown: task.metrics takes {', '.join(known)}")
     return {name: known[name]() for name in dict.fromkeys(("accuracy", *names))}
+
+
+def task_score(names: Sequence[str], values: Mapping[str, float]) -> float:
+    """Return the mean of a task's own metrics, as the leaderboard does."""
+    return float(np.mean([values[name] for name in names]))
+
+
+def superglue_score(scores: Mapping[str, float]) -> float | None:
+    """Return the mean of the eight tasks' scores, or None where one is missing; diagnostics do not count."""
+    if any(task not in scores for task in SUPERGLUE):
+        return None
+    return float(np.mean([scores[task] for task in SUPERGLUE]))
 
 
 def _checked(labels: ArrayLike, predictions: ArrayLike) -> tuple[Indices, Indices]:
@@ -73,3 +157,45 @@ def _checked(labels: ArrayLike, predictions: ArrayLike) -> tuple[Indices, Indice
 def _f1(gold: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
     positives = int(gold.sum()) + int(predicted.sum())
     return 200.0 * float(np.sum(gold & predicted)) / positives if positives else 0.0
+
+
+def _gold_share(chosen: Sequence[int], golds: Sequence[Sequence[int]]) -> float:
+    _checked_golds(chosen, golds)
+    return 100.0 * float(np.mean([place in right for place, right in zip(chosen, golds, strict=True)]))
+
+
+def _texts(
+    chosen: Sequence[int], choices: Sequence[Sequence[str]], golds: Sequence[Sequence[int]]
+) -> tuple[list[str], list[list[str]]]:
+    """Return the chosen text of each example and the right ones."""
+    if not choices:
+        raise ValueError("token_f1 and token_em are for examples with choices of their own, as ReCoRD's")
+    texts = [own[place] for own, place in zip(choices, chosen, strict=True)]
+    return texts, [[own[place] for place in right] for own, right in zip(choices, golds, strict=True)]
+
+
+def _mean_of_best(
+    alike: Callable[[str, str], float], predictions: Sequence[str], golds: Sequence[Sequence[str]]
+) -> float:
+    _checked_golds(predictions, golds)
+    best = [
+        max((alike(text, gold) for gold in right), default=0.0)
+        for text, right in zip(predictions, golds, strict=True)
+    ]
+    return 100.0 * float(np.mean(best))
+
+
+def _checked_golds(predictions: Sequence[object], golds: Sequence[Sequence[object]]) -> None:
+    if len(predictions) != len(golds):
+        raise ValueError(f"{len(golds)} lists of golds do not go with {len(predictions)} predictions")
+    if not len(predictions):
+        raise ValueError("no examples to score")
+    if not any(golds):
+        raise ValueError(f"the golds of all {len(golds)} examples are hidden, as in the official test splits")
+
+
+def _shared_words(prediction: str, gold: str) -> float:
+    """Return the F1 of the words of two texts, each word as often as it occurs."""
+    predicted, wanted = normalised(prediction).split(), normalised(gold).split()
+    num_shared = (Counter(predicted) & Counter(wanted)).total()
+    return 2.0 * num_shared / (len(predicted) + len(wanted)) if num_shared else 0.0

@@ -1,46 +1,64 @@
 """Raw records to Examples: one reader for each shape of record.
 
-`flat` reads one example from each record (BoolQ, CB, RTE, WiC). `multirc` reads one from each answer, whether
-in the nested records of the official release or in the hub's flattened rows; both give the same Examples
-under the same ids. A value that cannot be read is the user's to mend, so every message names the file, the
-line and the field.
+`flat` reads one example from each record (BoolQ, CB, COPA, RTE, WiC, AX-b); `axg` groups them in pairs; `wsc`
+finds the two spans in the text; `multirc` reads one example from each answer, `record` one from each query.
+The nested records of the official release and the hub's flattened rows give the same Examples under the same
+ids. A value that cannot be read is the user's to mend, so every message names the file, the line and the
+field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dp_bench.data.source import SplitFile, read_records
-from dp_bench.settings import TaskSettings
+from dp_bench.settings import Scoring, TaskSettings
 from dp_bench.types import Example, UserError
 
 
-def read_examples(task: TaskSettings, split_file: SplitFile, split: str, limit: int | None) -> list[Example]:
-    """Read the first `limit` examples of a file, or all. For MultiRC an example is an answer.
+@dataclass(frozen=True)
+class ExampleFile:
+    """The first `limit` examples of a file, or all: read anew each time one goes through them, and never all
+    in memory.
 
-    Ids start with "{task}/{split}/"; `split_file.split` is what the file itself is called.
+    Ids start with "{task}/{split}/"; `file.split` is what the file itself is called.
     """
-    if task.reader not in READERS:
-        known = ", ".join(READERS)
-        raise UserError(
-            f"configs/task/{task.name}.yaml: reader={task.reader} is unknown; use one of {known}."
-        )
-    records = (_Record(split_file.path, line, values) for line, values in read_records(split_file))
-    lines_of_ids: dict[str, int] = {}
-    examples = []
-    for record, example in islice(READERS[task.reader](task, split, records), limit):
-        if example.id in lines_of_ids:
-            raise record.error(f"idx of {example.id} was already taken by line {lines_of_ids[example.id]}")
-        lines_of_ids[example.id] = record.line
-        examples.append(example)
-    if not examples:
-        raise UserError(f"{split_file.path} holds no records: expected one JSON object a line.")
-    return examples
+
+    task: TaskSettings
+    file: SplitFile
+    split: str
+    limit: int | None = None
+
+    def __iter__(self) -> Iterator[Example]:
+        task, file = self.task, self.file
+        if task.reader not in READERS:
+            known = ", ".join(READERS)
+            raise UserError(
+                f"configs/task/{task.name}.yaml: reader={task.reader} is unknown; use one of {known}."
+            )
+        records = (_Record(file.path, line, values) for line, values in read_records(file))
+        lines_of_ids: dict[str, int] = {}
+        for record, example in islice(READERS[task.reader](task, self.split, records), self.limit):
+            if example.id in lines_of_ids:
+                raise record.error(
+                    f"idx of {example.id} was already taken by line {lines_of_ids[example.id]}"
+                )
+            lines_of_ids[example.id] = record.line
+            yield example
+        if not lines_of_ids:
+            raise UserError(f"{file.path} holds no records: expected one JSON object a line.")
+
+
+def read_examples(task: TaskSettings, split_file: SplitFile, split: str, limit: int | None) -> list[Example]:
+    """Read the first `limit` examples of a file, or all. For MultiRC an example is an answer, for ReCoRD a
+    query."""
+    return list(ExampleFile(task, split_file, split, limit))
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,17 @@ class _Record:
     def integer(self, name: str) -> int:
         value: int = self._value(name, int, "an integer")
         return value
+
+    def index(self) -> int:
+        """Return `idx`, which AX-b writes in quotes."""
+        raw = self.values.get("idx")
+        return int(raw) if isinstance(raw, str) and raw.isdecimal() else self.integer("idx")
+
+    def texts(self, name: str) -> list[str]:
+        values: list[str] = self._value(name, list, "a list of strings")
+        if not all(isinstance(value, str) for value in values):
+            raise self.error(f"field {self.inside}{name} should be a list of strings and is {_shown(values)}")
+        return values
 
     def child(self, name: str) -> _Record:
         return _Record(self.path, self.line, self._value(name, dict, "an object"), f"{self.inside}{name}.")
@@ -103,13 +132,39 @@ def _shown(value: Any) -> str:
 
 def _flat(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
     for record in records:
-        name = f"{task.name}/{split}/{record.integer('idx')}"
+        name = f"{task.name}/{split}/{record.index()}"
         fields = {field: record.text(field) for field in task.fields}
         # `task.shorten` names the long text that the other fields ask about: BoolQ has several questions on a
-        # passage, RTE repeats a premise. Its digest keeps such rows together.
-        source = f"{task.name}/{sha256(fields[task.shorten].encode()).hexdigest()[:12]}"
+        # passage, RTE repeats a premise.
+        source = _source(task, fields[task.shorten])
         label = record.label(task.labels)
-        yield record, Example(name, fields, tuple(task.words), label, group=name, source=source)
+        yield record, Example(name, fields, _choices(task, fields), label, group=name, source=source)
+
+
+def _source(task: TaskSettings, text: str) -> str:
+    """Name a text by its digest, which keeps the rows that share it together."""
+    return f"{task.name}/{sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _choices(task: TaskSettings, fields: Mapping[str, str]) -> tuple[str, ...]:
+    if task.scoring is Scoring.choices:
+        return tuple(fields[name] for name in task.choices)
+    return tuple(task.words)
+
+
+def _axg(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
+    """Group each two rows that differ in a pronoun's gender alone: they follow each other, and gender parity
+    asks whether they are predicted alike. The release's `pair_id` is no name for the pair, but for a row."""
+    hypotheses: dict[str, str] = {}
+    for record, example in _flat(task, split, records):
+        group = f"{task.name}/{split}/pair{record.index() // 2}"
+        hypothesis = hypotheses.setdefault(group, example.fields["hypothesis"])
+        if example.fields["hypothesis"] != hypothesis:
+            raise record.error(
+                f"idx {record.index()} and {record.index() ^ 1} are the two genders of one sentence, but "
+                f"their hypotheses differ: {_shown(example.fields['hypothesis'])} and {_shown(hypothesis)}"
+            )
+        yield record, replace(example, group=group)
 
 
 def _multirc(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
@@ -139,5 +194,119 @@ def _answers(record: _Record) -> Iterator[tuple[_Record, dict[str, str], tuple[i
             yield answer, fields, (record.integer("idx"), question.integer("idx"), answer.integer("idx"))
 
 
+def _wsc(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
+    for record in records:
+        name = f"{task.name}/{split}/{record.index()}"
+        spans = record.child("target") if "target" in record.values else record
+        text = record.text("text")
+        referent, pronoun = (
+            _located(text, spans.text(f"span{number}_text"), spans.integer(f"span{number}_index"))
+            for number in (1, 2)
+        )
+        marked = text
+        if pronoun.start is not None:
+            end = pronoun.start + len(pronoun.text)
+            marked = f"{text[: pronoun.start]}*{pronoun.text}*{text[end:]}"
+        fields = {"text": text, "marked": marked, "span1_text": referent.text, "span2_text": pronoun.text}
+        label = record.label(task.labels)
+        yield record, Example(name, fields, _choices(task, fields), label, name, _source(task, text))
+
+
+@dataclass(frozen=True)
+class _Span:
+    text: str
+    start: int | None  # None where the text has no such words
+
+
+def _located(text: str, words: str, number: int) -> _Span:
+    """Find the words that stand nearest to word `number` of the text, as the text writes them.
+
+    The release's spans are not always what the text says: some differ in case, end in a stop, hold a line
+    break for a space, or are one word off. The hub's wsc.fixed mends part of that; so found, both are the
+    same.
+    """
+    wanted = words.rstrip(".").split()
+    pattern = r"(?<!\w)" + r"\s+".join(map(re.escape, wanted)) + r"(?!\w)"
+    found = list(re.finditer(pattern, text, re.IGNORECASE)) if wanted else []
+    if not found:
+        return _Span(" ".join(wanted), None)
+    nearest = min(found, key=lambda match: abs(_word_number(text, match.start()) - number))
+    return _Span(nearest.group(), nearest.start())
+
+
+def _word_number(text: str, start: int) -> int:
+    """Return how many words end before `start`; an opening quote belongs to the word that it opens."""
+    return len(f"{text[:start]}.".split()) - 1
+
+
+def _record(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
+    """Make a query one example, whose choices are the entities of the passage, each once.
+
+    They stand in the order of their first mention: the release lists mentions, the hub sorts by letters. A
+    query none of whose answers is an entity has no gold, and its label is hidden.
+    """
+    for record in records:
+        nested = isinstance(record.values.get("passage"), dict)
+        for asked in _queries(record) if nested else _hub_query(record):
+            if not asked.entities:
+                raise record.error("there are no entities to choose from")
+            places = {entity: asked.passage.find(entity) for entity in set(asked.entities)}
+            choices = tuple(sorted(places, key=lambda entity: (places[entity], entity)))
+            golds = tuple(place for place, entity in enumerate(choices) if entity in asked.answers)
+            source = f"{task.name}/{split}/{asked.passage_idx}"
+            name = f"{source}/{asked.query_idx}"
+            fields = {"query": asked.query, "passage": asked.passage}
+            yield record, Example(name, fields, choices, golds[0] if golds else None, name, source, golds)
+
+
+@dataclass(frozen=True)
+class _Query:
+    passage: str
+    query: str
+    entities: Sequence[str]
+    answers: Sequence[str]  # empty where hidden
+    passage_idx: int
+    query_idx: int
+
+
+def _queries(record: _Record) -> Iterator[_Query]:
+    passage = record.child("passage")
+    text = passage.text("text")
+    entities = [_mention(text, entity) for entity in passage.children("entities")]
+    for asked in record.children("qas"):
+        answers = [a.text("text") for a in asked.children("answers")] if "answers" in asked.values else []
+        yield _Query(
+            text, asked.text("query"), entities, answers, record.integer("idx"), asked.integer("idx")
+        )
+
+
+def _hub_query(record: _Record) -> Iterator[_Query]:
+    idx = record.child("idx")
+    yield _Query(
+        record.text("passage"),
+        record.text("query"),
+        record.texts("entities"),
+        record.texts("answers"),
+        idx.integer("passage"),
+        idx.integer("query"),
+    )
+
+
+def _mention(text: str, entity: _Record) -> str:
+    start, end = entity.integer("start"), entity.integer("end")  # `end` is the last character
+    if not 0 <= start <= end < len(text):
+        raise entity.error(
+            f"field {entity.inside.rstrip('.')} is {start} to {end}, outside of the {len(text)} characters "
+            "of the passage"
+        )
+    return text[start : end + 1]
+
+
 Reader = Callable[[TaskSettings, str, Iterator[_Record]], Iterator[tuple[_Record, Example]]]
-READERS: dict[str, Reader] = {"flat": _flat, "multirc": _multirc}
+READERS: dict[str, Reader] = {
+    "flat": _flat,
+    "axg": _axg,
+    "wsc": _wsc,
+    "multirc": _multirc,
+    "record": _record,
+}

@@ -20,6 +20,7 @@ from dp_bench.settings import DataSettings, TaskSettings
 from dp_bench.types import UnreachableError, UserError
 
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # the release's stem -> the hub's split
+PARQUET_ROWS = 1000  # read at once: the hub's ReCoRD does not fit into memory as Python objects
 INSTEAD = (
     "Set data.dir=PATH to a folder with the official release files "
     "(PATH/BoolQ/train.jsonl, PATH/BoolQ/val.jsonl, …)."
@@ -30,10 +31,13 @@ INSTEAD = (
 class SplitFile:
     path: Path
     sha256: str
+    role: str | None = None  # what ids call a file whose name does not say it: AX-b.jsonl is a test set
 
     @property
     def split(self) -> str:
         """What example ids call this file: its stem, or the stem that the release gives to a hub file."""
+        if self.role is not None:
+            return self.role
         if self.path.suffix != ".parquet":
             return self.path.stem
         hub_split = self.path.stem.split("-")[0]
@@ -57,26 +61,42 @@ class Source:
 def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) -> Source:
     """Find the task's two files, or raise UserError saying what was looked for and what to type instead.
 
-    The micro benchmark, which alone needs `cache`, is written below it first, if it is not there yet.
+    A diagnostic takes the train file of another task, `task.train_task`, and reports on its only file. The
+    micro benchmark, which alone needs `cache`, is written below it first, if it is not there yet.
     """
     if data.difficulty is not None:
         assert cache is not None, "generated data has to be written somewhere"
-        root = _generated(task, data, cache)
-        train, validation = (_release_file(root / task.title, stem, key) for stem, key in _stems(data))
-        return Source(task.name, "generated", split_file(train), split_file(validation), str(root))
-    if data.dir is not None:
-        root = Path(data.dir).expanduser()
-        folder = _task_folder(root, task.title)
-        train, validation = (_release_file(folder, stem, key) for stem, key in _stems(data))
-        return Source(task.name, "directory", split_file(train), split_file(validation), str(root))
-    splits = [_hub_split(stem, key) for stem, key in _stems(data)]
+        kind, root = "generated", _generated(task, data, cache)
+        location = str(root)
+    elif data.dir is not None:
+        kind, root = "directory", Path(data.dir).expanduser()
+        location = str(root)
+    else:
+        return _locate_on_hub(task, data)
+    train = _release_file(_task_folder(root, task.training.title), data.train_file, "data.train_file")
+    folder = _task_folder(root, task.title)
+    if task.only_file is not None:
+        report = split_file(_release_file(folder, task.only_file), role="test")
+    else:
+        report = split_file(_release_file(folder, data.validation_file, "data.validation_file"))
+    return Source(task.name, kind, split_file(train), report, location)
+
+
+def _locate_on_hub(task: TaskSettings, data: DataSettings) -> Source:
+    train_split = _hub_split(data.train_file, "data.train_file")
+    report_split = "test" if task.only_file else _hub_split(data.validation_file, "data.validation_file")
     root = Path(data.hub).expanduser()
     location = str(root)
     if not root.is_dir():
-        root = _snapshot(task, data, splits)
         location = f"{data.hub}@{data.revision or 'main'}"
-    train, validation = (_hub_file(root / task.hub_config, split) for split in splits)
-    return Source(task.name, "hub", split_file(train), split_file(validation), location)
+        if task.train_task is None:
+            root = _snapshot(task, data, [train_split, report_split])
+        else:
+            _snapshot(task.training, data, [train_split])
+            root = _snapshot(task, data, [report_split])
+    train = _hub_file(root / task.training.hub_config, train_split)
+    report = _hub_file(root / task.hub_config, report_split)
+    return Source(task.name, "hub", split_file(train), split_file(report), location)
 
 
 def _generated(task: TaskSettings, data: DataSettings, cache: Path) -> Path:
@@ -94,18 +114,19 @@ def _generated(task: TaskSettings, data: DataSettings, cache: Path) -> Path:
     return root
 
 
-def split_file(path: Path) -> SplitFile:
-    return SplitFile(path, file_sha256(path))
+def split_file(path: Path, role: str | None = None) -> SplitFile:
+    return SplitFile(path, file_sha256(path), role)
 
 
 def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file; computed once a process while its size and modification time stay."""
+    """Return the sha256 of a file; computed once a process while its state stays."""
     state = path.stat()
-    return _sha256(path, state.st_size, state.st_mtime_ns)
+    # Clocks of file systems tick slowly: a file that replaces another may have its size and time.
+    return _sha256(path, state.st_size, state.st_mtime_ns, state.st_ino)
 
 
 @lru_cache(maxsize=1024)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+def _sha256(path: Path, size: int, mtime_ns: int, inode: int) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
@@ -165,19 +186,19 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow
     from pyarrow import parquet
 
+    number = 0
     try:
-        rows = parquet.read_table(path).to_pylist()
+        with parquet.ParquetFile(path) as file:
+            for rows in file.iter_batches(PARQUET_ROWS):
+                for record in rows.to_pylist():
+                    number += 1
+                    yield number, record
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: expected a parquet file, but {reason}. Fetch it again.") from None
-    yield from enumerate(rows, start=1)
 
 
 # ---------------------------------------------------------------------------------------------- a folder
-
-
-def _stems(data: DataSettings) -> tuple[tuple[str, str], tuple[str, str]]:
-    return (data.train_file, "data.train_file"), (data.validation_file, "data.validation_file")
 
 
 def _task_folder(root: Path, title: str) -> Path:
@@ -214,7 +235,8 @@ def _nearby(root: Path, title: str) -> str:
     return f"; it holds {_listing(root)}. Expected {root / title}/train.jsonl."
 
 
-def _release_file(folder: Path, stem: str, key: str) -> Path:
+def _release_file(folder: Path, stem: str, key: str | None = None) -> Path:
+    """Return a file of a task's folder; `key` is the setting that named it, if one did."""
     path = folder / f"{stem}.jsonl"
     if path.is_file():
         return path
@@ -230,7 +252,9 @@ def _release_file(folder: Path, stem: str, key: str) -> Path:
             f"{path} is missing, but {folder} holds parquet files, as on the hub: "
             f"set data.dir=null data.hub={folder.parent}."
         )
-    instead = f" To read another file of it, set {key} to one of: {', '.join(stems)}." if stems else ""
+    instead = ""
+    if key is not None and stems:
+        instead = f" To read another file of it, set {key} to one of: {', '.join(stems)}."
     raise UserError(f"{path} is missing; {folder} holds {_listing(folder)}.{instead}")
 
 

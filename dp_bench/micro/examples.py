@@ -30,15 +30,17 @@ from dp_bench.micro.lexicon import (
     SENTINELS,
     TASK_MARKERS,
     VALUE_OF,
+    WOMEN,
     words_of,
 )
 from dp_bench.micro.operations import (
     LAST,
     OPEN_REPORTS,
     OUTCOMES,
+    Question,
     Stage,
     ask,
-    key_word,
+    options,
     sayings,
     shuffled,
     some_operation,
@@ -57,19 +59,22 @@ class Pair:
     target: str
 
 
-def body(rng: random.Random, pieces: Sequence[tuple[str, str]], noise: float) -> str:
-    """Lay the pieces out with their own markers, with any of the tasks' markers, or with none."""
-    pieces = list(pieces)
-    if len(pieces) == 2 and rng.random() < 0.5:
-        pieces.reverse()
-    elif len(pieces) == 4 and rng.random() < 0.5:  # premise and question before the two options
-        pieces = pieces[2:] + pieces[:2]
-    own_markers = rng.random() > (0.6 if len(pieces) < 4 else 0.3) * noise
+def body(rng: random.Random, question: Question, noise: float) -> str:
+    """Lay the pieces out with their own markers, with any of the tasks' markers, or with none.
+
+    The markers of options stay, for they are the outcomes.
+    """
+    pieces = list(question.pieces)
+    fixed = ("choice1", "choice2") if question.operation == "pick" else ()
+    if pieces[-1][0] in ("ask", "claim") and rng.random() < 0.5:
+        pieces = pieces[-1:] + pieces[:-1]
+    own_markers = rng.random() > 0.6 * noise
     parts = []
     for own, text in pieces:
-        marker = own if own_markers else rng.choice(TASK_MARKERS)
+        marker = own if own_markers or own in fixed else rng.choice(TASK_MARKERS)
         end = "." if rng.random() < 0.15 * noise else ""
-        parts.append(f"{text}{end}" if rng.random() < 0.15 * noise else f"{marker}: {text}{end}")
+        bare = own not in fixed and rng.random() < 0.15 * noise
+        parts.append(f"{text}{end}" if bare else f"{marker}: {text}{end}")
     return " ".join(parts)
 
 
@@ -77,7 +82,7 @@ def instructed(rng: random.Random, operation: str | None = None, stage: Stage = 
     """Draw a question with an instruction that tells what to do and what to say."""
     operation = operation or some_operation(rng, stage)
     question = ask(rng, operation, stage)
-    text = body(rng, question.pieces, stage.noise)
+    text = body(rng, question, stage.noise)
     outcomes = OUTCOMES[operation]
     if not outcomes or rng.random() < stage.bare:
         return Pair(operation, place(rng, [operation], [], text, stage.noise), question.outcome)
@@ -118,17 +123,26 @@ def stray(rng: random.Random, words: list[str]) -> list[str]:
     return [*rng.choices(STRAY, k=rng.randrange(4)), *words, *rng.choices(STRAY, k=rng.randrange(3))]
 
 
-def uninstructed(rng: random.Random, stage: Stage = LAST) -> Pair:
-    """Draw a question without an instruction; which word answers it cannot be known."""
+def uninstructed(rng: random.Random, stage: Stage = LAST) -> list[Pair]:
+    """Draw a question without an instruction, once with each answer it might have: which one cannot be known.
+
+    All of them together teach an even guess; a random one of them would teach its noise.
+    """
     operation = some_operation(rng, stage)
     question = ask(rng, operation, stage)
-    text = body(rng, question.pieces, stage.noise)
+    text = body(rng, question, stage.noise)
     if rng.random() < 0.4:
         text = place(rng, stray(rng, []), stray(rng, []), text, stage.noise)
-    answers = ("yes", "no") if rng.random() < 0.5 else LABEL_WORDS + PLAIN_ANSWERS
-    if operation == "who" and rng.random() < 0.5:
-        answers = tuple(word for word in words_of(text) if word.capitalize() in NAMES)
-    return Pair("none", text, rng.choice(answers))
+    kind = rng.random()
+    if operation == "who" and kind < 0.5:
+        answers = [word for word in words_of(text) if word.capitalize() in NAMES]
+    elif kind < 0.6:
+        answers = ["yes", "no"]
+    elif kind < 0.75:
+        answers = ["yes", "no", "maybe"]
+    else:
+        answers = rng.sample(LABEL_WORDS, 2) if rng.random() < 0.7 else rng.sample(PLAIN_ANSWERS, 2)
+    return [Pair("none", text, answer) for answer in dict.fromkeys(answers)]
 
 
 def denoising(rng: random.Random, stage: Stage = LAST) -> Pair:
@@ -161,12 +175,8 @@ def denoising(rng: random.Random, stage: Stage = LAST) -> Pair:
     elif kind < 0.85:
         right = rng.randrange(2)
         choice = alternatives(rng, "pretraining", right=right, claims=CLAIMS, reach=stage.reach)
-        text = f"choice1: {choice.choices[0]} choice2: {choice.choices[1]}"
-        outcomes = OUTCOMES["pick"]
-        gaps = shuffled(
-            rng, [(key_word(one), outcome) for one, outcome in zip(choice.choices, outcomes, strict=True)]
-        )
-        gaps.append((f"{choice.premise} {choice.question}", outcomes[right]))
+        text = body(rng, Question("pick", options(choice), ""), noise=0.0)
+        gaps = [(choice.question, OUTCOMES["pick"][right])]
     elif kind < 0.92:
         choice = alternatives(rng, "pretraining", right=0, claims=CLAIMS, reach=stage.reach)
         text = f"{choice.premise} {'so' if choice.question == 'effect' else 'because'} {choice.choices[0]}"
@@ -174,6 +184,7 @@ def denoising(rng: random.Random, stage: Stage = LAST) -> Pair:
         cues = rng.sample([cue for cues in stage.reach.cues.values() for cue in cues], 3)
         text = sentence(rng, rng.choice(FILLERS))
         gaps = [(f"{cue} is", VALUE_OF[cue]) for cue in cues]
+        gaps += [(f"{name}:", "she" if name in WOMEN else "he") for name in rng.sample(NAMES, 2)]
     return with_gaps(rng, text, gaps)
 
 

@@ -1,7 +1,7 @@
 """The tiny T5 before its first update, and the settings of a pretraining.
 
 T5's relative-position bias is the model's only sense of order. Four encoder heads begin local (one word
-back, one word on, five back, five on), and the other heads begin by looking at words like their own: from
+back, one word on, seven back, seven on), and the other heads begin by looking at words like their own: from
 random numbers, a short pretraining is mostly spent on finding these.
 """
 
@@ -33,9 +33,9 @@ class Settings:
     warmup_steps: int = 200
     decay_from: float = 0.6  # share of the steps after which the learning rate falls to `final_lr`
     final_lr: float = 0.02  # of lr
-    growing_steps: int = 2500  # over which the world grows from its first words to all of them
+    growing_steps: int = 2400  # over which the world grows from its first words to all of them
     denoising: int = 3  # batches of the CHUNK
-    uninstructed_share: float = 0.1  # of the other batches
+    uninstructed_share: float = 0.15  # of the other batches
     local_start: float = 4.0
     log_every: int = 250
     held_out: int = 100  # examples of each operation that the log scores
@@ -73,7 +73,7 @@ def build_model(settings: Settings, vocab_size: int) -> T5ForConditionalGenerati
 
 @torch.no_grad()
 def start_local(model: T5ForConditionalGeneration, strength: float) -> None:
-    """Let four heads of the encoder begin by looking one word back, one on, five back, five on."""
+    """Let four heads of the encoder begin by looking one word back, one on, seven back, seven on."""
     encoder = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
     decoder = model.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
     for bias in (encoder, decoder):
@@ -81,8 +81,12 @@ def start_local(model: T5ForConditionalGeneration, strength: float) -> None:
     ahead = encoder.shape[0] // 2  # the encoder's buckets: distance back, then distance ahead
     encoder[1, 0] += 2 * strength
     encoder[ahead + 1, 1] += 2 * strength
-    encoder[1:6, 2] += strength - 1
-    encoder[ahead + 1 : ahead + 6, 3] += strength - 1
+    encoder[1:8, 2] += strength - 1
+    encoder[ahead + 1 : ahead + 8, 3] += strength - 1
+    encoder[:ahead, 6] += strength / 2  # two of the heads that look for like words look to one side
+    encoder[ahead:, 6] -= strength / 2
+    encoder[:ahead, 7] -= strength / 2
+    encoder[ahead:, 7] += strength / 2
     decoder[1, 0] += strength
     first = model.encoder.block[0].layer[0].SelfAttention  # what stands beside a word is written into it
     rows = 2 * first.key_value_proj_dim

@@ -133,10 +133,10 @@ PRETRAINING_MARKERS = words("scene claim ask item line option")
 
 # Words that may stand for an answer. The tasks' own label words answer few operations in pretraining.
 PLAIN_ANSWERS = words("plus minus up down left right in out agree deny lock shut odd even sure never")
-LABEL_WORDS = words("yes no maybe true false choice1 choice2 cause effect")
+LABEL_WORDS = words("yes no maybe true false first second cause effect")
 
 OTHER_WORDS = words(
-    """say about find none check judge compare pick who refer same different first second open not
+    """say about find none check judge compare pick where who refer same different open not
     does do pronoun to or else and a an the of in on at for entailment contradiction neutral entity
     @ highlight placeholder - * # " ' , . : ; ? ! ( ) because when then so"""
 )

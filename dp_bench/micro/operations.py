@@ -1,14 +1,14 @@
 """What the tiny T5 is asked in pretraining: operations, their outcomes, and questions drawn for them.
 
-`find`, `about` and `say` solve no task. They teach the look-ups that the others are made of (the cue a
-claim speaks of; what to say for an outcome), which are otherwise learned late or never, because a yes or a
-no tells so little.
+`find`, `about` and `say` solve no task. They teach the look-ups that the others are made of (the
+cue a claim speaks of; what to say for an outcome), which are otherwise learned late or never, because a
+yes or a no tells so little.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dp_bench.micro.lexicon import (
@@ -38,7 +38,7 @@ OUTCOMES: dict[str, tuple[str, ...]] = {
     "check": ("so", "not"),  # is the claim shown by the scene
     "judge": ("so", "not", "open"),  # is it shown, contradicted, or neither
     "compare": ("same", "different"),  # senses of a word in two sentences
-    "pick": ("first", "second"),  # the option that goes with the scene
+    "pick": ("choice1", "choice2"),  # the option that goes with the scene
     "refer": ("so", "not"),  # does the pronoun mean the person
     "who": (),  # the person beside a cue, or meant by a pronoun
     "find": (),  # the cue that shows the claim, or none; the word that makes an option right
@@ -85,62 +85,112 @@ class Question:
     outcome: str
 
 
+Drawn = tuple[tuple[tuple[str, str], ...], str]  # pieces and outcome
+
+
 def ask(rng: random.Random, operation: str, stage: Stage = LAST) -> Question:
     """Draw a question of an operation, from the content that belongs to pretraining."""
-    fillers = int(rng.random() < stage.fillers)
-    pieces: tuple[tuple[str, str], ...]
     if operation in ATTRIBUTES:
         found = some_scene(rng, stage, about=(operation,))
-        pieces, outcome = (("scene", found.text),), found.values[operation]
-    elif operation in ("check", "judge"):
-        found = some_scene(rng, stage)
-        outcome = rng.choices(("so", "not", "open"), (5, 3, 2) if operation == "check" else (1, 1, 1))[0]
-        pieces = (
-            ("scene", found.text),
-            (rng.choice(("claim", "ask")), statement(rng, found, outcome, stage.reach)),
-        )
-        outcome = "not" if outcome == "open" and operation == "check" else outcome
-    elif operation == "compare":
-        use = uses(rng, "pretraining", same=rng.random() < 0.5, num_fillers=fillers, reach=stage.reach)
-        pieces = (("line", use.sentences[0]), ("line", use.sentences[1]), ("item", use.word))
-        outcome = "same" if use.same else "different"
-    elif operation == "pick":
-        choice = alternatives(
-            rng, "pretraining", right=rng.randrange(2), claims=CLAIMS, num_fillers=fillers, reach=stage.reach
-        )
-        pieces, outcome = options(choice), OUTCOMES["pick"][choice.right]
-    elif operation == "refer":
-        person = reference(
-            rng, "pretraining", refers=rng.random() < 0.5, num_fillers=fillers, reach=stage.reach
-        )
-        asked = f'does the pronoun "{person.pronoun}" refer to "{person.person}"?'
-        pieces, outcome = (("scene", person.text), ("ask", asked)), "so" if person.refers else "not"
-    elif operation == "who" and rng.random() < 0.4:
-        person = reference(rng, "pretraining", refers=True, num_fillers=fillers, reach=stage.reach)
+        return Question(operation, (("scene", found.text),), found.values[operation])
+    return Question(operation, *ASKS[operation](rng, stage))
+
+
+def ask_check(rng: random.Random, stage: Stage) -> Drawn:
+    found = some_scene(rng, stage)
+    outcome = rng.choices(("so", "not", "open"), (5, 3, 2))[0]
+    claim = statement(rng, found, outcome, stage.reach)
+    return (("scene", found.text), ("claim", claim)), "so" if outcome == "so" else "not"
+
+
+def ask_judge(rng: random.Random, stage: Stage) -> Drawn:
+    found = some_scene(rng, stage)
+    outcome = rng.choice(OUTCOMES["judge"])
+    return (("scene", found.text), ("claim", statement(rng, found, outcome, stage.reach))), outcome
+
+
+def ask_compare(rng: random.Random, stage: Stage) -> Drawn:
+    use = uses(rng, "pretraining", same=rng.random() < 0.5, num_fillers=few(rng, stage), reach=stage.reach)
+    pieces = (("line", use.sentences[0]), ("line", use.sentences[1]), ("item", use.word))
+    return pieces, "same" if use.same else "different"
+
+
+def ask_pick(rng: random.Random, stage: Stage) -> Drawn:
+    choice = some_alternatives(rng, stage)
+    return options(choice), OUTCOMES["pick"][choice.right]
+
+
+def ask_refer(rng: random.Random, stage: Stage) -> Drawn:
+    refers = rng.random() < 0.5
+    person = reference(rng, "pretraining", refers=refers, num_fillers=few(rng, stage), reach=stage.reach)
+    asked = f'does the pronoun "{person.pronoun}" refer to "{person.person}"?'
+    return (("scene", person.text), ("ask", asked)), "so" if refers else "not"
+
+
+def ask_who(rng: random.Random, stage: Stage) -> Drawn:
+    if rng.random() < 0.4:
+        person = reference(rng, "pretraining", refers=True, num_fillers=few(rng, stage), reach=stage.reach)
         asked = f'who does the pronoun "{person.pronoun}" refer to?'
-        pieces, outcome = (("scene", person.text), ("ask", asked)), person.person.lower()
-    elif operation == "say":
-        pairs = sayings(rng, stage)
-        asked, outcome = rng.choice(pairs)
-        pieces = (("scene", " ".join(word for pair in pairs for word in pair)), ("ask", asked))
-    elif operation == "find" and rng.random() < 0.4:
-        choice = alternatives(
-            rng, "pretraining", right=rng.randrange(2), claims=CLAIMS, num_fillers=fillers, reach=stage.reach
-        )
-        pieces, outcome = options(choice), key_word(choice.choices[choice.right])
-    elif operation in ("find", "about"):
-        found = some_scene(rng, stage)
-        claim = statement(rng, found, rng.choices(("so", "not", "open"), (5, 3, 2))[0], stage.reach)
-        said = next(word for word in words_of(claim) if word in ATTRIBUTE_OF)
-        wanted = {said} if operation == "find" else set(ATTRIBUTES[ATTRIBUTE_OF[said]])
-        outcome = next((cue for cue in found.cues if VALUE_OF[cue] in wanted), "none")
-        pieces = (("scene", found.text), ("claim", claim))
-    else:
-        found = some_scene(rng, stage, distinct_names=True)
-        place = rng.randrange(len(found.names))
-        query = sentence(rng, rng.choice(QUERIES + FRAMES), n="@placeholder", c=found.cues[place])
-        pieces, outcome = (("scene", found.text), ("ask", query)), found.names[place].lower()
-    return Question(operation, pieces, outcome)
+        return (("scene", person.text), ("ask", asked)), person.person.lower()
+    found = some_scene(rng, stage, distinct_names=True)
+    place = rng.randrange(len(found.names))
+    query = sentence(rng, rng.choice(QUERIES + FRAMES), n="@placeholder", c=found.cues[place])
+    return (("scene", found.text), ("ask", query)), found.names[place].lower()
+
+
+def ask_find(rng: random.Random, stage: Stage) -> Drawn:
+    if rng.random() < 0.4:
+        choice = some_alternatives(rng, stage)
+        return options(choice), key_word(choice.choices[choice.right])
+    return claimed(rng, stage, lambda value: {value})
+
+
+def ask_about(rng: random.Random, stage: Stage) -> Drawn:
+    return claimed(rng, stage, lambda value: {*ATTRIBUTES[ATTRIBUTE_OF[value]]})
+
+
+def claimed(rng: random.Random, stage: Stage, wanted: Callable[[str], set[str]]) -> Drawn:
+    """Ask for the cue of a value that is `wanted` after a claim; there may be none."""
+    found = some_scene(rng, stage)
+    outcome = rng.choices(("so", "not", "open"), (5, 3, 2))[0]
+    claim = statement(rng, found, outcome, stage.reach)
+    values = wanted(key_word(claim))
+    shown = next((cue for cue in found.cues if VALUE_OF[cue] in values), "none")
+    return (("scene", found.text), ("claim", claim)), shown
+
+
+def ask_say(rng: random.Random, stage: Stage) -> Drawn:
+    pairs = sayings(rng, stage)
+    asked, outcome = rng.choice(pairs)
+    return (("scene", " ".join(word for pair in pairs for word in pair)), ("ask", asked)), outcome
+
+
+ASKS: dict[str, Callable[[random.Random, Stage], Drawn]] = {
+    "check": ask_check,
+    "judge": ask_judge,
+    "compare": ask_compare,
+    "pick": ask_pick,
+    "refer": ask_refer,
+    "who": ask_who,
+    "find": ask_find,
+    "about": ask_about,
+    "say": ask_say,
+}
+
+
+def few(rng: random.Random, stage: Stage) -> int:
+    return int(rng.random() < stage.fillers)
+
+
+def some_alternatives(rng: random.Random, stage: Stage) -> Alternatives:
+    return alternatives(
+        rng,
+        "pretraining",
+        right=rng.randrange(2),
+        claims=CLAIMS,
+        num_fillers=few(rng, stage),
+        reach=stage.reach,
+    )
 
 
 def key_word(text: str) -> str:
@@ -149,8 +199,9 @@ def key_word(text: str) -> str:
 
 
 def options(choice: Alternatives) -> tuple[tuple[str, str], ...]:
+    """Put the premise between its options: T5 sees most easily on which side a word stands."""
     first, second = choice.choices
-    return ("choice1", first), ("choice2", second), ("scene", choice.premise), ("ask", choice.question)
+    return ("choice1", first), ("scene", choice.premise), ("ask", choice.question), ("choice2", second)
 
 
 def sayings(rng: random.Random, stage: Stage) -> list[tuple[str, str]]:
@@ -170,7 +221,7 @@ def some_scene(
         rng,
         "pretraining",
         num_cues=rng.choices((1, 2, 3, 4, 5), stage.scene_lengths)[0],
-        num_fillers=int(rng.random() < stage.fillers),
+        num_fillers=few(rng, stage),
         about=about,
         distinct_names=distinct_names,
         reach=stage.reach,
@@ -187,7 +238,11 @@ def statement(rng: random.Random, found: Scene, outcome: str, reach: Reach) -> s
         value = found.values[attribute]
         if outcome == "not":
             value = rng.choice([other for other in ATTRIBUTES[attribute] if other != value])
-    return sentence(rng, rng.choice(CLAIMS), v=value, a=attribute)
+    return claim_of(rng, value)
+
+
+def claim_of(rng: random.Random, value: str) -> str:
+    return sentence(rng, rng.choice(CLAIMS), v=value, a=ATTRIBUTE_OF[value])
 
 
 def some_operation(rng: random.Random, stage: Stage) -> str:

@@ -57,10 +57,12 @@ def learning_rate(settings: Settings, step: int) -> float:
 CURRICULUM = (  # until which step in a small world: what is asked how often, what share without what to say
     (300, "say 1", 1.0),
     (800, "report 4 find 8 about 3 say 2 check 4 compare 4", 1.0),
-    (1400, "report 3 find 5 about 4 say 2 check 4 judge 8 pick 8", 1.0),
-    (2000, "report 2 find 4 say 2 check 3 judge 3 compare 3 pick 7 who 7 refer 6", 1.0),
-    (2200, "report 5 find 4 about 3 say 3 check 5 judge 5 compare 4 pick 5 who 2 refer 3", 0.8),
-    (3000, "report 5 find 4 about 3 say 3 check 5 judge 5 compare 4 pick 5 who 2 refer 3", 0.5),
+    (1150, "pick 9 find 3", 1.0),
+    (1450, "report 2 find 2 about 2 say 1 check 2 judge 6 pick 4 compare 1", 1.0),
+    (2050, "report 1 find 1 say 1 check 1 judge 1 pick 2 compare 1 who 11", 1.0),
+    (2350, "report 1 find 1 check 1 pick 2 compare 1 who 4 refer 9", 1.0),
+    (2550, "report 5 find 4 about 3 say 3 check 5 judge 5 compare 4 pick 5 who 3 refer 3", 0.8),
+    (3300, "report 5 find 4 about 3 say 3 check 5 judge 5 compare 4 pick 5 who 3 refer 3", 0.5),
 )
 
 
@@ -68,7 +70,8 @@ def stage_at(step: int, settings: Settings) -> Stage:
     """Teach one circuit after the other in a small world, then let the world grow.
 
     Looking up what to say comes first, then finding cues, then the questions with bare outcomes, then all
-    of it with what to say. Drawn together from the start, none of these is learned within the budget.
+    of it with what to say. Drawn together from the start, none of these is learned within the budget, and
+    the harder ones (pick, who, refer) are learned only while most examples are theirs.
     """
     for until, asked, bare in CURRICULUM:
         if step < until:
@@ -91,12 +94,11 @@ def draw_chunk(settings: Settings, index: int) -> list[list[Pair]]:
     stage = stage_at(CHUNK * index, settings)
     num_denoising = settings.denoising
     spans = [denoising(rng, stage) for _ in range(size * num_denoising)]
-    answers = [
-        uninstructed(rng, stage)
-        if rng.random() < settings.uninstructed_share * stage.noise
-        else instructed(rng, stage=stage)
-        for _ in range(size * (CHUNK - num_denoising))
-    ]
+    wanted = size * (CHUNK - num_denoising)
+    answers: list[Pair] = []
+    while len(answers) < wanted * settings.uninstructed_share * stage.noise:
+        answers += uninstructed(rng, stage)
+    answers += [instructed(rng, stage=stage) for _ in range(wanted - len(answers))]
     batches = []
     for pairs in (spans, answers):
         pairs.sort(key=lambda pair: pair.source.count(" "))
@@ -237,6 +239,7 @@ def pretrain(
     pretraining.model.eval()
     pretraining.model.save_pretrained(out)
     pretraining.tokenizer.save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
     head = {
         "settings": asdict(settings),
         "parameters": pretraining.model.num_parameters(),

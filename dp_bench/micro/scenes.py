@@ -174,7 +174,7 @@ def uses(
             texts.append(text)
         return Uses(word, (texts[0], texts[1]), (cues[0], cues[1]), same)
 
-    return draw_from(part, draw, lambda found: (found.word, *found.cues))
+    return draw_from(part, draw, lambda found: (found.word, *sorted(found.cues)))
 
 
 def alternatives(

@@ -43,9 +43,9 @@ TASKS = {
         "judge so yes not no open maybe",
     ),
     "copa": Task(
-        "choice1: {choice1} choice2: {choice2} premise: {premise} question: {question}",
-        ("choice1", "choice2"),
-        "pick first choice1 second choice2",
+        "choice1: {choice1} premise: {premise} question: {question} choice2: {choice2}",
+        ("first", "second"),
+        "pick choice1 first choice2 second",
     ),
     "multirc": Task(
         "question: {question} answer: {answer}. paragraph: {paragraph}", ("no", "yes"), "check so yes not no"

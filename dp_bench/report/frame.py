@@ -125,11 +125,19 @@ def _base(record: RunRecord) -> tuple[str, ...]:
     return (
         f"{record.data}{own_text}",
         record.backbone,
-        record.regime,
+        _regime(record),
         record.protocol,
         record.selection,
         str(record.data_files["validation"]["file"]).split(".")[0].split("-")[0].replace("validation", "val"),
     )
+
+
+def _regime(record: RunRecord) -> str:
+    regime = record.config["regime"]
+    if regime["shots"] is None:
+        return record.regime
+    own = "FewGLUE's 32 rows" if regime["split"] == "fewglue" else f"{regime['shots']} a class"
+    return f"{record.regime} ({own})"
 
 
 def _by_data(records: list[RunRecord]) -> list[tuple[str, list[RunRecord]]]:

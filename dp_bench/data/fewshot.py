@@ -1,0 +1,125 @@
+"""Few-shot training sets that two labs draw alike: FewGLUE's published rows, or k rows a class by a seed.
+
+A sampled draw depends on the example ids and the seed alone, not on the order of the file, on Python or on
+numpy: examples stand in the order of a hash of seed and id, and each text is used once. The first k of a
+class train, the next k select, so that a larger draw contains a smaller one's training rows. `draws.json`
+ships the ids of the draws from the official files with a digest of the rows that they name; `verify` refuses
+other rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from dp_bench.settings import FewShotSplit, RegimeSettings, TaskSettings
+from dp_bench.types import Example, UserError
+
+DRAWS = Path(__file__).with_name("draws.json")
+SHOTS = (2, 4, 8, 16, 32, 64)
+SEEDS = (0, 1, 2, 3, 4)  # whose draws are shipped
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The examples to train on and to select on; `notes` say which class had too few."""
+
+    train: list[Example]
+    select: list[Example]
+    notes: tuple[str, ...] = ()
+
+
+def draw(
+    regime: RegimeSettings, task: TaskSettings, examples: Sequence[Example], where: str, *, official: bool
+) -> Draw:
+    """Draw as the regime says from a whole training set, which `where` names in messages.
+
+    Raises UserError when a shipped draw does not resolve to the rows it was made from; a sampled one is held
+    to that only where the data claim to be the `official` release.
+    """
+    assert regime.shots is not None
+    if regime.split is FewShotSplit.fewglue:
+        drawn = fewglue(task.name, examples, where)
+        shipped = _shipped()["fewglue"][task.name]["sha256"]
+    else:
+        drawn = sampled(examples, regime.shots, regime.split_seed)
+        shipped = _shipped()["sampled"].get(task.name, {}).get(f"{regime.shots}/{regime.split_seed}")
+        if shipped is None or not official:
+            return drawn
+    found = digest([*drawn.train, *drawn.select])
+    if found != shipped:
+        raise UserError(
+            f"The few-shot rows of {task.title} in {where} are not those of the official release: their "
+            "digest is "
+            f"{found[:12]}, not {shipped[:12]}. `dp-bench data check` says which file differs."
+        )
+    return drawn
+
+
+def sampled(examples: Sequence[Example], shots: int, seed: int) -> Draw:
+    """Draw `shots` examples a class to train on and as many to select on; a class with too few is halved."""
+    train: list[Example] = []
+    select: list[Example] = []
+    notes = []
+    for label, own in ordered(examples, seed).items():
+        number = min(shots, len(own) // 2)
+        if number < shots:
+            notes.append(
+                f"class {label} has {len(own)} rows to draw from, not {2 * shots}: {number} and {number}"
+            )
+        train += own[:number]
+        select += own[number : 2 * number]
+    if not train:
+        raise UserError(f"The training set has too few rows to draw regime.shots={shots} a class from it.")
+    return Draw(train, select, tuple(notes))
+
+
+def ordered(examples: Sequence[Example], seed: int) -> dict[int, list[Example]]:
+    """Return the examples of each class in the order of the draw, each text used once."""
+    by_class: dict[int, list[Example]] = {
+        e.label: [] for e in sorted(examples, key=_label) if e.label is not None
+    }
+    used: set[str] = set()
+    for example in sorted(examples, key=lambda e: sha256(f"{seed}/{e.id}".encode()).digest()):
+        if example.label is not None and example.source not in used:
+            used.add(example.source)
+            by_class[example.label].append(example)
+    return by_class
+
+
+def _label(example: Example) -> int:
+    return -1 if example.label is None else example.label
+
+
+def fewglue(task: str, examples: Sequence[Example], where: str) -> Draw:
+    """Return FewGLUE's 32 training rows and the 32 of its development set (Schick and Schuetze, 2021)."""
+    known = _shipped()["fewglue"]
+    if task not in known:
+        raise UserError(f"FewGLUE has no '{task}': use regime.split=sampled, or one of {', '.join(known)}.")
+    by_id = {example.id: example for example in examples}
+    missing = [name for part in ("train", "select") for name in known[task][part] if name not in by_id]
+    if missing:
+        raise UserError(
+            f"{len(missing)} rows of FewGLUE ({missing[0]}, …) are not in {where}: FewGLUE is drawn from "
+            "the official "
+            "training sets. Set data.dir to those, or use regime.split=sampled."
+        )
+    train, select = ([by_id[name] for name in known[task][part]] for part in ("train", "select"))
+    return Draw(train, select)
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """Return a sha256 over ids, labels and texts, whatever their order."""
+    rows = sorted(json.dumps([e.id, e.label, dict(e.fields)], sort_keys=True) for e in examples)
+    return sha256("\n".join(rows).encode()).hexdigest()
+
+
+@cache
+def _shipped() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(DRAWS.read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,68 @@
+"""The embedded benchmark as a user meets it: by name, and where data or a checkpoint cannot be had."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dp_bench import config, records, run
+from dp_bench.config import Experiment
+
+MICRO = ("backbone=t5_micro", "data=micro", "trainer=micro", "device=cpu")
+
+
+def compose(tmp_path: Path, *overrides: str) -> Experiment:
+    return config.build(config.compose([*MICRO, f"results_dir={tmp_path / 'results'}", *overrides]))
+
+
+@pytest.mark.parametrize("prompt", ["fixed", "dynamic"])
+def test_a_prompt_finds_the_instruction_that_the_backbone_was_pretrained_on(
+    tmp_path: Path, prompt: str
+) -> None:
+    record = run.run(compose(tmp_path, "task=rte", f"prompt={prompt}", "trainer.max_steps=200"))
+    assert record.score >= 50 + 15, "majority and 15 points"
+    assert record.data == "micro benchmark (generated)"
+
+
+def test_an_unreachable_hub_ends_on_the_micro_benchmark_and_says_so(tmp_path: Path) -> None:
+    """The first thing a newcomer types, on a machine without network."""
+    words = ["train", "task=boolq", "prompt=fixed", "trainer.max_steps=20", "device=cpu"]
+    child = subprocess.run(
+        [sys.executable, "-c", "from dp_bench.cli import main; main()", *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(tmp_path / "hf"),
+            "DP_BENCH_CACHE": str(tmp_path / "cache"),
+        },
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    assert "NOT what was asked for: BoolQ was looked for in the data set aps/super_glue" in child.stdout
+    assert "on_missing=error stops here instead" in child.stdout
+    assert "Traceback" not in child.stderr
+    (record,) = records.load_all(tmp_path / "results")
+    assert (record.backbone, record.data, record.num_updates) == (
+        "t5_micro",
+        "micro benchmark (generated)",
+        20,
+    )
+    assert record.config["trainer"]["max_steps"] == 20, "what was typed of the trainer stays"
+
+
+def test_the_same_rows_are_generated_once_and_found_again(tmp_path: Path) -> None:
+    own = compose(tmp_path, "task=cb", "prompt=majority", f"cache_dir={tmp_path / 'cache'}")
+    first = run.run(own)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "micro").rglob("*.jsonl")}
+    again = run.run(
+        compose(tmp_path, "task=cb", "prompt=majority", "rerun=true", f"cache_dir={tmp_path / 'cache'}")
+    )
+    assert again.data_sha256 == first.data_sha256 and again.run_id == first.run_id
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    harder = run.run(compose(tmp_path, "task=cb", "prompt=majority", "data.difficulty=hard"))
+    assert harder.data_sha256 != first.data_sha256
