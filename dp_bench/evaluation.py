@@ -94,7 +94,8 @@ def predict(
 
 
 def _padded(parts: list[Tensor]) -> list[Tensor]:
-    """Give batches whose examples bring more or fewer choices the same width: -inf for a choice that is none."""
+    """Give batches whose examples bring more or fewer choices the same width: -inf for a choice that is
+    none."""
     widest = max(part.shape[1] for part in parts)
     pad = torch.nn.functional.pad
     return [pad(part, (0, widest - part.shape[1]), value=float("-inf")) for part in parts]

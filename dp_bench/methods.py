@@ -128,7 +128,8 @@ def probe(place: Workplace) -> Learned:
     num_classes = len(place.settings.task.labels)
     if not num_classes:
         raise UserError(
-            f"prompt=linear_probe needs the same labels for every example; those of task={place.settings.task.name} "
+            "prompt=linear_probe needs the same labels for every example; those of "
+            f"task={place.settings.task.name} "
             "have choices of their own."
         )
     splits = _splits(place, with_summaries=True)

@@ -1,4 +1,4 @@
-"""Few-shot draws: the same rows everywhere, disjoint, balanced where the data allow, refused on other data."""
+"""Few-shot draws: the same rows everywhere, disjoint, balanced where data allow, refused on other data."""
 
 from __future__ import annotations
 

@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TaskData:
-    """The examples of a run. `select` is a held-out part of train, or under selection=validation `report`
-    itself."""
+    """The examples of a run.
+
+    `select` is held out of the training file, or under trainer.selection=validation it is `report` itself.
+    """
 
     train: EncodedSplit
     select: EncodedSplit
@@ -37,49 +39,15 @@ class TaskData:
 def prepare(settings: RunSettings, source: Source, tokenizer: Any) -> TaskData:
     """Read, check, encode and split the examples of a run."""
     task, trainer = settings.task, settings.trainer
-
-    def load(
-        task: TaskSettings, file: SplitFile, examples: Collection[Example] | ExampleFile | None = None
-    ) -> EncodedSplit:
-        if examples is None:
-            examples = ExampleFile(task, file, file.split, settings.data.limit)
-        key_parts = {"sha256": file.sha256, "split": file.split, "limit": settings.data.limit}
-        encoded = encode(
-            examples,
-            Template.of(task),
-            tokenizer,
-            max_length=task.max_length,
-            cache_dir=settings.cache,
-            key_parts=key_parts,
-            scoring=task.scoring,
-        )
-        num_hidden = int((encoded.labels < 0).sum())
-        if num_hidden and (task.scoring is Scoring.words or num_hidden == len(encoded)):
-            raise UserError(
-                f"{file.path} hides its labels, as the official test splits do: train and report on others."
-            )
-        if num_hidden:
-            logger.warning(
-                "%s: none of the choices is right in %d of %d examples; they are not trained on, and count as "
-                "wrong where they are reported.",
-                *(file.path, num_hidden, len(encoded)),
-            )
-        return encoded
-
-    report = load(task, source.validation)
+    report = _encoded(settings, tokenizer, task, source.validation, None)
+    on_report = trainer.selection is Selection.validation
     if settings.regime.shots is not None:
-        file = source.train
-        examples = list(ExampleFile(task.training, file, file.split, settings.data.limit))
-        official = settings.data.name == "superglue" and settings.data.limit is None
-        drawn = draw(settings.regime, task.training, examples, str(file.path), official=official)
-        few = load(task.training, file, [*drawn.train, *drawn.select])
-        parts = few.select(np.arange(len(drawn.train))), few.select(np.arange(len(drawn.train), len(few)))
-        select = report if trainer.selection is Selection.validation else parts[1]
-        return TaskData(parts[0], select, report, few, drawn.notes)
-    whole_train = load(task.training, source.train)
-    labelled = whole_train.select(np.flatnonzero(whole_train.labels >= 0))
-    if trainer.selection is Selection.validation:
-        return TaskData(labelled, report, report, whole_train)
+        train, select, whole, notes = _few_shot(settings, tokenizer, source.train)
+        return TaskData(train, report if on_report else select, report, whole, notes)
+    whole = _encoded(settings, tokenizer, task.training, source.train, None)
+    labelled = whole.select(np.flatnonzero(whole.labels >= 0))
+    if on_report:
+        return TaskData(labelled, report, report, whole)
     kept, held = held_out(
         labelled.sources,
         labelled.labels.tolist(),
@@ -87,4 +55,48 @@ def prepare(settings: RunSettings, source: Source, tokenizer: Any) -> TaskData:
         trainer.heldout_max,
         derive(settings.seed, "heldout"),
     )
-    return TaskData(labelled.select(kept), labelled.select(held), report, whole_train)
+    return TaskData(labelled.select(kept), labelled.select(held), report, whole)
+
+
+def _few_shot(
+    settings: RunSettings, tokenizer: Any, file: SplitFile
+) -> tuple[EncodedSplit, EncodedSplit, EncodedSplit, tuple[str, ...]]:
+    """Draw from the training file and encode the drawn rows alone."""
+    task, data = settings.task.training, settings.data
+    examples = list(ExampleFile(task, file, file.split, data.limit))
+    official = data.name == "superglue" and data.limit is None
+    drawn = draw(settings.regime, task, examples, str(file.path), official=official)
+    whole = _encoded(settings, tokenizer, task, file, [*drawn.train, *drawn.select])
+    first = len(drawn.train)
+    return whole.select(np.arange(first)), whole.select(np.arange(first, len(whole))), whole, drawn.notes
+
+
+def _encoded(
+    settings: RunSettings,
+    tokenizer: Any,
+    task: TaskSettings,
+    file: SplitFile,
+    examples: Collection[Example] | None,
+) -> EncodedSplit:
+    """Encode the examples of a file, or some of them; refuse a file that hides its labels."""
+    encoded = encode(
+        ExampleFile(task, file, file.split, settings.data.limit) if examples is None else examples,
+        Template.of(task),
+        tokenizer,
+        max_length=task.max_length,
+        cache_dir=settings.cache,
+        key_parts={"sha256": file.sha256, "split": file.split, "limit": settings.data.limit},
+        scoring=task.scoring,
+    )
+    num_hidden = int((encoded.labels < 0).sum())
+    if num_hidden and (task.scoring is Scoring.words or num_hidden == len(encoded)):
+        raise UserError(
+            f"{file.path} hides its labels, as the official test splits do: train and report on others."
+        )
+    if num_hidden:
+        logger.warning(
+            "%s: none of the choices is right in %d of %d examples; they are not trained on, and count as "
+            "wrong where they are reported.",
+            *(file.path, num_hidden, len(encoded)),
+        )
+    return encoded
