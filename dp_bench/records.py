@@ -95,7 +95,8 @@ class RunRecord:
 
 def identify(resolved: Mapping[str, Any], data_sha256: str) -> tuple[str, str]:
     """Return run id and cell id of a resolved configuration on data with this digest."""
-    kept = {k: v for k, v in flatten(resolved).items() if k not in VOLATILE}
+    # null is "not set": a setting that a later version adds, and that is null, leaves the ids as they are.
+    kept = {k: v for k, v in flatten(resolved).items() if k not in VOLATILE and v is not None}
     kept["data.sha256"] = data_sha256
     seed = kept.pop("seed")
     cell = _digest(kept)

@@ -166,6 +166,9 @@ class DataSettings:
     limit: int | None = None  # keep the first rows of each file only; shown in every table header
     difficulty: str | None = None  # easy, default, hard: generate the micro benchmark; None: read files
     world_seed: int = 0  # of the generator; read with `difficulty` only
+    mixture: str | None = (
+        None  # mix2, liar: what the generator writes in place of BoolQ; read with `difficulty`
+    )
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Pretrain the embedded tiny T5 and write its card: minutes on one CPU thread.
 
     python scripts/pretrain_micro.py                 # the shipped backbone, into dp_bench/micro/backbone
-    python scripts/pretrain_micro.py --seed 1 --out /tmp/seed1
-    python scripts/pretrain_micro.py --card-only --compare /tmp/seed1 /tmp/seed2
+    python scripts/pretrain_micro.py --seed 1 --out seed1
+    python scripts/pretrain_micro.py --card-only --compare seed1 seed2
 
 Interrupted, the same command goes on from the last checkpoint.
 """

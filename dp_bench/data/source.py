@@ -73,8 +73,9 @@ def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) ->
         location = str(root)
     else:
         return _locate_on_hub(task, data)
-    train = _release_file(_task_folder(root, task.training.title), data.train_file, "data.train_file")
-    folder = _task_folder(root, task.title)
+    # A mixture stands in a folder of its own and has BoolQ's schema.
+    train_folder, folder = (_task_folder(root, data.mixture or t.title) for t in (task.training, task))
+    train = _release_file(train_folder, data.train_file, "data.train_file")
     if task.only_file is not None:
         report = split_file(_release_file(folder, task.only_file), role="test")
     else:
@@ -104,13 +105,19 @@ def _generated(task: TaskSettings, data: DataSettings, cache: Path) -> Path:
     on."""
     from dp_bench.micro import world
 
-    if task.name not in world.TASKS:
-        raise UserError(f"The micro benchmark has no task '{task.name}'; it has {', '.join(world.TASKS)}.")
+    if data.mixture is not None and (data.mixture not in world.MIXTURES or task.name != "boolq"):
+        raise UserError(
+            f"data.mixture={data.mixture} stands in place of BoolQ: use task=boolq and one of "
+            f"{', '.join(world.MIXTURES)}."
+        )
+    name = data.mixture or task.name
+    if name not in world.TASKS:
+        raise UserError(f"The micro benchmark has no task '{name}'; it has {', '.join(world.TASKS)}.")
     if data.difficulty not in world.SIZES:
         raise UserError(f"data.difficulty={data.difficulty} is unknown: use {', '.join(world.SIZES)}.")
     root = cache / "micro" / f"{data.difficulty}-{data.world_seed}-{world.code_digest()[:12]}"
-    if not (root / world.FOLDERS[task.name]).is_dir():
-        world.write(root, [task.name], seed=data.world_seed, difficulty=data.difficulty)
+    if not (root / world.FOLDERS[name]).is_dir():
+        world.write(root, [name], seed=data.world_seed, difficulty=data.difficulty)
     return root
 
 

@@ -42,7 +42,7 @@ TASKS = {
         ("yes", "no", "maybe"),
         "judge so yes not no open maybe",
     ),
-    "copa": Task(
+    "copa": Task(  # the premise between its choices, as in pretraining: it reads other orders worse
         "choice1: {choice1} premise: {premise} question: {question} choice2: {choice2}",
         ("first", "second"),
         "pick choice1 first choice2 second",

@@ -32,6 +32,7 @@ FOLDERS = {  # folder of the official release; the mixtures have none, and take 
     "rte": "RTE", "wic": "WiC", "wsc": "WSC", "mix2": "mix2", "liar": "liar",
 }  # fmt: skip
 TASKS = tuple(FOLDERS)
+MIXTURES = ("mix2", "liar")  # in BoolQ's schema
 ROWS = {"train": 4000, "val": 500, "test": 500}  # answers for MultiRC, four to a passage
 ANSWERS_PER_PASSAGE = 4
 SIZES = {
