@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import accumulate
 from pathlib import Path
 
 COLD_SECONDS, WARM_SECONDS, PEAK_MB = 30.0, 2.0, 2000.0
@@ -107,7 +108,8 @@ def write_record(path: Path, num_queries: int) -> None:
     rng = random.Random(0)
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     words = ["".join(rng.choices(letters, range(26, 0, -1), k=rng.randint(1, 11))) for _ in range(60_000)]
-    weights = [1 / (rank + 3) for rank in range(len(words))]  # Zipf: half of the text are some hundred words
+    # Zipf: some hundred words make half of the text.
+    weights = list(accumulate(1 / (rank + 3) for rank in range(len(words))))
     with path.open("w", encoding="utf-8") as file:
         written = passage = 0
         while written < num_queries:
@@ -127,9 +129,9 @@ def write_record(path: Path, num_queries: int) -> None:
 def _passage(rng: random.Random, words: list[str], weights: list[float]) -> tuple[str, list[dict[str, int]]]:
     names = [" ".join(word.title() for word in rng.sample(words, rng.randint(1, 2))) for _ in range(10)]
     parts, spans, length = [], [], 0
-    for part in rng.choices(words, weights, k=rng.randint(130, 310)):
+    for word in rng.choices(words, cum_weights=weights, k=rng.randint(130, 310)):
         is_name = rng.random() < 17 / 220
-        part = rng.choice(names) if is_name else part
+        part = rng.choice(names) if is_name else word
         if is_name:
             spans.append({"start": length, "end": length + len(part) - 1})
         parts.append(part)
@@ -146,7 +148,7 @@ def _query(
     idx: int,
 ) -> dict[str, object]:
     gold = rng.choice(spans)
-    sentence = " ".join(rng.choices(words, weights, k=20))
+    sentence = " ".join(rng.choices(words, cum_weights=weights, k=20))
     answer = {**gold, "text": text[gold["start"] : gold["end"] + 1]}
     return {"query": f"@placeholder {sentence}", "answers": [answer], "idx": idx}
 

@@ -19,7 +19,7 @@ from dp_bench.data.encode import EncodedSplit, encode
 from dp_bench.data.readers import ExampleFile, read_examples
 from dp_bench.data.source import split_file
 from dp_bench.data.template import Rendered, Template
-from dp_bench.data.tokens import Tokens
+from dp_bench.data.tokens import Tokens, stands_inside
 from dp_bench.settings import Scoring
 from dp_bench.types import Example, UserError
 
@@ -203,9 +203,7 @@ def encodes(tokenizer: Any, cache: Path, examples: list[Example], max_length: in
     ],
 )
 def test_a_token_that_reaches_out_of_the_field_is_not_the_fields(start: int, end: int, inside: bool) -> None:
-    assert (
-        encoding._stands_inside(Rendered("ab: cd e. f", shorten_start=4, shorten_end=8), start, end) is inside
-    )
+    assert stands_inside(Rendered("ab: cd e. f", shorten_start=4, shorten_end=8), start, end) is inside
 
 
 def test_letters_of_several_bytes_are_encoded(tokenizer: Any, tmp_path: Path) -> None:
@@ -281,6 +279,19 @@ def test_ids_are_those_of_the_whole_text(make: Any, by_words: bool | None) -> No
     expected = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
     assert tokens.of(texts) == expected
     assert tokens.of(texts) == expected  # from memory
+
+
+@pytest.mark.parametrize("make", [t5_like_tokenizer, word_piece_tokenizer])
+@pytest.mark.parametrize("form", ["a: {field} b", "{field}", "a:{field}.", "a: {field}. b", "a: “{field}”"])
+def test_what_is_in_the_field_that_gives_way_does_not_depend_on_looking_at_words(
+    make: Any, form: str
+) -> None:
+    by_words, whole = Tokens(make()), Tokens(make())
+    whole.by_words = False
+    fields = [*ODD_TEXTS, *(text for e in fixture_examples("cb") for text in e.fields.values())]
+    template = Template.parse(form, "field")
+    texts = [template.render({"field": field}) for field in fields]
+    assert by_words.inside(texts) == whole.inside(texts)
 
 
 def test_words_are_forgotten_when_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,9 @@ import pytest
 
 from dp_bench import config, records, run
 from dp_bench.config import Experiment
+from dp_bench.report.frame import build_tables
+from dp_bench.report.tables import to_markdown
+from dp_bench.types import UserError
 
 MICRO = ("backbone=t5_micro", "data=micro", "trainer=micro", "device=cpu")
 
@@ -66,3 +69,31 @@ def test_the_same_rows_are_generated_once_and_found_again(tmp_path: Path) -> Non
     assert {path: path.stat().st_mtime_ns for path in files} == files
     harder = run.run(compose(tmp_path, "task=cb", "prompt=majority", "data.difficulty=hard"))
     assert harder.data_sha256 != first.data_sha256
+
+
+@pytest.mark.parametrize("mixture", ["mix2", "liar"])
+def test_a_mixture_stands_in_place_of_boolq_and_in_a_table_of_its_own(tmp_path: Path, mixture: str) -> None:
+    plain = run.run(compose(tmp_path, "task=boolq", "prompt=majority"))
+    record = run.run(compose(tmp_path, "task=boolq", "prompt=majority", f"data=micro_{mixture}"))
+    assert record.data == f"micro benchmark (generated), mixture {mixture}"
+    assert record.data_sha256 != plain.data_sha256
+    tables = build_tables(records.load_all(tmp_path / "results"))
+    assert len(tables) == 2 and all("generated" in table.header.data for table in tables)
+    with pytest.raises(UserError, match="stands in place of BoolQ"):
+        run.run(compose(tmp_path, "task=rte", "prompt=majority", f"data=micro_{mixture}"))
+
+
+def test_the_committed_table_is_that_of_its_records_and_shows_what_trains() -> None:
+    """At least four of five seeds of fixed and of dynamic pass majority and 15 points on each task."""
+    folder = Path(__file__).parents[1] / "results" / "micro"
+    found = records.load_all(folder)
+    (table,) = build_tables(found)
+    assert (folder / "tables" / "tables.md").read_text(encoding="utf-8") == to_markdown([table], ["params"])
+    rows = {row.label: row.cells for row in table.rows}
+    assert set(table.tasks) == {"boolq", "cb", "rte", "wic"}
+    for task in table.tasks:
+        for prompt in ("fixed", "dynamic"):
+            scores = rows[prompt][task].values
+            assert len(scores) == 5
+            passed = [score >= rows["majority"][task].mean + 15 for score in scores.values()]
+            assert sum(passed) >= 4, (task, prompt, scores)

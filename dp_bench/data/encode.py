@@ -277,32 +277,17 @@ def _golds(example: Example) -> tuple[int, ...]:
 
 
 def _bodies(texts: Sequence[Rendered], tokens: Tokens, budget: int) -> tuple[list[list[int]], list[int]]:
-    """Return the ids of each text, shortened to the budget where that is possible, and how many were cut."""
+    """Return the ids of each text and how many it has too many.
+
+    So many are dropped, or as many as there are, from the end of the field that gives way.
+    """
     bodies = tokens.of([text.text for text in texts])
     num_cut = [max(0, len(body) - budget) for body in bodies]
     too_long = [place for place, cut in enumerate(num_cut) if cut]
-    encodings = tokens.with_offsets([texts[place].text for place in too_long])
-    for place, encoding in zip(too_long, encodings, strict=True):
-        bodies[place] = _shortened(encoding, texts[place], num_cut[place])
+    inside_of = tokens.inside([texts[place] for place in too_long])
+    for place, inside in zip(too_long, inside_of, strict=True):
+        bodies[place] = np.delete(bodies[place], inside[-num_cut[place] :]).tolist()
     return bodies, num_cut
-
-
-def _shortened(encoding: Any, text: Rendered, num_cut: int) -> list[int]:
-    """Drop `num_cut` tokens, or as many as there are, from the end of the field that gives way."""
-    inside = [place for place, span in enumerate(encoding.offsets) if _stands_inside(text, *span)]
-    dropped = set(inside[-num_cut:])
-    return [token for place, token in enumerate(encoding.ids) if place not in dropped]
-
-
-def _stands_inside(text: Rendered, start: int, end: int) -> bool:
-    """Tell whether a token is of the field that gives way alone; one that reaches out of it is kept.
-
-    A token may cover the space before its word, as T5's "▁word" does with some tokenizer files: that space is
-    in the template and the word in the field, so the first character that is no space decides.
-    """
-    covered = text.text[start:end]
-    first = start + len(covered) - len(covered.lstrip()) if covered.strip() else start
-    return text.shorten_start <= first < text.shorten_end and text.shorten_start < end <= text.shorten_end
 
 
 def _affixes(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -3,15 +3,18 @@
 Most tokenizers of this field (T5's, BERT's) split a text at its spaces before they do anything else, so a
 word has the same ids wherever it stands. Each word is then tokenised once, and a text is looked up word by
 word: MultiRC repeats a paragraph for each of its answers, and takes a tenth of the time. Other tokenizers
-(byte-level BPE) are given whole texts. Either way the ids are those of `tokenizer(text)`.
+(byte-level BPE) are given whole texts. Either way the ids are those of `tokenizer(text)`, and so is what they
+cover.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
+
+from dp_bench.data.template import Rendered
 
 MAX_WORDS = 200_000  # remembered at once, some 60 MB
 
@@ -31,34 +34,78 @@ class Tokens:
         """Return the ids of each text."""
         if not self.by_words:
             return self._whole(texts)
-        if len(self._ids) > MAX_WORDS:
-            self._ids.clear()
-        words_of = [text.split(" ") for text in texts]
-        self._learn(set().union(*words_of).difference(self._ids, self._odd))
+        words_of = self._learned(texts)
         ids_of = self._ids.__getitem__
         found = [
-            None
-            if self._odd and not self._odd.isdisjoint(words)
-            else list(chain.from_iterable(map(ids_of, words)))
+            None if self._is_odd(words) else list(chain.from_iterable(map(ids_of, words)))
             for words in words_of
         ]
         whole = iter(self._whole([text for text, ids in zip(texts, found, strict=True) if ids is None]))
         return [next(whole) if ids is None else ids for ids in found]
 
-    def with_offsets(self, texts: Sequence[str]) -> list[Any]:
-        """Return the tokenizers library's encodings, which tell the characters that each token covers."""
-        encodings: list[Any] = self.backend.encode_batch(list(texts), add_special_tokens=False)
-        return encodings
+    def inside(self, texts: Sequence[Rendered]) -> list[list[int]]:
+        """Return the places, among the ids of each text, of those in the field that gives way."""
+        words_of = self._learned([text.text for text in texts]) if self.by_words else [None] * len(texts)
+        return [
+            self._inside_whole(text)
+            if words is None or self._is_odd(words)
+            else self._inside_words(text, words)
+            for text, words in zip(texts, words_of, strict=True)
+        ]
 
     def _whole(self, texts: Sequence[str]) -> list[list[int]]:
         return [
             encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         ]
 
-    def _learn(self, words: set[str]) -> None:
-        self._odd.update(word for word in words if not _stands_alone(word))
-        plain = list(words - self._odd)
+    def _learned(self, texts: Sequence[str]) -> list[list[str]]:
+        """Split texts into words, all of which are known then."""
+        if len(self._ids) > MAX_WORDS:
+            self._ids.clear()
+        words_of = [text.split(" ") for text in texts]
+        new: set[str] = set().union(*words_of).difference(self._ids, self._odd)
+        self._odd.update(word for word in new if not _stands_alone(word))
+        plain = list(new - self._odd)
         self._ids.update(zip(plain, self._whole(plain), strict=True))
+        return words_of
+
+    def _is_odd(self, words: list[str]) -> bool:
+        return bool(self._odd) and not self._odd.isdisjoint(words)
+
+    def _inside_words(self, text: Rendered, words: list[str]) -> list[int]:
+        """Look at the first and the last word of the field alone; those between are in it as they are."""
+        first = text.text.count(" ", 0, text.shorten_start)
+        last = text.text.count(" ", 0, text.shorten_end)
+        ends = list(accumulate(len(self._ids[word]) for word in words[: last + 1]))
+        starts = [0, *ends]
+        places = self._inside_word(text, words, first, starts[first])
+        if last > first:
+            places += range(ends[first], starts[last])
+            places += self._inside_word(text, words, last, starts[last])
+        return places
+
+    def _inside_word(self, text: Rendered, words: list[str], number: int, place: int) -> list[int]:
+        base = sum(map(len, words[:number])) + number  # a space after each word before
+        return [place + inner for inner in self._inside_whole(text, words[number], base)]
+
+    def _inside_whole(self, text: Rendered, part: str | None = None, base: int = 0) -> list[int]:
+        encoding = self.backend.encode(text.text if part is None else part, add_special_tokens=False)
+        return [
+            place
+            for place, (start, end) in enumerate(encoding.offsets)
+            if stands_inside(text, base + start, base + end)
+        ]
+
+
+def stands_inside(text: Rendered, start: int, end: int) -> bool:
+    """Tell whether a token is of the field that gives way alone; one that reaches out of it is kept.
+
+    A token may cover the space before its word, as T5's "▁word" does with some tokenizer files: that space is
+    in the template and the word in the field, so the first character that is no space decides.
+    """
+    covered = text.text[start:end]
+    first = start + len(covered) - len(covered.lstrip()) if covered.strip() else start
+    return text.shorten_start <= first < text.shorten_end and text.shorten_start < end <= text.shorten_end
 
 
 def _stands_alone(word: str) -> bool:
