@@ -239,4 +239,5 @@ def git_state() -> dict[str, Any] | None:
 
 
 def command() -> list[str]:
-    return ["dp-bench", *sys.argv[1:]] if sys.argv[0].startswith("dp-bench") else list(sys.argv)
+    """Return what was typed: `dp-bench train` puts its own two words in the place of the script's path."""
+    return [*sys.argv[0].split(" "), *sys.argv[1:]] if sys.argv[0].startswith("dp-bench") else list(sys.argv)

@@ -76,7 +76,7 @@ OVERRIDES = [
     ("~seed", "~seed takes away what every run needs: write seed=VALUE."),
     (
         "task=bolq",
-        "There is no task 'bolq'. Did you mean boolq? task= takes: boolq, cb, multirc, rte, wic.",
+        "There is no task 'bolq'. Did you mean boolq? task= takes: axb, axg, boolq, cb, copa, multirc, ",
     ),
     ("prompt=dynamc", f"There is no prompt 'dynamc'. Did you mean dynamic? prompt= takes: {PROMPTS}"),
     ("prompt/position=taks", "There is no prompt/position 'taks'. Did you mean task?"),
@@ -261,7 +261,7 @@ def test_cfg_prints_the_configuration_and_stops(cli: Cli) -> None:
 def test_data_check_counts_the_rows_of_a_folder(cli: Cli) -> None:
     done = cli("data", "check", "--dir", str(FIXTURES))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Usable: BoolQ, CB, MultiRC, RTE, WiC." in done.stdout
+    assert "Usable: BoolQ, CB, COPA, MultiRC, ReCoRD, RTE, WiC, WSC, AX-b, AX-g." in done.stdout
 
 
 def test_a_reader_that_stops_early_is_no_error(cli: Cli) -> None:

@@ -286,7 +286,8 @@ def test_ids_are_those_of_the_whole_text(make: Any, by_words: bool | None) -> No
 def test_what_is_in_the_field_that_gives_way_does_not_depend_on_looking_at_words(
     make: Any, form: str
 ) -> None:
-    by_words, whole = Tokens(make()), Tokens(make())
+    tokenizer = make()
+    by_words, whole = Tokens(tokenizer), Tokens(tokenizer)
     whole.by_words = False
     fields = [*ODD_TEXTS, *(text for e in fixture_examples("cb") for text in e.fields.values())]
     template = Template.parse(form, "field")

@@ -66,3 +66,11 @@ def test_the_wheel_knows_no_commit(site: Path) -> None:
 def test_the_wheel_composes_and_checks(site: Path) -> None:
     code = "from dp_bench import config; config.check(['task=rte', 'prompt=adap_pos', 'protocol=authors'])"
     assert installed(site, code) == []
+
+
+@pytest.mark.slow
+def test_the_wheel_brings_its_evaluate_module_along(site: Path) -> None:
+    """`evaluate.load` takes a folder with a script of its name; test_metrics.py loads it."""
+    (folder,) = installed(site, "from dp_bench.evaluate_superglue import DIRECTORY; print(DIRECTORY)")
+    assert folder == str(site / "dp_bench" / "evaluate_superglue")
+    assert (Path(folder) / f"{Path(folder).name}.py").is_file()

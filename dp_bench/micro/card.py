@@ -96,7 +96,13 @@ def seeds_table(logs: Sequence[list[dict[str, Any]]]) -> list[str]:
         found = [log[-1]["tasks"][task] for log in logs]
         cells = [f"{scored['zero_shot']} / {scored['told_how']}" for scored in found]
         rows.append(f"| {task} | {' | '.join(cells)} |")
-    return rows
+    cells = ["yes" if meets_aims(log[-1]["tasks"]) else "no" for log in logs]
+    return [*rows, f"| meets every aim | {' | '.join(cells)} |"]
+
+
+def meets_aims(tasks: dict[str, dict[str, float]]) -> bool:
+    guesses = all(abs(found["zero_shot"] - found["chance"]) <= MARGIN for found in tasks.values())
+    return guesses and all(tasks[task]["told_how"] >= aim for task, aim in AIMS.items())
 
 
 def curve(log: Sequence[dict[str, Any]]) -> list[str]:
