@@ -58,7 +58,7 @@ def temperature(settings: TemperatureSettings, step: int, max_steps: int) -> flo
     """Return tau at update `step`, counted from 0.
 
     `authors`: after each global step s their code multiplies the *running* tau by exp(-3e-5 s / aneal), down
-    to 0.5, so that the exponent is the sum of all s so far (PAPER.md A7).
+    to 0.5, so that the exponent is the sum of all s so far (docs/protocol.md A7).
     """
     if settings.schedule is Schedule.constant:
         return settings.start

@@ -1,6 +1,6 @@
 """Verbalizer: from a prompted text to one logit a choice.
 
-Paper (PAPER.md C): a label is named by one word, read as its first piece; logits of the label words only.
+Paper: a label is named by one word, read as its first piece; logits of the label words only.
 Tasks whose examples bring choices of their own (COPA, ReCoRD) are scored whole: mean log-probability of the
 choice's tokens.
 """

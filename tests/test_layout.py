@@ -23,7 +23,7 @@ def one_hot(outcomes: list[int], num_tokens: int = P, dtype: torch.dtype = torch
 def layout_by_hand(
     x_TD: Tensor, vectors_PD: Tensor, j: int, start: int, end: int, order: SplitOrder
 ) -> Tensor:
-    """Concatenate one layout as the paper's formula, or the authors' loop, writes it (PAPER.md A2)."""
+    """Concatenate one layout as the paper's formula, or the authors' loop, writes it."""
     first, last = vectors_PD[:j], vectors_PD[j:]
     before, after = (first, last) if order is SplitOrder.paper else (last, first)
     return torch.cat([x_TD[:start], before, x_TD[start:end], after, x_TD[end:]])

@@ -16,7 +16,7 @@ from dp_bench.settings import Init
 from dp_bench.types import Dims
 
 WIDTHS = {"small": 512, "base": 768, "large": 1024, "XL": 2048}
-# PAPER.md A10, l = 20: exact counts from the authors' code, biases included.
+# Number of trained values at l = 20: exact counts from the authors' code, biases included.
 COUNTS = {
     "fixed": (10_240, 15_360, 20_480, 40_960),
     "adap_pos": (10_261, 15_381, 20_501, 40_981),
@@ -164,7 +164,7 @@ def test_tanh_keeps_pool_weights_within_the_paper_codes_bounds() -> None:
     assert isinstance(prompt.vectors, Pool) and prompt.vectors.tanh
     _, weights = prompt.vectors(1e4 * torch.randn(200, 8), torch.zeros(200, dtype=torch.long))
     assert weights is not None
-    assert bool(((weights > 0.042) & (weights < 0.712)).all())  # PAPER.md A3, k = 4
+    assert bool(((weights > 0.042) & (weights < 0.712)).all())  # the bounds of softmax(tanh(.)) for k = 4
 
 
 def test_authors_protocol_sets_the_switches_of_the_pieces() -> None:

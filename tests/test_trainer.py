@@ -107,7 +107,7 @@ def test_authors_protocol_updates_after_every_micro_batch_where_their_script_doe
         monkeypatch.setattr(trainer, "_step_optimizer", steps.append)
         trainer._update(np.arange(8), 0)
         counts[name] = len(steps)
-    assert counts == {"fixed": 4, "adap_ins_pos": 1}  # PAPER.md B1
+    assert counts == {"fixed": 4, "adap_ins_pos": 1}  # docs/protocol.md B1
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def settings_of(schedule: Schedule, anneal: float = 10.0) -> TemperatureSettings
 )
 def test_the_authors_temperature_reaches_one_half_where_their_loop_does(anneal: float, reached: int) -> None:
     own = settings_of(Schedule.authors, anneal)
-    assert next(s for s in itertools.count() if temperature(own, s, 20_000) <= 0.5) == reached  # PAPER.md A7
+    assert next(s for s in itertools.count() if temperature(own, s, 20_000) <= 0.5) == reached
     running = 1.0
     for step in range(1, 200):  # their loop: the running temperature is multiplied
         running = max(running * np.exp(-3e-5 * step / anneal), 0.5)

@@ -19,7 +19,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.model = model.requires_grad_(False)
         self.tokenizer = tokenizer
-        self.dropout = dropout  # PAPER.md B6: the authors leave the frozen model in training mode
+        self.dropout = dropout  # docs/protocol.md B6: the authors leave the frozen model in training mode
         self.train(False)
 
     def train(self, mode: bool = True) -> Backbone:

@@ -2,7 +2,7 @@
 
 Lester et al. (2021) sample them from the embeddings of frequent tokens. `first_vocab` is what the authors'
 code calls "from vocabulary": rows 0, 1, 2 … of the table, that is `<pad>`, `</s>`, `<unk>` and the first
-pieces (PAPER.md B11).
+pieces (docs/protocol.md B11).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The frozen summary of a text: what an instance-level selector looks at. No gradient, no prompt, no dropout.
 
 Paper: the mean of the encoder's states. The authors' code averages over all 480 positions, padding included,
-so that short texts have small summaries (PAPER.md B5); `pad_to` reproduces that, otherwise the mean is over
-real tokens.
+so that short texts have small summaries (docs/protocol.md B5); `pad_to` reproduces that, otherwise the mean
+is over real tokens.
 """
 
 from __future__ import annotations
