@@ -133,13 +133,14 @@ def probe(place: Workplace) -> Learned:
             "have choices of their own."
         )
     splits = _splits(place, with_summaries=True)
-    features = {name: _features(split) for name, split in splits.items()}
-    center, scale = features["train"].mean(0), features["train"].std(0) + 1e-6
+    raw = {name: _features(split) for name, split in splits.items()}
+    center, scale = raw["train"].mean(0), raw["train"].std(0) + 1e-6
+    features = {name: (x - center) / scale for name, x in raw.items()}
     labels = torch.from_numpy(splits["train"].encoded.labels)
     fitted = []
     for ridge in RIDGES:
-        weights = _logistic_regression((features["train"] - center) / scale, labels, num_classes, ridge)
-        logits = {name: _affine((x - center) / scale, weights) for name, x in features.items()}
+        weights = _logistic_regression(features["train"], labels, num_classes, ridge)
+        logits = {name: _affine(x, weights) for name, x in features.items()}
         value, _ = score(place.settings.task.training, place.data.select, _predictions(logits["select"]))
         fitted.append((value, weights, logits))
     _, weights, logits = max(fitted, key=lambda fit: fit[0])

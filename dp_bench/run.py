@@ -35,7 +35,7 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     """
     settings = experiment.settings
     source = locate(settings.task, settings.data, settings.cache)
-    run_id, _ = records.identify(experiment.resolved, source.sha256)
+    run_id, cell_id = records.identify(experiment.resolved, source.sha256)
     directory = Path(settings.results_dir) / "runs" / run_id
     with reporter or Reporter() as report:
         finished = records.load(directory)
@@ -48,7 +48,7 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
             shutil.rmtree(directory / "checkpoint", ignore_errors=True)
         records.write_status(directory, "running")
         try:
-            record = _run(experiment, source, directory, report)
+            record = _run(experiment, source, directory, cell_id, report)
         except UserError:
             records.forget(directory)
             raise
@@ -61,7 +61,9 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     return record
 
 
-def _run(experiment: Experiment, source: Source, directory: Path, report: Reporter) -> RunRecord:
+def _run(
+    experiment: Experiment, source: Source, directory: Path, cell_id: str, report: Reporter
+) -> RunRecord:
     # Imported here: a skipped or rejected run must not wait for torch.
     import torch
 
@@ -92,7 +94,6 @@ def _run(experiment: Experiment, source: Source, directory: Path, report: Report
     learned = learn(place)
 
     value, values = score(settings.task, data.report, learned.predictions)
-    _, cell_id = records.identify(experiment.resolved, source.sha256)
     memory, memory_kind = machine.peak_memory(device)
     progress = learned.progress
     splits = {"train": data.train, "select": data.select, "report": data.report}

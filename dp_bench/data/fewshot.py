@@ -3,7 +3,7 @@
 A sampled draw depends on the example ids and the seed alone, not on the order of the file, on Python or on
 numpy: examples stand in the order of a hash of seed and id, and each text is used once. The first k of a
 class train, the next k select, so that a larger draw contains a smaller one's training rows. `draws.json`
-ships the ids of the draws from the official files with a digest of the rows that they name; `verify` refuses
+ships the ids of the draws from the official files with a digest of the rows that they name; `draw` refuses
 other rows.
 """
 
