@@ -5,6 +5,7 @@ Shape legend, used as suffixes on every tensor that crosses a function boundary:
     B examples          T text tokens with padding    P prompt vectors        S = P + T slots
     D hidden width      J = P + 1 selector outcomes   C choices               V vocabulary
     N tasks             K pool entries                A tokens in a choice
+    H key/value heads   E head width
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ class Batch:
     padded on the right, and with rows of padding for the choices that an example has not. `noise` holds the
     random numbers of this batch, one row an example, named after the selector that uses them: noise is data,
     so a forward pass is a function of its arguments and resuming needs no generator state.
+
+    All examples of a batch belong to one task, number `task` of the run's. `answer_B` is the place in the text
+    at which families without a decoder read the answer: the mask token, or the last token before it.
     """
 
     ids_BT: Tensor
@@ -70,6 +74,8 @@ class Batch:
     choice_ids_BCA: Tensor | None = None
     choice_mask_BCA: Tensor | None = None  # bool, True on real tokens; all False for a choice that is none
     summary_BD: Tensor | None = None  # the cached frozen summary, where the prompt asks for one
+    answer_B: Tensor | None = None
+    task: int = 0
     noise: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -90,6 +96,8 @@ class Batch:
             choice_ids_BCA=None if self.choice_ids_BCA is None else move(self.choice_ids_BCA),
             choice_mask_BCA=None if self.choice_mask_BCA is None else move(self.choice_mask_BCA),
             summary_BD=None if self.summary_BD is None else move(self.summary_BD),
+            answer_B=None if self.answer_B is None else move(self.answer_B),
+            task=self.task,
             noise={name: move(noise) for name, noise in self.noise.items()},
         )
 
@@ -103,6 +111,15 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Site:
+    """One attention of the backbone, which a per-layer prompt may give keys and values to."""
+
+    kind: str  # "encoder", "decoder" (self-attention of either) or "cross"
+    num_heads: int  # H: of keys and values, fewer than those of queries where they are grouped
+    head_width: int  # E
+
+
+@dataclass(frozen=True)
 class Dims:
     """What a prompt may know of the backbone it is trained for."""
 
@@ -110,6 +127,17 @@ class Dims:
     vocab_size: int  # V: rows of the input embedding that stand for real tokens
     num_tasks: int = 1  # N
     special_ids: tuple[int, ...] = ()
+    sites: tuple[Site, ...] = ()  # in the order in which a forward pass calls them
+
+
+@dataclass(frozen=True)
+class LayerPrompt:
+    """Keys and values that a prompt adds to attentions: one entry a site of `Dims.sites`, None for a site it
+    leaves alone. Shapes [B,H,P,E]."""
+
+    keys: tuple[Tensor | None, ...]
+    values: tuple[Tensor | None, ...]
+    keep_BP: Tensor | None = None  # as in PromptOutput; nothing attends to a vector with 0
 
 
 @dataclass(frozen=True)
@@ -125,6 +153,8 @@ class PromptOutput:
     before_BJ: Tensor
     keep_BP: Tensor | None = None
     pool_weights_BK: Tensor | None = None
+    layers: LayerPrompt | None = None
+    loss: Tensor | None = None  # a scalar that training adds to the task's loss, such as key matching
 
 
 @dataclass(frozen=True)
@@ -137,3 +167,5 @@ class Prompted:
     embeds_BSD: Tensor
     mask_BS: Tensor
     slot_of_text_BT: Tensor
+    answer_slot_B: Tensor | None = None  # where the token at `Batch.answer_B` went
+    layers: LayerPrompt | None = None

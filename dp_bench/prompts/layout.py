@@ -77,7 +77,10 @@ def insert(x_BTD: Tensor, batch: Batch, prompt: PromptOutput, order: SplitOrder)
     embeds_BSD = _Place.apply(  # type: ignore[no-untyped-call]
         prompt.before_BJ, vectors_BPD.to(x_BTD.dtype), x_BTD, source_of_slot_BS, slots_BS, splits, batch
     )
-    return Prompted(embeds_BSD, mask_BS, slot_of_text_BT)
+    answer_slot_B = None
+    if batch.answer_B is not None:
+        answer_slot_B = slot_of_text_BT.gather(1, batch.answer_B[:, None])[:, 0]
+    return Prompted(embeds_BSD, mask_BS, slot_of_text_BT, answer_slot_B, prompt.layers)
 
 
 def _slots_of_vectors(splits: _Splits, outcome_B: Tensor, batch: Batch) -> Tensor:
