@@ -12,8 +12,10 @@ from dp_bench.data.readers import READERS
 from dp_bench.data.template import Template
 from dp_bench.settings import (
     Method,
+    Mixing,
     Precision,
     PromptSettings,
+    RegimeSettings,
     RunSettings,
     Scoring,
     TaskSettings,
@@ -34,7 +36,8 @@ def problems_of(settings: RunSettings) -> list[str]:
         *_run_problems(settings),
         *_trainer_problems(settings.trainer),
         *_prompt_problems(settings.prompt),
-        *_task_problems(settings.task),
+        *task_problems(settings.task),
+        *_regime_problems(settings),
     ]
 
 
@@ -135,7 +138,58 @@ def _outcome_problems(name: str, outcome: Any, num_tokens: int) -> Iterator[str]
     yield f"prompt.{name}.outcome={outcome} has no meaning: use {allowed}."
 
 
-def _task_problems(task: TaskSettings) -> Iterator[str]:
+def _regime_problems(settings: RunSettings) -> Iterator[str]:
+    regime, method = settings.regime, settings.prompt.method
+    if regime.tasks is not None:
+        yield from _mixture_problems(regime)
+        if method in (Method.majority, Method.linear_probe):
+            yield (
+                f"prompt={settings.prompt.name} learns nothing from several tasks at once: run it with "
+                "regime=full or regime=fewshot, once a task."
+            )
+    if regime.transfer:
+        trained = regime.tasks or [settings.task.training.name, settings.task.name]
+        for name in regime.transfer:
+            if name in trained:
+                yield f"regime.transfer names '{name}', which the prompt is trained on and scored on anyway."
+        if method is not Method.prompt:
+            yield (
+                f"regime.transfer tries a trained prompt on other tasks; prompt={settings.prompt.name} has "
+                "none."
+            )
+
+
+def _mixture_problems(regime: RegimeSettings) -> Iterator[str]:
+    tasks = regime.tasks or []
+    if len(tasks) < 2 or len(set(tasks)) < len(tasks):
+        yield f"regime.tasks={tasks} must name two tasks or more, each once."
+    if regime.mixing is None:
+        yield "regime.mixing must be given: proportional, equal or temperature."
+    if regime.mixing is Mixing.temperature and not (regime.mixing_temperature or 0) > 0:
+        yield f"regime.mixing_temperature={regime.mixing_temperature} must be positive: 2 is usual."
+    if regime.mixing_cap is not None and regime.mixing_cap < 1:
+        yield f"regime.mixing_cap={regime.mixing_cap} must be at least 1, or null."
+    for key in ("task_weights", "task_settings"):
+        yield from _by_task_problems(regime, key)
+
+
+def _by_task_problems(regime: RegimeSettings, key: str) -> Iterator[str]:
+    own = {} if getattr(regime, key) is None else getattr(regime, key)
+    if not isinstance(own, dict):
+        example = "{rte: 2.0}" if key == "task_weights" else "{rte: {max_length: 256}}"
+        yield f"regime.{key}={own} is no mapping from tasks: write it as {example}."
+        return
+    known = [*(regime.tasks or []), *(regime.transfer or [])]
+    for name, value in own.items():
+        if name not in known:
+            yield f"regime.{key} names '{name}', which is none of {', '.join(known)}."
+        elif key == "task_weights" and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+            yield f"regime.task_weights.{name}={value} must be a number, not negative."
+        elif key == "task_settings" and not isinstance(value, dict):
+            yield f"regime.task_settings.{name}={value} must be a mapping such as {{max_length: 256}}."
+
+
+def task_problems(task: TaskSettings) -> Iterator[str]:
     if task.scoring is Scoring.words:
         yield from _word_problems(task)
     else:

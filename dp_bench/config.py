@@ -8,7 +8,7 @@ without torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -19,15 +19,17 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dp_bench.checks import problems_of
-from dp_bench.settings import RunSettings
+from dp_bench.checks import problems_of, task_problems
+from dp_bench.settings import RunSettings, TaskSettings
 from dp_bench.suggest import did_you_mean, suggest_key
 from dp_bench.types import UserError
 
@@ -52,6 +54,8 @@ class Experiment:
 
     settings: RunSettings
     resolved: dict[str, Any]
+    tasks: tuple[TaskSettings, ...]  # what is trained on: `settings.task`, or under regime=multitask several
+    transfer: tuple[TaskSettings, ...] = ()  # what the trained prompt is tried on besides
 
 
 def config_dir() -> Path:
@@ -101,9 +105,13 @@ def compose(overrides: Sequence[str] = (), extra_dir: Path | None = None) -> Dic
     """Compose the configuration of one run, as Hydra would for `dp-bench train OVERRIDES`."""
     register_schema()
     search = [f"hydra.searchpath=[file://{extra_dir.resolve()}]"] if extra_dir else []
+    running = get_gh_backup()  # Hydra itself, where this is called from one of its jobs
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return hydra_compose("train", [*search, *overrides])
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return hydra_compose("train", [*search, *overrides])
+    finally:
+        restore_gh_from_backup(running)
 
 
 def build(cfg: DictConfig) -> Experiment:
@@ -111,12 +119,62 @@ def build(cfg: DictConfig) -> Experiment:
 
     Raises UserError naming every problem at once.
     """
-    problems = _whole_problems(cfg)
+    problems = _whole_problems(cfg, _extra_dir())
     if problems:
         raise UserError(_paragraph(problems))
-    resolved = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+    resolved = _plain(cfg)
     resolved.pop("hydra", None)
-    return Experiment(_settings(cfg), resolved)
+    settings = _settings(cfg)
+    regime = settings.regime
+    own = regime.task_settings or {}
+    transfer = {name: _task(name, own.get(name, {})) for name in regime.transfer or ()}
+    if transfer:
+        resolved["transfer"] = {name: _plain(node) for name, node in transfer.items()}
+    others = tuple(_task_settings(node) for node in transfer.values())
+    if regime.tasks is None:
+        return Experiment(settings, resolved, (settings.task,), others)
+    several = {name: _task(name, own.get(name, {})) for name in regime.tasks}
+    tasks = tuple(_task_settings(node) for node in several.values())
+    for task in tasks:
+        if task.trains_on is not None:
+            raise UserError(
+                f"regime.tasks names '{task.name}', a diagnostic without training examples: use "
+                f"regime.tasks=[…,{task.trains_on}] regime.transfer=[{task.name}]."
+            )
+    name, title = "+".join(several), " + ".join(task.title for task in tasks)
+    settings.task = TaskSettings(name=name, title=title)
+    plain = {name: _plain(node) for name, node in several.items()}
+    resolved["task"] = {"name": name, "title": title, "tasks": plain}
+    return Experiment(settings, resolved, tasks, others)
+
+
+def _task(name: str, own_settings: Mapping[str, Any]) -> DictConfig:
+    """Compose one of several tasks, with what `regime.task_settings` changes of it."""
+    task: DictConfig = compose([f"task={name}"], _extra_dir()).task
+    try:
+        task.merge_with(own_settings)
+    except OmegaConfBaseException as error:
+        raise UserError(f"regime.task_settings of {name}: {explain(error)}") from None
+    if problems := list(task_problems(_task_settings(task))):
+        raise UserError(_paragraph(problems))
+    return task
+
+
+def _task_settings(node: DictConfig) -> TaskSettings:
+    return cast(TaskSettings, OmegaConf.to_object(node))
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, enum_to_str=True))
+
+
+def _extra_dir() -> Path | None:
+    """Return the `--config-dir` that Hydra runs with."""
+    if not HydraConfig.initialized():
+        return None
+    sources = HydraConfig.get().runtime.config_sources
+    found = [Path(s.path) for s in sources if s.schema == "file" and s.provider == "command-line"]
+    return found[0] if found else None
 
 
 def build_prompt(experiment: Experiment, dims: Dims, embedding_VD: Tensor | None) -> Prompt:
@@ -131,7 +189,12 @@ def build_prompt(experiment: Experiment, dims: Dims, embedding_VD: Tensor | None
     settings = experiment.settings.prompt
     pieces = {name: instantiate(getattr(settings, name)) for name in ("position", "length", "vectors")}
     return build(
-        settings, experiment.settings.protocol, experiment.settings.seed, dims, embedding_VD, **pieces
+        settings,
+        experiment.settings.protocol,
+        experiment.settings.seed_of("init"),
+        dims,
+        embedding_VD,
+        **pieces,
     )
 
 
@@ -161,7 +224,8 @@ def check(overrides: Sequence[str], extra_dir: Path | None = None, *, sweep: boo
         except COMPOSE_ERRORS as error:
             problems.append(explain(error))
         else:
-            problems += _setting_problems(composed[choices], settings)
+            problems += _setting_problems(composed[choices], settings, extra_dir)
+            problems += _unread_problems(composed[choices], combination)
     if problems:
         raise UserError(_paragraph(list(dict.fromkeys(problems))))
 
@@ -215,7 +279,7 @@ def _group_problem(override: Override, extra_dir: Path | None) -> str | None:
     return None
 
 
-def _setting_problems(base: DictConfig, settings: Sequence[Override]) -> list[str]:
+def _setting_problems(base: DictConfig, settings: Sequence[Override], extra_dir: Path | None) -> list[str]:
     """Return what is wrong with settings, and with the whole that they make of a composed configuration."""
     cfg, problems = deepcopy(base), []
     keys = list(_flatten(base))
@@ -228,17 +292,38 @@ def _setting_problems(base: DictConfig, settings: Sequence[Override]) -> list[st
                 problem = explain(error)
         if problem is not None:
             problems.append(problem)
-    return problems + _whole_problems(cfg)
+    return problems + _whole_problems(cfg, extra_dir)
 
 
-def _whole_problems(cfg: DictConfig) -> list[str]:
+def _unread_problems(base: DictConfig, overrides: Sequence[Override]) -> list[str]:
+    """Refuse `task=` and its settings where several tasks are trained on, none of which they would reach."""
+    if base.regime.tasks is None:
+        return []
+    typed = [o for o in overrides if o.key_or_group.split(".")[0] == "task"]
+    return [
+        f"{_typed(override)} has no meaning with regime={base.regime.name}: name the tasks with "
+        "regime.tasks=[cb,rte], and their settings with regime.task_settings={cb:{max_length:256}}."
+        for override in typed
+    ]
+
+
+def _whole_problems(cfg: DictConfig, extra_dir: Path | None) -> list[str]:
     try:
         missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith("hydra"))
         if missing:
             return [f"{', '.join(missing)} must be given: add {' '.join(f'{key}=…' for key in missing)}."]
-        return problems_of(_settings(cfg))
+        return [*problems_of(_settings(cfg)), *_task_name_problems(cfg, extra_dir)]
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         return [explain(error)]
+
+
+def _task_name_problems(cfg: DictConfig, extra_dir: Path | None) -> Iterator[str]:
+    known = options("task", extra_dir)
+    for key in ("tasks", "transfer"):
+        for name in cfg.regime[key] or ():
+            if name not in known:
+                hint = did_you_mean(name, known)
+                yield f"regime.{key}: there is no task '{name}'. {hint}There are: {', '.join(known)}."
 
 
 def _settings(cfg: DictConfig) -> RunSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,14 +21,19 @@ from dp_bench.types import Batch
 
 @dataclass(frozen=True)
 class Split:
-    """Encoded examples and what they are for: train, select or report.
+    """Encoded examples of a task and what they are for: train, select or report.
 
-    `summary_ND` has a row for each example of the whole file, which `Batch.row_B` addresses.
+    `summary_ND` has a row for each example of the whole file, which `Batch.row_B` addresses. `number` is the
+    task's place among those of the run, which picks its verbalizer; `prompt_task` the one whose selectors and
+    factors the prompt uses, another one only where a prompt is tried on a task that it was not trained on.
     """
 
-    name: str
+    name: str  # "select"; of several tasks "rte/select"
+    task: TaskSettings
     encoded: EncodedSplit
     summary_ND: Tensor | None
+    number: int = 0
+    prompt_task: int = 0
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -36,10 +41,10 @@ class Split:
     def batch(self, places: NDArray[np.int64], pad_id: int, noise: Mapping[str, Tensor]) -> Batch:
         """Return the examples at these places with their summaries and their rows of `noise` [len(self),
         J]."""
-        batch = self.encoded.collate(places.tolist(), pad_id)
+        batch = self.encoded.collate(places.tolist(), pad_id, self.prompt_task)
         summary_BD = None if self.summary_ND is None else self.summary_ND[batch.row_B]
         own = {name: draws[torch.from_numpy(places)] for name, draws in noise.items()}
-        return batch.with_(summary_BD=summary_BD, noise=own)
+        return replace(batch, task=self.number, summary_BD=summary_BD, noise=own)
 
 
 @dataclass(frozen=True)
@@ -101,17 +106,32 @@ def _padded(parts: list[Tensor]) -> list[Tensor]:
     return [pad(part, (0, widest - part.shape[1]), value=float("-inf")) for part in parts]
 
 
-def score(
-    task: TaskSettings, split: EncodedSplit, predictions: Predictions
-) -> tuple[float, dict[str, float]]:
-    """Return the task score, which is the mean of the task's metrics, and all metrics."""
+@dataclass(frozen=True)
+class Score:
+    """The task score, which is the mean of the task's metrics, and all metrics, in 0..100."""
+
+    value: float
+    metrics: dict[str, float]
+
+
+def score(split: Split, predictions: Predictions) -> Score:
+    """Score predictions as the benchmark scores the split's task."""
+    task, encoded = split.task, split.encoded
     values = metrics.score(
         task.metrics,
-        split.labels,
+        encoded.labels,
         predictions.choices,
-        split.groups,
+        encoded.groups,
         len(task.labels),
-        choices=split.choices,
-        golds=split.golds,
+        choices=encoded.choices,
+        golds=encoded.golds,
     )
-    return metrics.task_score(task.metrics, values), values
+    return Score(metrics.task_score(task.metrics, values), values)
+
+
+def mean_score(scores: Mapping[str, Score]) -> Score:
+    """Return the mean over tasks, with metrics named `rte/accuracy`; of one task, its own score."""
+    if len(scores) == 1:
+        return next(iter(scores.values()))
+    values = {f"{task}/{name}": v for task, own in scores.items() for name, v in own.metrics.items()}
+    return Score(float(np.mean([own.value for own in scores.values()])), values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,14 @@ from torch import Tensor
 
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.config import Experiment, build_prompt
+from dp_bench.data.encode import EncodedSplit
 from dp_bench.data.prepare import TaskData
-from dp_bench.evaluation import Predictions, Split, predict, score
+from dp_bench.evaluation import Predictions, Score, Split, predict, score
 from dp_bench.machine import make_accelerator
 from dp_bench.model import PromptedModel
 from dp_bench.progress import Reporter
 from dp_bench.prompts.summary import cached_summaries
-from dp_bench.settings import Method, RunSettings
+from dp_bench.settings import Method, RunSettings, TaskSettings
 from dp_bench.trainer import Progress, Trainer
 from dp_bench.types import UserError
 from dp_bench.verbalizer import Verbalizer
@@ -36,9 +37,11 @@ class Workplace:
     """What every method is given."""
 
     experiment: Experiment
-    data: TaskData
+    data: tuple[TaskData, ...]  # of each task that is trained on
+    transfer: tuple[tuple[TaskSettings, EncodedSplit], ...]  # other tasks, with what is reported of them
     backbone: Backbone
-    verbalizer: Verbalizer
+    fingerprint: str  # of the backbone as it was loaded
+    verbalizers: tuple[Verbalizer, ...]  # of the tasks in `data`, then of those in `transfer`
     directory: Path
     reporter: Reporter
 
@@ -48,10 +51,19 @@ class Workplace:
 
 
 @dataclass(frozen=True)
+class Report:
+    """The predictions of a reported split, and their score."""
+
+    split: Split
+    predictions: Predictions
+    score: Score
+
+
+@dataclass(frozen=True)
 class Learned:
     """What every method returns. `weights` is what is worth keeping of it: the prompt's or the probe's."""
 
-    predictions: Predictions  # of the reported split
+    reports: dict[str, Report]  # by task
     progress: Progress
     trainable_parameters: int
     weights: dict[str, Tensor]
@@ -72,13 +84,20 @@ def learn(place: Workplace) -> Learned:
 def tune(place: Workplace) -> Learned:
     """Train a prompt; or all weights, or nothing, with an empty one."""
     settings = place.settings
-    prompt = build_prompt(place.experiment, place.backbone.dims, place.backbone.embedding_VD)
+    dims = replace(place.backbone.dims, num_tasks=len(place.data))
+    prompt = build_prompt(place.experiment, dims, place.backbone.embedding_VD)
+    if place.transfer and len(place.data) > 1 and prompt.needs_task:
+        raise UserError(
+            f"prompt={settings.prompt.name} chooses by task, and has learned nothing to choose for the tasks "
+            "of regime.transfer: take it away, or use a prompt without task-level pieces, such as "
+            "prompt=adap_ins_pos."
+        )
     if settings.prompt.method is Method.fine_tuning:
         place.backbone.thaw()
     model = PromptedModel(
         place.backbone,
         prompt,
-        place.verbalizer,
+        place.verbalizers,
         order=settings.protocol.split_order,
         summary=settings.prompt.summary,
         summary_pad_to=settings.protocol.summary_pad_to,
@@ -90,8 +109,8 @@ def tune(place: Workplace) -> Learned:
     place.reporter.line(f"  {trainable:,} trainable parameters")
     trainer = Trainer(
         model,
-        train=splits["train"],
-        select=splits["select"],
+        train=splits.train,
+        select=splits.select,
         settings=settings,
         directory=place.directory,
         accelerator=make_accelerator(place.backbone.device),
@@ -99,22 +118,34 @@ def tune(place: Workplace) -> Learned:
     )
     progress = trainer.fit() if trainable else trainer.evaluate_only()
     started = time.perf_counter()
-    predictions = predict(
-        model,
-        splits["report"],
-        batch_size=settings.trainer.eval_batch_size,
-        seed=settings.seed,
-        sample=settings.protocol.sample_at_eval,
-        step=progress.best_step,
-    )
+    reports = {}
+    for split in splits.report:
+        predictions = predict(
+            model,
+            split,
+            batch_size=settings.trainer.eval_batch_size,
+            seed=settings.seed_of("gumbel"),
+            sample=settings.protocol.sample_at_eval,
+            step=progress.best_step,
+        )
+        reports[split.task.name] = Report(split, predictions, score(split, predictions))
     progress.eval_seconds += time.perf_counter() - started
-    return Learned(predictions, progress, trainable, dict(prompt.state_dict()))
+    return Learned(reports, progress, trainable, _worth_keeping(model, settings))
+
+
+def _worth_keeping(model: PromptedModel, settings: RunSettings) -> dict[str, Tensor]:
+    """Return the trained tensors, the prompt's under its own names; of a wholly tuned backbone none."""
+    trained = model.trained_tensors()
+    if settings.prompt.method is Method.fine_tuning:
+        trained = {name: value for name, value in trained.items() if not name.startswith("backbone.")}
+    return {name.removeprefix("prompt."): value for name, value in trained.items()}
 
 
 def majority(place: Workplace) -> Learned:
     """Predict the most frequent label of the training rows for every example."""
-    num_classes = len(place.settings.task.labels) or 1  # ReCoRD's choices have no names: the first one
-    counts = np.bincount(place.data.train.labels, minlength=num_classes)[:num_classes]
+    (data,) = place.data
+    num_classes = len(data.task.labels) or 1  # ReCoRD's choices have no names: the first one
+    counts = np.bincount(data.train.labels, minlength=num_classes)[:num_classes]
     shares = np.log((counts + 1e-9) / counts.sum()).astype(np.float32)
     return _scored(place, lambda split: np.tile(shares, (len(split), 1)), 0, {})
 
@@ -125,24 +156,25 @@ def probe(place: Workplace) -> Learned:
     Multinomial logistic regression on standardised features with an L2 penalty, solved to its optimum; the
     penalty is the one with the best selection score.
     """
-    num_classes = len(place.settings.task.labels)
+    (data,) = place.data
+    num_classes = len(data.task.labels)
     if not num_classes:
         raise UserError(
             "prompt=linear_probe needs the same labels for every example; those of "
-            f"task={place.settings.task.name} "
-            "have choices of their own."
+            f"task={data.task.name} have choices of their own."
         )
     splits = _splits(place, with_summaries=True)
-    raw = {name: _features(split) for name, split in splits.items()}
+    named = {"train": splits.train[0], "select": splits.select[0], "report": splits.report[0]}
+    raw = {name: _features(split) for name, split in named.items()}
     center, scale = raw["train"].mean(0), raw["train"].std(0) + 1e-6
     features = {name: (x - center) / scale for name, x in raw.items()}
-    labels = torch.from_numpy(splits["train"].encoded.labels)
+    labels = torch.from_numpy(data.train.labels)
     fitted = []
     for ridge in RIDGES:
         weights = _logistic_regression(features["train"], labels, num_classes, ridge)
         logits = {name: _affine(x, weights) for name, x in features.items()}
-        value, _ = score(place.settings.task.training, place.data.select, _predictions(logits["select"]))
-        fitted.append((value, weights, logits))
+        selected = score(named["select"], _predictions(logits["select"]))
+        fitted.append((selected.value, weights, logits))
     _, weights, logits = max(fitted, key=lambda fit: fit[0])
     kept = {"weights": weights.float(), "center": center.float(), "scale": scale.float()}
     return _scored(place, lambda split: logits[split.name], weights.numel(), kept)
@@ -154,11 +186,13 @@ def _scored(
     """Score a method that has no training loop: one evaluation, after no update."""
     splits = _splits(place, with_summaries=False)
     place.reporter.line(f"  {trainable:,} trainable parameters")
-    select = _predictions(logits_of(splits["select"]))
-    value, values = score(place.settings.task.training, place.data.select, select)
-    progress = Progress(best_score=value, best_metrics=values)
-    progress.history.append({"step": 0, "select_score": value, "select_metrics": values})
-    return Learned(_predictions(logits_of(splits["report"])), progress, trainable, weights)
+    (select,), (report, *_) = splits.select, splits.report
+    selected = score(select, _predictions(logits_of(select)))
+    progress = Progress(best_score=selected.value, best_metrics=selected.metrics)
+    progress.history.append({"step": 0, "select_score": selected.value, "select_metrics": selected.metrics})
+    predictions = _predictions(logits_of(report))
+    reports = {report.task.name: Report(report, predictions, score(report, predictions))}
+    return Learned(reports, progress, trainable, weights)
 
 
 def _predictions(logits_NC: np.ndarray) -> Predictions:
@@ -192,14 +226,40 @@ def _logistic_regression(x_ND: Tensor, labels_N: Tensor, num_classes: int, ridge
     return weights.detach()
 
 
-def _splits(place: Workplace, *, with_summaries: bool) -> dict[str, Split]:
+@dataclass(frozen=True)
+class Splits:
+    """The splits of all tasks; `report` goes on with the tasks of `Workplace.transfer`."""
+
+    train: list[Split]
+    select: list[Split]
+    report: list[Split]
+
+
+def _splits(place: Workplace, *, with_summaries: bool) -> Splits:
     """Name the splits; attach to each the cached summaries of its file where they are looked at."""
-    settings, data = place.settings, place.data
-    named = {"train": data.train, "select": data.select, "report": data.report}
-    if not with_summaries:
-        return {name: Split(name, encoded, None) for name, encoded in named.items()}
+    summaries = _summaries(place) if with_summaries else {}
+
+    def split(name: str, task: TaskSettings, encoded: EncodedSplit, number: int) -> Split:
+        full_name = f"{task.name}/{name}" if len(place.verbalizers) > 1 else name
+        prompt_task = number if number < len(place.data) else 0
+        return Split(full_name, task, encoded, summaries.get(encoded.fingerprint), number, prompt_task)
+
+    data = list(enumerate(place.data))
+    transfer = enumerate(place.transfer, start=len(data))
+    return Splits(
+        [split("train", own.task.training, own.train, i) for i, own in data],
+        [split("select", own.task.training, own.select, i) for i, own in data],
+        [split("report", own.task, own.report, i) for i, own in data]
+        + [split("report", task, encoded, i) for i, (task, encoded) in transfer],
+    )
+
+
+def _summaries(place: Workplace) -> dict[str, Tensor]:
+    """Return the cached summaries of every file that is read, by the fingerprint of its encoding."""
+    settings = place.settings
     summaries: dict[str, Tensor] = {}
-    for whole in (data.whole_train, data.report):
+    files = [whole for own in place.data for whole in (own.whole_train, own.report)]
+    for whole in (*files, *(encoded for _, encoded in place.transfer)):
         place.reporter.begin("summarising the texts", total=len(whole))
         summaries[whole.fingerprint] = cached_summaries(
             place.backbone,
@@ -208,7 +268,8 @@ def _splits(place: Workplace, *, with_summaries: bool) -> dict[str, Split]:
             pad_to=settings.protocol.summary_pad_to,
             batch_size=settings.trainer.eval_batch_size,
             cache_dir=settings.cache,
+            weights=place.fingerprint,
             advance=place.reporter.advance,
         )
     place.reporter.finish()
-    return {name: Split(name, encoded, summaries[encoded.fingerprint]) for name, encoded in named.items()}
+    return summaries

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from dp_bench.backbones.backbone import Backbone
@@ -24,13 +26,17 @@ class Answer:
 
 
 class PromptedModel(nn.Module):
-    """A frozen backbone with a trained prompt. Only `learned` has parameters that require a gradient."""
+    """A frozen backbone with a trained prompt and a verbalizer a task.
+
+    Parameters that require a gradient are the prompt's, a classifier head's where there is one, and the
+    backbone's where the method trains some of them.
+    """
 
     def __init__(
         self,
         backbone: Backbone,
         prompt: Prompt,
-        verbalizer: Verbalizer,
+        verbalizers: Sequence[Verbalizer],
         *,
         order: SplitOrder,
         summary: Summary,
@@ -39,26 +45,36 @@ class PromptedModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.prompt = prompt
-        self.verbalizer = verbalizer
+        self.verbalizers = nn.ModuleList(verbalizers)
         self.order = order
         self.summary = summary
         self.summary_pad_to = summary_pad_to
-
-    @property
-    def learned(self) -> nn.Module:
-        """What training changes: the prompt, or the backbone when it was thawed."""
-        thawed = any(p.requires_grad for p in self.backbone.parameters())
-        return self.backbone.model if thawed else self.prompt
 
     def forward(self, batch: Batch, temperature: float = 1.0) -> Answer:
         x_BTD = self.backbone.embed(batch.ids_BT)
         summary_BD = self.summarise(batch) if self.prompt.needs_summary else None
         prompt = self.prompt(summary_BD, batch.task_B, batch.noise, temperature)
         prompted = insert(x_BTD, batch, prompt, self.order)
-        return Answer(self.verbalizer(self.backbone, prompted, batch), prompt)
+        return Answer(self.verbalizers[batch.task](self.backbone, prompted, batch), prompt)
 
     def summarise(self, batch: Batch) -> Tensor:
         """Return the batch's cached summary, or compute it."""
         if batch.summary_BD is not None:
             return batch.summary_BD
         return summarise(self.backbone, batch.ids_BT, batch.mask_BT, self.summary, pad_to=self.summary_pad_to)
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Return by name all that training changes: the prompt with its buffers, and every other parameter
+        that requires a gradient."""
+        prompt = {f"prompt.{name}": value for name, value in self.prompt.state_dict(keep_vars=True).items()}
+        others = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        return {**others, **prompt}
+
+    @torch.no_grad()
+    def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy in what `trained_tensors` gave; raises KeyError where a name is missing on either side."""
+        own = self.trained_tensors()
+        if own.keys() != tensors.keys():
+            raise KeyError(f"these do not match: {sorted(own.keys() ^ tensors.keys())}")
+        for name, value in own.items():
+            value.copy_(tensors[name])

@@ -91,6 +91,10 @@ class RunRecord:
     schema_version: int = SCHEMA_VERSION
     notes: list[str] = field(default_factory=list)  # of the draw of few-shot rows
     diagnostics: dict[str, Any] = field(default_factory=dict)
+    # Of a multitask run, title, score, select_score, metrics, num_examples and notes of each task; `score` is
+    # their mean and `metrics` has names such as "rte/accuracy".
+    by_task: dict[str, dict[str, Any]] = field(default_factory=dict)
+    transfer: dict[str, dict[str, Any]] = field(default_factory=dict)  # the same of regime.transfer's tasks
 
 
 def identify(resolved: Mapping[str, Any], data_sha256: str) -> tuple[str, str]:

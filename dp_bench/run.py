@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 import traceback
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,7 @@ from dp_bench.config import Experiment
 from dp_bench.data.source import Source, locate
 from dp_bench.progress import Reporter
 from dp_bench.records import RunRecord
-from dp_bench.settings import Method
+from dp_bench.settings import Method, TaskSettings
 from dp_bench.types import UserError
 
 if TYPE_CHECKING:
@@ -22,8 +25,7 @@ if TYPE_CHECKING:
 
     from dp_bench.data.encode import EncodedSplit
     from dp_bench.data.prepare import TaskData
-    from dp_bench.evaluation import Predictions
-    from dp_bench.methods import Workplace
+    from dp_bench.methods import Learned, Report, Workplace
 
 
 def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
@@ -34,8 +36,8 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     raised again.
     """
     settings = experiment.settings
-    source = locate(settings.task, settings.data, settings.cache)
-    run_id, cell_id = records.identify(experiment.resolved, source.sha256)
+    sources = Sources.of(experiment)
+    run_id, cell_id = records.identify(experiment.resolved, sources.sha256)
     directory = Path(settings.results_dir) / "runs" / run_id
     with reporter or Reporter() as report:
         finished = records.load(directory)
@@ -48,7 +50,7 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
             shutil.rmtree(directory / "checkpoint", ignore_errors=True)
         records.write_status(directory, "running")
         try:
-            record = _run(experiment, source, directory, cell_id, report)
+            record = _run(experiment, sources, directory, cell_id, report)
         except UserError:
             records.forget(directory)
             raise
@@ -61,16 +63,51 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     return record
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where the files of a run's tasks are, in the order of `Experiment.tasks` and `.transfer`."""
+
+    trained: tuple[Source, ...]
+    transfer: tuple[Source, ...]
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Sources:
+        data, cache = experiment.settings.data, experiment.settings.cache
+        trained, transfer = (
+            tuple(locate(task, data, cache) for task in tasks)
+            for tasks in (experiment.tasks, experiment.transfer)
+        )
+        return cls(trained, transfer)
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the only task's files, or one over those of all tasks."""
+        both = [source.sha256 for source in (*self.trained, *self.transfer)]
+        return both[0] if len(both) == 1 else hashlib.sha256("\n".join(both).encode()).hexdigest()
+
+    @property
+    def files(self) -> dict[str, dict[str, str]]:
+        """Name and digest of each file: train, validation; of several tasks, `rte/train`."""
+        several = len(self.trained) > 1
+        found = {
+            f"{source.task}/{name}" if several else name: file
+            for source in self.trained
+            for name, file in (("train", source.train), ("validation", source.validation))
+        }
+        found |= {f"{source.task}/validation": source.validation for source in self.transfer}
+        return {name: {"file": file.path.name, "sha256": file.sha256} for name, file in found.items()}
+
+
 def _run(
-    experiment: Experiment, source: Source, directory: Path, cell_id: str, report: Reporter
+    experiment: Experiment, sources: Sources, directory: Path, cell_id: str, report: Reporter
 ) -> RunRecord:
     # Imported here: a skipped or rejected run must not wait for torch.
     import torch
 
     from dp_bench import machine
     from dp_bench.backbones.load import load_backbone, load_tokenizer
-    from dp_bench.data.prepare import prepare
-    from dp_bench.evaluation import score
+    from dp_bench.data.prepare import prepare, prepare_report
+    from dp_bench.evaluation import mean_score
     from dp_bench.methods import Workplace, learn
     from dp_bench.verbalizer import make_verbalizer
 
@@ -83,20 +120,30 @@ def _run(
     if settings.prompt.method is Method.fine_tuning:
         dtype = torch.float32  # updates of weights kept in bf16 are lost to rounding
     tokenizer = load_tokenizer(settings.backbone)
-    verbalizer = make_verbalizer(settings.task, tokenizer).to(device)
-    data = prepare(settings, source, tokenizer)
+    data = tuple(
+        prepare(settings, task, source, tokenizer)
+        for task, source in zip(experiment.tasks, sources.trained, strict=True)
+    )
+    transfer = tuple(
+        (task, prepare_report(settings, task, source, tokenizer))
+        for task, source in zip(experiment.transfer, sources.transfer, strict=True)
+    )
     dropout = settings.protocol.frozen_dropout
     backbone = load_backbone(settings.backbone, device=device, dtype=dtype, dropout=dropout)
     fingerprint = backbone.fingerprint()  # before fine-tuning changes it
-    place = Workplace(experiment, data, backbone, verbalizer, directory, report)
+    verbalizers = tuple(
+        make_verbalizer(task, tokenizer).to(device) for task in (*experiment.tasks, *experiment.transfer)
+    )
+    place = Workplace(experiment, data, transfer, backbone, fingerprint, verbalizers, directory, report)
     _announce(place, f"{machine.device_name(device)}, weights in {machine.dtype_name(dtype)}")
     machine.watch_memory(device)
     learned = learn(place)
 
-    value, values = score(settings.task, data.report, learned.predictions)
     memory, memory_kind = machine.peak_memory(device)
     progress = learned.progress
-    splits = {"train": data.train, "select": data.select, "report": data.report}
+    overall = mean_score({own.task.name: learned.reports[own.task.name].score for own in data})
+    by_task = {own.task.name: _task_entry(own, learned) for own in data}
+    num_examples = {name: sum(len(own) for own in splits) for name, splits in _by_use(data).items()}
     record = RunRecord(
         run_id=directory.name,
         status="done",
@@ -108,12 +155,12 @@ def _run(
         protocol=settings.protocol.name,
         data=settings.data.title,
         seed=settings.seed,
-        score=value,
+        score=overall.value,
         select_score=progress.best_score,
         selection=settings.trainer.selection.value,
-        metrics=values,
+        metrics=overall.metrics,
         select_metrics=progress.best_metrics,
-        num_examples={name: len(split) for name, split in splits.items()},
+        num_examples=num_examples,
         best_step=progress.best_step,
         num_updates=progress.step,
         stopped_early=0 < progress.step < settings.trainer.max_steps,
@@ -126,12 +173,12 @@ def _run(
         peak_memory_kind=memory_kind,
         device=machine.device_name(device),
         precision=machine.dtype_name(dtype),
-        data_sha256=source.sha256,
-        data_files={
-            name: {"file": file.path.name, "sha256": file.sha256}
-            for name, file in (("train", source.train), ("validation", source.validation))
+        data_sha256=sources.sha256,
+        data_files=sources.files,
+        share_truncated={
+            name: sum(own.num_truncated for own in splits) / num_examples[name]
+            for name, splits in _by_use(data).items()
         },
-        share_truncated={name: split.share_truncated for name, split in splits.items()},
         checkpoint={
             "name_or_path": settings.backbone.name_or_path,
             "revision": settings.backbone.revision,
@@ -144,20 +191,57 @@ def _run(
         started=started,
         config=experiment.resolved,
         cell_id=cell_id,
-        notes=list(data.notes),
+        notes=[note for own in data for note in own.notes],
         diagnostics={k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},
+        by_task=by_task if len(data) > 1 else {},
+        transfer={task.name: _transfer_entry(task, learned.reports[task.name]) for task, _ in transfer},
     )
-    _leave(record, directory, learned.weights, prediction_table(record, learned.predictions, data.report))
+    _leave(record, directory, learned.weights, prediction_table(learned.reports))
     report.line(
-        f"{record.run_id}: score {record.score:.2f} on {len(data.report)} {_split_name(source)} examples "
-        f"(best of update {record.best_step}, select {record.select_score:.2f}), {record.total_seconds:.0f} s"
+        f"{record.run_id}: score {record.score:.2f} on {num_examples['report']} "
+        f"{_split_name(sources.trained[0])} examples (best of update {record.best_step}, select "
+        f"{record.select_score:.2f}), {record.total_seconds:.0f} s"
     )
+    for name, entry in {**record.by_task, **record.transfer}.items():
+        untrained = " (not trained on)" if name in record.transfer else ""
+        report.line(f"  {entry['title']} {entry['score']:.2f}{untrained}")
     return record
+
+
+def _by_use(data: Sequence[TaskData]) -> dict[str, list[EncodedSplit]]:
+    return {
+        "train": [own.train for own in data],
+        "select": [own.select for own in data],
+        "report": [own.report for own in data],
+    }
+
+
+def _task_entry(own: TaskData, learned: Learned) -> dict[str, Any]:
+    """Return what the record of a multitask run says of one task."""
+    name = own.task.training.name
+    prefix = f"{name}/"
+    best = learned.progress.best_metrics
+    return {
+        **_transfer_entry(own.task, learned.reports[own.task.name]),
+        "select_score": learned.progress.best_scores.get(name),
+        "select_metrics": {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)},
+        "num_examples": {use: len(splits[0]) for use, splits in _by_use([own]).items()},
+        "notes": list(own.notes),
+    }
+
+
+def _transfer_entry(task: TaskSettings, report: Report) -> dict[str, Any]:
+    return {
+        "title": task.title,
+        "score": report.score.value,
+        "metrics": report.score.metrics,
+        "num_examples": {"report": len(report.split)},
+    }
 
 
 def _announce(place: Workplace, machine: str) -> None:
     """Say, before anything long begins, what this run is and what it will cost."""
-    settings, data, report = place.settings, place.data, place.reporter
+    settings, report = place.settings, place.reporter
     trainer = settings.trainer
     micro = trainer.micro_batch_size or trainer.batch_size
     report.line(place.directory.name)
@@ -174,16 +258,19 @@ def _announce(place: Workplace, machine: str) -> None:
             f"  {trainer.max_steps} updates of {trainer.batch_size} examples "
             f"({-(-trainer.batch_size // micro)} × {micro}); {machine}"
         )
-    for note in data.notes:
-        report.line(f"  {note}")
-    report.line(_examples(data, settings.task.max_length, trainer.selection.value))
+    for own in place.data:
+        for note in own.notes:
+            report.line(f"  {note}")
+        title = f"{own.task.title}: " if len(place.data) > 1 else ""
+        report.line(f"  {title}{_examples(own, trainer.selection.value)}")
 
 
-def _examples(data: TaskData, max_length: int, selection: str) -> str:
+def _examples(data: TaskData, selection: str) -> str:
     return (
-        f"  train {len(data.train)}, select {len(data.select)} ({selection}), report {len(data.report)} "
+        f"train {len(data.train)}, select {len(data.select)} ({selection}), report {len(data.report)} "
         f"examples; longest text {max(data.whole_train.longest, data.report.longest)} tokens, "
-        f"{100 * data.whole_train.share_truncated:.1f} % of the training texts shortened to {max_length}"
+        f"{100 * data.whole_train.share_truncated:.1f} % of the training texts shortened to "
+        f"{data.task.max_length}"
     )
 
 
@@ -213,25 +300,33 @@ def _leave(record: RunRecord, directory: Path, weights: dict[str, Tensor], predi
     shutil.rmtree(directory / "checkpoint", ignore_errors=True)
 
 
-def prediction_table(record: RunRecord, predictions: Predictions, split: EncodedSplit) -> Any:
+def prediction_table(reports: Mapping[str, Report]) -> Any:
     """Return one row an example: id, gold, prediction, log-probability of each choice, chosen position and
-    length."""
+    length; with several tasks, those of one after another, named in `task`."""
     import pandas as pd
+
+    columns = [pd.DataFrame(_columns(report)) for report in reports.values()]
+    if len(columns) == 1:
+        return columns[0]
+    named = [own.assign(task=task) for task, own in zip(reports, columns, strict=True)]
+    return pd.concat(named, ignore_index=True)
+
+
+def _columns(report: Report) -> dict[str, Any]:
     import torch
 
-    names = record.config["task"]["words"] or range(predictions.logits_NC.shape[1])
+    predictions, encoded = report.predictions, report.split.encoded
+    names = report.split.task.words or range(predictions.logits_NC.shape[1])
     scores = torch.log_softmax(torch.from_numpy(predictions.logits_NC).double(), dim=1).numpy()
-    return pd.DataFrame(
-        {
-            "id": split.ids,
-            "group": split.groups,
-            "gold": split.labels,
-            "prediction": predictions.choices,
-            **{f"score_{name}": scores[:, i] for i, name in enumerate(names)},
-            "position": predictions.position_N,
-            "length": predictions.length_N,
-        }
-    )
+    return {
+        "id": encoded.ids,
+        "group": encoded.groups,
+        "gold": encoded.labels,
+        "prediction": predictions.choices,
+        **{f"score_{name}": scores[:, i] for i, name in enumerate(names)},
+        "position": predictions.position_N,
+        "length": predictions.length_N,
+    }
 
 
 def _split_name(source: Source) -> str:

@@ -146,12 +146,26 @@ class FewShotSplit(Enum):
     fewglue = "fewglue"
 
 
+class Mixing(Enum):
+    proportional = "proportional"  # to the rows of each task, or to mixing_cap where it has more
+    equal = "equal"
+    temperature = "temperature"  # proportional to rows ** (1 / mixing_temperature)
+
+
 @dataclass
 class RegimeSettings:
     name: str = MISSING
     shots: int | None = None  # few-shot: rows a class to train on, and as many to select on; None: all rows
     split: FewShotSplit = FewShotSplit.sampled  # whose draw: ours, by split_seed, or FewGLUE's published rows
     split_seed: int = 0
+    tasks: list[str] | None = None  # multitask: what one prompt is trained on; None: `task` alone
+    mixing: Mixing | None = None  # multitask: the share of each task in an update
+    mixing_temperature: float | None = None
+    mixing_cap: int | None = None  # rows of a task that count, at most; None: all
+    # Mappings from task names, which Hydra sets whole only where the type is open; `checks` has their types.
+    task_weights: Any = None  # multitask: factors of the tasks' losses, {rte: 2.0}; 1 unless given
+    task_settings: Any = None  # multitask: settings of single tasks, {multirc: {max_length: 600}}
+    transfer: list[str] | None = None  # tasks that the trained prompt is also evaluated on
 
 
 @dataclass
@@ -231,8 +245,19 @@ class ProtocolSettings:
 
 
 @dataclass
+class SeedSettings:
+    """One random stream each; None follows `seed`. Few-shot rows are drawn by regime.split_seed."""
+
+    order: int | None = None  # of the examples, and their mixture over tasks
+    init: int | None = None  # of what is trained
+    gumbel: int | None = None  # of the selectors' draws, and of dropout
+    heldout: int | None = None  # which training rows are held out to select on
+
+
+@dataclass
 class RunSettings:
     seed: int = MISSING
+    seeds: SeedSettings = field(default_factory=SeedSettings)
     device: str = MISSING
     results_dir: str = MISSING
     cache_dir: str | None = None
@@ -245,6 +270,11 @@ class RunSettings:
     data: DataSettings = field(default_factory=DataSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     protocol: ProtocolSettings = field(default_factory=ProtocolSettings)
+
+    def seed_of(self, stream: str) -> int:
+        """Return the seed of one of `seeds`."""
+        own: int | None = getattr(self.seeds, stream)
+        return self.seed if own is None else own
 
     @property
     def cache(self) -> Path:

@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dp_bench.data.batches import training_rows
-from dp_bench.evaluation import Predictions, Split, predict, score
+from dp_bench.data.batches import Rows, mixing_rates, training_rows
+from dp_bench.evaluation import Predictions, Score, Split, mean_score, predict, score
 from dp_bench.model import PromptedModel
 from dp_bench.progress import Reporter
 from dp_bench.randomness import derive, generator
@@ -48,6 +48,7 @@ class Progress:
     best_step: int = 0
     best_score: float = -101.0  # below every score: a Matthews correlation goes down to -100
     best_metrics: dict[str, float] = field(default_factory=dict)
+    best_scores: dict[str, float] = field(default_factory=dict)  # of each task
     evaluations_since_best: int = 0
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
@@ -87,14 +88,14 @@ def make_optimizer(
 
 
 class Trainer:
-    """Train the prompt of a model on one split, select on another."""
+    """Train the prompt of a model on one split of each task, select on another by the mean over tasks."""
 
     def __init__(
         self,
         model: PromptedModel,
         *,
-        train: Split,
-        select: Split,
+        train: Sequence[Split],
+        select: Sequence[Split],
         settings: RunSettings,
         directory: Path,
         accelerator: Accelerator,
@@ -102,19 +103,20 @@ class Trainer:
     ) -> None:
         self.settings = settings
         self.trainer = settings.trainer
-        self.train_split = train
-        self.select_split = select
+        self.train_splits = train
+        self.select_splits = select
         self.directory = directory
         self.accelerator = accelerator
         self.reporter = reporter
         self.prompt = model.prompt
-        self.learned = model.learned
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         full = settings.prompt.method is Method.fine_tuning
         self.optimizer_settings = settings.trainer.full if full else settings.trainer
         self.model = accelerator.prepare(model)
         if self.parameters:
             self.optimizer = accelerator.prepare(make_optimizer(self.optimizer_settings, self.parameters))
+        factors = settings.regime.task_weights or {}
+        self.weights = [factors.get(split.task.name, 1.0) for split in train]
         self.sample_at_eval = settings.protocol.sample_at_eval
         self.step_each_micro_batch = settings.prompt.name in settings.protocol.step_each_micro_batch
         self.progress = Progress()
@@ -127,10 +129,11 @@ class Trainer:
         t, last = self.trainer, self.trainer.max_steps
         self.reporter.begin("training", total=last, completed=self.progress.step)
         rows = training_rows(
-            self.train_split.encoded.lengths,
+            [split.encoded.lengths for split in self.train_splits],
+            mixing_rates([len(split) for split in self.train_splits], self.settings.regime),
             batch_size=t.batch_size,
             bucket_batches=t.bucket_batches,
-            seed=self.settings.seed,
+            seed=self.settings.seed_of("order"),
             start=self.progress.step,
         )
         losses: list[float] = []
@@ -145,7 +148,7 @@ class Trainer:
                 self._checkpoint()
                 losses.clear()
         self.reporter.finish()
-        self.learned.load_state_dict(self.best)
+        self._bare_model.load_trained(self.best)
         return self.progress
 
     def evaluate_only(self) -> Progress:
@@ -157,18 +160,23 @@ class Trainer:
         patience = self.trainer.patience
         return patience is not None and self.progress.evaluations_since_best >= patience
 
-    def _update(self, places: np.ndarray[Any, np.dtype[np.int64]], step: int) -> float:
-        """Make one update with the examples at these places; return their mean loss."""
+    def _update(self, places: tuple[Rows, ...], step: int) -> float:
+        """Make one update with the examples at these places of each task; return their mean loss."""
         self.model.train()
-        torch.manual_seed(derive(self.settings.seed, "dropout", step))  # nothing else draws from it here
+        seed = self.settings.seed_of("gumbel")
+        torch.manual_seed(derive(seed, "dropout", step))  # nothing else draws from it here
         tau = temperature(self.trainer.temperature, step, self.trainer.max_steps)
         total = torch.zeros((), device=self.accelerator.device)
+        num_examples = sum(map(len, places))
         for micro_batch, is_last in self._micro_batches(places, step):
-            share = 1.0 if self.step_each_micro_batch else len(micro_batch) / len(places)
+            share = len(micro_batch) / num_examples
             answer = self.model(micro_batch, tau)
             loss = torch.nn.functional.cross_entropy(answer.logits_BC, micro_batch.label_B)
-            self.accelerator.backward(loss * share)
-            total += loss.detach() * len(micro_batch) / len(places)
+            total += loss.detach() * share
+            loss = loss * self.weights[micro_batch.task]
+            if answer.prompt.loss is not None:
+                loss = loss + answer.prompt.loss
+            self.accelerator.backward(loss if self.step_each_micro_batch else loss * share)
             if is_last:
                 self.accelerator.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm)
             if is_last or self.step_each_micro_batch:
@@ -181,20 +189,20 @@ class Trainer:
             )
         return mean_loss
 
-    def _micro_batches(
-        self, places: np.ndarray[Any, np.dtype[np.int64]], step: int
-    ) -> Iterator[tuple[Batch, bool]]:
-        """Cut an update's examples, with their noise, which is drawn for the whole update at once."""
+    def _micro_batches(self, places: tuple[Rows, ...], step: int) -> Iterator[tuple[Batch, bool]]:
+        """Cut an update's examples, task by task, with their noise, which is drawn for the whole update at
+        once."""
         names = self.prompt.noisy_selectors(training=True, sample_at_eval=self.sample_at_eval)
-        noise = self.prompt.draw_noise(
-            len(places), generator(self.settings.seed, "noise", step), selectors=names
-        )
-        size = self.trainer.micro_batch_size or len(places)
-        for first in range(0, len(places), size):
-            part = slice(first, first + size)
-            batch = self.train_split.batch(places[part], self._pad_id, {})
-            own = {name: draws[part] for name, draws in noise.items()}
-            yield batch.with_(noise=own).to(self.accelerator.device), first + size >= len(places)
+        stream = generator(self.settings.seed_of("gumbel"), "noise", step)
+        left = sum(map(len, places))
+        noise = self.prompt.draw_noise(left, stream, selectors=names)
+        size = self.trainer.micro_batch_size or left
+        for split, own in zip(self.train_splits, places, strict=True):
+            for part in (own[first : first + size] for first in range(0, len(own), size)):
+                batch = split.batch(part, self._pad_id, {})
+                here = {name: draws[len(draws) - left :][: len(part)] for name, draws in noise.items()}
+                left -= len(part)
+                yield batch.with_(noise=here).to(self.accelerator.device), left == 0
 
     def _step_optimizer(self, step: int) -> None:
         warmup = min(1.0, (step + 1) / self.trainer.warmup_steps) if self.trainer.warmup_steps else 1.0
@@ -206,28 +214,20 @@ class Trainer:
     def _evaluate(self, mean_loss: float | None) -> None:
         started = time.perf_counter()
         progress = self.progress
-        predictions = predict(
-            self.accelerator.unwrap_model(self.model),
-            self.select_split,
-            batch_size=self.trainer.eval_batch_size,
-            seed=self.settings.seed,
-            sample=self.sample_at_eval,
-            step=progress.step,
-        )
-        value, values = score(self.settings.task.training, self.select_split.encoded, predictions)
+        predictions = {split.task.name: self._predict(split) for split in self.select_splits}
+        scores = {s.task.name: score(s, predictions[s.task.name]) for s in self.select_splits}
+        overall = mean_score(scores)
         progress.evaluations_since_best += 1
-        if value > progress.best_score:
-            progress.best_step, progress.best_score, progress.best_metrics = progress.step, value, values
-            progress.evaluations_since_best = 0
-            self.best = self._state()
+        if overall.value > progress.best_score:
+            self._keep(overall, scores)
         progress.eval_seconds += time.perf_counter() - started
         tau = temperature(self.trainer.temperature, progress.step - 1, self.trainer.max_steps)
         progress.history.append(
             {
                 "step": progress.step,
                 "loss": None if mean_loss is None else round(mean_loss, 6),
-                "select_score": value,
-                "select_metrics": values,
+                "select_score": overall.value,
+                "select_metrics": overall.metrics,
                 "temperature": tau,
                 **describe(predictions, self.prompt.num_tokens),
                 "train_seconds": round(progress.train_seconds, 3),
@@ -241,15 +241,39 @@ class Trainer:
         last = str(self.trainer.max_steps)
         self.reporter.line(
             f"step {progress.step:>{len(last)}}/{last}  loss {mean_loss:.4f}  "
-            f"{self.select_split.name} {value:.2f}  {progress.train_seconds:.0f} s{best}"
+            f"select {overall.value:.2f}  {progress.train_seconds:.0f} s{best}"
         )
+
+    def _predict(self, split: Split) -> Predictions:
+        return predict(
+            self._bare_model,
+            split,
+            batch_size=self.trainer.eval_batch_size,
+            seed=self.settings.seed_of("gumbel"),
+            sample=self.sample_at_eval,
+            step=self.progress.step,
+        )
+
+    def _keep(self, overall: Score, scores: dict[str, Score]) -> None:
+        progress = self.progress
+        progress.best_step = progress.step
+        progress.best_score, progress.best_metrics = overall.value, overall.metrics
+        progress.best_scores = {task: own.value for task, own in scores.items()}
+        progress.evaluations_since_best = 0
+        self.best = self._state()
+
+    @property
+    def _bare_model(self) -> PromptedModel:
+        model: PromptedModel = self.accelerator.unwrap_model(self.model)
+        return model
 
     @property
     def _pad_id(self) -> int:
-        return int(self.accelerator.unwrap_model(self.model).backbone.tokenizer.pad_token_id)
+        return int(self._bare_model.backbone.tokenizer.pad_token_id)
 
     def _state(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu().clone() for name, value in self.learned.state_dict().items()}
+        trained = self._bare_model.trained_tensors()
+        return {name: value.detach().cpu().clone() for name, value in trained.items()}
 
     def _checkpoint(self) -> None:
         """Save all that the next update depends on, as a new folder by rename; then drop the one before."""
@@ -274,15 +298,26 @@ class Trainer:
             return
         folder = found[-1]
         self.progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
-        self.learned.load_state_dict(load_file(folder / "learned.safetensors"))
+        self._bare_model.load_trained(load_file(folder / "learned.safetensors"))
         self.best = load_file(folder / "best.safetensors")
         self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
         self.reporter.line(f"resuming after update {self.progress.step} from {folder}")
 
 
-def describe(predictions: Predictions, num_tokens: int) -> dict[str, Any]:
-    """Return what the prompt chose over a split: mean and entropy (in nats) of position, length and pool
-    weights."""
+def describe(predictions: Mapping[str, Predictions], num_tokens: int) -> dict[str, Any]:
+    """Return what the prompt chose over a split of each task: mean and entropy (in nats) of position, length
+    and pool weights; of several tasks under names such as `rte/position_mean`."""
+    if len(predictions) == 1:
+        (only,) = predictions.values()
+        return _chosen(only, num_tokens)
+    return {
+        f"{task}/{name}": value
+        for task, own in predictions.items()
+        for name, value in _chosen(own, num_tokens).items()
+    }
+
+
+def _chosen(predictions: Predictions, num_tokens: int) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for name, values in (("position", predictions.position_N), ("length", predictions.length_N)):
         shares = np.bincount(values, minlength=num_tokens + 1) / len(values)

@@ -60,8 +60,8 @@ class Batch:
     random numbers of this batch, one row an example, named after the selector that uses them: noise is data,
     so a forward pass is a function of its arguments and resuming needs no generator state.
 
-    All examples of a batch belong to one task, number `task` of the run's. `answer_B` is the place in the text
-    at which families without a decoder read the answer: the mask token, or the last token before it.
+    All examples of a batch belong to one task, number `task` of the run's. `answer_B` is the place in the
+    text at which families without a decoder read the answer: the mask token, or the last token before it.
     """
 
     ids_BT: Tensor

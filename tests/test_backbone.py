@@ -45,7 +45,7 @@ def prompted_model(backbone: Backbone, *overrides: str) -> PromptedModel:
     return PromptedModel(
         backbone,
         prompt,
-        LabelWords(WORDS, backbone.tokenizer),
+        [LabelWords(WORDS, backbone.tokenizer)],
         order=experiment.settings.protocol.split_order,
         summary=experiment.settings.prompt.summary,
     ).eval()
@@ -305,6 +305,7 @@ def test_cached_summaries_are_those_computed_and_have_a_key_of_their_own(
             **own,
             batch_size=2,
             cache_dir=tmp_path,
+            weights=backbone.fingerprint(),
             advance=passes.append,  # type: ignore[arg-type]
         )
 

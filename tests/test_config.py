@@ -34,7 +34,7 @@ EXACT = {
     "prompt/position": {"fixed", "task", "instance", "random"},
     "prompt/length": {"fixed", "task", "instance", "random"},
     "prompt/vectors": {"single", "pool"},
-    "regime": {"full", "fewshot"},
+    "regime": {"full", "fewshot", "multitask"},
     "protocol": {"clean", "authors"},
 }
 AT_LEAST: dict[str, set[str]] = {

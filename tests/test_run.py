@@ -128,11 +128,12 @@ def test_a_saved_prompt_gives_the_recorded_predictions_again(experiment: Build, 
     from dp_bench.data.prepare import prepare
     from dp_bench.data.source import locate
 
-    data = prepare(
-        own.settings, locate(own.settings.task, own.settings.data), load_tokenizer(own.settings.backbone)
-    )
+    task, tokenizer = own.settings.task, load_tokenizer(own.settings.backbone)
+    data = prepare(own.settings, task, locate(task, own.settings.data), tokenizer)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    predictions = predict(model, Split("report", data.report, None), batch_size=64, seed=own.settings.seed)
+    predictions = predict(
+        model, Split("report", task, data.report, None), batch_size=64, seed=own.settings.seed
+    )
     table = pd.read_parquet(folder(record, own) / "predictions.parquet")
     assert np.array_equal(predictions.choices, table["prediction"])
     assert np.array_equal(predictions.position_N, table["position"])
@@ -190,7 +191,7 @@ def test_queries_without_gold_are_not_trained_on_and_count_as_wrong(
 
 def test_selection_holds_out_rows_that_are_never_trained_on(experiment: Build, tmp_path: Path) -> None:
     trainer = make_trainer(experiment("task=multirc"), tmp_path)
-    train, select = trainer.train_split.encoded, trainer.select_split.encoded
+    train, select = trainer.train_splits[0].encoded, trainer.select_splits[0].encoded
     assert not set(train.ids) & set(select.ids)
     assert not set(train.sources) & set(select.sources), "answers to one passage stay on one side"
 

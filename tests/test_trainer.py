@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +33,33 @@ def make_trainer(experiment: Experiment, directory: Path, *, rows: int | None = 
     settings = experiment.settings
     device = torch.device("cpu")
     tokenizer = load_tokenizer(settings.backbone)
-    data = prepare(settings, locate(settings.task, settings.data), tokenizer)
+    data = [prepare(settings, t, locate(t, settings.data), tokenizer) for t in experiment.tasks]
     backbone = load_backbone(
         settings.backbone, device=device, dtype=torch.float32, dropout=settings.protocol.frozen_dropout
     )
-    prompt = config.build_prompt(experiment, backbone.dims, backbone.embedding_VD)
+    dims = replace(backbone.dims, num_tasks=len(data))
+    prompt = config.build_prompt(experiment, dims, backbone.embedding_VD)
     model = PromptedModel(
         backbone,
         prompt,
-        make_verbalizer(settings.task, tokenizer),
+        [make_verbalizer(task, tokenizer) for task in experiment.tasks],
         order=settings.protocol.split_order,
         summary=settings.prompt.summary,
         summary_pad_to=settings.protocol.summary_pad_to,
     )
-    train = data.train if rows is None else data.train.select(np.arange(rows))
+    few = None if rows is None else np.arange(rows)
+    train = [own.train if few is None else own.train.select(few) for own in data]
+    select = train if rows is not None else [own.select for own in data]
     return Trainer(
         model,
-        train=Split("train", train, None),
-        select=Split("select", train if rows is not None else data.select, None),
+        train=[
+            Split("train", t, e, None, i, i)
+            for i, (t, e) in enumerate(zip(experiment.tasks, train, strict=True))
+        ],
+        select=[
+            Split("select", t, e, None, i, i)
+            for i, (t, e) in enumerate(zip(experiment.tasks, select, strict=True))
+        ],
         settings=settings,
         directory=directory,
         accelerator=make_accelerator(device),
@@ -60,7 +70,7 @@ def make_trainer(experiment: Experiment, directory: Path, *, rows: int | None = 
 def prompt_after(experiment: Experiment, directory: Path, updates: int = 3) -> dict[str, torch.Tensor]:
     trainer = make_trainer(experiment, directory)
     for step in range(updates):
-        trainer._update(np.arange(8), step)
+        trainer._update((np.arange(8),), step)
     return trainer._state()
 
 
@@ -72,7 +82,7 @@ def test_an_update_changes_every_prompt_parameter_and_nothing_else(
     model = trainer.accelerator.unwrap_model(trainer.model)
     frozen = {key: value.clone() for key, value in model.backbone.state_dict().items()}
     before = trainer._state()
-    trainer._update(np.arange(8), 0)
+    trainer._update((np.arange(8),), 0)
     for key, value in trainer._state().items():
         assert not torch.equal(value, before[key]), f"{key} did not move"
     for key, value in model.backbone.state_dict().items():
@@ -105,7 +115,7 @@ def test_authors_protocol_updates_after_every_micro_batch_where_their_script_doe
         )
         steps: list[int] = []
         monkeypatch.setattr(trainer, "_step_optimizer", steps.append)
-        trainer._update(np.arange(8), 0)
+        trainer._update((np.arange(8),), 0)
         counts[name] = len(steps)
     assert counts == {"fixed": 4, "adap_ins_pos": 1}  # docs/protocol.md B1
 
@@ -129,7 +139,7 @@ def test_evaluation_twice_gives_the_same_numbers(experiment: Build, tmp_path: Pa
     for name in ("dynamic", "random_position"):
         trainer = make_trainer(experiment(f"prompt={name}"), tmp_path / name)
         model = trainer.accelerator.unwrap_model(trainer.model)
-        runs = [predict(model, trainer.select_split, batch_size=size, seed=0) for size in (4, 4, 3)]
+        runs = [predict(model, trainer.select_splits[0], batch_size=size, seed=0) for size in (4, 4, 3)]
         assert np.array_equal(runs[0].logits_NC, runs[1].logits_NC)
         assert np.array_equal(runs[0].position_N, runs[2].position_N), "whatever the batch size"
         np.testing.assert_allclose(runs[0].logits_NC, runs[2].logits_NC, atol=1e-5)
@@ -138,7 +148,7 @@ def test_evaluation_twice_gives_the_same_numbers(experiment: Build, tmp_path: Pa
 def test_predictions_stand_in_the_order_of_the_split(experiment: Build, tmp_path: Path) -> None:
     trainer = make_trainer(experiment("prompt=dynamic"), tmp_path)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    split = trainer.train_split
+    (split,) = trainer.train_splits
     together = predict(model, split, batch_size=5, seed=0)
     for place in range(len(split)):
         with torch.inference_mode():
@@ -150,7 +160,7 @@ def test_the_authors_protocol_samples_anew_at_each_evaluation(experiment: Build,
     trainer = make_trainer(experiment("prompt=adap_ins_pos", "protocol=authors"), tmp_path)
     model = trainer.accelerator.unwrap_model(trainer.model)
     draws = [
-        predict(model, trainer.select_split, batch_size=8, seed=0, sample=True, step=step).position_N
+        predict(model, trainer.select_splits[0], batch_size=8, seed=0, sample=True, step=step).position_N
         for step in (500, 500, 1000)
     ]
     assert np.array_equal(draws[0], draws[1]) and not np.array_equal(draws[0], draws[2])
@@ -202,7 +212,7 @@ def test_gradients_are_clipped_to_the_maximum(
         )
 
     monkeypatch.setattr(trainer, "_step_optimizer", look)
-    trainer._update(np.arange(8), 0)
+    trainer._update((np.arange(8),), 0)
     assert norms == pytest.approx([0.001], rel=1e-3)
 
 
@@ -220,8 +230,8 @@ def test_the_best_prompt_is_what_remains(experiment: Build, tmp_path: Path) -> N
     )
     progress = trainer.fit()
     model = trainer.accelerator.unwrap_model(trainer.model)
-    predictions = predict(model, trainer.select_split, batch_size=64, seed=trainer.settings.seed)
-    value, _ = score(trainer.settings.task, trainer.select_split.encoded, predictions)
+    predictions = predict(model, trainer.select_splits[0], batch_size=64, seed=trainer.settings.seed)
+    value = score(trainer.select_splits[0], predictions).value
     assert value == progress.best_score == max(line["select_score"] for line in progress.history)
 
 
@@ -266,19 +276,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(experiment: Build, tmp_path: Pa
     trainer = make_trainer(experiment("prompt=fixed"), tmp_path)
     trainer.parameters[0].data.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="update 1"):
-        trainer._update(np.arange(4), 0)
+        trainer._update((np.arange(4),), 0)
 
 
 LENGTHS = np.random.default_rng(0).integers(3, 400, size=103)
 
 
+def rows_of_one_task(lengths: Any, **settings: int) -> Iterator[Any]:
+    return (rows for (rows,) in training_rows([lengths], np.ones(1), **settings))
+
+
 @pytest.mark.parametrize("buckets", [1, 4])
 def test_each_epoch_shows_every_row_once_and_bucketing_only_changes_the_order(buckets: int) -> None:
-    batches = training_rows(LENGTHS, batch_size=10, bucket_batches=buckets, seed=5)
+    batches = rows_of_one_task(LENGTHS, batch_size=10, bucket_batches=buckets, seed=5)
     seen = np.concatenate([next(batches) for _ in range(4 * 26)])  # 1040 rows: ten epochs and ten rows
     counts = np.bincount(seen, minlength=103)
     assert counts.min() >= 10 and counts.max() <= 11
-    plain = training_rows(LENGTHS, batch_size=10, bucket_batches=1, seed=5)
+    plain = rows_of_one_task(LENGTHS, batch_size=10, bucket_batches=1, seed=5)
     same = np.concatenate([next(plain) for _ in range(4 * 26)])
     for stretch in range(0, 1040, 40):
         assert sorted(seen[stretch : stretch + 40]) == sorted(same[stretch : stretch + 40])
@@ -286,7 +300,9 @@ def test_each_epoch_shows_every_row_once_and_bucketing_only_changes_the_order(bu
 
 def test_bucketing_saves_padding() -> None:
     def padding(buckets: int) -> int:
-        batches = itertools.islice(training_rows(LENGTHS, batch_size=8, bucket_batches=buckets, seed=0), 40)
+        batches = itertools.islice(
+            rows_of_one_task(LENGTHS, batch_size=8, bucket_batches=buckets, seed=0), 40
+        )
         return sum(int(LENGTHS[rows].max() * len(rows) - LENGTHS[rows].sum()) for rows in batches)
 
     assert padding(8) < 0.5 * padding(1)
@@ -295,14 +311,14 @@ def test_bucketing_saves_padding() -> None:
 @pytest.mark.parametrize("start", [0, 1, 7, 31])
 def test_rows_from_a_later_start_are_those_of_the_first_run(start: int) -> None:
     def rows(first: int) -> list[list[int]]:
-        stream = training_rows(LENGTHS, batch_size=7, bucket_batches=4, seed=1, start=first)
+        stream = rows_of_one_task(LENGTHS, batch_size=7, bucket_batches=4, seed=1, start=first)
         return [next(stream).tolist() for _ in range(40 - first)]
 
     assert rows(start) == rows(0)[start:]
 
 
 def test_a_batch_larger_than_the_data_repeats_rows() -> None:
-    rows = next(training_rows(LENGTHS[:3], batch_size=8, bucket_batches=2, seed=0))
+    rows = next(rows_of_one_task(LENGTHS[:3], batch_size=8, bucket_batches=2, seed=0))
     assert len(rows) == 8 and set(rows.tolist()) <= {0, 1, 2}
 
 

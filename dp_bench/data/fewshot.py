@@ -10,6 +10,7 @@ other rows.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -111,6 +112,22 @@ def fewglue(task: str, examples: Sequence[Example], where: str) -> Draw:
         )
     train, select = ([by_id[name] for name in known[task][part]] for part in ("train", "select"))
     return Draw(train, select)
+
+
+def degenerate(train: Sequence[Example], task: TaskSettings) -> tuple[str, ...]:
+    """Say which labels have less than half of an even share of the training rows.
+
+    FewGLUE's 32 rows of WSC are all True, and only 3 of CB's are neutral.
+    """
+    counts = Counter(example.label for example in train)
+    scarce = [
+        f"{counts[label]} {name}"
+        for label, name in enumerate(task.labels)
+        if counts[label] < len(train) / len(task.labels) / 2
+    ]
+    if not scarce:
+        return ()
+    return (f"degenerate draw: of the {len(train)} training rows of {task.title}, {', '.join(scarce)}",)
 
 
 def digest(examples: Sequence[Example]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dp_bench.data.encode import EncodedSplit, encode
-from dp_bench.data.fewshot import draw
+from dp_bench.data.fewshot import degenerate, draw
 from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import Source, SplitFile
 from dp_bench.data.split import held_out
@@ -24,11 +24,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TaskData:
-    """The examples of a run.
+    """The examples of one task of a run.
 
     `select` is held out of the training file, or under trainer.selection=validation it is `report` itself.
     """
 
+    task: TaskSettings
     train: EncodedSplit
     select: EncodedSplit
     report: EncodedSplit
@@ -36,39 +37,45 @@ class TaskData:
     notes: tuple[str, ...] = ()  # what a reader of the result should know of the draw
 
 
-def prepare(settings: RunSettings, source: Source, tokenizer: Any) -> TaskData:
-    """Read, check, encode and split the examples of a run."""
-    task, trainer = settings.task, settings.trainer
-    report = _encoded(settings, tokenizer, task, source.validation, None)
+def prepare(settings: RunSettings, task: TaskSettings, source: Source, tokenizer: Any) -> TaskData:
+    """Read, check, encode and split the examples of one task of a run."""
+    trainer = settings.trainer
+    report = prepare_report(settings, task, source, tokenizer)
     on_report = trainer.selection is Selection.validation
     if settings.regime.shots is not None:
-        train, select, whole, notes = _few_shot(settings, tokenizer, source.train)
-        return TaskData(train, report if on_report else select, report, whole, notes)
+        train, select, whole, notes = _few_shot(settings, task.training, tokenizer, source.train)
+        return TaskData(task, train, report if on_report else select, report, whole, notes)
     whole = _encoded(settings, tokenizer, task.training, source.train, None)
     labelled = whole.select(np.flatnonzero(whole.labels >= 0))
     if on_report:
-        return TaskData(labelled, report, report, whole)
+        return TaskData(task, labelled, report, report, whole)
     kept, held = held_out(
         labelled.sources,
         labelled.labels.tolist(),
         trainer.heldout_fraction,
         trainer.heldout_max,
-        derive(settings.seed, "heldout"),
+        derive(settings.seed_of("heldout"), "heldout"),
     )
-    return TaskData(labelled.select(kept), labelled.select(held), report, whole)
+    return TaskData(task, labelled.select(kept), labelled.select(held), report, whole)
+
+
+def prepare_report(settings: RunSettings, task: TaskSettings, source: Source, tokenizer: Any) -> EncodedSplit:
+    """Read, check and encode the reported examples of a task."""
+    return _encoded(settings, tokenizer, task, source.validation, None)
 
 
 def _few_shot(
-    settings: RunSettings, tokenizer: Any, file: SplitFile
+    settings: RunSettings, task: TaskSettings, tokenizer: Any, file: SplitFile
 ) -> tuple[EncodedSplit, EncodedSplit, EncodedSplit, tuple[str, ...]]:
     """Draw from the training file and encode the drawn rows alone."""
-    task, data = settings.task.training, settings.data
+    data = settings.data
     examples = list(ExampleFile(task, file, file.split, data.limit))
     official = data.name == "superglue" and data.limit is None
     drawn = draw(settings.regime, task, examples, str(file.path), official=official)
     whole = _encoded(settings, tokenizer, task, file, [*drawn.train, *drawn.select])
     first = len(drawn.train)
-    return whole.select(np.arange(first)), whole.select(np.arange(first, len(whole))), whole, drawn.notes
+    notes = (*drawn.notes, *degenerate(drawn.train, task))
+    return whole.select(np.arange(first)), whole.select(np.arange(first, len(whole))), whole, notes
 
 
 def _encoded(

@@ -33,6 +33,11 @@ class Prompt(nn.Module):
     def needs_summary(self) -> bool:
         return any(piece.needs_summary for piece in (self.position, self.length, self.vectors))
 
+    @property
+    def needs_task(self) -> bool:
+        """Tell whether the prompt of an example depends on its task."""
+        return any(piece.needs_task for piece in (self.position, self.length, self.vectors))
+
     def forward(
         self, summary_BD: Tensor | None, task_B: Tensor, noise: Mapping[str, Tensor], temperature: float
     ) -> PromptOutput:

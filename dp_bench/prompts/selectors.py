@@ -35,6 +35,7 @@ class Selector(nn.Module):
     """Base of all selectors. `needs_noise` holds at training, `noise_at_eval` also at evaluation."""
 
     needs_summary = False
+    needs_task = False
     needs_noise = False
     noise_at_eval = False
 
@@ -77,6 +78,7 @@ class Fixed(Selector):
 class PerTask(Selector):
     """J free logits for each task (paper: adap_pos). `shared_draw` uses one draw for a whole micro-batch."""
 
+    needs_task = True
     needs_noise = True
 
     def __init__(self, num_outcomes: int, dims: Dims, *, shared_draw: bool = False) -> None:

@@ -49,15 +49,17 @@ def cached_summaries(
     pad_to: int | None,
     batch_size: int,
     cache_dir: Path,
+    weights: str,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Tensor:
     """Return the summary of every row of a whole split, [N,D] in fp32, from the disk where it has been
     computed before.
 
     The key holds all that the value depends on: token ids (through the split's fingerprint, which covers
-    data, tokenizer, template and truncation), weights and their dtype, kind of summary and padding.
+    data, tokenizer, template and truncation), `weights` as the backbone's fingerprint gives them and their
+    dtype, kind of summary and padding.
     """
-    parts = (CODE_VERSION, whole.fingerprint, backbone.fingerprint(), backbone.dtype, kind.value, pad_to)
+    parts = (CODE_VERSION, whole.fingerprint, weights, backbone.dtype, kind.value, pad_to)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     path = cache_dir / "summaries" / f"{key}.safetensors"
     if path.is_file():

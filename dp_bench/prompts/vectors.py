@@ -13,6 +13,7 @@ class Vectors(nn.Module):
     """Base of all vectors: forward returns [B,P,D] and, for a pool, its weights [B,K]."""
 
     needs_summary = False
+    needs_task = False
 
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> tuple[Tensor, Tensor | None]:
         raise NotImplementedError
