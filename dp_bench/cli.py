@@ -83,7 +83,13 @@ def _tables(words: list[str]) -> int:
     parser.add_argument(
         "--columns",
         default="",
-        help="more columns, of: params, seconds, memory (means over the runs of a row)",
+        help="more columns, of: params, seconds, memory (means over the runs of a row), optimism (score "
+        "selected on the reported split less score selected on held-out rows)",
+    )
+    parser.add_argument(
+        "--transfer",
+        action="store_true",
+        help="matrices instead: trained on × evaluated on, of runs with regime.transfer",
     )
     options = parser.parse_args(words)
     from dp_bench.commands.tables import tables
@@ -94,6 +100,7 @@ def _tables(words: list[str]) -> int:
         formats=[word for word in options.format.split(",") if word],
         metric=options.metric,
         columns=[word for word in options.columns.split(",") if word],
+        transfer=options.transfer,
     )
 
 

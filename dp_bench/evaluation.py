@@ -14,6 +14,7 @@ from dp_bench.data import metrics
 from dp_bench.data.batches import evaluation_batches
 from dp_bench.data.encode import EncodedSplit
 from dp_bench.model import PromptedModel
+from dp_bench.profiling import stage
 from dp_bench.randomness import generator
 from dp_bench.settings import SplitOrder, TaskSettings
 from dp_bench.types import Batch
@@ -38,6 +39,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.encoded)
 
+    @stage("data")
     def batch(self, places: NDArray[np.int64], pad_id: int, noise: Mapping[str, Tensor]) -> Batch:
         """Return the examples at these places with their summaries and their rows of `noise` [len(self),
         J]."""

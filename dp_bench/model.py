@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from dp_bench.backbones.backbone import Backbone
+from dp_bench.profiling import stage
 from dp_bench.prompts.layout import insert
 from dp_bench.prompts.prompt import Prompt
 from dp_bench.prompts.summary import summarise
 from dp_bench.settings import SplitOrder, Summary
-from dp_bench.types import Batch, PromptOutput
+from dp_bench.types import Batch, Prompted, PromptOutput
 from dp_bench.verbalizer import Verbalizer
 
 
@@ -55,8 +56,15 @@ class PromptedModel(nn.Module):
         summary_BD = self.summarise(batch) if self.prompt.needs_summary else None
         prompt = self.prompt(summary_BD, batch.task_B, batch.noise, temperature)
         prompted = insert(x_BTD, batch, prompt, self.order)
-        return Answer(self.verbalizers[batch.task](self.backbone, prompted, batch), prompt)
+        return Answer(self.score(prompted, batch), prompt)
 
+    @stage("backbone forward")
+    def score(self, prompted: Prompted, batch: Batch) -> Tensor:
+        """Return the logits of the choices: [B,C]."""
+        logits_BC: Tensor = self.verbalizers[batch.task](self.backbone, prompted, batch)
+        return logits_BC
+
+    @stage("summary")
     def summarise(self, batch: Batch) -> Tensor:
         """Return the batch's cached summary, or compute it."""
         if batch.summary_BD is not None:

@@ -28,6 +28,7 @@ VOLATILE = (
     "cache_dir",
     "on_missing",
     "rerun",
+    "trainer.profile",
     "data.dir",
     "data.hub",
     "data.revision",

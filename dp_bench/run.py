@@ -130,6 +130,10 @@ def _run(
     )
     dropout = settings.protocol.frozen_dropout
     backbone = load_backbone(settings.backbone, device=device, dtype=dtype, dropout=dropout)
+    if settings.trainer.gradient_checkpointing:
+        backbone.checkpoint_activations()
+    if settings.trainer.compile:
+        backbone.compile_stacks()
     fingerprint = backbone.fingerprint()  # before fine-tuning changes it
     verbalizers = tuple(
         make_verbalizer(task, tokenizer).to(device) for task in (*experiment.tasks, *experiment.transfer)
@@ -142,7 +146,14 @@ def _run(
     memory, memory_kind = machine.peak_memory(device)
     progress = learned.progress
     overall = mean_score({own.task.name: learned.reports[own.task.name].score for own in data})
-    by_task = {own.task.name: _task_entry(own, learned) for own in data}
+    by_task = {
+        own.task.name: {**_task_entry(own, learned), "data_sha256": source.sha256}
+        for own, source in zip(data, sources.trained, strict=True)
+    }
+    tried = {
+        task.name: {**_transfer_entry(task, learned.reports[task.name]), "data_sha256": source.sha256}
+        for task, source in zip(experiment.transfer, sources.transfer, strict=True)
+    }
     num_examples = {name: sum(len(own) for own in splits) for name, splits in _by_use(data).items()}
     record = RunRecord(
         run_id=directory.name,
@@ -194,7 +205,7 @@ def _run(
         notes=[note for own in data for note in own.notes],
         diagnostics={k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},
         by_task=by_task if len(data) > 1 else {},
-        transfer={task.name: _transfer_entry(task, learned.reports[task.name]) for task, _ in transfer},
+        transfer=tried,
     )
     _leave(record, directory, learned.weights, prediction_table(learned.reports))
     report.line(

@@ -218,6 +218,9 @@ class TrainerSettings:
     max_grad_norm: float = MISSING
     cpu_threads: int | None = None  # on a CPU; None: torch's choice, all cores
     precision: Precision = MISSING  # of the frozen weights; prompt and optimizer are always fp32
+    compile: bool | None = None  # torch.compile the backbone
+    gradient_checkpointing: bool | None = None  # compute activations anew in the backward pass: less memory
+    profile: bool | None = None  # after training, record where the time goes
     bucket_batches: int = MISSING  # batches whose examples are sorted by length together; 1: no bucketing
     selection: Selection = MISSING
     heldout_fraction: float = MISSING  # share of train held out to select on

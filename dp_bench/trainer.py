@@ -22,12 +22,14 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dp_bench import profiling
 from dp_bench.data.batches import Rows, mixing_rates, training_rows
 from dp_bench.evaluation import Predictions, Score, Split, mean_score, predict, score
 from dp_bench.model import PromptedModel
+from dp_bench.profiling import stage
 from dp_bench.progress import Reporter
 from dp_bench.randomness import derive, generator
-from dp_bench.records import write_json, write_lines
+from dp_bench.records import replace_file, write_json, write_lines, write_text
 from dp_bench.settings import (
     FullSettings,
     Method,
@@ -148,6 +150,8 @@ class Trainer:
                 self._checkpoint()
                 losses.clear()
         self.reporter.finish()
+        if t.profile:
+            self._profile(rows)
         self._bare_model.load_trained(self.best)
         return self.progress
 
@@ -155,6 +159,19 @@ class Trainer:
         """Score a model that has nothing to train."""
         self._evaluate(None)
         return self.progress
+
+    def _profile(self, rows: Iterator[tuple[Rows, ...]]) -> None:
+        """Record where the time goes in updates that are thrown away; leave trace and summary."""
+        recorded: Any = profiling.record(
+            lambda: self._update(next(rows), self.progress.step), lambda: self._predict(self.select_splits[0])
+        )
+        folder = self.directory / "profile"
+        text = profiling.summary(recorded.events())
+        replace_file(folder / "trace.json", lambda path: recorded.export_chrome_trace(str(path)))
+        write_text(folder / "summary.txt", text + "\n")
+        for line in text.splitlines():
+            self.reporter.line(line)
+        self.reporter.line(f"written: {folder / 'trace.json'} (for a trace viewer such as Perfetto)")
 
     def _should_stop(self) -> bool:
         patience = self.trainer.patience
@@ -176,7 +193,7 @@ class Trainer:
             loss = loss * self.weights[micro_batch.task]
             if answer.prompt.loss is not None:
                 loss = loss + answer.prompt.loss
-            self.accelerator.backward(loss if self.step_each_micro_batch else loss * share)
+            self._backward(loss if self.step_each_micro_batch else loss * share)
             if is_last:
                 self.accelerator.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm)
             if is_last or self.step_each_micro_batch:
@@ -204,6 +221,11 @@ class Trainer:
                 left -= len(part)
                 yield batch.with_(noise=here).to(self.accelerator.device), left == 0
 
+    @stage("backward")
+    def _backward(self, loss: Tensor) -> None:
+        self.accelerator.backward(loss)
+
+    @stage("optimizer")
     def _step_optimizer(self, step: int) -> None:
         warmup = min(1.0, (step + 1) / self.trainer.warmup_steps) if self.trainer.warmup_steps else 1.0
         for group in self.optimizer.param_groups:
@@ -244,6 +266,7 @@ class Trainer:
             f"select {overall.value:.2f}  {progress.train_seconds:.0f} s{best}"
         )
 
+    @stage("evaluation")
     def _predict(self, split: Split) -> Predictions:
         return predict(
             self._bare_model,

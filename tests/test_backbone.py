@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -318,3 +319,28 @@ def test_cached_summaries_are_those_computed_and_have_a_key_of_their_own(
     cached(backbone, kind=Summary.embedding_mean)
     cached(backbone, pad_to=20)
     assert sum(passes) == 20, "another checkpoint, kind or padding is another key"
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_computing_activations_anew_changes_no_gradient(
+    make_backbone: Callable[..., Backbone], tied: bool
+) -> None:
+    """Exactly the same loss and gradients; each layer is passed once more, in the backward pass."""
+
+    def gradients(*, anew: bool) -> tuple[list[Tensor], int]:
+        backbone = make_backbone(tie_word_embeddings=tied)
+        if anew:
+            backbone.checkpoint_activations()
+        passes: list[int] = []
+        layer: Any = backbone.model.encoder.block[0]  # type: ignore[union-attr, index]
+        layer.layer[0].register_forward_hook(lambda *_: passes.append(1))
+        model = prompted_model(backbone, "prompt=dynamic").train()
+        noise = {"position": torch.zeros(len(LENGTHS), 5)}
+        model(make_batch(LENGTHS).with_(noise=noise)).logits_BC.pow(2).sum().backward()
+        summary_pass = 1
+        return [p.grad for p in model.prompt.parameters() if p.grad is not None], len(passes) - summary_pass
+
+    (plain, once), (again, twice) = gradients(anew=False), gradients(anew=True)
+    assert len(plain) == len(again) > 2
+    assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
+    assert (once, twice) == (1, 2)

@@ -224,3 +224,25 @@ def test_official_rows_and_the_t5_vocabulary(experiment: Build, shared: Path) ->
     record = run.run(own)
     assert record.num_examples == {"train": 225, "select": 25, "report": 56}
     assert set(record.share_truncated.values()) == {0.0}
+
+
+def test_a_profile_names_every_stage_and_changes_no_result(experiment: Build) -> None:
+    plain, profiled = (
+        experiment("prompt=dynamic", *QUICK, f"trainer.profile={value}", "rerun=true")
+        for value in ("null", "true")
+    )
+    first, second = run.run(plain), run.run(profiled)
+    assert (first.run_id, first.score, first.select_score) == (
+        second.run_id,
+        second.score,
+        second.select_score,
+    )
+    profile = folder(second, profiled) / "profile"
+    text = (profile / "summary.txt").read_text()
+    for name in ("data", "prompt", "assembly", "backbone forward", "backward", "optimizer"):
+        milliseconds = float(
+            next(line for line in text.splitlines() if line.startswith(name)).split("ms")[0].split()[-1]
+        )
+        assert milliseconds > 0, name
+    events = json.loads((profile / "trace.json").read_text())["traceEvents"]
+    assert sum(event.get("name") == "optimizer" for event in events) == 10

@@ -51,6 +51,11 @@ class EncoderDecoder(Backbone):
         weight: Tensor = model.get_input_embeddings().weight
         return weight
 
+    @property
+    def stacks(self) -> list[nn.Module]:
+        model: Any = self.model
+        return [model.encoder, model.decoder]
+
     def embed(self, ids_BT: Tensor) -> Tensor:
         return torch.nn.functional.embedding(ids_BT, self.embedding_VD)
 

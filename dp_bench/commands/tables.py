@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dp_bench import records
 from dp_bench.report import tables as report
-from dp_bench.report.frame import build_tables, value_of
+from dp_bench.report.frame import build_tables, transfer_tables
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
@@ -17,9 +17,18 @@ WRITERS = {"md": "tables.md", "csv": "tables.csv"}
 
 
 def tables(
-    results_dir: Path, *, out: Path | None, formats: Sequence[str], metric: str, columns: Sequence[str]
+    results_dir: Path,
+    *,
+    out: Path | None,
+    formats: Sequence[str],
+    metric: str,
+    columns: Sequence[str],
+    transfer: bool = False,
 ) -> int:
-    """Print the tables of all finished runs below `results_dir` and write them to `out`."""
+    """Print the tables of all finished runs below `results_dir` and write them to `out`.
+
+    `transfer` gives the matrices of runs with regime.transfer instead.
+    """
     _check_words("--format", formats, tuple(WRITERS))
     _check_words("--columns", columns, tuple(report.COLUMNS))
     found = records.load_all(results_dir)
@@ -29,9 +38,19 @@ def tables(
             "prompt=fixed; "
             "or say where they are: dp-bench tables --results-dir DIR."
         )
-    known = sorted({"score", "select_score", *(name for record in found for name in record.metrics)})
+    metrics = {
+        name
+        for r in found
+        for own in ({"metrics": r.metrics}, *r.by_task.values())
+        for name in own["metrics"]
+    }
+    known = sorted({"score", "select_score", *metrics})
     _check_words("--metric", [metric], known)
-    built = build_tables([record for record in found if value_of(record, metric) is not None], metric)
+    built = transfer_tables(found, metric) if transfer else build_tables(found, metric)
+    if not built:
+        raise UserError(
+            "No run was evaluated on tasks other than its own: train with regime.transfer=[boolq], say."
+        )
     console = Console(highlight=False)
     if console.is_terminal:
         for table in built:
@@ -40,9 +59,10 @@ def tables(
         print(report.to_markdown(built, columns), end="")
     out = out or results_dir / "tables"
     text = {"md": report.to_markdown(built, columns), "csv": report.to_csv(built)}
-    for name in formats:
-        records.write_text(out / WRITERS[name], text[name])
-    print(f"\nwritten: {', '.join(str(out / WRITERS[name]) for name in formats)}")
+    paths = {name: out / (f"transfer.{name}" if transfer else WRITERS[name]) for name in formats}
+    for name, path in paths.items():
+        records.write_text(path, text[name])
+    print(f"\nwritten: {', '.join(map(str, paths.values()))}")
     unfinished = {k: v["status"] for k, v in records.statuses(results_dir).items() if v["status"] != "done"}
     if unfinished:
         states = ", ".join(sorted(set(unfinished.values())))

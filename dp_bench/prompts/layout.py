@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dp_bench.profiling import stage
 from dp_bench.settings import SplitOrder
 from dp_bench.types import Batch, Prompted, PromptOutput
 
@@ -50,6 +51,7 @@ def _splits(num_tokens: int, order: SplitOrder, device: torch.device) -> _Splits
     return _Splits(is_before_JP, offset_JP, num_before_J)
 
 
+@stage("assembly")
 def insert(x_BTD: Tensor, batch: Batch, prompt: PromptOutput, order: SplitOrder) -> Prompted:
     """Place the vectors of each example around the body of its text, in the text's dtype.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from dp_bench.profiling import stage
 from dp_bench.prompts.init import initialiser
 from dp_bench.prompts.selectors import Fixed, PerInstance, PerTask, Selector
 from dp_bench.prompts.vectors import Pool, Vectors
@@ -38,6 +39,7 @@ class Prompt(nn.Module):
         """Tell whether the prompt of an example depends on its task."""
         return any(piece.needs_task for piece in (self.position, self.length, self.vectors))
 
+    @stage("prompt")
     def forward(
         self, summary_BD: Tensor | None, task_B: Tensor, noise: Mapping[str, Tensor], temperature: float
     ) -> PromptOutput:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -62,8 +63,22 @@ def cached_summaries(
     parts = (CODE_VERSION, whole.fingerprint, weights, backbone.dtype, kind.value, pad_to)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     path = cache_dir / "summaries" / f"{key}.safetensors"
-    if path.is_file():
-        return load_file(path)["summary"]  # memory-mapped
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # who comes second finds what the first has computed
+        if not path.is_file():
+            _compute(path, backbone, whole, kind, pad_to, batch_size, advance)
+    return load_file(path)["summary"]  # memory-mapped
+
+
+def _compute(
+    path: Path,
+    backbone: Backbone,
+    whole: EncodedSplit,
+    kind: Summary,
+    pad_to: int | None,
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> None:
     summary_ND = torch.empty(len(whole), backbone.dims.width)
     for places in evaluation_batches(whole.lengths, batch_size):
         batch = whole.collate(places.tolist(), backbone.tokenizer.pad_token_id)
@@ -71,4 +86,3 @@ def cached_summaries(
         summary_ND[batch.row_B] = summarise(backbone, ids_BT, mask_BT, kind, pad_to=pad_to).cpu()
         advance(len(places))
     replace_file(path, lambda temporary: save_file({"summary": summary_ND}, temporary))
-    return summary_ND

@@ -8,16 +8,23 @@ other than those of their prompts, such as the training budget, every row names 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from types import MappingProxyType
 from typing import Any
 
 from dp_bench.records import VOLATILE, RunRecord, flatten
+from dp_bench.report.expand import MULTITASK, by_evaluated_task, by_task, trained_on
 
 TASK_ORDER = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc", "axb", "axg")
-# Said by the header or the row's name already, or without influence on a result.
-NOT_A_VARIANT = ("seed", "data.name", "data.limit", "prompt.name", "trainer.name", *VOLATILE)
+# Said by the header, the row's name or the cell already, or without influence on a result.
+NOT_A_VARIANT = (
+    *("seed", "data.name", "data.limit", "prompt.name", "trainer.name", "regime.name", "regime.split_seed"),
+    *VOLATILE,
+)
+DEGENERATE = "degenerate draw"  # how a note on a lopsided few-shot draw begins
+DEGENERATE_MARK = "‡"
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,10 @@ class Header:
 
 @dataclass(frozen=True)
 class Cell:
-    """The scores of one row on one task, by seed."""
+    """The scores of one row on one task, by seed and few-shot draw (`regime.split_seed`)."""
 
-    values: dict[int, float]
+    values: dict[tuple[int, int], float]
+    degenerate: bool = False  # one of the draws has hardly any row of some label
 
     @property
     def n(self) -> int:
@@ -75,6 +83,7 @@ class Row:
     label: str
     cells: dict[str, Cell]  # by task
     records: tuple[RunRecord, ...]
+    optimism: Cell | None = None  # scores selected on the reported split less those selected on held-out rows
 
     def average(self, tasks: Sequence[str]) -> Cell | None:
         """Return the mean over tasks, for each seed that all of them have; None where a task or all seeds are
@@ -98,14 +107,65 @@ class Table:
 def build_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
     """Arrange records in tables, in an order that depends on their content only."""
     by_header: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
-    for record in sorted(records, key=lambda r: r.run_id):
+    expanded = by_task(sorted(records, key=lambda r: r.run_id))
+    single = [record for record in expanded if value_of(record, metric) is not None]
+    for record in single:
         by_header[(*_base(record), record.checkpoint["fingerprint"])].append(record)
     bases = Counter(key[:-1] for key in by_header)
+    optimism = _optimism(single, metric)
     tables = []
     for key in sorted(by_header, key=str):
         weights = str(key[-1])[:8] if bases[key[:-1]] > 1 else ""
-        tables += [_table(part, metric, suffix, weights) for suffix, part in _by_data(by_header[key])]
+        tables += [
+            _table(part, metric, suffix, weights, optimism) for suffix, part in _by_data(by_header[key])
+        ]
     return tables
+
+
+def transfer_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
+    """Arrange the runs with `regime.transfer` in a matrix a prompt: trained on × evaluated on."""
+    by_prompt: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
+    records = sorted(records, key=lambda r: r.run_id)
+    sources = {record.run_id: trained_on(record) for record in records}
+    for record in by_evaluated_task(records):
+        prompt = record.prompt.removesuffix(MULTITASK)
+        by_prompt[(prompt, *_base(record)[:-1], str(record.checkpoint["fingerprint"]))].append(record)
+    tables = []
+    for key in sorted(by_prompt):
+        own = by_prompt[key]
+        data, backbone, regime, protocol, selection, _ = _base(own[0])
+        random_weights = own[0].checkpoint["name_or_path"] is None
+        split = f"every task's reported examples; trained on the row's task with prompt={key[0]}"
+        rows: dict[str, list[RunRecord]] = defaultdict(list)
+        for record in own:
+            rows[sources[record.run_id]].append(record)
+        tables.append(
+            Table(
+                Header(data, backbone, random_weights, regime, protocol, selection, split),
+                *_columns(own),
+                tuple(_row(label, group, metric) for label, group in sorted(rows.items())),
+                ("mean ± sd over seeds (n runs), 0 to 100; - was not tried",),
+            )
+        )
+    return tables
+
+
+def _optimism(records: list[RunRecord], metric: str) -> dict[str, float]:
+    """Return, for each run that has a twin which selected otherwise, the score selected on the reported split
+    less that selected on held-out rows."""
+    twins: dict[str, dict[str, tuple[str, float]]] = defaultdict(dict)
+    for record in records:
+        flat = {k: v for k, v in flatten(record.config).items() if k not in (*VOLATILE, "trainer.selection")}
+        value = value_of(record, metric)
+        if value is not None:
+            key = repr((record.task, record.data_sha256, sorted(flat.items(), key=str)))
+            twins[key][record.selection] = (f"{record.run_id}/{record.task}", value)
+    differences = {}
+    for pair in twins.values():
+        if len(pair) == 2:
+            difference = pair["validation"][1] - pair["heldout"][1]
+            differences.update({name: difference for name, _ in pair.values()})
+    return differences
 
 
 def value_of(record: RunRecord, metric: str) -> float | None:
@@ -133,11 +193,12 @@ def _base(record: RunRecord) -> tuple[str, ...]:
 
 
 def _regime(record: RunRecord) -> str:
+    """Return how much data each task has; one prompt for several tasks is a row beside the others."""
     regime = record.config["regime"]
     if regime["shots"] is None:
-        return record.regime
+        return "full"
     own = "FewGLUE's 32 rows" if regime["split"] == "fewglue" else f"{regime['shots']} a class"
-    return f"{record.regime} ({own})"
+    return f"fewshot ({own})"
 
 
 def _by_data(records: list[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
@@ -159,17 +220,23 @@ def _files(records: list[RunRecord], digests: dict[str, list[str]]) -> str:
     return " ".join(sorted({r.data_sha256[:8] for r in records if len(digests[r.task]) > 1}))
 
 
-def _table(records: list[RunRecord], metric: str, suffix: str, weights: str) -> Table:
+def _columns(records: Iterable[RunRecord]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the tasks of records in the benchmark's order, and their titles."""
+    titles = {record.task: str(record.config["task"]["title"]) for record in records}
+    order = [*TASK_ORDER, *sorted(titles.keys() - set(TASK_ORDER))]
+    return tuple(task for task in order if task in titles), titles
+
+
+def _table(
+    records: list[RunRecord], metric: str, suffix: str, weights: str, optimism: dict[str, float]
+) -> Table:
     first = records[0]
     data, backbone, regime, protocol, selection, split = _base(first)
     random_weights = first.checkpoint["name_or_path"] is None
     header = Header(f"{data}{suffix}", backbone, random_weights, regime, protocol, selection, split, weights)
-    titles = {record.task: str(record.config["task"]["title"]) for record in records}
-    tasks = tuple(
-        sorted(titles, key=lambda t: (TASK_ORDER.index(t) if t in TASK_ORDER else len(TASK_ORDER), t))
-    )
+    tasks, titles = _columns(records)
     # Rows differ in their prompts; where they differ in anything else, each of them says so.
-    common = {(task, key) for task, key in _differing(records) if not key.startswith("prompt.")}
+    common = {(t, key) for t, key in _differing(records) if not key.startswith(("prompt.", "regime."))}
     grouped: dict[str, list[RunRecord]] = defaultdict(list)
     for prompt in sorted({record.prompt for record in records}):
         own = [record for record in records if record.prompt == prompt]
@@ -179,7 +246,7 @@ def _table(records: list[RunRecord], metric: str, suffix: str, weights: str) -> 
             # A task's own settings are other ones than another task's anyway.
             named = [key for key in keys if not key.startswith("task.") or (record.task, key) in differing]
             grouped[_label(record, named)].append(record)
-    rows = [_row(label, group, metric) for label, group in grouped.items()]
+    rows = [_row(label, group, metric, optimism) for label, group in grouped.items()]
     rows.sort(key=lambda row: (min(r.trainable_parameters for r in row.records), row.label))
     return Table(
         header,
@@ -190,13 +257,21 @@ def _table(records: list[RunRecord], metric: str, suffix: str, weights: str) -> 
     )
 
 
-def _row(label: str, records: list[RunRecord], metric: str) -> Row:
-    cells: dict[str, dict[int, float]] = defaultdict(dict)
+def _row(
+    label: str, records: list[RunRecord], metric: str, optimism: Mapping[str, float] = MappingProxyType({})
+) -> Row:
+    cells: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
+    differences: dict[tuple[int, int], float] = {}
+    lopsided = {r.task for r in records if any(note.startswith(DEGENERATE) for note in r.notes)}
     for record in sorted(records, key=lambda r: (r.task, r.seed, r.run_id)):
+        draw = (record.seed, int(record.config["regime"].get("split_seed") or 0))
         value = value_of(record, metric)
         if value is not None:
-            cells[record.task][record.seed] = value
-    return Row(label, {task: Cell(values) for task, values in cells.items()}, tuple(records))
+            cells[record.task][draw] = value
+        if (name := f"{record.run_id}/{record.task}") in optimism:
+            differences[len(differences), 0] = optimism[name]
+    own = {task: Cell(values, task in lopsided) for task, values in cells.items()}
+    return Row(label, own, tuple(records), Cell(differences) if differences else None)
 
 
 def _settings(record: RunRecord) -> dict[str, Any]:
@@ -217,7 +292,7 @@ def _differing(records: list[RunRecord]) -> set[tuple[str, str]]:
 def _label(record: RunRecord, keys: Sequence[str]) -> str:
     flat = _settings(record)
     parts = [
-        f"{key.removeprefix('prompt.').removeprefix('trainer.')}={_plain(flat[key])}"
+        f"{key.removeprefix('prompt.').removeprefix('trainer.').removeprefix('regime.')}={_plain(flat[key])}"
         for key in keys
         if key in flat
     ]
@@ -275,6 +350,12 @@ def _notes(records: list[RunRecord], rows: list[Row], metric: str, budgets_diffe
         notes += _budget_notes(records)
     if any(cell.n == 1 for row in rows for cell in row.cells.values()):
         notes.append("a cell with n = 1 says nothing about the spread over seeds")
+    if any(cell.degenerate for row in rows for cell in row.cells.values()):
+        drawn = sorted({note for record in records for note in record.notes if note.startswith(DEGENERATE)})
+        notes += [f"{DEGENERATE_MARK} {note}" for note in drawn]
+    draws = {draw for row in rows for cell in row.cells.values() for _, draw in cell.values}
+    if len(draws) > 1:
+        notes.append(f"{len(draws)} draws of few-shot rows (regime.split_seed) count as runs of one cell")
     precisions = sorted({record.precision for record in records})
     if len(precisions) > 1:
         notes.append(f"frozen weights in {' and '.join(precisions)}: not all rows were computed alike")

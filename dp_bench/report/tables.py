@@ -9,9 +9,14 @@ import pandas as pd
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from dp_bench.report.frame import Cell, Row, Table
+from dp_bench.report.frame import DEGENERATE_MARK, Cell, Row, Table
 
-COLUMNS = {"params": "trainable parameters", "seconds": "seconds a run", "memory": "peak memory (MB)"}
+COLUMNS = {
+    "params": "trainable parameters",
+    "seconds": "seconds a run",
+    "memory": "peak memory (MB)",
+    "optimism": "optimism",
+}
 
 
 def cell_text(cell: Cell | None) -> str:
@@ -19,11 +24,15 @@ def cell_text(cell: Cell | None) -> str:
     if cell is None:
         return "-"
     spread = "" if cell.sd is None else f" ± {cell.sd:.2f}"
-    return f"{cell.mean:.2f}{spread} ({cell.n})"
+    mark = DEGENERATE_MARK if cell.degenerate else ""
+    return f"{cell.mean:.2f}{spread} ({cell.n}){mark}"
 
 
 def extra_text(row: Row, column: str) -> str:
-    """Return a row's mean parameters, seconds or peak memory over its runs."""
+    """Return a row's mean parameters, seconds or peak memory over its runs, or how much better it looks when
+    the prompt is selected on the reported split."""
+    if column == "optimism":
+        return "-" if row.optimism is None else f"{row.optimism.mean:+.2f} ({row.optimism.n})"
     if column == "params":
         counts = sorted({record.trainable_parameters for record in row.records})
         return " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
@@ -93,7 +102,7 @@ def _csv_line(table: Table, row: Row, task: str) -> dict[str, str | int | float 
         "n": cell.n,
         "mean": cell.mean,
         "sd": cell.sd,
-        "seeds": " ".join(map(str, cell.values)),
+        "seeds": " ".join(f"{seed}/{draw}" if draw else str(seed) for seed, draw in cell.values),
         "trainable_parameters": runs[0].trainable_parameters,
         "seconds": mean(record.total_seconds for record in runs),
         "peak_memory_mb": mean(record.peak_memory_mb for record in runs),

@@ -1,0 +1,67 @@
+"""Take apart what one run says of several tasks, so that tables see a record a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from dp_bench.records import RunRecord
+
+MULTITASK = " (multitask)"  # behind a prompt's name in tables
+
+
+def by_task(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Return single-task records as they are, and in place of a multitask one a record for each of its tasks.
+
+    Those stand in the tables of the single-task runs, in rows of their own.
+    """
+    expanded: list[RunRecord] = []
+    for record in records:
+        if not record.by_task:
+            expanded.append(record)
+        for task, entry in record.by_task.items():
+            named = replace(
+                _for(record, task, entry, record.config["task"]["tasks"][task]),
+                prompt=record.prompt + MULTITASK,
+                select_score=entry["select_score"],
+                select_metrics=entry["select_metrics"],
+                notes=entry["notes"],
+            )
+            expanded.append(named)
+    return expanded
+
+
+def by_evaluated_task(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Return a record for each task that runs with `regime.transfer` were evaluated on."""
+    expanded: list[RunRecord] = []
+    for record in records:
+        if record.transfer:
+            expanded += by_task([record])  # what it was trained on: the diagonal of the matrix
+            expanded += [
+                _for(record, task, entry, record.config["transfer"][task])
+                for task, entry in record.transfer.items()
+            ]
+    return expanded
+
+
+def trained_on(record: RunRecord) -> str:
+    """Return the titles of the tasks that a run was trained on."""
+    task = record.config["task"]
+    return str((task.get("train_task") or task)["title"])
+
+
+def _for(record: RunRecord, task: str, entry: Mapping[str, Any], task_config: Mapping[str, Any]) -> RunRecord:
+    files = record.data_files
+    return replace(
+        record,
+        task=task,
+        score=entry["score"],
+        metrics=entry["metrics"],
+        num_examples=entry["num_examples"],
+        data_sha256=entry["data_sha256"],
+        data_files={
+            name: files[key] for name in ("train", "validation") if (key := f"{task}/{name}") in files
+        },
+        config={**record.config, "task": dict(task_config)},
+    )
