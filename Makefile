@@ -21,6 +21,11 @@ test: setup ## run the tests on two processes
 test-gpu: setup ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
+bench: setup ## measure speed and memory against peft and the authors' step (20 minutes on two idle cores)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peft]'
+	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench_growth.py
+
 check: setup ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,4 +40,4 @@ table: setup ## print the comparison tables of results/
 clean: ## remove the environment and what the tools cache (results stay)
 	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help setup demo test test-gpu check smoke table clean
+.PHONY: help setup demo test test-gpu bench check smoke table clean
