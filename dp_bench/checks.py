@@ -11,6 +11,8 @@ from typing import Any
 from dp_bench.data.readers import READERS
 from dp_bench.data.template import Template
 from dp_bench.settings import (
+    Head,
+    Init,
     Method,
     Mixing,
     Precision,
@@ -25,6 +27,7 @@ from dp_bench.types import UserError
 
 PARTS = re.compile(r"dp_bench\.prompts\.\w+\.\w+")  # what a `_target_` may name
 NAMED_OUTCOMES = ("all", "half", "none")
+SITES = ("encoder", "decoder", "cross")
 METRICS = (
     *("accuracy", "macro_f1", "f1a", "exact_match", "token_f1", "token_em", "matthews", "gender_parity"),
 )
@@ -51,8 +54,30 @@ def _run_problems(settings: RunSettings) -> Iterator[str]:
             f"data.limit={settings.data.limit} leaves too little to train and to select on: use at least "
             "8, or null for all rows."
         )
+    if settings.prompt.layers is not None and settings.trainer.gradient_checkpointing:
+        yield (
+            "trainer.gradient_checkpointing computes activations anew without the keys and values of "
+            "prompt.layers: take one of them away."
+        )
+    yield from _head_problems(settings)
     if settings.backbone.name_or_path is None and settings.backbone.random_init is None:
         yield f"backbone={settings.backbone.name} names no checkpoint: add backbone.name_or_path=DIR."
+
+
+def _head_problems(settings: RunSettings) -> Iterator[str]:
+    if settings.backbone.head is not Head.classifier:
+        return
+    if settings.prompt.method is Method.zero_shot:
+        yield (
+            "prompt=zero_shot with backbone.head=classifier has nothing that was ever trained: leave one out."
+        )
+    if settings.regime.transfer:
+        yield "regime.transfer needs label words: a classifier head knows the labels of its own task alone."
+    if settings.regime.tasks is None and settings.task.scoring is Scoring.choices:
+        yield (
+            f"task={settings.task.name} scores whole choices, and backbone.head=classifier labels: add "
+            "task.scoring=words with task.words, and a task.template that shows the choices."
+        )
 
 
 def _trainer_problems(trainer: TrainerSettings) -> Iterator[str]:
@@ -106,8 +131,10 @@ def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
     if prompt.num_tokens < 1:
         yield f"prompt.num_tokens={prompt.num_tokens} leaves nothing to train: use at least 1."
         return
-    for name in ("position", "length", "vectors"):
-        piece: dict[str, Any] = getattr(prompt, name)
+    for name in ("position", "length", "vectors", "layers"):
+        piece: dict[str, Any] | None = getattr(prompt, name)
+        if piece is None:
+            continue
         for target in (piece.get("_target_"), *_inner_targets(piece)):
             if not PARTS.fullmatch(str(target)):
                 yield (
@@ -120,6 +147,43 @@ def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
     num_prompts = prompt.vectors.get("num_prompts", 1)
     if not isinstance(num_prompts, int) or num_prompts < 1:
         yield f"prompt.vectors.num_prompts={num_prompts} must be at least 1."
+        return
+    num_chosen = prompt.vectors.get("num_chosen", 1)
+    if prompt.num_tokens % num_chosen or num_chosen > num_prompts:
+        yield (
+            f"prompt.vectors.num_chosen={num_chosen} members make up prompt.num_tokens={prompt.num_tokens} "
+            "rows "
+            f"and come out of num_prompts={num_prompts}: it must divide the first and not exceed the second."
+        )
+    yield from _layer_problems(prompt)
+    yield from _init_problems(prompt)
+
+
+def _layer_problems(prompt: PromptSettings) -> Iterator[str]:
+    if prompt.in_layers_alone:
+        if prompt.layers is None:
+            yield (
+                "prompt/vectors=none leaves nothing to train without prompt/layers=table or "
+                "prompt/layers=mlp."
+            )
+        if not str(prompt.position.get("_target_")).endswith(".Fixed"):
+            yield (
+                "prompt/position has no meaning with prompt/vectors=none: keys and values of the layers "
+                "have no "
+                "place in the text. Use prompt/position=fixed, or add prompt/vectors=single."
+            )
+    for kind in (prompt.layers or {}).get("sites", ()):
+        if kind not in SITES:
+            yield f"prompt.layers.sites names '{kind}': use {', '.join(SITES)}."
+
+
+def _init_problems(prompt: PromptSettings) -> Iterator[str]:
+    for init, key in ((Init.text, "init_text"), (Init.saved, "init_from")):
+        value = getattr(prompt, key)
+        if prompt.init is init and not value:
+            yield f"prompt.init={init.value} needs prompt.{key}=…"
+        if prompt.init is not init and value:
+            yield f"prompt.{key} is read by prompt.init={init.value} alone: add that, or take it away."
 
 
 def _inner_targets(tree: Any) -> Iterator[Any]:

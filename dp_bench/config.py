@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dp_bench.checks import problems_of, task_problems
-from dp_bench.settings import RunSettings, TaskSettings
+from dp_bench.settings import Init, PromptSettings, RunSettings, TaskSettings
 from dp_bench.suggest import did_you_mean, suggest_key
 from dp_bench.types import UserError
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from dp_bench.types import Dims
 
 GROUPS = (
-    *("task", "backbone", "prompt", "prompt/position", "prompt/length", "prompt/vectors"),
+    *("task", "backbone", "prompt", "prompt/position", "prompt/length", "prompt/vectors", "prompt/layers"),
     *("regime", "data", "trainer", "protocol", "experiment"),
 )
 OPEN_KEYS = ("backbone.random_init.",)  # below these, `+key=value` may add what the YAML does not name
@@ -125,6 +126,8 @@ def build(cfg: DictConfig) -> Experiment:
     resolved = _plain(cfg)
     resolved.pop("hydra", None)
     settings = _settings(cfg)
+    if settings.prompt.init is Init.saved:
+        resolved["prompt"]["init_sha256"] = _saved_sha256(settings.prompt)
     regime = settings.regime
     own = regime.task_settings or {}
     transfer = {name: _task(name, own.get(name, {})) for name in regime.transfer or ()}
@@ -146,6 +149,17 @@ def build(cfg: DictConfig) -> Experiment:
     plain = {name: _plain(node) for name, node in several.items()}
     resolved["task"] = {"name": name, "title": title, "tasks": plain}
     return Experiment(settings, resolved, tasks, others)
+
+
+def _saved_sha256(prompt: PromptSettings) -> str:
+    """Return the digest of the prompt that a run starts from: wherever it lies, it is the same start."""
+    path = prompt.saved_file
+    if not path.is_file():
+        raise UserError(
+            f"prompt.init_from={prompt.init_from}: there is no {path}. Give the folder of a finished run, "
+            "results/runs/RUN_ID, or its prompt.safetensors."
+        )
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def _task(name: str, own_settings: Mapping[str, Any]) -> DictConfig:
@@ -177,25 +191,23 @@ def _extra_dir() -> Path | None:
     return found[0] if found else None
 
 
-def build_prompt(experiment: Experiment, dims: Dims, embedding_VD: Tensor | None) -> Prompt:
+def build_prompt(
+    experiment: Experiment, dims: Dims, embedding_VD: Tensor | None, first_ids: Sequence[int] = ()
+) -> Prompt:
     """Instantiate the prompt that the settings describe; the one place where a `_target_` becomes an object.
 
-    `embedding_VD` is what vocabulary initialisation reads; `init=uniform` does without.
+    `embedding_VD` is what vocabulary initialisation reads; `init=uniform` does without. `first_ids` are the
+    tokens of `init=text` and `init=label_words`.
     """
     from hydra.utils import instantiate
 
     from dp_bench.prompts.prompt import build
 
     settings = experiment.settings.prompt
-    pieces = {name: instantiate(getattr(settings, name)) for name in ("position", "length", "vectors")}
-    return build(
-        settings,
-        experiment.settings.protocol,
-        experiment.settings.seed_of("init"),
-        dims,
-        embedding_VD,
-        **pieces,
-    )
+    names = ("position", "length", "vectors", "layers")
+    pieces = {name: instantiate(getattr(settings, name)) for name in names}
+    seed = experiment.settings.seed_of("init")
+    return build(settings, experiment.settings.protocol, seed, dims, embedding_VD, first_ids, **pieces)
 
 
 def check(overrides: Sequence[str], extra_dir: Path | None = None, *, sweep: bool = True) -> None:

@@ -84,13 +84,13 @@ def predict(
     for rows in batches:
         answer = model(split.batch(rows, pad_id, noise).to(device))
         outcome_B = answer.prompt.before_BJ.argmax(-1)
-        keep_BP = answer.prompt.keep_BP
+        length_B = answer.prompt.length_B
         columns["logits"].append(answer.logits_BC)
         columns["position"].append(
-            outcome_B if model.order is SplitOrder.paper else prompt.num_tokens - outcome_B
+            outcome_B if model.order is SplitOrder.paper else prompt.vectors.num_tokens - outcome_B
         )
         columns["length"].append(
-            torch.full_like(outcome_B, prompt.num_tokens) if keep_BP is None else keep_BP.sum(1).long()
+            torch.full_like(outcome_B, prompt.num_tokens) if length_B is None else length_B
         )
         if answer.prompt.pool_weights_BK is not None:
             columns["weights"].append(answer.prompt.pool_weights_BK)

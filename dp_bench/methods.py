@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dp_bench import peft_methods
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.config import Experiment, build_prompt
 from dp_bench.data.encode import EncodedSplit
@@ -23,11 +24,13 @@ from dp_bench.evaluation import Predictions, Score, Split, predict, score
 from dp_bench.machine import make_accelerator
 from dp_bench.model import PromptedModel
 from dp_bench.progress import Reporter
-from dp_bench.prompts.summary import cached_summaries
-from dp_bench.settings import Method, RunSettings, TaskSettings
+from dp_bench.prompts.init import load_saved
+from dp_bench.prompts.prompt import Prompt
+from dp_bench.prompts.summary import cached_summaries, summary_width
+from dp_bench.settings import Init, Method, RunSettings, TaskSettings
 from dp_bench.trainer import Progress, Trainer
 from dp_bench.types import UserError
-from dp_bench.verbalizer import Verbalizer
+from dp_bench.verbalizer import Verbalizer, label_word_ids
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the linear probe, per example; the best by the selection score
 
@@ -75,6 +78,8 @@ def learn(place: Workplace) -> Learned:
         Method.prompt: tune,
         Method.zero_shot: tune,
         Method.fine_tuning: tune,
+        Method.lora: tune,
+        Method.bitfit: tune,
         Method.linear_probe: probe,
         Method.majority: majority,
     }
@@ -82,18 +87,21 @@ def learn(place: Workplace) -> Learned:
 
 
 def tune(place: Workplace) -> Learned:
-    """Train a prompt; or all weights, or nothing, with an empty one."""
+    """Train a prompt; or, with an empty one, all weights of the backbone, some of them, or nothing."""
     settings = place.settings
-    dims = replace(place.backbone.dims, num_tasks=len(place.data))
-    prompt = build_prompt(place.experiment, dims, place.backbone.embedding_VD)
+    prompt = _prompt(place)
     if place.transfer and len(place.data) > 1 and prompt.needs_task:
         raise UserError(
             f"prompt={settings.prompt.name} chooses by task, and has learned nothing to choose for the tasks "
             "of regime.transfer: take it away, or use a prompt without task-level pieces, such as "
             "prompt=adap_ins_pos."
         )
-    if settings.prompt.method is Method.fine_tuning:
+    if settings.prompt.trains_backbone:
         place.backbone.thaw()
+    if settings.prompt.method is Method.lora:
+        peft_methods.add_lora(place.backbone, settings)
+    if settings.prompt.method is Method.bitfit:
+        peft_methods.thaw_biases(place.backbone, settings)
     model = PromptedModel(
         place.backbone,
         prompt,
@@ -133,10 +141,38 @@ def tune(place: Workplace) -> Learned:
     return Learned(reports, progress, trainable, _worth_keeping(model, settings))
 
 
+def _prompt(place: Workplace) -> Prompt:
+    settings, backbone = place.settings, place.backbone
+    dims = replace(
+        backbone.dims,
+        num_tasks=len(place.data),
+        sites=() if settings.prompt.layers is None else backbone.find_sites(),
+        summary_width=summary_width(backbone, settings.prompt.summary),
+    )
+    prompt = build_prompt(place.experiment, dims, backbone.embedding_VD, _first_ids(place))
+    if settings.prompt.init is Init.saved:
+        load_saved(prompt, settings.prompt.saved_file)
+    return prompt
+
+
+def _first_ids(place: Workplace) -> list[int]:
+    """Return the tokens that a prompt starts from: those of a text, or the label words of all tasks."""
+    settings, tokenizer = place.settings.prompt, place.backbone.tokenizer
+    if settings.init is Init.text:
+        ids: list[int] = tokenizer(settings.init_text, add_special_tokens=False).input_ids
+        return ids
+    if settings.init is Init.label_words:
+        words = [word for own in place.data for word in own.task.words]
+        if not words:
+            raise UserError("prompt.init=label_words: the task has no label words, it scores whole choices.")
+        return label_word_ids(list(dict.fromkeys(words)), tokenizer)
+    return []
+
+
 def _worth_keeping(model: PromptedModel, settings: RunSettings) -> dict[str, Tensor]:
     """Return the trained tensors, the prompt's under its own names; of a wholly tuned backbone none."""
     trained = model.trained_tensors()
-    if settings.prompt.method is Method.fine_tuning:
+    if settings.prompt.trains_backbone:
         trained = {name: value for name, value in trained.items() if not name.startswith("backbone.")}
     return {name.removeprefix("prompt."): value for name, value in trained.items()}
 

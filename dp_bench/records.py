@@ -29,6 +29,7 @@ VOLATILE = (
     "on_missing",
     "rerun",
     "trainer.profile",
+    "prompt.init_from",  # prompt.init_sha256 says what was there
     "data.dir",
     "data.hub",
     "data.revision",

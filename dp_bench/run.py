@@ -117,7 +117,7 @@ def _run(
     device = machine.resolve_device(settings.device)
     machine.set_threads(settings.trainer.cpu_threads)
     dtype = machine.resolve_dtype(settings.trainer.precision, device)
-    if settings.prompt.method is Method.fine_tuning:
+    if settings.prompt.trains_backbone or settings.prompt.method is Method.bitfit:
         dtype = torch.float32  # updates of weights kept in bf16 are lost to rounding
     tokenizer = load_tokenizer(settings.backbone)
     data = tuple(
@@ -135,8 +135,9 @@ def _run(
     if settings.trainer.compile:
         backbone.compile_stacks()
     fingerprint = backbone.fingerprint()  # before fine-tuning changes it
+    head, seed = settings.backbone.head, settings.seed_of("init")
     verbalizers = tuple(
-        make_verbalizer(task, tokenizer).to(device) for task in (*experiment.tasks, *experiment.transfer)
+        make_verbalizer(task, backbone, head, seed) for task in (*experiment.tasks, *experiment.transfer)
     )
     place = Workplace(experiment, data, transfer, backbone, fingerprint, verbalizers, directory, report)
     _announce(place, f"{machine.device_name(device)}, weights in {machine.dtype_name(dtype)}")
@@ -264,7 +265,7 @@ def _announce(place: Workplace, machine: str) -> None:
         report.line(
             f"  data={settings.data.name}: {settings.data.title}; its scores say nothing about SuperGLUE"
         )
-    if settings.prompt.method in (Method.prompt, Method.fine_tuning):
+    if settings.prompt.method not in (Method.zero_shot, Method.majority, Method.linear_probe):
         report.line(
             f"  {trainer.max_steps} updates of {trainer.batch_size} examples "
             f"({-(-trainer.batch_size // micro)} × {micro}); {machine}"

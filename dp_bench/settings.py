@@ -41,6 +41,8 @@ class Method(Enum):
     prompt = "prompt"
     zero_shot = "zero_shot"
     fine_tuning = "fine_tuning"
+    lora = "lora"
+    bitfit = "bitfit"
     linear_probe = "linear_probe"
     majority = "majority"
 
@@ -52,8 +54,12 @@ class Scoring(Enum):
 
 class Init(Enum):
     uniform = "uniform"
-    vocab = "vocab"
-    first_vocab = "first_vocab"
+    vocab = "vocab"  # rows of frequent tokens, sampled
+    first_vocab = "first_vocab"  # rows 0, 1, 2 …, as the authors' code
+    frequent = "frequent"  # rows of the most frequent tokens, in their order
+    text = "text"  # the tokens of init_text, repeated
+    label_words = "label_words"  # the label words, then sampled rows
+    saved = "saved"  # a trained prompt
 
 
 class Summary(Enum):
@@ -80,10 +86,18 @@ class Attention(Enum):
 
 class Family(Enum):
     encoder_decoder = "encoder_decoder"
+    encoder_only = "encoder_only"
+    decoder_only = "decoder_only"
 
 
 class Head(Enum):
     verbalizer = "verbalizer"
+    classifier = "classifier"
+
+
+class Pooling(Enum):
+    first = "first"  # the state of the first token, [CLS]
+    mean = "mean"  # over the tokens of the text
 
 
 @dataclass
@@ -118,7 +132,7 @@ class TaskSettings:
 @dataclass
 class BackboneSettings:
     name: str = MISSING
-    family: Family = Family.encoder_decoder
+    family: Family | None = Family.encoder_decoder  # None: what the checkpoint says
     head: Head = Head.verbalizer
     name_or_path: str | None = None  # hub name or directory; None builds random weights from `random_init`
     revision: str | None = None
@@ -126,6 +140,8 @@ class BackboneSettings:
     random_init: dict[str, Any] | None = None  # arguments of the family's transformers config
     init_seed: int = 0
     answer_prefix: str = ""  # decoder text before the answer step; "<extra_id_0>" for span-corruption T5
+    answer_cue: str | None = None  # without a decoder: what ends the text, {mask} for the mask token
+    pooling: Pooling | None = None  # encoder-only with head=classifier: what it reads; None: the first token
     attention: Attention = Attention.auto
 
 
@@ -139,6 +155,30 @@ class PromptSettings:
     position: dict[str, Any] = field(default_factory=dict)
     length: dict[str, Any] = field(default_factory=dict)
     vectors: dict[str, Any] = field(default_factory=dict)
+    layers: dict[str, Any] | None = None  # keys and values that every attention gets; None: none
+    init_text: str | None = None
+    init_from: str | None = None  # folder of a finished run, or its prompt.safetensors
+    freeze_backbone: bool | None = None  # False: the backbone is trained too, as trainer.full says
+    optimizer: OptimizerName | None = None  # these three: of this method, in place of the trainer's
+    lr: float | None = None
+    weight_decay: float | None = None
+    rank: int | None = None  # of LoRA's factors
+    alpha: float | None = None  # LoRA's scale is alpha / rank
+
+    @property
+    def trains_backbone(self) -> bool:
+        """Whether all weights are trained: fine-tuning, or P-tuning as its authors did it."""
+        return self.method is Method.fine_tuning or self.freeze_backbone is False
+
+    @property
+    def saved_file(self) -> Path:
+        """The file that init=saved reads."""
+        path = Path(self.init_from or "").expanduser()
+        return path / "prompt.safetensors" if path.is_dir() else path
+
+    @property
+    def in_layers_alone(self) -> bool:
+        return str(self.vectors.get("_target_", "")).endswith(".NoVectors")
 
 
 class FewShotSplit(Enum):

@@ -32,12 +32,10 @@ from dp_bench.randomness import derive, generator
 from dp_bench.records import replace_file, write_json, write_lines, write_text
 from dp_bench.settings import (
     FullSettings,
-    Method,
     OptimizerName,
     RunSettings,
     Schedule,
     TemperatureSettings,
-    TrainerSettings,
 )
 from dp_bench.types import Batch
 
@@ -70,9 +68,18 @@ def temperature(settings: TemperatureSettings, step: int, max_steps: int) -> flo
     return max(settings.end, settings.start * math.exp(-3e-5 / settings.anneal * step * (step + 1) / 2))
 
 
-def make_optimizer(
-    settings: TrainerSettings | FullSettings, parameters: list[nn.Parameter]
-) -> torch.optim.Optimizer:
+def optimizer_settings(settings: RunSettings) -> FullSettings:
+    """Return what a method is trained with: its own settings where it has some, else the trainer's."""
+    own, trainer = settings.prompt, settings.trainer
+    usual = trainer.full if own.trains_backbone else trainer
+    return FullSettings(
+        optimizer=own.optimizer or usual.optimizer,
+        lr=usual.lr if own.lr is None else own.lr,
+        weight_decay=usual.weight_decay if own.weight_decay is None else own.weight_decay,
+    )
+
+
+def make_optimizer(settings: FullSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """Return Adafactor as Lester et al. (2021) use it, without relative steps or scaling, or AdamW."""
     if settings.optimizer is OptimizerName.adamw:
         return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
@@ -112,8 +119,7 @@ class Trainer:
         self.reporter = reporter
         self.prompt = model.prompt
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        full = settings.prompt.method is Method.fine_tuning
-        self.optimizer_settings = settings.trainer.full if full else settings.trainer
+        self.optimizer_settings = optimizer_settings(settings)
         self.model = accelerator.prepare(model)
         if self.parameters:
             self.optimizer = accelerator.prepare(make_optimizer(self.optimizer_settings, self.parameters))

@@ -128,6 +128,11 @@ class Dims:
     num_tasks: int = 1  # N
     special_ids: tuple[int, ...] = ()
     sites: tuple[Site, ...] = ()  # in the order in which a forward pass calls them
+    summary_width: int = 0  # of what selectors look at; 0: the same
+
+    def __post_init__(self) -> None:
+        if not self.summary_width:
+            object.__setattr__(self, "summary_width", self.width)
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,13 @@ class LayerPrompt:
     keys: tuple[Tensor | None, ...]
     values: tuple[Tensor | None, ...]
     keep_BP: Tensor | None = None  # as in PromptOutput; nothing attends to a vector with 0
+
+    @property
+    def length_B1(self) -> Tensor | int:
+        """How many vectors each example has: the text's first position, as with `past_key_values`."""
+        if self.keep_BP is not None:
+            return self.keep_BP.detach().sum(1, keepdim=True).long()
+        return next(key.shape[2] for key in self.keys if key is not None)
 
 
 @dataclass(frozen=True)
@@ -155,6 +167,12 @@ class PromptOutput:
     pool_weights_BK: Tensor | None = None
     layers: LayerPrompt | None = None
     loss: Tensor | None = None  # a scalar that training adds to the task's loss, such as key matching
+
+    @property
+    def length_B(self) -> Tensor | None:
+        """How many vectors are kept, in the input or in the layers; None: all."""
+        keep_BP = self.keep_BP if self.layers is None else self.layers.keep_BP
+        return None if keep_BP is None else keep_BP.sum(1).long()
 
 
 @dataclass(frozen=True)

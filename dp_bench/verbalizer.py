@@ -1,4 +1,4 @@
-"""Verbalizer: from a prompted text to one logit a choice.
+"""Verbalizer: from a prompted text to one logit a choice; or a classifier head in its place.
 
 Paper: a label is named by one word, read as its first piece; logits of the label words only.
 Tasks whose examples bring choices of their own (COPA, ReCoRD) are scored whole: mean log-probability of the
@@ -14,14 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from dp_bench.backbones.backbone import Backbone
-from dp_bench.settings import Scoring, TaskSettings
+from dp_bench.data.tokens import word_prefix
+from dp_bench.randomness import fork
+from dp_bench.settings import Head, Scoring, TaskSettings
 from dp_bench.types import Batch, Prompted, UserError
 
 
 def label_word_ids(words: Sequence[str], tokenizer: Any) -> list[int]:
     """Return the first piece of each label word; refuse words that this tokenizer cannot tell apart."""
-    ids = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in words]
-    unknown = [word for word, i in zip(words, ids, strict=True) if i == tokenizer.unk_token_id]
+    prefix = word_prefix(tokenizer)
+    ids = [tokenizer(prefix + word, add_special_tokens=False).input_ids[0] for word in words]
+    none = tokenizer.unk_token_id
+    unknown = [word for word, i in zip(words, ids, strict=True) if i == none and none is not None]
     if unknown:
         raise UserError(
             f"The label words {', '.join(unknown)} are not in this backbone's vocabulary: change task.words."
@@ -66,5 +70,30 @@ class WholeChoices(Verbalizer):
         return mean_BC.masked_fill(num_tokens_BC == 0, float("-inf"))
 
 
-def make_verbalizer(task: TaskSettings, tokenizer: Any) -> Verbalizer:
-    return LabelWords(task.words, tokenizer) if task.scoring is Scoring.words else WholeChoices()
+class Classifier(Verbalizer):
+    """A trained linear layer over the labels, on what the backbone pools of the text (P-tuning v2)."""
+
+    def __init__(self, width: int, num_labels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, num_labels)
+
+    def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
+        logits_BC: Tensor = self.linear(backbone.pooled(prompted).to(self.linear.weight.dtype))
+        return logits_BC
+
+
+def make_verbalizer(task: TaskSettings, backbone: Backbone, head: Head, seed: int) -> Verbalizer:
+    """Return what scores the choices of a task; a classifier head starts from a draw by `seed`."""
+    if head is Head.classifier:
+        with fork(seed, "head", task.training.name):
+            return Classifier(backbone.pooled_width, len(task.labels)).to(backbone.device)
+    if task.scoring is Scoring.choices:
+        if not backbone.scores_choices:
+            raise UserError(
+                f"task={task.name} scores whole choices, which {type(backbone.model).__name__} cannot: it "
+                "has no "
+                "decoder. Let label words name them: task.scoring=words 'task.words=[first,second]' with a "
+                "task.template that shows both choices."
+            )
+        return WholeChoices()
+    return LabelWords(task.words, backbone.tokenizer).to(backbone.device)

@@ -128,7 +128,8 @@ def point(axis: str, value: int | str, model: Any, given: argparse.Namespace) ->
 def memory_plan(batch: int = 8, tokens: int = 500) -> str:
     """Return, for each size in bf16, weights, what the backward pass keeps, and whether 80 GB hold it."""
     lines = [
-        f"**Memory to train a prompt, bf16 weights, micro-batches of {batch} texts of {tokens} slots (GiB)**\n",
+        f"**Memory to train a prompt, bf16 weights, micro-batches of {batch} texts of {tokens} slots "
+        "(GiB)**\n",
         "| T5 1.1 | weights | kept for backward | in all | with gradient_checkpointing | one 80 GB GPU |",
         "|---|---:|---:|---:|---:|---|",
     ]

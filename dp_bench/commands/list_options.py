@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dp_bench import records
+from dp_bench.prompts.counts import COUNTS, T5
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
@@ -27,6 +28,8 @@ def list_options(kind: str, results_dir: Path) -> int:
         hint = did_you_mean(kind, KINDS)
         raise UserError(f"There is nothing called '{kind}' to list. {hint}Choose one of: {', '.join(KINDS)}.")
     lines = _runs(results_dir) if kind == "runs" else _options(GROUPS[kind])
+    if kind == "prompts":
+        lines = [(name, f"{text} Trains {_count(name)}.") for name, text in lines]
     if not lines:
         print(f"no {kind} yet")
         return 0
@@ -48,6 +51,16 @@ def _options(group: str) -> list[tuple[str, str]]:
     from dp_bench.config import describe, options
 
     return [(name, describe(group, name)) for name in options(group)]
+
+
+def _count(name: str) -> str:
+    """Return the formula of a prompt's trained numbers, and their count on T5-base with P = 20."""
+    if name not in COUNTS:
+        return "what its pieces add up to"
+    count = COUNTS[name]
+    number = count.value(T5["base"], 1)
+    on_base = "" if number <= 0 else f": {number:,} on T5-base"
+    return f"{count.formula}{on_base}"
 
 
 def _runs(results_dir: Path) -> list[tuple[str, str]]:

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from dp_bench.data.source import file_sha256
 from dp_bench.data.template import Rendered, Template
-from dp_bench.data.tokens import Tokens
+from dp_bench.data.tokens import Tokens, word_prefix
 from dp_bench.settings import Scoring
 from dp_bench.types import Batch, Example, UserError
 
@@ -62,13 +62,14 @@ class EncodedSplit:
     dataset: datasets.Dataset
     fingerprint: str  # of the whole split: with `Batch.row_B` it addresses what is cached per example
     rows: NDArray[np.int64]
+    answer_offset: int | None = None  # from the body's end to the token at which the answer is read
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def select(self, rows: Places) -> EncodedSplit:
         """Return the examples at these places; they keep their row numbers in the whole split."""
-        return EncodedSplit(self.dataset, self.fingerprint, self.rows[np.asarray(rows, dtype=np.int64)])
+        return replace(self, rows=self.rows[np.asarray(rows, dtype=np.int64)])
 
     @cached_property
     def ids(self) -> list[str]:
@@ -139,7 +140,8 @@ class EncodedSplit:
         )
         task_B = torch.full((len(numbers),), task_index, dtype=torch.int64)
         row_B = torch.from_numpy(numbers)
-        batch = Batch(ids_BT, mask_BT, start_B, end_B, label_B, row_B, task_B)
+        answer_B = None if self.answer_offset is None else end_B + self.answer_offset
+        batch = Batch(ids_BT, mask_BT, start_B, end_B, label_B, row_B, task_B, answer_B=answer_B)
         if "choice_ids" not in columns.column_names:
             return batch
         choice_ids_BCA, choice_mask_BCA = _padded_choices(columns["choice_ids"].combine_chunks(), pad_id)
@@ -189,6 +191,7 @@ def encode(
     cache_dir: Path,
     key_parts: Mapping[str, object],
     scoring: Scoring = Scoring.words,
+    cue: str | None = None,
 ) -> EncodedSplit:
     """Encode the examples, or take them from the cache.
 
@@ -196,15 +199,19 @@ def encode(
     list, or an `ExampleFile` to hold none of them. The key covers all that goes in: the examples themselves,
     the template, the tokenizer, `max_length`. `key_parts` adds what only the caller knows, such as the sha256
     of the file and the limit. `max_length` counts the special tokens too. With `scoring=choices` the choices
-    of each example are encoded as well, each followed by the tokenizer's end token if it has one. Raises
-    UserError when a text is too long even without the field that gives way.
+    of each example are encoded as well, each followed by the tokenizer's end token if it puts one behind a
+    text. `cue` ends every text, before the special tokens: it belongs to no body and is never shortened, and
+    the answer is read at its mask token, which `{mask}` stands for, or at its last token. Raises UserError
+    when a text is too long even without the field that gives way.
     """
     if not tokenizer.is_fast:
         raise UserError(
             f"{type(tokenizer).__name__} cannot tell which characters a token covers, as fast tokenizers do: "
             "set backbone.tokenizer to a folder with a tokenizer.json."
         )
-    prefix, suffix = _affixes(tokenizer)
+    prefix, end = _affixes(tokenizer)
+    cue_ids, answer_offset = _cue(cue, tokenizer)
+    suffix = [*cue_ids, *end]
     parts = {
         "code": [CODE_VERSION, version("tokenizers"), version("datasets")],
         "examples": _digest_of_examples(examples, scoring),
@@ -213,14 +220,15 @@ def encode(
         "max_length": max_length,
         "scoring": scoring.value,
         "caller": dict(key_parts),
+        **({} if cue is None else {"word_prefix": word_prefix(tokenizer)}),
     }
     key = sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
     folder = cache_dir / "encoded" / key
     if not _is_intact(folder):
-        encoded = _encoded(examples, template, tokenizer, max_length, (prefix, suffix), scoring)
+        encoded = _encoded(examples, template, tokenizer, max_length, (prefix, cue_ids, end), scoring)
         _publish(encoded, _schema(scoring), folder)
     dataset = datasets.Dataset.from_file(str(folder / DATA))
-    return EncodedSplit(dataset, key, np.arange(len(dataset), dtype=np.int64))
+    return EncodedSplit(dataset, key, np.arange(len(dataset), dtype=np.int64), answer_offset)
 
 
 # ---------------------------------------------------------------------------------------------- tokens
@@ -231,14 +239,16 @@ def _encoded(
     template: Template,
     tokenizer: Any,
     max_length: int,
-    affixes: tuple[list[int], list[int]],
+    affixes: tuple[list[int], list[int], list[int]],
     scoring: Scoring,
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the columns of each example, some examples at a time."""
-    prefix, suffix = affixes
+    prefix, cue, special = affixes
+    suffix = [*cue, *special]
     budget = max_length - len(prefix) - len(suffix)
     tokens = Tokens(tokenizer)
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id in special else []
+    before_word = word_prefix(tokenizer)
     remaining = iter(examples)
     while chunk := list(islice(remaining, CHUNK)):
         texts = [template.render(example.fields) for example in chunk]
@@ -264,7 +274,8 @@ def _encoded(
                 }
             )
         if scoring is Scoring.choices:
-            choice_ids = iter(tokens.of([choice for example in chunk for choice in example.choices]))
+            choices = [before_word + choice for example in chunk for choice in example.choices]
+            choice_ids = iter(tokens.of(choices))
             for example, row in zip(chunk, rows, strict=True):
                 row["choices"] = example.choices
                 row["choice_ids"] = [[*ids, *end] for ids in islice(choice_ids, len(example.choices))]
@@ -288,6 +299,19 @@ def _bodies(texts: Sequence[Rendered], tokens: Tokens, budget: int) -> tuple[lis
     for place, inside in zip(too_long, inside_of, strict=True):
         bodies[place] = np.delete(bodies[place], inside[-num_cut[place] :]).tolist()
     return bodies, num_cut
+
+
+def _cue(cue: str | None, tokenizer: Any) -> tuple[list[int], int | None]:
+    """Return the ids of an answer cue, and which of them is the mask token or else the last."""
+    if cue is None:
+        return [], None
+    mask = tokenizer.mask_token
+    if "{mask}" in cue and mask is None:
+        raise UserError(f"backbone.answer_cue='{cue}' asks for a mask token, which this tokenizer has not.")
+    ids: list[int] = tokenizer(cue.replace("{mask}", mask or ""), add_special_tokens=False).input_ids
+    if not ids:
+        raise UserError("backbone.answer_cue is empty: end the text with something, such as ' Answer:'.")
+    return ids, ids.index(tokenizer.mask_token_id) if "{mask}" in cue else len(ids) - 1
 
 
 def _affixes(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -94,6 +94,7 @@ def _encoded(
         cache_dir=settings.cache,
         key_parts={"sha256": file.sha256, "split": file.split, "limit": settings.data.limit},
         scoring=task.scoring,
+        cue=settings.backbone.answer_cue,
     )
     num_hidden = int((encoded.labels < 0).sum())
     if num_hidden and (task.scoring is Scoring.words or num_hidden == len(encoded)):

@@ -128,3 +128,10 @@ def splits_at_spaces(description: dict[str, Any]) -> bool:
         and normalizer["type"] in (None, "Precompiled", "Lowercase", "BertNormalizer")
         and not any(" " in token["content"] for token in description["added_tokens"])
     )
+
+
+def word_prefix(tokenizer: Any) -> str:
+    """Return what stands before a word in running text: a space, where the tokenizer makes it a part of the
+    word's piece (GPT-2, RoBERTa)."""
+    with_space, bare = (tokenizer(text, add_special_tokens=False).input_ids for text in (" yes", "yes"))
+    return " " if with_space != bare and len(with_space) <= len(bare) else ""

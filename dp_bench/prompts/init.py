@@ -7,23 +7,27 @@ pieces (docs/protocol.md B11).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from dp_bench.settings import Init
-from dp_bench.types import Dims
+from dp_bench.types import Dims, UserError
 
 Initialiser = Callable[[int], Tensor]  # number of rows -> [rows, D], fp32
 
 NUM_FREQUENT = 5000  # Lester et al. (2021), section 3.2; sentencepiece orders its pieces by frequency
 
 
-def initialiser(kind: Init, dims: Dims, embedding_VD: Tensor | None) -> Initialiser:
+def initialiser(
+    kind: Init, dims: Dims, embedding_VD: Tensor | None, first_ids: Sequence[int] = ()
+) -> Initialiser:
     """Return the function that makes the first value of prompt rows. It draws from torch's global
-    generator."""
-    if kind is Init.uniform:
+    generator. `first_ids` are the tokens that `text` repeats and that `label_words` begins with."""
+    if kind in (Init.uniform, Init.saved):  # what is saved is read once the prompt stands
         return lambda rows: torch.rand(rows, dims.width) - 0.5
     if embedding_VD is None:
         raise ValueError(
@@ -33,10 +37,42 @@ def initialiser(kind: Init, dims: Dims, embedding_VD: Tensor | None) -> Initiali
     if kind is Init.first_vocab:
         return lambda rows: table_VD[torch.arange(rows) % len(table_VD)].clone()
     frequent = torch.tensor([i for i in range(len(table_VD)) if i not in dims.special_ids])[:NUM_FREQUENT]
+    first = torch.tensor(first_ids, dtype=torch.long)
+    if kind is Init.frequent:
+        return lambda rows: table_VD[frequent[torch.arange(rows) % len(frequent)]].clone()
+    if kind is Init.text:
+        return lambda rows: table_VD[first[torch.arange(rows) % len(first)]].clone()
 
     def sample(rows: int) -> Tensor:
         # Without replacement as far as the vocabulary reaches: two equal rows would stay equal in gradient.
         order = torch.cat([torch.randperm(len(frequent)) for _ in range(-(-rows // len(frequent)))])
         return table_VD[frequent[order[:rows]].to(table_VD.device)].clone()
 
-    return sample
+    if kind is Init.vocab:
+        return sample
+
+    def words_then_sample(rows: int) -> Tensor:
+        words = table_VD[first[:rows]]
+        return torch.cat([words, sample(rows - len(words)).to(words)])
+
+    return words_then_sample
+
+
+def load_saved(prompt: nn.Module, path: Path) -> None:
+    """Start a prompt from what a finished run has left; raises UserError where the two differ in a shape."""
+    found, own = load_file(path), prompt.state_dict()
+    found = {
+        name: value for name, value in found.items() if not name.startswith(("backbone.", "verbalizers."))
+    }
+    wrong = [
+        f"{name} is {_shape(found.get(name))} there and {_shape(own.get(name))} here"
+        for name in sorted(found.keys() | own.keys())
+        if _shape(found.get(name)) != _shape(own.get(name))
+    ]
+    if wrong:
+        raise UserError(f"prompt.init_from: {path} holds another prompt than this one: {'; '.join(wrong)}.")
+    prompt.load_state_dict(found)
+
+
+def _shape(value: Tensor | None) -> str:
+    return "absent" if value is None else "x".join(map(str, value.shape))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dp_bench.profiling import stage
 from dp_bench.prompts.init import initialiser
+from dp_bench.prompts.layers import Layers
 from dp_bench.prompts.selectors import Fixed, PerInstance, PerTask, Selector
 from dp_bench.prompts.vectors import Pool, Vectors
 from dp_bench.randomness import fork
@@ -17,14 +18,24 @@ from dp_bench.types import Dims, PromptOutput
 
 
 class Prompt(nn.Module):
-    """Decide, for each example, which vectors, how many of them, and how many stand before the text."""
+    """Decide, for each example, which vectors, how many of them, how many stand before the text, and what
+    each layer adds."""
 
-    def __init__(self, *, num_tokens: int, position: Selector, length: Selector, vectors: Vectors) -> None:
+    def __init__(
+        self,
+        *,
+        num_tokens: int,
+        position: Selector,
+        length: Selector,
+        vectors: Vectors,
+        layers: Layers | None = None,
+    ) -> None:
         super().__init__()
         self.num_tokens = num_tokens
         self.position = position
         self.length = length
         self.vectors = vectors
+        self.layers = layers
 
     @property
     def selectors(self) -> Mapping[str, Selector]:
@@ -44,18 +55,24 @@ class Prompt(nn.Module):
         self, summary_BD: Tensor | None, task_B: Tensor, noise: Mapping[str, Tensor], temperature: float
     ) -> PromptOutput:
         """Decide for a batch. `noise` has a row of Gumbel noise an example for each selector that draws."""
-        vectors_BPD, weights_BK = self.vectors(summary_BD, task_B)
+        made = self.vectors(summary_BD, task_B)
         before_BJ = self.position(summary_BD, task_B, noise.get("position"), temperature)
         length_BJ = self.length(summary_BD, task_B, noise.get("length"), temperature)
         all_kept = isinstance(self.length, Fixed) and self.length.outcome == self.num_tokens
-        return PromptOutput(vectors_BPD, before_BJ, None if all_kept else _keep(length_BJ), weights_BK)
+        keep_BP = None if all_kept else _keep(length_BJ)
+        layers = None if self.layers is None else self.layers(len(task_B), keep_BP)
+        in_input = keep_BP if made.vectors_BPD.shape[1] else None
+        return PromptOutput(made.vectors_BPD, before_BJ, in_input, made.weights_BK, layers, made.loss)
 
     def draw_noise(
         self, num_rows: int, generator: torch.Generator, *, selectors: list[str]
     ) -> dict[str, Tensor]:
         """Draw standard Gumbel noise [rows, J] for the named selectors."""
-        shape = (num_rows, self.num_tokens + 1)
-        return {name: -torch.empty(shape).exponential_(generator=generator).log() for name in selectors}
+        shapes = {name: (num_rows, self.selectors[name].num_outcomes) for name in selectors}
+        return {
+            name: -torch.empty(shape).exponential_(generator=generator).log()
+            for name, shape in shapes.items()
+        }
 
     def noisy_selectors(self, *, training: bool, sample_at_eval: bool) -> list[str]:
         """Name the selectors that draw: all that can at training, only the random controls at a clean
@@ -76,20 +93,24 @@ def build(
     seed: int,
     dims: Dims,
     embedding_VD: Tensor | None,
+    first_ids: Sequence[int],
     *,
     position: Callable[..., Selector],
     length: Callable[..., Selector],
     vectors: Callable[..., Vectors],
+    layers: Callable[..., Layers] | None,
 ) -> Prompt:
     """Build a prompt from its pieces (partials from the YAML), with the protocol's switches."""
-    num_outcomes = settings.num_tokens + 1
-    init = initialiser(_init(settings, protocol), dims, embedding_VD)
+    init = initialiser(_init(settings, protocol), dims, embedding_VD, first_ids)
     with fork(seed, "prompt"):
+        # Vectors that are not in the input have no position in it.
+        in_input = 0 if settings.in_layers_alone else settings.num_tokens
         prompt = Prompt(
             num_tokens=settings.num_tokens,
-            position=position(num_outcomes, dims),
-            length=length(num_outcomes, dims),
+            position=position(in_input + 1, dims),
+            length=length(settings.num_tokens + 1, dims),
             vectors=vectors(settings.num_tokens, dims, init),
+            layers=None if layers is None else layers(settings.num_tokens, dims),
         )
     for selector in prompt.selectors.values():
         if isinstance(selector, PerTask):

@@ -105,7 +105,7 @@ class PerInstance(Selector):
 
     def __init__(self, num_outcomes: int, dims: Dims, *, relu: bool = False) -> None:
         super().__init__(num_outcomes)
-        self.linear = nn.Linear(dims.width, num_outcomes)
+        self.linear = nn.Linear(dims.summary_width, num_outcomes)
         self.relu = relu
 
     def logits(self, summary_BD: Tensor | None, task_B: Tensor) -> Tensor:

@@ -25,6 +25,10 @@ from dp_bench.settings import Summary
 CODE_VERSION = 1  # raise it when the same input is to be summarised differently
 
 
+def summary_width(backbone: Backbone, kind: Summary) -> int:
+    return backbone.dims.width if kind is Summary.embedding_mean else backbone.dims.summary_width
+
+
 @torch.no_grad()
 def summarise(
     backbone: Backbone, ids_BT: Tensor, mask_BT: Tensor, kind: Summary, *, pad_to: int | None = None
@@ -79,7 +83,7 @@ def _compute(
     batch_size: int,
     advance: Callable[[int], None],
 ) -> None:
-    summary_ND = torch.empty(len(whole), backbone.dims.width)
+    summary_ND = torch.empty(len(whole), summary_width(backbone, kind))
     for places in evaluation_batches(whole.lengths, batch_size):
         batch = whole.collate(places.tolist(), backbone.tokenizer.pad_token_id)
         ids_BT, mask_BT = batch.ids_BT.to(backbone.device), batch.mask_BT.to(backbone.device)

@@ -1,0 +1,163 @@
+"""The one seam for per-layer prompts: keys and values put in front of those of any attention.
+
+transformers lets every model of the supported families look its attention function up by name. Ours is the
+plain one until a `LayerPrompt` is in force; then the n-th attention of the forward pass, which is site n of
+`Dims.sites`, gets that site's keys and values in front of its own. `past_key_values` would do for decoders
+only: T5's encoder drops it. Sites are told apart by the order of their calls, since some models (ALBERT) use
+one module for all layers. Relative positions say nothing of a vector that has no place in the text: its bias
+is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from dp_bench.types import LayerPrompt, Site
+
+NAMES = {"eager": "dp_bench_eager", "sdpa": "dp_bench_sdpa"}
+
+
+@dataclass
+class _Pass:
+    """A forward pass under way: what is in force, and how many attentions it has called."""
+
+    layers: LayerPrompt | None
+    sites: list[Site] = field(default_factory=list)
+    calls: int = 0
+
+
+_under_way: ContextVar[_Pass | None] = ContextVar("dp_bench_attention", default=None)
+
+
+@contextmanager
+def attending(layers: LayerPrompt | None) -> Iterator[None]:
+    """Put a layer prompt in force for the forward pass of one model."""
+    if layers is None:
+        yield
+        return
+    token = _under_way.set(_Pass(layers))
+    try:
+        yield
+    finally:
+        _under_way.reset(token)
+
+
+@contextmanager
+def finding_sites() -> Iterator[list[Site]]:
+    """Collect the sites that a forward pass calls."""
+    found = _Pass(None)
+    token = _under_way.set(found)
+    try:
+        yield found.sites
+    finally:
+        _under_way.reset(token)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    fused: bool,
+    position_bias: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    running = _under_way.get()
+    if running is not None:
+        if running.layers is None:
+            running.sites.append(Site(_kind(module), key.shape[1], key.shape[3]))
+        else:
+            keys, values = running.layers.keys[running.calls], running.layers.values[running.calls]
+            if keys is not None and values is not None:
+                rows = len(key) // len(keys)  # choices of one text stand in rows of their own
+                key, value = (
+                    torch.cat([new.to(old.dtype).repeat_interleave(rows, 0), old], dim=2)
+                    for new, old in ((keys, key), (values, value))
+                )
+                keep_BP = running.layers.keep_BP
+                kept = None if keep_BP is None else keep_BP.detach().repeat_interleave(rows, 0)
+                attention_mask = _wider_mask(attention_mask, kept, query, keys.shape[2], key.shape[2])
+                if position_bias is not None:
+                    position_bias = nn.functional.pad(position_bias, (keys.shape[2], 0))
+        running.calls += 1
+    if fused:
+        function = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        attended: tuple[Tensor, None] = function(
+            module, query, key, value, attention_mask, position_bias=position_bias, **options
+        )
+        return attended
+    return _plain(module, query, key, value, attention_mask, position_bias, **options)
+
+
+def _wider_mask(
+    mask: Tensor | None, keep_BP: Tensor | None, query: Tensor, num_new: int, num_keys: int
+) -> Tensor | None:
+    """Extend an additive mask [.,1,Q,K] by the new keys: 0 where a vector is kept, else the least number."""
+    if mask is None and keep_BP is None:
+        return None
+    num_rows, num_queries = query.shape[0], query.shape[2]
+    if mask is None:
+        mask = query.new_zeros(1, 1, 1, num_keys - num_new)
+    mask = mask.expand(num_rows, -1, num_queries, -1)
+    new = mask.new_zeros(num_rows, 1, 1, num_new)
+    if keep_BP is not None:
+        new = new.masked_fill(keep_BP[:, None, None] < 0.5, torch.finfo(mask.dtype).min)
+    return torch.cat([new.expand(-1, mask.shape[1], num_queries, -1), mask], dim=-1)
+
+
+def _plain(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    position_bias: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if position_bias is not None:
+        scores = scores + position_bias
+    if mask is not None:
+        scores = scores + mask
+    weights = scores.softmax(-1)
+    if dropout:
+        weights = nn.functional.dropout(weights, dropout, module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def _kind(module: nn.Module) -> str:
+    if getattr(module, "is_causal", False):
+        return "decoder"
+    return "cross" if getattr(module, "is_decoder", False) else "encoder"
+
+
+def _eager(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    return _attention(*args, fused=False, **options)
+
+
+def _sdpa(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    return _attention(*args, fused=True, **options)
+
+
+# Both get the additive mask, which `_wider_mask` can extend.
+for _name, _function in (("eager", _eager), ("sdpa", _sdpa)):
+    AttentionInterface.register(NAMES[_name], _function)
+    AttentionMaskInterface.register(NAMES[_name], ALL_MASK_ATTENTION_FUNCTIONS["eager"])
