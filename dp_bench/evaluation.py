@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from dp_bench.data import metrics
 from dp_bench.data.batches import evaluation_batches
@@ -66,17 +67,30 @@ class Predictions:
 
 @torch.inference_mode()
 def predict(
-    model: PromptedModel, split: Split, *, batch_size: int, seed: int, sample: bool = False, step: int = 0
+    model: PromptedModel,
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    sample: bool = False,
+    step: int = 0,
+    positions: NDArray[np.int64] | None = None,
 ) -> Predictions:
     """Predict every row. Choices are arg-max; only random controls draw, the same draw each time.
 
-    `sample` is the authors' protocol: selectors draw at evaluation too, anew at each `step`.
+    `sample` is the authors' protocol: selectors draw at evaluation too, anew at each `step`. `positions` are
+    numbers of vectors before each text to use in place of those that the prompt would choose.
     """
     model.eval()
     prompt = model.prompt
     names = prompt.noisy_selectors(training=False, sample_at_eval=sample)
     stream = generator(seed, "evaluate", split.name, step if sample else 0)
     noise = prompt.draw_noise(len(split), stream, selectors=names)
+    num_vectors = prompt.vectors.num_tokens
+    if positions is not None:
+        outcomes = positions if model.order is SplitOrder.paper else num_vectors - positions
+        # Noise that outweighs every logit: the draw is what is asked for.
+        noise["position"] = 1e9 * one_hot(torch.from_numpy(outcomes), num_vectors + 1).float()
     device = model.backbone.device
     pad_id = model.backbone.tokenizer.pad_token_id
     columns: dict[str, list[Tensor]] = {"logits": [], "position": [], "length": [], "weights": []}
@@ -86,9 +100,7 @@ def predict(
         outcome_B = answer.prompt.before_BJ.argmax(-1)
         length_B = answer.prompt.length_B
         columns["logits"].append(answer.logits_BC)
-        columns["position"].append(
-            outcome_B if model.order is SplitOrder.paper else prompt.vectors.num_tokens - outcome_B
-        )
+        columns["position"].append(outcome_B if model.order is SplitOrder.paper else num_vectors - outcome_B)
         columns["length"].append(
             torch.full_like(outcome_B, prompt.num_tokens) if length_B is None else length_B
         )

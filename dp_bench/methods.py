@@ -7,8 +7,8 @@ stands. All of them select on the same rows, predict the same rows, and leave th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,9 @@ from dp_bench.model import PromptedModel
 from dp_bench.progress import Reporter
 from dp_bench.prompts.init import load_saved
 from dp_bench.prompts.prompt import Prompt
+from dp_bench.prompts.selectors import PerInstance
 from dp_bench.prompts.summary import cached_summaries, summary_width
+from dp_bench.randomness import derive
 from dp_bench.settings import Init, Method, RunSettings, TaskSettings
 from dp_bench.trainer import Progress, Trainer
 from dp_bench.types import UserError
@@ -70,6 +72,8 @@ class Learned:
     progress: Progress
     trainable_parameters: int
     weights: dict[str, Tensor]
+    warnings: tuple[str, ...] = ()
+    diagnostics: dict[str, float] = field(default_factory=dict)
 
 
 def learn(place: Workplace) -> Learned:
@@ -137,8 +141,36 @@ def tune(place: Workplace) -> Learned:
             step=progress.best_step,
         )
         reports[split.task.name] = Report(split, predictions, score(split, predictions))
+    diagnostics = _with_positions_of_others(model, reports, settings)
     progress.eval_seconds += time.perf_counter() - started
-    return Learned(reports, progress, trainable, _worth_keeping(model, settings))
+    kept = _worth_keeping(model, settings)
+    return Learned(reports, progress, trainable, kept, tuple(trainer.warnings), diagnostics)
+
+
+def _with_positions_of_others(
+    model: PromptedModel, reports: Mapping[str, Report], settings: RunSettings
+) -> dict[str, float]:
+    """Control: score each reported split once more with the positions that were chosen for other examples.
+
+    If a position chosen for a text matters, this is worse.
+    """
+    if not isinstance(model.prompt.position, PerInstance):
+        return {}
+    scores = {}
+    for name, report in reports.items():
+        shuffle = np.random.default_rng(derive(settings.seed_of("gumbel"), "shuffle", name))
+        outcomes = shuffle.permutation(report.predictions.position_N)
+        predictions = predict(
+            model,
+            report.split,
+            batch_size=settings.trainer.eval_batch_size,
+            seed=settings.seed_of("gumbel"),
+            positions=outcomes,
+        )
+        scores[name] = score(report.split, predictions).value
+    if len(scores) == 1:
+        return {"shuffled_position_score": next(iter(scores.values()))}
+    return {f"{name}/shuffled_position_score": value for name, value in scores.items()}
 
 
 def _prompt(place: Workplace) -> Prompt:

@@ -204,7 +204,11 @@ def _run(
         config=experiment.resolved,
         cell_id=cell_id,
         notes=[note for own in data for note in own.notes],
-        diagnostics={k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},
+        diagnostics={
+            **{k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},
+            **learned.diagnostics,
+        },
+        warnings=list(learned.warnings),
         by_task=by_task if len(data) > 1 else {},
         transfer=tried,
     )

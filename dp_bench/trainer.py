@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dp_bench import profiling
+from dp_bench import guards, profiling
 from dp_bench.data.batches import Rows, mixing_rates, training_rows
 from dp_bench.evaluation import Predictions, Score, Split, mean_score, predict, score
 from dp_bench.model import PromptedModel
 from dp_bench.profiling import stage
 from dp_bench.progress import Reporter
+from dp_bench.prompts.selectors import PerInstance
 from dp_bench.randomness import derive, generator
 from dp_bench.records import replace_file, write_json, write_lines, write_text
 from dp_bench.settings import (
@@ -128,12 +129,14 @@ class Trainer:
         self.sample_at_eval = settings.protocol.sample_at_eval
         self.step_each_micro_batch = settings.prompt.name in settings.protocol.step_each_micro_batch
         self.progress = Progress()
+        self.warnings: list[str] = []  # each once
         self.best = self._state()
 
     def fit(self) -> Progress:
         """Train from the last checkpoint, or from the start, to the end, and leave the best prompt in the
         model."""
         self._resume()
+        self._warn(guards.before_training(self.settings, self.optimizer_settings))
         t, last = self.trainer, self.trainer.max_steps
         self.reporter.begin("training", total=last, completed=self.progress.step)
         rows = training_rows(
@@ -236,6 +239,8 @@ class Trainer:
         warmup = min(1.0, (step + 1) / self.trainer.warmup_steps) if self.trainer.warmup_steps else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = self.optimizer_settings.lr * warmup
+        if (step + 1) % self.trainer.eval_every == 0:
+            self._warn(guards.of_gradients(self._named_parameters()))
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -245,6 +250,8 @@ class Trainer:
         predictions = {split.task.name: self._predict(split) for split in self.select_splits}
         scores = {s.task.name: score(s, predictions[s.task.name]) for s in self.select_splits}
         overall = mean_score(scores)
+        if mean_loss is not None:
+            self._look_at(predictions)
         progress.evaluations_since_best += 1
         if overall.value > progress.best_score:
             self._keep(overall, scores)
@@ -282,6 +289,29 @@ class Trainer:
             sample=self.sample_at_eval,
             step=self.progress.step,
         )
+
+    def _look_at(self, predictions: Mapping[str, Predictions]) -> None:
+        for split in self.select_splits:
+            own = predictions[split.task.name]
+            self._warn(guards.of_predictions(own.choices, split.name))
+            for name, outcomes in (("position", own.position_N), ("length", own.length_N)):
+                if isinstance(self.prompt.selectors[name], PerInstance):
+                    self._warn(guards.of_outcomes(name, outcomes, split.name))
+
+    def _warn(self, found: Iterable[str]) -> None:
+        for text in found:
+            if text not in self.warnings:
+                self.warnings.append(text)
+                self.reporter.line(f"  warning: {text}")
+
+    def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what is trained of the prompt and of a classifier head.
+
+        A backbone has gradients that are 0 by nature: with one answer step, those of the queries of a
+        decoder's attention to itself.
+        """
+        named = self._bare_model.named_parameters()
+        return ((n, p) for n, p in named if p.numel() and p.requires_grad and not n.startswith("backbone."))
 
     def _keep(self, overall: Score, scores: dict[str, Score]) -> None:
         progress = self.progress

@@ -4,6 +4,7 @@ layers."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -176,7 +177,7 @@ def test_moving_the_prompt_changes_the_answer(backbones: Callable[..., Backbone]
     backbone, batch = backbones(kind), batch_of([9, 7])
     vectors_PD = torch.randn(4, backbone.dims.width)
     outcomes = [answers(backbone, batch, output(batch, vectors_PD, before)) for before in range(5)]
-    for one, other in zip(outcomes, outcomes[1:], strict=False):
+    for one, other in itertools.pairwise(outcomes):
         assert float((one - other).abs().max()) > 1e-4
 
 
@@ -356,12 +357,12 @@ def test_a_classifier_head_reads_the_text_and_trains(
 @pytest.mark.parametrize("kind", ["bert", "roberta", "albert", "gpt2", "opt"])
 def test_texts_beyond_the_positions_are_refused(backbones: Callable[..., Backbone], kind: str) -> None:
     backbone, batch = backbones(kind), batch_of([62, 9])
-    with pytest.raises(UserError, match="lower task.max_length or prompt.num_tokens"):
+    with pytest.raises(UserError, match=r"lower task\.max_length or prompt\.num_tokens"):
         answers(backbone, batch, output(batch, torch.randn(9, backbone.dims.width), 9))
 
 
 def test_a_family_that_is_not_the_checkpoints_is_refused() -> None:
-    with pytest.raises(UserError, match="backbone.family=encoder_only"):
+    with pytest.raises(UserError, match=r"backbone\.family=encoder_only"):
         load_backbone(
             settings_of("bert", family=Family.decoder_only), device=CPU, dtype=torch.float32, dropout=False
         )
@@ -372,14 +373,14 @@ def test_a_family_that_is_not_the_checkpoints_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_an_answer_in_the_text_needs_a_cue(kind: str) -> None:
-    with pytest.raises(UserError, match="backbone.answer_cue="):
+    with pytest.raises(UserError, match=r"backbone\.answer_cue="):
         load_backbone(settings_of(kind, answer_cue=None), device=CPU, dtype=torch.float32, dropout=False)
 
 
 def test_an_encoder_scores_no_whole_choices(backbones: Callable[..., Backbone]) -> None:
     from conftest import task_settings
 
-    with pytest.raises(UserError, match="task.scoring=words"):
+    with pytest.raises(UserError, match=r"task\.scoring=words"):
         make_verbalizer(task_settings("copa"), backbones("bert"), Head.verbalizer, seed=0)
 
 

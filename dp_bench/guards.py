@@ -1,0 +1,69 @@
+"""Answers to "it trains but does not learn": each function returns what looks wrong, or nothing.
+
+The trainer asks before it starts and at each evaluation; what it is told is printed once and kept in the
+record's `warnings`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dp_bench.settings import FullSettings, Method, OptimizerName, PromptSettings, RunSettings
+
+# Learning rates that are seen to work: of prompts, of LoRA and BitFit, of a whole backbone.
+USUAL = {
+    (OptimizerName.adafactor, "prompt"): (0.01, 1.0),
+    (OptimizerName.adamw, "prompt"): (1e-4, 0.1),
+    (OptimizerName.adafactor, "some weights"): (1e-4, 0.1),
+    (OptimizerName.adamw, "some weights"): (1e-5, 1e-2),
+    (OptimizerName.adafactor, "all weights"): (1e-5, 1e-2),
+    (OptimizerName.adamw, "all weights"): (1e-6, 2e-3),
+}
+
+
+def before_training(settings: RunSettings, optimizer: FullSettings) -> Iterator[str]:
+    """Look at the settings alone."""
+    kind = _what_is_trained(settings.prompt)
+    low, high = USUAL[optimizer.optimizer, kind]
+    if not low <= optimizer.lr <= high:
+        yield (
+            f"lr {optimizer.lr:g} is outside of what usually works for {kind} with "
+            f"{optimizer.optimizer.value}: {low:g} to {high:g}"
+        )
+    if settings.protocol.frozen_dropout:
+        yield "dropout is on in the frozen model, which adds noise to every forward pass"
+
+
+def _what_is_trained(prompt: PromptSettings) -> str:
+    if prompt.trains_backbone:
+        return "all weights"
+    return "prompt" if prompt.method is Method.prompt else "some weights"
+
+
+def of_gradients(named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[str]:
+    """Look at the gradients of an update, before they are cleared."""
+    for name, parameter in named:
+        gradient: Tensor | None = parameter.grad
+        largest = 0.0 if gradient is None else float(gradient.detach().abs().max())
+        if largest == 0.0:
+            dead = ": its ReLU may be dead" if "position.linear" in name else ""
+            yield f"the gradient of {name} is zero, so that it does not learn{dead}"
+        elif not math.isfinite(largest):
+            yield f"the gradient of {name} is not finite"
+
+
+def of_predictions(choices: NDArray[np.int64], where: str) -> Iterator[str]:
+    """Look at what is predicted for the rows of a split."""
+    if len(choices) > 1 and (choices == choices[0]).all():
+        yield f"all {len(choices)} predictions on {where} are the same"
+
+
+def of_outcomes(name: str, outcomes: NDArray[np.int64], where: str) -> Iterator[str]:
+    """Look at what an instance-level selector chooses for the rows of a split."""
+    if len(outcomes) > 1 and (outcomes == outcomes[0]).all():
+        yield f"the {name} selector has collapsed: it chooses {outcomes[0]} for all rows of {where}"

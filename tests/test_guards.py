@@ -1,0 +1,94 @@
+"""Warnings where a prompt cannot learn, and none where it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_trainer import make_trainer
+
+from dp_bench import guards, run
+from dp_bench.config import Experiment
+from dp_bench.trainer import optimizer_settings
+
+Build = Callable[..., Experiment]
+
+QUICK = ("trainer.max_steps=4", "trainer.eval_every=2", "trainer.batch_size=8", "prompt.num_tokens=4")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["trainer.lr=0.3"], ""),
+        (["trainer.lr=3e-5"], "lr 3e-05 is outside"),
+        (["trainer.optimizer=adamw", "trainer.lr=0.3"], "lr 0.3 is outside"),
+        (["trainer.optimizer=adamw", "trainer.lr=0.03"], ""),
+        (["prompt=fine_tuning"], ""),
+        (["prompt=fine_tuning", "trainer.full.lr=0.1"], "all weights"),
+        (["prompt=lora"], ""),
+        (["protocol=authors"], "dropout is on"),
+    ],
+)
+def test_unusual_settings_are_told(experiment: Build, overrides: list[str], told: str) -> None:
+    settings = experiment(*overrides).settings
+    found = list(guards.before_training(settings, optimizer_settings(settings)))
+    assert (len(found) == 1 and told in found[0]) if told else not found
+
+
+def test_gradients_that_are_zero_or_not_finite_are_told() -> None:
+    names = ("none", "zero", "endless", "good")
+    parameters = {name: torch.nn.Parameter(torch.ones(2)) for name in names}
+    for name, value in (("zero", 0.0), ("endless", float("inf")), ("good", 1.0)):
+        parameters[name].grad = torch.full((2,), value)
+    found = list(guards.of_gradients(parameters.items()))
+    assert [text.split()[3] for text in found] == ["none", "zero", "endless"]
+    assert "zero" in found[1] and "not finite" in found[2]
+
+
+def test_a_dead_relu_of_the_position_is_told_by_a_run(experiment: Build, tmp_path: Path) -> None:
+    """With all logits below 0 the authors' ReLU gives no gradient, ever."""
+    trainer = make_trainer(experiment("prompt=adap_ins_pos", "protocol=authors", *QUICK), tmp_path)
+    with torch.no_grad():
+        trainer.prompt.position.linear.weight.zero_()  # type: ignore[union-attr, operator]
+        trainer.prompt.position.linear.bias.fill_(-1.0)  # type: ignore[union-attr, operator]
+    trainer.fit()
+    assert any("position.linear.weight is zero" in text and "ReLU" in text for text in trainer.warnings)
+
+
+def test_constant_predictions_and_collapsed_selectors_are_told(experiment: Build, tmp_path: Path) -> None:
+    same, other = np.zeros(5, dtype=np.int64), np.array([0, 1, 0, 0, 1])
+    assert list(guards.of_predictions(same, "select")) == ["all 5 predictions on select are the same"]
+    assert list(guards.of_predictions(other, "select")) == []
+    assert "collapsed" in next(iter(guards.of_outcomes("position", same, "select")))
+    trainer = make_trainer(experiment("prompt=adap_ins_pos", *QUICK, "trainer.lr=1e-9"), tmp_path)
+    with torch.no_grad():
+        trainer.prompt.position.linear.bias[2] = 1e3  # type: ignore[union-attr, operator, index]
+    trainer.fit()
+    assert any("position selector has collapsed: it chooses 2" in text for text in trainer.warnings)
+
+
+def test_warnings_are_kept_in_the_record_once(experiment: Build) -> None:
+    record = run.run(experiment("prompt=fixed", *QUICK, "trainer.lr=1e-7"))
+    assert len([text for text in record.warnings if "outside of what usually works" in text]) == 1
+
+
+def test_positions_of_other_examples_are_a_recorded_control(experiment: Build, tmp_path: Path) -> None:
+    """With one position for all, those of others are one's own; a run without a chosen position has none."""
+    own = experiment("prompt=adap_ins_pos", *QUICK)
+    record = run.run(own)
+    assert 0 <= record.diagnostics["shuffled_position_score"] <= 100
+    assert "shuffled_position_score" not in run.run(experiment("prompt=adap_pos", *QUICK)).diagnostics
+
+
+@pytest.mark.parametrize("protocol", ["clean", "authors"])
+def test_given_positions_are_used_as_they_are(experiment: Build, tmp_path: Path, protocol: str) -> None:
+    from dp_bench.evaluation import predict
+
+    trainer = make_trainer(experiment("prompt=adap_ins_pos", *QUICK, f"protocol={protocol}"), tmp_path)
+    (split,) = trainer.select_splits
+    asked = np.arange(len(split)) % 5
+    found = predict(trainer._bare_model, split, batch_size=3, seed=0, positions=asked)
+    assert np.array_equal(found.position_N, asked)
