@@ -47,6 +47,7 @@ OURS = {
     "dp-bench adap_ins_vec_pos": ["prompt=adap_ins_vec_pos"],
 }
 AUTHORS, PROMPT_TUNING, MAIN = "authors' step", "peft PromptTuning", "dp-bench adap_ins_vec_pos"
+DEVIATION = "what bf16 changes"
 # Systems that take turns with each other; shares of time are of the first one's. More would not fit into
 # memory at once.
 GROUPS = (
@@ -102,6 +103,10 @@ class Worker:
         told: dict[str, float] = json.loads(answer)
         return told
 
+    def say(self) -> str:
+        """Return what a worker that takes no turns has to tell."""
+        return self.process.communicate()[0].strip()
+
     def figure(self) -> Figure:
         columns = {name: [told[name] for told in self.rounds] for name in self.rounds[0]}
         return Figure(
@@ -137,6 +142,7 @@ def main() -> int:
                     figures += found
                     peaks[f"{precision}/{threads}"] = peak
     text, good = verdict(figures, peaks, given)
+    text += "\n\n" + Worker(DEVIATION, "bf16", cores, given).say()
     print(text)
     path = given.out / f"{machine_name(given.device)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -311,6 +317,7 @@ class System:
     evaluate: Callable[[Any], None]
     order: Callable[[int], Any]  # places of a turn's texts: ours are sorted by length within a stretch
     tokens: float
+    answers: Callable[[], Any] = lambda: None  # logits of all texts
 
 
 def work(system: str, precision: str, threads: int, given: argparse.Namespace) -> int:
@@ -319,6 +326,9 @@ def work(system: str, precision: str, threads: int, given: argparse.Namespace) -
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     texts = make_texts(given)
+    if system == DEVIATION:
+        print(deviation(texts, given))
+        return 0
     turn = 0
     built: System | None = None
     for word in sys.stdin:
@@ -346,6 +356,25 @@ def work(system: str, precision: str, threads: int, given: argparse.Namespace) -
         }
         print(json.dumps(told), flush=True)
     return 0
+
+
+def deviation(texts: list[list[int]], given: argparse.Namespace) -> str:
+    """Say what bf16 weights change of the answers to 64 texts, with the same prompt."""
+    import torch
+
+    logits = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)  # the same weights, rounded
+        system = ours(OURS[MAIN], texts[:64], precision, given)
+        logits.append(torch.from_numpy(system.answers()).double().log_softmax(-1))
+    exact, rounded = logits
+    same = (exact.argmax(-1) == rounded.argmax(-1)).double().mean()
+    largest, usual = (exact - rounded).abs().max(), (exact - rounded).abs().median()
+    return (
+        f"bf16 against fp32 weights, log-probabilities of 64 answers: differ by {usual:.4f} in the median "
+        f"and {largest:.4f} at most; {100 * same:.0f} % of the decisions are the same (random weights, "
+        "whose answers are closer to a tie than trained ones)"
+    )
 
 
 def timed(function: Callable[[Any], None], places: Any, device: str) -> tuple[float, float]:
@@ -533,8 +562,11 @@ def ours(
         part = replace(splits[0], encoded=encoded.select(places[0]))
         predict(prompted, part, batch_size=batch, seed=0)
 
+    def answers() -> Any:
+        return predict(prompted, splits[0], batch_size=batch, seed=0).logits_NC
+
     tokens = float(encoded.lengths.mean()) + settings.prompt.num_tokens
-    return System(train, evaluate, order, tokens)
+    return System(train, evaluate, order, tokens, answers)
 
 
 def random_batches(texts: list[list[int]]) -> Callable[[int], Any]:

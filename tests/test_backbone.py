@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import PROMPTS, make_batch
@@ -347,3 +348,38 @@ def test_computing_activations_anew_changes_no_gradient(
     assert len(plain) == len(again) > 2
     assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
     assert (once, twice) == (1, 2)
+
+
+def test_two_that_need_a_summary_at_once_compute_it_once(
+    make_backbone: Callable[..., Backbone], tmp_path: Path
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+    from time import sleep
+
+    from datasets import Dataset
+
+    from dp_bench.data.encode import EncodedSplit
+
+    batch = make_batch([5, 9, 3, 9, 6])
+    texts = [batch.ids_BT[i, : int(batch.mask_BT[i].sum())].tolist() for i in range(5)]
+    columns = {
+        "input_ids": texts,
+        "body_start": [0] * 5,
+        "body_end": [len(t) - 1 for t in texts],
+        "label": [0] * 5,
+    }
+    split = EncodedSplit(Dataset.from_dict(columns), "some-fingerprint", np.arange(5))
+    computed: list[int] = []
+
+    def slowly(rows: int) -> None:
+        sleep(0.1)
+        computed.append(rows)
+
+    def summaries(backbone: Backbone) -> Tensor:
+        options = {"pad_to": None, "batch_size": 2, "cache_dir": tmp_path, "weights": "same"}
+        return cached_summaries(backbone, split, Summary.encoder_mean, advance=slowly, **options)  # type: ignore[arg-type]
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(summaries, [make_backbone() for _ in range(3)]))
+    assert sum(computed) == 5
+    assert all(torch.equal(own, found[0]) for own in found)
