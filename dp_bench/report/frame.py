@@ -21,6 +21,7 @@ TASK_ORDER = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc", "
 # Said by the header, the row's name or the cell already, or without influence on a result.
 NOT_A_VARIANT = (
     *("seed", "data.name", "data.limit", "prompt.name", "trainer.name", "regime.name", "regime.split_seed"),
+    "regime.transfer",
     *VOLATILE,
 )
 DEGENERATE = "degenerate draw"  # how a note on a lopsided few-shot draw begins
@@ -102,6 +103,7 @@ class Table:
     titles: dict[str, str]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    row_head: str = "prompt"  # what the rows are
 
 
 def build_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
@@ -135,7 +137,7 @@ def transfer_tables(records: Iterable[RunRecord], metric: str = "score") -> list
         own = by_prompt[key]
         data, backbone, regime, protocol, selection, _ = _base(own[0])
         random_weights = own[0].checkpoint["name_or_path"] is None
-        split = f"every task's reported examples; trained on the row's task with prompt={key[0]}"
+        split = f"every task's reported examples, of prompt={key[0]}"
         rows: dict[str, list[RunRecord]] = defaultdict(list)
         for record in own:
             rows[sources[record.run_id]].append(record)
@@ -145,6 +147,7 @@ def transfer_tables(records: Iterable[RunRecord], metric: str = "score") -> list
                 *_columns(own),
                 tuple(_row(label, group, metric) for label, group in sorted(rows.items())),
                 ("mean ± sd over seeds (n runs), 0 to 100; - was not tried",),
+                "trained on",
             )
         )
     return tables
@@ -275,7 +278,9 @@ def _row(
 
 
 def _settings(record: RunRecord) -> dict[str, Any]:
-    return {k: v for k, v in flatten(record.config).items() if k not in NOT_A_VARIANT}
+    """Return what may tell rows apart; on which other tasks a prompt is tried changes nothing of its own."""
+    flat = {k: v for k, v in flatten(record.config).items() if k not in NOT_A_VARIANT}
+    return {k: v for k, v in flat.items() if not k.startswith(("transfer.", "regime.task_settings."))}
 
 
 def _differing(records: list[RunRecord]) -> set[tuple[str, str]]:

@@ -44,7 +44,7 @@ def extra_text(row: Row, column: str) -> str:
 def grid(table: Table, columns: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
     """Return the heads and the lines of a table as text."""
     heads = [
-        "prompt",
+        table.row_head,
         *(table.titles[task] for task in table.tasks),
         "mean",
         *(COLUMNS[column] for column in columns),
