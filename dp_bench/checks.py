@@ -124,6 +124,8 @@ def _count_problems(trainer: TrainerSettings) -> Iterator[str]:
 
 
 def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
+    yield from _training_problems(prompt)
+    yield from _init_problems(prompt)
     if prompt.method is not Method.prompt:
         if prompt.num_tokens != 0:
             yield f"prompt={prompt.name} has no prompt: leave prompt.num_tokens at 0."
@@ -144,19 +146,54 @@ def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
         yield from _outcome_problems(name, piece.get("outcome", "all"), prompt.num_tokens)
     if prompt.length.get("outcome") in (0, "none"):
         yield "prompt.length.outcome keeps no vector at all: use at least 1."
-    num_prompts = prompt.vectors.get("num_prompts", 1)
-    if not isinstance(num_prompts, int) or num_prompts < 1:
-        yield f"prompt.vectors.num_prompts={num_prompts} must be at least 1."
-        return
-    num_chosen = prompt.vectors.get("num_chosen", 1)
-    if prompt.num_tokens % num_chosen or num_chosen > num_prompts:
+    yield from _size_problems(prompt)
+    yield from _layer_problems(prompt)
+
+
+def _training_problems(prompt: PromptSettings) -> Iterator[str]:
+    if prompt.lr is not None and not 0 < prompt.lr < math.inf:
+        yield f"prompt.lr={prompt.lr} must be positive, or null for the trainer's."
+    if prompt.weight_decay is not None and prompt.weight_decay < 0:
+        yield f"prompt.weight_decay={prompt.weight_decay} must not be negative, or null for the trainer's."
+    for key, value in (("rank", prompt.rank), ("alpha", prompt.alpha)):
+        if prompt.method is not Method.lora and value is not None:
+            yield f"prompt.{key} is read by prompt=lora alone: take it away."
+        if prompt.method is Method.lora and not (value or 0) > 0:
+            yield f"prompt.{key}={'null' if value is None else value} must be positive: 8 and 16 are usual."
+    if prompt.method is not Method.prompt and prompt.freeze_backbone is not None:
+        yield (
+            f"prompt.freeze_backbone has no meaning with prompt={prompt.name}, which has no prompt: take it "
+            "away, or use prompt=fine_tuning."
+        )
+
+
+def _size_problems(prompt: PromptSettings) -> Iterator[str]:
+    wrong = False
+    for piece, key, may_be_null in (
+        ("vectors", "num_prompts", False),
+        ("vectors", "num_chosen", False),
+        ("vectors", "num_layers", False),
+        ("vectors", "hidden", True),
+        ("layers", "hidden", True),
+    ):
+        value = (getattr(prompt, piece) or {}).get(key, 1)
+        if not (_is_count(value) or (may_be_null and value is None)):
+            wrong = True
+            yield f"prompt.{piece}.{key}={value} must be at least 1{', or null' if may_be_null else ''}."
+    key_weight = prompt.vectors.get("key_weight", 0)
+    if not (isinstance(key_weight, (int, float)) and 0 <= key_weight < math.inf):
+        yield f"prompt.vectors.key_weight={key_weight} must be a number, not negative."
+    num_prompts, num_chosen = (prompt.vectors.get(key, 1) for key in ("num_prompts", "num_chosen"))
+    if not wrong and (prompt.num_tokens % num_chosen or num_chosen > num_prompts):
         yield (
             f"prompt.vectors.num_chosen={num_chosen} members make up prompt.num_tokens={prompt.num_tokens} "
-            "rows "
-            f"and come out of num_prompts={num_prompts}: it must divide the first and not exceed the second."
+            f"rows and come out of num_prompts={num_prompts}: it must divide the first and not exceed the "
+            "second."
         )
-    yield from _layer_problems(prompt)
-    yield from _init_problems(prompt)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _layer_problems(prompt: PromptSettings) -> Iterator[str]:
@@ -166,15 +203,16 @@ def _layer_problems(prompt: PromptSettings) -> Iterator[str]:
                 "prompt/vectors=none leaves nothing to train without prompt/layers=table or "
                 "prompt/layers=mlp."
             )
-        if not str(prompt.position.get("_target_")).endswith(".Fixed"):
+        is_fixed = str(prompt.position.get("_target_")).endswith(".Fixed")
+        if not is_fixed or prompt.position.get("outcome", "all") != "all":
             yield (
-                "prompt/position has no meaning with prompt/vectors=none: keys and values of the layers "
-                "have no "
-                "place in the text. Use prompt/position=fixed, or add prompt/vectors=single."
+                f"prompt{'.position.outcome' if is_fixed else '/position'} has no meaning with "
+                "prompt/vectors=none: keys and values of the layers have no place in the text. Use "
+                "prompt/position=fixed as it is, or add prompt/vectors=single."
             )
-    for kind in (prompt.layers or {}).get("sites", ()):
-        if kind not in SITES:
-            yield f"prompt.layers.sites names '{kind}': use {', '.join(SITES)}."
+    sites = (prompt.layers or {}).get("sites", SITES)
+    if not isinstance(sites, list | tuple) or not sites or any(kind not in SITES for kind in sites):
+        yield f"prompt.layers.sites={sites} must be a list of some of {', '.join(SITES)}, such as [encoder]."
 
 
 def _init_problems(prompt: PromptSettings) -> Iterator[str]:
@@ -184,6 +222,20 @@ def _init_problems(prompt: PromptSettings) -> Iterator[str]:
             yield f"prompt.init={init.value} needs prompt.{key}=…"
         if prompt.init is not init and value:
             yield f"prompt.{key} is read by prompt.init={init.value} alone: add that, or take it away."
+    if prompt.init in (Init.text, Init.label_words, Init.frequent, Init.first_vocab) and (
+        prompt.method is not Method.prompt or prompt.in_layers_alone
+    ):
+        yield (
+            f"prompt.init={prompt.init.value} starts vectors of the input, of which prompt={prompt.name} has "
+            "none: take it away."
+        )
+    if prompt.init is Init.saved and prompt.method is not Method.prompt:
+        yield f"prompt.init=saved starts a prompt, and prompt={prompt.name} has none: take it away."
+    if prompt.init is Init.text and prompt.vectors.get("num_prompts", 1) != 1:
+        yield (
+            "prompt.init=text gives every member of a pool the same words, between which it could not learn "
+            "to choose: use prompt.init=vocab or prompt.init=label_words."
+        )
 
 
 def _inner_targets(tree: Any) -> Iterator[Any]:

@@ -192,6 +192,8 @@ def _first_ids(place: Workplace) -> list[int]:
     settings, tokenizer = place.settings.prompt, place.backbone.tokenizer
     if settings.init is Init.text:
         ids: list[int] = tokenizer(settings.init_text, add_special_tokens=False).input_ids
+        if not ids:
+            raise UserError(f"prompt.init_text={settings.init_text!r} has no token: give it some words.")
         return ids
     if settings.init is Init.label_words:
         words = [word for own in place.data for word in own.task.words]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -53,14 +54,18 @@ def initialiser(
 
     def words_then_sample(rows: int) -> Tensor:
         words = table_VD[first[:rows]]
-        return torch.cat([words, sample(rows - len(words)).to(words)])
+        return torch.cat([words, sample(rows)[len(words) :].to(words)])
 
     return words_then_sample
 
 
 def load_saved(prompt: nn.Module, path: Path) -> None:
     """Start a prompt from what a finished run has left; raises UserError where the two differ in a shape."""
-    found, own = load_file(path), prompt.state_dict()
+    try:
+        found = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"prompt.init_from: {path} is no safetensors file ({error}).") from None
+    own = prompt.state_dict()
     found = {
         name: value for name, value in found.items() if not name.startswith(("backbone.", "verbalizers."))
     }

@@ -1,0 +1,271 @@
+"""Prompt families as users get them: layers with lengths and mixtures, LoRA and BitFit in a run, counts on
+real T5s."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_batch
+from safetensors.torch import load_file
+from test_config import problems
+from test_families import batch_of
+from test_oracles import build, logits_of, make
+from torch import Tensor
+
+from dp_bench import peft_methods, run
+from dp_bench.config import Experiment
+from dp_bench.prompts import counts
+from dp_bench.prompts.layers import Mlp, Table
+from dp_bench.prompts.layout import insert
+from dp_bench.randomness import derive
+from dp_bench.settings import SplitOrder
+from dp_bench.types import Site
+
+Build = Callable[..., Experiment]
+LENGTHS = [9, 5, 7]
+QUICK = ("trainer.max_steps=3", "trainer.eval_every=3", "trainer.batch_size=4", "prompt.num_tokens=4")
+
+# ---------------------------------------------------------------------------------------------- layers
+
+
+@pytest.mark.parametrize("kind", ["t5", "gpt2"])
+def test_an_mlp_folds_into_the_table_that_it_amounts_to(kind: str) -> None:
+    """What prefix tuning keeps after training: 2 P S W numbers, the same logits to the bit."""
+    backbone = make(kind)
+    batch = make_batch(LENGTHS) if kind == "t5" else batch_of(LENGTHS)
+    prefix = build(backbone, "prompt=prefix_tuning", "prompt.layers.hidden=24")
+    table = build(backbone, "prompt=p_tuning_v2")
+    assert isinstance(prefix.layers, Mlp) and isinstance(table.layers, Table)
+    with torch.no_grad():
+        for own, made in zip(table.layers.tables_2PHE, prefix.layers.tables(), strict=True):
+            own.copy_(made)
+    assert torch.equal(logits_of(backbone, prefix, batch), logits_of(backbone, table, batch))
+    width = sum(2 * site.num_heads * site.head_width for site in backbone.find_sites())
+    assert sum(p.numel() for p in table.parameters()) == prefix.num_tokens * width
+
+
+@pytest.mark.parametrize("kind", ["t5", "gpt2"])
+def test_a_length_drops_keys_and_values_everywhere_and_learns(kind: str) -> None:
+    """Equal to a table with as many rows, and the gate's gradient reaches the selector."""
+    backbone = make(kind)
+    batch = make_batch(LENGTHS) if kind == "t5" else batch_of(LENGTHS)
+    dynamic = build(backbone, "prompt=p_tuning_v2", "prompt/length=task")
+    short = build(backbone, "prompt=p_tuning_v2", "prompt.num_tokens=2")
+    with torch.no_grad():
+        for own, whole in zip(short.layers.parameters(), dynamic.layers.parameters(), strict=True):  # type: ignore[union-attr]
+            own.copy_(whole[:, :2])
+        dynamic.length.logits_NJ.copy_(torch.tensor([[0.0, 0.0, 5.0, 0.0, 0.0]]))  # type: ignore[operator]
+    found = logits_of(backbone, dynamic, batch)
+    torch.testing.assert_close(found, logits_of(backbone, short, batch), atol=1e-5, rtol=1e-4)
+    noise = {"length": torch.zeros(len(batch), 5)}
+    output = dynamic(None, batch.task_B, noise, 1.0)
+    prompted = insert(backbone.embed(batch.ids_BT), batch, output, SplitOrder.paper)
+    backbone.word_logits(backbone(prompted), torch.arange(200)).pow(2).sum().backward()
+    grad_NJ = dynamic.length.logits_NJ.grad
+    assert isinstance(grad_NJ, Tensor) and grad_NJ.isfinite().all() and float(grad_NJ.abs().max()) > 0
+
+
+def test_only_the_sites_that_are_named_get_keys_and_values() -> None:
+    backbone, batch = make("t5"), make_batch(LENGTHS)
+    whole = build(backbone, "prompt=p_tuning_v2")
+    for kind in ("encoder", "decoder", "cross"):
+        prompt = build(backbone, "prompt=p_tuning_v2", f"prompt.layers.sites=[{kind}]")
+        made = prompt(None, batch.task_B, {}, 1.0).layers
+        given = [
+            site.kind for site, key in zip(backbone.find_sites(), made.keys, strict=True) if key is not None
+        ]
+        assert given == [kind] * 2
+        assert sum(p.numel() for p in prompt.parameters()) * 3 == sum(p.numel() for p in whole.parameters())
+
+
+def test_vectors_in_the_input_and_keys_in_the_layers_go_together() -> None:
+    """A mixed prompt with zero values in no layer equals the vectors alone, and both parts learn."""
+    backbone, batch = make("t5"), make_batch(LENGTHS)
+    alone = build(backbone, "prompt=split")
+    mixed = build(backbone, "prompt=split", "prompt/layers=table")
+    with torch.no_grad():
+        mixed.vectors.prompt_PD.copy_(alone.vectors.prompt_PD)  # type: ignore[operator, arg-type]
+        for table in mixed.layers.parameters():  # type: ignore[union-attr]
+            table[0].fill_(0.0)  # keys that every query likes alike
+            table[1].fill_(0.0)
+    assert not torch.allclose(logits_of(backbone, mixed, batch), logits_of(backbone, alone, batch), atol=1e-4)
+    logits_of(backbone, mixed, batch).pow(2).sum().backward()
+    assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in mixed.vectors.parameters())
+    values = [p.grad[1] for p in mixed.layers.parameters()]  # type: ignore[union-attr, index]
+    assert all(float(grad.abs().max()) > 0 for grad in values)
+
+
+# ---------------------------------------------------------------------------------------------- runs
+
+
+def kept(experiment: Experiment, run_id: str) -> dict[str, Tensor]:
+    return load_file(Path(experiment.settings.results_dir) / "runs" / run_id / "prompt.safetensors")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("prompt", "backbone"),
+    [("lora", "t5_tiny_random"), ("lora", "gpt2_tiny_random"), ("bitfit", "bert_tiny_random")],
+)
+def test_lora_and_bitfit_keep_what_they_trained_in_fp32_and_nothing_else(
+    experiment: Build, prompt: str, backbone: str, precision: str
+) -> None:
+    own = experiment(f"prompt={prompt}", f"backbone={backbone}", f"trainer.precision={precision}", *QUICK[:3])
+    record = run.run(own)
+    tensors = kept(own, record.run_id)
+    named = "lora_" if prompt == "lora" else "bias"
+    assert tensors and all(named in name for name in tensors if not name.startswith("vectors."))
+    assert {value.dtype for value in tensors.values()} == {torch.float32}
+    assert record.trainable_parameters == sum(value.numel() for value in tensors.values())
+    # LoRA's second factor starts at 0 and biases near it: training has moved them.
+    moved = [v for n, v in tensors.items() if (".lora_B." in n if prompt == "lora" else n.endswith("bias"))]
+    assert moved and any(float(value.abs().max()) > 0 for value in moved)
+
+
+@pytest.mark.parametrize("prompt", ["lora", "bitfit", "p_tuning"])
+def test_a_stopped_run_goes_on_to_the_same_weights(experiment: Build, tmp_path: Path, prompt: str) -> None:
+    """What the backbone has learned is in the checkpoint, too."""
+    from test_trainer import make_trainer
+
+    from dp_bench.trainer import Trainer
+
+    backbone = "bert_tiny_random" if prompt == "bitfit" else "t5_tiny_random"
+    base = [f"prompt={prompt}", f"backbone={backbone}", "trainer.batch_size=4", "trainer.eval_every=2"]
+    whole = experiment(*base, "trainer.max_steps=4", f"results_dir={tmp_path / 'whole'}")
+    expected = kept(whole, run.run(whole).run_id)
+    parts = experiment(*base, "trainer.max_steps=4", f"results_dir={tmp_path / 'parts'}")
+    original = Trainer._checkpoint
+
+    class Stopped(Exception):
+        pass
+
+    def stopping(self: Trainer) -> None:
+        original(self)
+        if self.progress.step == 2:
+            raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Trainer, "_checkpoint", stopping)
+        run.run(parts)
+    again = kept(parts, run.run(parts).run_id)
+    assert expected.keys() == again.keys()
+    assert all(torch.equal(expected[name], again[name]) for name in expected)
+    assert make_trainer and derive  # the trainer of the other tests is the one that is stopped here
+
+
+def test_a_thawed_backbone_is_trained_beside_the_prompt(experiment: Build) -> None:
+    frozen = run.run(experiment("prompt=p_tuning", *QUICK))
+    thawed = run.run(experiment("prompt=p_tuning", "prompt.freeze_backbone=false", *QUICK))
+    assert thawed.frozen_parameters == 0
+    assert thawed.trainable_parameters == frozen.trainable_parameters + frozen.frozen_parameters
+    assert thawed.cell_id != frozen.cell_id
+
+
+# ---------------------------------------------------------------------------------------------- counts
+
+HEADS = {"small": 6, "base": 12, "large": 16, "xl": 32}
+
+
+@pytest.mark.parametrize("size", list(counts.T5))
+def test_the_attentions_and_loras_numbers_are_those_of_a_t5(size: str) -> None:
+    """The architecture of transformers, built without memory, against the widths that the formulas read."""
+    pytest.importorskip("peft", reason="the peft extra is not installed")
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from dp_bench import config
+
+    widths = counts.T5[size]
+    settings = T5Config(
+        d_model=widths.d_model,
+        d_kv=64,
+        num_heads=HEADS[size],
+        num_layers=widths.encoder_layers,
+        num_decoder_layers=widths.decoder_layers,
+        d_ff=8,
+        vocab_size=16,
+    )
+    with torch.device("meta"):
+        model: Any = T5ForConditionalGeneration(settings)
+    attentions = [
+        m for name, m in model.named_modules() if name.endswith(("SelfAttention", "EncDecAttention"))
+    ]
+    assert len(attentions) == sum(widths.sites)
+    assert {m.k.out_features for m in attentions} == {widths.inner}
+    lora = config.build(config.compose(["data.dir=.", "prompt=lora"])).settings
+    backbone = dataclasses.make_dataclass("Held", ["model"])(model)
+    backbone.device, backbone.to = "meta", lambda device: None
+    model.requires_grad_(False)
+    peft_methods.add_lora(backbone, lora)
+    found = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert found == counts.COUNTS["lora"].value(widths, 1)
+
+
+def test_a_probe_has_the_weights_of_its_formula(experiment: Build) -> None:
+    record = run.run(experiment("prompt=linear_probe"))  # RTE: two labels, width 64
+    assert record.trainable_parameters == counts.COUNTS["linear_probe"].value(counts.Widths(64, 64, 2, 2), 1)
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ["prompt=l2p_pool", "prompt.vectors.num_chosen=0"],
+            "prompt.vectors.num_chosen=0 must be at least 1",
+        ),
+        (
+            ["prompt=l2p_pool", "prompt.vectors.num_chosen=a"],
+            "prompt.vectors.num_chosen=a must be at least 1",
+        ),
+        (["prompt=l2p_pool", "prompt.vectors.num_chosen=3"], "it must divide the first"),
+        (["prompt=l2p_pool", "prompt.vectors.num_prompts=4"], "not exceed the second"),
+        (["prompt=l2p_pool", "prompt.vectors.key_weight=-1"], "prompt.vectors.key_weight=-1"),
+        (["prompt=p_tuning", "prompt.vectors.num_layers=0"], "prompt.vectors.num_layers=0"),
+        (
+            ["prompt=p_tuning", "prompt.vectors.hidden=0"],
+            "prompt.vectors.hidden=0 must be at least 1, or null",
+        ),
+        (["prompt=prefix_tuning", "prompt.layers.hidden=-3"], "prompt.layers.hidden=-3"),
+        (["prompt=prefix_tuning", "prompt.layers.sites=[]"], "prompt.layers.sites=[] must be a list"),
+        (
+            ["prompt=prefix_tuning", "prompt.layers.sites=encoder"],
+            "prompt.layers.sites=encoder must be a list",
+        ),
+        (["prompt=prefix_tuning", "prompt.layers.sites=[foo]"], "prompt.layers.sites=['foo']"),
+        (["prompt=p_tuning_v2", "prompt/position=instance"], "prompt/position has no meaning"),
+        (["prompt=p_tuning_v2", "prompt.position.outcome=half"], "prompt.position.outcome has no meaning"),
+        (["prompt=p_tuning_v2", "prompt.init=label_words"], "prompt.init=label_words starts vectors"),
+        (["prompt=fixed", "prompt/vectors=none"], "prompt/vectors=none leaves nothing to train"),
+        (["prompt=pool", "prompt.init=text", "prompt.init_text=a"], "the same words"),
+        (["prompt=fixed", "prompt.init=text"], "prompt.init=text needs prompt.init_text"),
+        (["prompt=fixed", "prompt.init_text=a"], "prompt.init_text is read by prompt.init=text alone"),
+        (["prompt=fixed", "prompt.rank=8"], "prompt.rank is read by prompt=lora alone"),
+        (["prompt=lora", "prompt.rank=0"], "prompt.rank=0 must be positive"),
+        (["prompt=lora", "prompt.alpha=null"], "prompt.alpha=null must be positive"),
+        (["prompt=lora", "prompt.init=label_words"], "prompt=lora has none"),
+        (["prompt=lora", "prompt.freeze_backbone=false"], "prompt.freeze_backbone has no meaning"),
+        (["prompt=zero_shot", "prompt.freeze_backbone=false"], "prompt.freeze_backbone has no meaning"),
+        (["prompt=bitfit", "prompt.lr=0"], "prompt.lr=0.0 must be positive"),
+        (["prompt=bitfit", "prompt.weight_decay=-1"], "prompt.weight_decay=-1.0"),
+    ],
+)
+def test_what_a_family_cannot_do_is_refused_with_the_reason(overrides: list[str], told: str) -> None:
+    (found,) = problems("data.dir=.", *overrides)
+    assert told in found and found.endswith((".", "=…"))
+
+
+def test_sites_that_a_backbone_does_not_have_are_refused_by_name() -> None:
+    from dp_bench.types import UserError
+
+    with pytest.raises(
+        UserError, match=r"\['cross'\] names no attention of this backbone, which has decoder"
+    ):
+        build(make("gpt2"), "prompt=p_tuning_v2", "prompt.layers.sites=[cross]")
+    assert Site("cross", 1, 1) not in make("gpt2").find_sites()
