@@ -15,10 +15,15 @@ from torch import Tensor, nn
 
 from dp_bench.settings import FullSettings, Method, OptimizerName, PromptSettings, RunSettings
 
-# Learning rates that are seen to work: of prompts, of LoRA and BitFit, of a whole backbone.
+# Learning rates that are seen to work: of vectors, of keys and values, of LoRA and BitFit, of a whole
+# backbone.
 USUAL = {
     (OptimizerName.adafactor, "prompt"): (0.01, 1.0),
     (OptimizerName.adamw, "prompt"): (1e-4, 0.1),
+    (OptimizerName.adafactor, "keys and values"): (1e-3, 0.1),
+    (OptimizerName.adamw, "keys and values"): (1e-3, 0.1),
+    (OptimizerName.adafactor, "keys and values out of an MLP"): (1e-5, 2e-3),
+    (OptimizerName.adamw, "keys and values out of an MLP"): (1e-5, 2e-3),
     (OptimizerName.adafactor, "some weights"): (1e-4, 0.1),
     (OptimizerName.adamw, "some weights"): (1e-5, 1e-2),
     (OptimizerName.adafactor, "all weights"): (1e-5, 1e-2),
@@ -42,7 +47,12 @@ def before_training(settings: RunSettings, optimizer: FullSettings) -> Iterator[
 def _what_is_trained(prompt: PromptSettings) -> str:
     if prompt.trains_backbone:
         return "all weights"
-    return "prompt" if prompt.method is Method.prompt else "some weights"
+    if prompt.method is not Method.prompt:
+        return "some weights"
+    if prompt.layers is None:
+        return "prompt"
+    is_mlp = str(prompt.layers.get("_target_")).endswith(".Mlp")
+    return f"keys and values{' out of an MLP' if is_mlp else ''}"
 
 
 def of_gradients(named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[str]:

@@ -15,16 +15,17 @@ from safetensors.torch import load_file
 from test_config import problems
 from test_families import batch_of
 from test_oracles import build, logits_of, make
+from test_trainer import KilledError
 from torch import Tensor
 
-from dp_bench import peft_methods, run
+from dp_bench import config, peft_methods, run
 from dp_bench.config import Experiment
 from dp_bench.prompts import counts
 from dp_bench.prompts.layers import Mlp, Table
 from dp_bench.prompts.layout import insert
-from dp_bench.randomness import derive
 from dp_bench.settings import SplitOrder
-from dp_bench.types import Site
+from dp_bench.trainer import Trainer
+from dp_bench.types import UserError
 
 Build = Callable[..., Experiment]
 LENGTHS = [9, 5, 7]
@@ -84,20 +85,19 @@ def test_only_the_sites_that_are_named_get_keys_and_values() -> None:
 
 
 def test_vectors_in_the_input_and_keys_in_the_layers_go_together() -> None:
-    """A mixed prompt with zero values in no layer equals the vectors alone, and both parts learn."""
+    """Both parts change the answer, and both learn."""
     backbone, batch = make("t5"), make_batch(LENGTHS)
-    alone = build(backbone, "prompt=split")
+    inside = build(backbone, "prompt=split")
     mixed = build(backbone, "prompt=split", "prompt/layers=table")
+    layers = build(backbone, "prompt=p_tuning_v2")
     with torch.no_grad():
-        mixed.vectors.prompt_PD.copy_(alone.vectors.prompt_PD)  # type: ignore[operator, arg-type]
-        for table in mixed.layers.parameters():  # type: ignore[union-attr]
-            table[0].fill_(0.0)  # keys that every query likes alike
-            table[1].fill_(0.0)
-    assert not torch.allclose(logits_of(backbone, mixed, batch), logits_of(backbone, alone, batch), atol=1e-4)
-    logits_of(backbone, mixed, batch).pow(2).sum().backward()
-    assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in mixed.vectors.parameters())
-    values = [p.grad[1] for p in mixed.layers.parameters()]  # type: ignore[union-attr, index]
-    assert all(float(grad.abs().max()) > 0 for grad in values)
+        mixed.vectors.prompt_PD.copy_(inside.vectors.prompt_PD)  # type: ignore[operator, arg-type]
+    layers.layers = mixed.layers
+    found = logits_of(backbone, mixed, batch)
+    for alone in (inside, layers):
+        assert float((found - logits_of(backbone, alone, batch)).detach().abs().max()) > 1e-3
+    found.pow(2).sum().backward()
+    assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in mixed.parameters())
 
 
 # ---------------------------------------------------------------------------------------------- runs
@@ -130,32 +130,35 @@ def test_lora_and_bitfit_keep_what_they_trained_in_fp32_and_nothing_else(
 @pytest.mark.parametrize("prompt", ["lora", "bitfit", "p_tuning"])
 def test_a_stopped_run_goes_on_to_the_same_weights(experiment: Build, tmp_path: Path, prompt: str) -> None:
     """What the backbone has learned is in the checkpoint, too."""
-    from test_trainer import make_trainer
-
-    from dp_bench.trainer import Trainer
-
     backbone = "bert_tiny_random" if prompt == "bitfit" else "t5_tiny_random"
     base = [f"prompt={prompt}", f"backbone={backbone}", "trainer.batch_size=4", "trainer.eval_every=2"]
-    whole = experiment(*base, "trainer.max_steps=4", f"results_dir={tmp_path / 'whole'}")
+    whole, parts = (
+        experiment(*base, "trainer.max_steps=4", f"results_dir={tmp_path / name}")
+        for name in ("whole", "parts")
+    )
     expected = kept(whole, run.run(whole).run_id)
-    parts = experiment(*base, "trainer.max_steps=4", f"results_dir={tmp_path / 'parts'}")
-    original = Trainer._checkpoint
+    update = Trainer._update
 
-    class Stopped(Exception):
-        pass
+    def die_in_update_4(self: Trainer, places: Any, step: int) -> float:
+        if step == 3:
+            raise KilledError
+        return update(self, places, step)
 
-    def stopping(self: Trainer) -> None:
-        original(self)
-        if self.progress.step == 2:
-            raise Stopped
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Trainer, "_checkpoint", stopping)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(Trainer, "_update", die_in_update_4)
         run.run(parts)
     again = kept(parts, run.run(parts).run_id)
     assert expected.keys() == again.keys()
     assert all(torch.equal(expected[name], again[name]) for name in expected)
-    assert make_trainer and derive  # the trainer of the other tests is the one that is stopped here
+
+
+@pytest.mark.parametrize("prompt", ["prefix_tuning", "p_tuning_v2", "lora"])
+def test_a_family_learns_with_the_settings_that_it_comes_with(tmp_path: Path, prompt: str) -> None:
+    """On a T5 that was pretrained; keys and values hardly learn with what vectors are trained with."""
+    micro = ["task=rte", "backbone=t5_micro", "data=micro", "trainer=micro", "device=cpu"]
+    words = [*micro, f"prompt={prompt}", "trainer.max_steps=100", f"results_dir={tmp_path}"]
+    record = run.run(config.build(config.compose(words)))
+    assert record.score >= 90 and not record.warnings
 
 
 def test_a_thawed_backbone_is_trained_beside_the_prompt(experiment: Build) -> None:
@@ -176,8 +179,6 @@ def test_the_attentions_and_loras_numbers_are_those_of_a_t5(size: str) -> None:
     """The architecture of transformers, built without memory, against the widths that the formulas read."""
     pytest.importorskip("peft", reason="the peft extra is not installed")
     from transformers import T5Config, T5ForConditionalGeneration
-
-    from dp_bench import config
 
     widths = counts.T5[size]
     settings = T5Config(
@@ -262,10 +263,7 @@ def test_what_a_family_cannot_do_is_refused_with_the_reason(overrides: list[str]
 
 
 def test_sites_that_a_backbone_does_not_have_are_refused_by_name() -> None:
-    from dp_bench.types import UserError
-
     with pytest.raises(
         UserError, match=r"\['cross'\] names no attention of this backbone, which has decoder"
     ):
         build(make("gpt2"), "prompt=p_tuning_v2", "prompt.layers.sites=[cross]")
-    assert Site("cross", 1, 1) not in make("gpt2").find_sites()
