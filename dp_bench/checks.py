@@ -73,10 +73,11 @@ def _head_problems(settings: RunSettings) -> Iterator[str]:
         )
     if settings.regime.transfer:
         yield "regime.transfer needs label words: a classifier head knows the labels of its own task alone."
-    if settings.regime.tasks is None and settings.task.scoring is Scoring.choices:
+    if settings.regime.tasks is None and not settings.task.labels:
         yield (
-            f"task={settings.task.name} scores whole choices, and backbone.head=classifier labels: add "
-            "task.scoring=words with task.words, and a task.template that shows the choices."
+            f"task={settings.task.name} brings other choices with each text, and backbone.head=classifier "
+            "learns labels that are the same for all: take backbone.head=verbalizer with a backbone that "
+            "scores whole choices."
         )
 
 

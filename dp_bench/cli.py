@@ -21,7 +21,10 @@ USAGE = """\
 dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language model.
 
   dp-bench train task=boolq prompt=dynamic      one run; -m prompt=fixed,dynamic for each combination
+  dp-bench sweep experiment=micro/position      the runs of an experiment, those that are not finished
+  dp-bench status                               how far the sweeps are
   dp-bench tables                               comparison tables of what is finished
+  dp-bench plot                                 curves, costs and chosen positions of what is finished
   dp-bench list tasks|backbones|prompts|…       what there is to choose from, and the runs there are
   dp-bench data check [--dir DIR]               which SuperGLUE files are found, their rows and checksums
   dp-bench doctor                               versions, device, caches, reachable data and checkpoints
@@ -72,19 +75,85 @@ def _train(words: list[str]) -> int:
     return train(words)
 
 
+def _sweep(words: list[str]) -> int:
+    parser = _parser("sweep", "Run every run of an experiment, or of settings with several values a,b,c.")
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="experiment=NAME (dp-bench list experiments); settings as in dp-bench train, also with several "
+        "values, task=cb,rte; hpo=NAME searches for settings first; hydra/launcher=submitit_slurm, "
+        "submitit_local or joblib hands the runs to a cluster or to joblib",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--retry-failed", action="store_true", help="also run what failed before")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at once, each in a process (default: 1)")
+    parser.add_argument(
+        "--gpus", metavar="all|0,1", help="one process on each of these GPUs, or JOBS spread over them"
+    )
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your configurations")
+    options = parser.parse_intermixed_args(words)
+    if options.config_dir and not options.config_dir.is_dir():
+        raise UserError(f"--config-dir {options.config_dir} is not a folder.")
+    from dp_bench.commands.sweep import Options, sweep
+
+    how = Options(
+        options.dry_run, options.retry_failed, options.jobs, options.gpus, extra_dir=options.config_dir
+    )
+    return sweep(options.words, how)
+
+
+def _status(words: list[str]) -> int:
+    parser = _parser("status", "Print how far the sweeps are: done, running, failed, missing.")
+    parser.add_argument("--experiment", metavar="NAME", help="of this experiment alone")
+    parser.add_argument(
+        "--results-dir", type=Path, default=Path("results"), help="where runs/ lies (default: results)"
+    )
+    options = parser.parse_args(words)
+    from dp_bench.commands.status import status
+
+    return status(options.results_dir, options.experiment)
+
+
 def _tables(words: list[str]) -> int:
     parser = _parser("tables", "Print and write comparison tables of the finished runs.")
     parser.add_argument(
         "--results-dir", type=Path, default=Path("results"), help="where runs/ lies (default: results)"
     )
     parser.add_argument("--out", type=Path, help="folder to write to (default: RESULTS_DIR/tables)")
-    parser.add_argument("--format", default="md,csv", help="what to write: md, csv (default: md,csv)")
-    parser.add_argument("--metric", default="score", help="score, select_score, or a metric such as accuracy")
+    parser.add_argument("--experiment", metavar="NAME", help="of this experiment's runs alone")
+    parser.add_argument("--format", default="md,csv", help="what to write: md, csv, tex, html")
+    parser.add_argument(
+        "--metric", help="score (the default), select_score, or a metric such as accuracy (the paper's)"
+    )
     parser.add_argument(
         "--columns",
         default="",
-        help="more columns, of: params, seconds, memory (means over the runs of a row), optimism (score "
-        "selected on the reported split less score selected on held-out rows)",
+        help="more columns, of: params, seconds, memory (means over the runs of a row), ci, optimism (score "
+        "selected on the reported split less score selected on held-out rows), and those of --budget",
+    )
+    parser.add_argument(
+        "--budget", action="store_true", help="columns of what a row spent: steps, updates, batch, trials …"
+    )
+    parser.add_argument("--against", metavar="paper", help="the paper's numbers beside ours")
+    parser.add_argument("--rows", default="", metavar="PROMPTS", help="these prompts alone")
+    parser.add_argument("--tasks", default="", metavar="TASKS", help="these tasks alone")
+    parser.add_argument(
+        "--aggregate", default="mean", help="mean (± sd, the default) or median [min, max] over seeds"
+    )
+    parser.add_argument(
+        "--reference", default="fixed", metavar="ROW", help="the row that others are tested against"
+    )
+    parser.add_argument(
+        "--tests",
+        default="seeds",
+        help="what marks rest on: seeds (the default), or examples, which reads the predictions, and also "
+        "writes comparisons.csv with bootstrap intervals and McNemar's test",
+    )
+    parser.add_argument(
+        "--pairs",
+        action="store_true",
+        help="write comparisons.csv with every pair of rows, not the reference",
     )
     parser.add_argument(
         "--transfer",
@@ -92,16 +161,44 @@ def _tables(words: list[str]) -> int:
         help="matrices instead: trained on × evaluated on, of runs with regime.transfer",
     )
     options = parser.parse_args(words)
-    from dp_bench.commands.tables import tables
+    from dp_bench.commands.tables import Asked, tables
 
-    return tables(
-        options.results_dir,
+    def listed(text: str) -> list[str]:
+        return [word for word in text.split(",") if word]
+
+    asked = Asked(
         out=options.out,
-        formats=[word for word in options.format.split(",") if word],
+        formats=listed(options.format),
         metric=options.metric,
-        columns=[word for word in options.columns.split(",") if word],
+        columns=listed(options.columns),
         transfer=options.transfer,
+        experiment=options.experiment,
+        against=options.against,
+        budget=options.budget,
+        rows=listed(options.rows),
+        tasks=listed(options.tasks),
+        aggregate=options.aggregate,
+        reference=options.reference,
+        tests=options.tests,
+        pairs=options.pairs,
     )
+    return tables(options.results_dir, asked)
+
+
+def _plot(words: list[str]) -> int:
+    from dp_bench.report.plots import KINDS
+
+    parser = _parser("plot", "Draw the finished runs: PNG and SVG, and the numbers behind each as CSV.")
+    parser.add_argument("kinds", nargs="*", metavar="|".join(KINDS), help="what to draw (default: all)")
+    parser.add_argument(
+        "--results-dir", type=Path, default=Path("results"), help="where runs/ lies (default: results)"
+    )
+    parser.add_argument("--experiment", metavar="NAME", help="of this experiment's runs alone")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: RESULTS_DIR/plots)")
+    options = parser.parse_args(words)
+    from dp_bench.commands.plot import plot
+
+    return plot(options.results_dir, options.kinds, options.experiment, options.out)
 
 
 def _list(words: list[str]) -> int:
@@ -145,7 +242,10 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
+    "sweep": _sweep,
+    "status": _status,
     "tables": _tables,
+    "plot": _plot,
     "list": _list,
     "data": _data,
     "doctor": _doctor,

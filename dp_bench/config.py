@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 GROUPS = (
     *("task", "backbone", "prompt", "prompt/position", "prompt/length", "prompt/vectors", "prompt/layers"),
-    *("regime", "data", "trainer", "protocol", "experiment"),
+    *("regime", "data", "trainer", "protocol", "hpo", "experiment"),
 )
 OPEN_KEYS = ("backbone.random_init.",)  # below these, `+key=value` may add what the YAML does not name
 
@@ -100,43 +101,69 @@ def describe(group: str, option: str) -> str:
 
 def register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=RunSettings)
+    OmegaConf.register_new_resolver("of", _value_of, replace=True)
+
+
+def _value_of(name: str, values: Mapping[str, Any]) -> Any:
+    """Resolve `${of:${backbone.name},{t5_small: 32, else: 8}}`, a setting that depends on a choice."""
+    return values.get(name, values.get("else"))
 
 
 def compose(overrides: Sequence[str] = (), extra_dir: Path | None = None) -> DictConfig:
     """Compose the configuration of one run, as Hydra would for `dp-bench train OVERRIDES`."""
     register_schema()
-    search = [f"hydra.searchpath=[file://{extra_dir.resolve()}]"] if extra_dir else []
+    with _initialized(extra_dir) as search:
+        return hydra_compose("train", [*search, *overrides])
+
+
+@contextmanager
+def _initialized(extra_dir: Path | None) -> Iterator[list[str]]:
+    """Make Hydra ready to compose; give the override that names the user's own folder."""
     running = get_gh_backup()  # Hydra itself, where this is called from one of its jobs
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return hydra_compose("train", [*search, *overrides])
+            yield [f"hydra.searchpath=[file://{extra_dir.resolve()}]"] if extra_dir else []
     finally:
         restore_gh_from_backup(running)
 
 
-def build(cfg: DictConfig) -> Experiment:
+def sweep_params(experiment: str, extra_dir: Path | None = None) -> list[str]:
+    """Return what an experiment's file sweeps, as it would be typed: its `hydra.sweeper.params`."""
+    register_schema()
+    with _initialized(extra_dir) as search:
+        cfg = hydra_compose("train", [*search, f"experiment={experiment}"], return_hydra_config=True)
+    return [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
+
+
+def build(cfg: DictConfig, extra_dir: Path | None = None) -> Experiment:
     """Check a composed configuration as a whole and return it as typed settings.
 
     Raises UserError naming every problem at once.
     """
-    problems = _whole_problems(cfg, _extra_dir())
+    extra_dir = extra_dir or _extra_dir()
+    problems = _whole_problems(cfg, extra_dir)
     if problems:
         raise UserError(_paragraph(problems))
     resolved = _plain(cfg)
     resolved.pop("hydra", None)
     settings = _settings(cfg)
+    space = resolved["hpo"].pop("space")  # what was found in it stands at its own place
+    if settings.hpo.name:
+        resolved["hpo"]["searched"] = sorted(
+            k for k, v in space.items() if settings.hpo.is_for(settings.prompt, v)
+        )
     if settings.prompt.init is Init.saved:
         resolved["prompt"]["init_sha256"] = _saved_sha256(settings.prompt)
     regime = settings.regime
     own = regime.task_settings or {}
-    transfer = {name: _task(name, own.get(name, {})) for name in regime.transfer or ()}
+    transfer = {name: _task(name, own.get(name, {}), extra_dir) for name in regime.transfer or ()}
     if transfer:
         resolved["transfer"] = {name: _plain(node) for name, node in transfer.items()}
     others = tuple(_task_settings(node) for node in transfer.values())
     if regime.tasks is None:
         return Experiment(settings, resolved, (settings.task,), others)
-    several = {name: _task(name, own.get(name, {})) for name in regime.tasks}
+    several = {name: _task(name, own.get(name, {}), extra_dir) for name in regime.tasks}
     tasks = tuple(_task_settings(node) for node in several.values())
     for task in tasks:
         if task.trains_on is not None:
@@ -151,6 +178,16 @@ def build(cfg: DictConfig) -> Experiment:
     return Experiment(settings, resolved, tasks, others)
 
 
+def reseeded(experiment: Experiment, cfg: DictConfig, seed: int) -> Experiment:
+    """Return what `build` gives for a configuration that was built before, now with another seed."""
+    cfg.seed = seed
+    plain = _plain(cfg)
+    followed = {key: plain[key] for key in ("seed", "seeds", "regime", "trainer")}
+    regime = _settings(cfg).regime
+    settings = replace(experiment.settings, seed=seed, regime=regime)
+    return replace(experiment, settings=settings, resolved={**experiment.resolved, **followed})
+
+
 def _saved_sha256(prompt: PromptSettings) -> str:
     """Return the digest of the prompt that a run starts from: wherever it lies, it is the same start."""
     path = prompt.saved_file
@@ -162,9 +199,15 @@ def _saved_sha256(prompt: PromptSettings) -> str:
     return sha256(path.read_bytes()).hexdigest()
 
 
-def _task(name: str, own_settings: Mapping[str, Any]) -> DictConfig:
+@lru_cache(maxsize=64)
+def _shipped_task(name: str, extra_dir: Path | None, folder: Path) -> DictConfig:
+    task: DictConfig = compose([f"task={name}"], extra_dir).task
+    return task
+
+
+def _task(name: str, own_settings: Mapping[str, Any], extra_dir: Path | None) -> DictConfig:
     """Compose one of several tasks, with what `regime.task_settings` changes of it."""
-    task: DictConfig = compose([f"task={name}"], _extra_dir()).task
+    task = deepcopy(_shipped_task(name, extra_dir, config_dir()))
     try:
         task.merge_with(own_settings)
     except OmegaConfBaseException as error:
@@ -210,12 +253,19 @@ def build_prompt(
     return build(settings, experiment.settings.protocol, seed, dims, embedding_VD, first_ids, **pieces)
 
 
-def check(overrides: Sequence[str], extra_dir: Path | None = None, *, sweep: bool = True) -> None:
+def check(
+    overrides: Sequence[str],
+    extra_dir: Path | None = None,
+    *,
+    sweep: bool = True,
+    composed: dict[tuple[str, ...], DictConfig] | None = None,
+) -> None:
     """Raise UserError, naming every problem at once, unless every configuration that `overrides` spells out
     composes and makes sense.
 
     Sweeps are checked value by value, not as a product, so that a sweep of thousands is answered as fast as
-    one run. `sweep` says whether there may be any.
+    one run. `sweep` says whether there may be any. `composed` keeps what was composed, by the choices of
+    files that were typed.
     """
     parsed, problems = _parse_all(overrides)
     ours = [override for override in parsed if not override.key_or_group.startswith("hydra")]
@@ -226,9 +276,9 @@ def check(overrides: Sequence[str], extra_dir: Path | None = None, *, sweep: boo
     # What belongs to a group that could not be chosen cannot be judged.
     doubtful = {group.split("/")[0] for group in wrong.values()}
     sound = [o for o in ours if o.key_or_group.replace("/", ".").split(".")[0] not in doubtful]
-    composed: dict[tuple[str, ...], DictConfig] = {}
+    composed = {} if composed is None else composed
     for combination in _combinations(sound, extra_dir):
-        choices = tuple(_typed(override) for override in combination if override.key_or_group in GROUPS)
+        choices = tuple(typed(override) for override in combination if override.key_or_group in GROUPS)
         settings = [override for override in combination if override.key_or_group not in GROUPS]
         try:
             if choices not in composed:
@@ -246,13 +296,13 @@ def _parse_all(overrides: Sequence[str]) -> tuple[list[Override], list[str]]:
     parsed, problems = [], []
     for override in overrides:
         try:
-            parsed.append(_parse(override))
+            parsed.append(parse(override))
         except UserError as error:
             problems.append(str(error))
     return parsed, problems
 
 
-def _parse(override: str) -> Override:
+def parse(override: str) -> Override:
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as error:
@@ -269,7 +319,7 @@ def _parse(override: str) -> Override:
 def _sweep_problem(override: Override) -> str | None:
     if not override.is_sweep_override():
         return None
-    return f"{_typed(override)} stands for several runs: add -m, dp-bench train -m {_typed(override)} …"
+    return f"{typed(override)} stands for several runs: add -m, dp-bench train -m {typed(override)} …"
 
 
 def _group_problem(override: Override, extra_dir: Path | None) -> str | None:
@@ -279,15 +329,15 @@ def _group_problem(override: Override, extra_dir: Path | None) -> str | None:
     if override.is_delete():
         return f"~{group} takes away what every run needs: write {group}=NAME."
     known = options(group, extra_dir)
-    values = _values(override, extra_dir)
+    values = values_of(override, extra_dir)
     for value in values:
         if value not in known:
             listing = ", ".join(known) if known else "none yet"
             return f"There is no {group} '{value}'. {did_you_mean(value, known)}{group}= takes: {listing}."
     if not values:
-        return f"{_typed(override)} matches nothing. {group}= takes: {', '.join(known)}."
+        return f"{typed(override)} matches nothing. {group}= takes: {', '.join(known)}."
     if override.is_add() or override.is_force_add():
-        return f"{_typed(override)} asks for a second {group}: write {_typed(override).lstrip('+')}."
+        return f"{typed(override)} asks for a second {group}: write {typed(override).lstrip('+')}."
     return None
 
 
@@ -311,11 +361,11 @@ def _unread_problems(base: DictConfig, overrides: Sequence[Override]) -> list[st
     """Refuse `task=` and its settings where several tasks are trained on, none of which they would reach."""
     if base.regime.tasks is None:
         return []
-    typed = [o for o in overrides if o.key_or_group.split(".")[0] == "task"]
+    of_task = [o for o in overrides if o.key_or_group.split(".")[0] == "task"]
     return [
-        f"{_typed(override)} has no meaning with regime={base.regime.name}: name the tasks with "
+        f"{typed(override)} has no meaning with regime={base.regime.name}: name the tasks with "
         "regime.tasks=[cb,rte], and their settings with regime.task_settings={cb:{max_length:256}}."
-        for override in typed
+        for override in of_task
     ]
 
 
@@ -327,6 +377,23 @@ def _whole_problems(cfg: DictConfig, extra_dir: Path | None) -> list[str]:
         return [*problems_of(_settings(cfg)), *_task_name_problems(cfg, extra_dir)]
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         return [explain(error)]
+
+
+def put_together(
+    overrides: Sequence[str], extra_dir: Path | None, composed: dict[tuple[str, ...], DictConfig]
+) -> DictConfig:
+    """Compose like `compose`, with what `composed` keeps of the same choices of files."""
+    parsed = [parse(override) for override in overrides]
+    choices = tuple(typed(override) for override in parsed if override.key_or_group in GROUPS)
+    settings = [override for override in parsed if override.key_or_group not in GROUPS]
+    if any(o.is_delete() or o.is_add() or o.is_force_add() for o in settings):
+        return compose(overrides, extra_dir)
+    if choices not in composed:
+        composed[choices] = compose(choices, extra_dir)
+    cfg = deepcopy(composed[choices])
+    for override in settings:
+        OmegaConf.update(cfg, override.key_or_group, override.value())
+    return cfg
 
 
 def _task_name_problems(cfg: DictConfig, extra_dir: Path | None) -> Iterator[str]:
@@ -346,7 +413,7 @@ def _key_problem(override: Override, keys: Sequence[str]) -> str | None:
     key = override.key_or_group
     group = key.replace(".", "/")
     if group in GROUPS:
-        value = "NAME" if override.is_delete() else _values(override)[0]
+        value = "NAME" if override.is_delete() else values_of(override)[0]
         return f"{key} is a group of settings: write {group}={value}, or one of its keys, {key}.…"
     is_open = key.startswith(OPEN_KEYS) and any(known.startswith(OPEN_KEYS) for known in keys)
     if override.is_delete() and not is_open:
@@ -357,7 +424,7 @@ def _key_problem(override: Override, keys: Sequence[str]) -> str | None:
     return f"There is no setting '{key}'. {suggest_key(key, list(dict.fromkeys(names)))}"
 
 
-def _values(override: Override, extra_dir: Path | None = None) -> list[str]:
+def values_of(override: Override, extra_dir: Path | None = None) -> list[str]:
     """Return what an override assigns, as it would be typed: one value, or each value of a sweep."""
     value = override.value()
     if isinstance(value, Glob):
@@ -367,7 +434,7 @@ def _values(override: Override, extra_dir: Path | None = None) -> list[str]:
     return [override.get_value_string()] if value is not None else ["null"]
 
 
-def _typed(override: Override) -> str:
+def typed(override: Override) -> str:
     assert override.input_line is not None  # only overrides that were never text have none
     return override.input_line
 
@@ -375,20 +442,20 @@ def _typed(override: Override) -> str:
 def _combinations(parsed: Sequence[Override], extra_dir: Path | None) -> Iterator[list[Override]]:
     """Yield override lists in which each value of each sweep stands once, beside the first values of the
     others."""
-    singles = [_singles(override, extra_dir) for override in parsed]
-    first = [values[0] for values in singles]
+    each = [singles(override, extra_dir) for override in parsed]
+    first = [values[0] for values in each]
     yield first
-    for place, values in enumerate(singles):
+    for place, values in enumerate(each):
         for value in values[1:]:
             yield [*first[:place], value, *first[place + 1 :]]
 
 
-def _singles(override: Override, extra_dir: Path | None) -> list[Override]:
+def singles(override: Override, extra_dir: Path | None) -> list[Override]:
     """Return a sweep as one override a value; any other override is alone."""
     if not override.is_sweep_override():
         return [override]
-    prefix = _typed(override).split("=", 1)[0]
-    return [_parse(f"{prefix}={value}") for value in _values(override, extra_dir)]
+    prefix = typed(override).split("=", 1)[0]
+    return [parse(f"{prefix}={value}") for value in values_of(override, extra_dir)]
 
 
 def _flatten(cfg: DictConfig, prefix: str = "") -> Iterator[str]:

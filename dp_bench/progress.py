@@ -37,6 +37,10 @@ class Reporter:
     def line(self, text: str) -> None:
         self.console.print(text, markup=False)
 
+    def skipped(self, text: str) -> None:
+        """Say of a run that another one has made it."""
+        self.line(text)
+
     def begin(self, description: str, total: int, completed: int = 0) -> None:
         """Start a bar in the place of the one before."""
         self.finish()

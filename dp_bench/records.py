@@ -28,6 +28,11 @@ VOLATILE = (
     "cache_dir",
     "on_missing",
     "rerun",
+    "experiment",  # these five: what a run is part of
+    "hpo.name",
+    "hpo.trials",
+    "hpo.seed",
+    "hpo.searched",
     "trainer.profile",
     "prompt.init_from",  # prompt.init_sha256 says what was there
     "data.dir",
@@ -188,6 +193,12 @@ def load_all(results_dir: Path) -> list[RunRecord]:
     """Return the records of all finished runs, in the order of their ids."""
     directories = sorted(path.parent for path in (results_dir / "runs").glob("*/record.json"))
     return [record for directory in directories if (record := load(directory))]
+
+
+def status_of(directory: Path) -> dict[str, Any] | None:
+    """Return what a run says of itself, or None where it never began."""
+    path = directory / "status.json"
+    return _read_json(path) if path.is_file() else None
 
 
 def statuses(results_dir: Path) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from dp_bench.data.source import Source, locate
 from dp_bench.progress import Reporter
 from dp_bench.records import RunRecord
 from dp_bench.settings import Method, TaskSettings
+from dp_bench.sweep.claims import claimed
 from dp_bench.types import UserError
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     """Run an experiment, or return the record of the same run if it has been finished before.
 
     Leaves `results_dir/runs/<run_id>/` as results/README.md says. A run that was interrupted goes on from its
-    checkpoint. Raises UserError where the input is wrong; any other exception is recorded in status.json and
-    raised again.
+    checkpoint. Raises BusyError where another process is at the same run, another UserError where the input
+    is wrong; any other exception is recorded in status.json and raised again.
     """
     settings = experiment.settings
     sources = Sources.of(experiment)
@@ -42,25 +43,36 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     with reporter or Reporter() as report:
         finished = records.load(directory)
         if finished and not settings.rerun:
-            report.line(
+            report.skipped(
                 f"{run_id}: finished before (score {finished.score:.2f}), skipped; rerun=true runs it again."
             )
             return finished
-        if finished:
-            shutil.rmtree(directory / "checkpoint", ignore_errors=True)
-        records.write_status(directory, "running")
-        try:
-            record = _run(experiment, sources, directory, cell_id, report)
-        except UserError:
-            records.forget(directory)
-            raise
-        except KeyboardInterrupt:
-            records.write_status(directory, "interrupted")
-            raise
-        except BaseException:
-            records.write_status(directory, "failed", traceback=traceback.format_exc())
-            raise
-    return record
+        with claimed(Path(settings.results_dir), run_id):
+            elsewhere = records.load(directory)  # finished by another process since we looked
+            if elsewhere and not settings.rerun:
+                report.skipped(f"{run_id}: finished by another process just now, skipped.")
+                return elsewhere
+            if finished:
+                shutil.rmtree(directory / "checkpoint", ignore_errors=True)
+            return _recorded(experiment, sources, directory, cell_id, report)
+
+
+def _recorded(
+    experiment: Experiment, sources: Sources, directory: Path, cell_id: str, report: Reporter
+) -> RunRecord:
+    """Run, and leave word of how it ended in status.json."""
+    records.write_status(directory, "running")
+    try:
+        return _run(experiment, sources, directory, cell_id, report)
+    except UserError:
+        records.forget(directory)
+        raise
+    except KeyboardInterrupt:
+        records.write_status(directory, "interrupted")
+        raise
+    except BaseException:
+        records.write_status(directory, "failed", traceback=traceback.format_exc())
+        raise
 
 
 @dataclass(frozen=True)

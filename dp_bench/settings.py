@@ -7,6 +7,7 @@ These are plain dataclasses, so that nothing past `config.build` knows Hydra or 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -298,7 +299,23 @@ class SeedSettings:
 
 
 @dataclass
+class HpoSettings:
+    """A search for settings, of which this run is a trial or the outcome (`dp-bench sweep hpo=NAME`)."""
+
+    name: str | None = None  # None: nothing was searched for
+    trials: int | None = None  # of each method
+    seed: int | None = None  # of every trial, and of the search itself; best none of the reported ones
+    space: dict[str, dict[str, Any]] = field(default_factory=dict)  # by setting: low, high, log, or choices
+
+    @staticmethod
+    def is_for(prompt: PromptSettings, entry: Mapping[str, Any]) -> bool:
+        """Say whether an entry of the space is searched for a prompt: `methods` may name others."""
+        return prompt.method.value in entry.get("methods", [prompt.method.value])
+
+
+@dataclass
 class RunSettings:
+    experiment: str | None = None  # a file of configs/experiment says its name
     seed: int = MISSING
     seeds: SeedSettings = field(default_factory=SeedSettings)
     device: str = MISSING
@@ -313,6 +330,7 @@ class RunSettings:
     data: DataSettings = field(default_factory=DataSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     protocol: ProtocolSettings = field(default_factory=ProtocolSettings)
+    hpo: HpoSettings = field(default_factory=HpoSettings)
 
     def seed_of(self, stream: str) -> int:
         """Return the seed of one of `seeds`."""

@@ -182,7 +182,10 @@ def test_a_sweep_with_one_bad_value_does_not_start(cli: Cli, words: list[str], a
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["trian"], "There is no command 'trian'. Did you mean train? Commands: train, tables, list"),
+        (
+            ["trian"],
+            "There is no command 'trian'. Did you mean train? Commands: train, sweep, status, tables",
+        ),
         (["task=boolq", "seed=1"], "Did you mean `dp-bench train task=boolq seed=1`?"),
         (["list", "promts"], "There is nothing called 'promts' to list. Did you mean prompts?"),
         (["list"], "the following arguments are required"),

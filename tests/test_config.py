@@ -45,12 +45,17 @@ EXACT = {
     "prompt/layers": {"table", "mlp"},
     "regime": {"full", "fewshot", "multitask"},
     "protocol": {"clean", "authors"},
+    "hpo": {"lr"},
 }
 AT_LEAST: dict[str, set[str]] = {
     "backbone": BACKBONES,
     "data": {"superglue", "micro"},
-    "trainer": {"default", "smoke", "micro"},
-    "experiment": set(),
+    "trainer": {"default", "smoke", "micro", "minilm"},
+    "experiment": {
+        *("paper/position", "paper/length", "paper/prompt", "paper/fewshot", "paper/multitask"),
+        *("micro/position", "micro/length", "micro/prompt", "micro/fewshot", "micro/multitask"),
+        *("controls", "micro/controls", "families", "minilm/full", "minilm/fewshot"),
+    },
 }
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("_"))
 
@@ -124,7 +129,7 @@ def test_a_file_opens_with_a_sentence_and_a_command_that_is_right(path: Path, tm
     assert name == "dp-bench"
     assert verb in cli.COMMANDS
     typed = get_args_parser().parse_intermixed_args([word.replace("PATH", str(tmp_path)) for word in words])
-    config.check(typed.overrides, sweep=typed.multirun)
+    config.check(typed.overrides, sweep=typed.multirun or verb == "sweep")
     group = path.parent.relative_to(CONFIGS).as_posix()
     if group in GROUPS and (group, path.stem) != ("task", "boolq"):
         assert f"{group}={path.stem}" in typed.overrides or group == "data"

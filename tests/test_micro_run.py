@@ -11,6 +11,7 @@ import pytest
 from dp_bench import config, records, run
 from dp_bench.config import Experiment
 from dp_bench.report.frame import build_tables
+from dp_bench.report.sheet import Options, make_sheet
 from dp_bench.report.tables import to_markdown
 from dp_bench.types import UserError
 
@@ -88,7 +89,9 @@ def test_the_committed_table_is_that_of_its_records_and_shows_what_trains() -> N
     folder = Path(__file__).parents[1] / "results" / "micro"
     found = records.load_all(folder)
     (table,) = build_tables(found)
-    assert (folder / "tables" / "tables.md").read_text(encoding="utf-8") == to_markdown([table], ["params"])
+    assert (folder / "tables" / "tables.md").read_text(encoding="utf-8") == to_markdown(
+        [make_sheet(table, Options(columns=["params"]))]
+    )
     rows = {row.label: row.cells for row in table.rows}
     assert set(table.tasks) == {"boolq", "cb", "rte", "wic"}
     for task in table.tasks:

@@ -16,10 +16,12 @@ from builders_report import make_record, random_weights
 from rich.console import Console
 
 from dp_bench import records
+from dp_bench.commands.tables import Asked
 from dp_bench.commands.tables import tables as tables_command
 from dp_bench.records import RunRecord
 from dp_bench.report.frame import Table, build_tables
-from dp_bench.report.tables import COLUMNS, cell_text, grid, to_csv, to_markdown, to_terminal
+from dp_bench.report.sheet import COLUMNS, Options, Sheet, cell_text, make_sheet
+from dp_bench.report.tables import COSTS, to_csv, to_markdown, to_terminal
 from dp_bench.types import UserError
 
 TASKS = ("boolq", "cb", "multirc", "rte", "wic")
@@ -53,6 +55,16 @@ def many() -> list[RunRecord]:
 def only(records: Sequence[RunRecord], metric: str = "score") -> Table:
     (table,) = build_tables(records, metric)
     return table
+
+
+def sheet(table: Table, *columns: str) -> Sheet:
+    return make_sheet(table, Options(columns=columns))
+
+
+def grid(table: Table, *columns: str) -> tuple[list[str], list[list[str]]]:
+    """Return heads and lines as text."""
+    shown = sheet(table, *columns)
+    return shown.heads, [[cell.text for cell in line] for line in shown.lines]
 
 
 def header_text(table: Table) -> str:
@@ -245,8 +257,8 @@ def everything(made: Sequence[RunRecord]) -> str:
     tables = build_tables(made)
     drawn = StringIO()
     for table in tables:
-        Console(file=drawn, width=100).print(to_terminal(table, tuple(COLUMNS)))
-    return to_markdown(tables, tuple(COLUMNS)) + to_csv(tables) + drawn.getvalue()
+        Console(file=drawn, width=100).print(to_terminal(sheet(table, *COLUMNS)))
+    return to_markdown([sheet(table, *COLUMNS) for table in tables]) + to_csv(tables) + drawn.getvalue()
 
 
 def test_the_order_of_the_records_does_not_matter(many: list[RunRecord]) -> None:
@@ -264,13 +276,13 @@ def test_the_order_of_the_records_does_not_matter(many: list[RunRecord]) -> None
 
 
 def test_csv_holds_the_numbers_of_the_records(many: list[RunRecord]) -> None:
-    frame = pd.read_csv(StringIO(to_csv(build_tables(many))))
+    frame = pd.read_csv(StringIO(to_csv(build_tables(many), ["seconds", "memory"])))
     raw = pd.DataFrame(
         [
             (r.backbone, r.prompt, r.task, r.score, r.trainable_parameters, r.total_seconds, r.peak_memory_mb)
             for r in many
         ],
-        columns=["backbone", "prompt", "task", "score", "trainable_parameters", "seconds", "peak_memory_mb"],
+        columns=["backbone", "prompt", "task", "score", "trainable_parameters", *COSTS.values()],
     )
     cell = ["backbone", "prompt", "task"]
     grouped = raw.groupby(cell)
@@ -279,7 +291,7 @@ def test_csv_holds_the_numbers_of_the_records(many: list[RunRecord]) -> None:
             "n": grouped["score"].count(),
             "mean": grouped["score"].mean(),
             "sd": grouped["score"].std(),
-            **{name: grouped[name].mean() for name in ("trainable_parameters", "seconds", "peak_memory_mb")},
+            **{name: grouped[name].mean() for name in ("trainable_parameters", *COSTS.values())},
         }
     )
     found = frame.set_index(cell).sort_index()[list(expected.columns)]
@@ -289,7 +301,7 @@ def test_csv_holds_the_numbers_of_the_records(many: list[RunRecord]) -> None:
 def test_markdown_has_as_many_cells_in_every_line(many: list[RunRecord]) -> None:
     made = [*many, make_record("task=rte", "task.template='{premise}|{hypothesis}\n'")]
     tables = build_tables(made)
-    text = to_markdown(tables, tuple(COLUMNS))
+    text = to_markdown([sheet(table, *COLUMNS) for table in tables])
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == sum(2 + len(table.rows) for table in tables)
     assert {line.count("|") for line in lines} == {1 + 1 + len(TASKS) + 1 + len(COLUMNS)}
@@ -302,7 +314,7 @@ def test_columns_show_what_a_row_cost() -> None:
         make_record("task=rte", f"seed={seed}", total_seconds=s, peak_memory_mb=m, trainable_parameters=p)
         for seed, (s, m, p) in enumerate([(10.0, 100.0, 1000), (20.0, 300.0, 1000), (60.0, 200.0, 2048)])
     ]
-    heads, lines = grid(only(made), ("memory", "params", "seconds"))
+    heads, lines = grid(only(made), "memory", "params", "seconds")
     assert heads[-3:] == [COLUMNS["memory"], COLUMNS["params"], COLUMNS["seconds"]]
     assert lines[0][-3:] == ["200", "1,000 to 2,048", "30"]
 
@@ -311,15 +323,15 @@ def test_nothing_is_cut_off_on_a_terminal(many: list[RunRecord]) -> None:
     odd = make_record("task=rte", "backbone=t5_small", "task.words=[oui,non]")
     for table in build_tables([*many, odd]):
         drawn = StringIO()
-        Console(file=drawn, width=100).print(to_terminal(table, tuple(COLUMNS)))
+        Console(file=drawn, width=100).print(to_terminal(sheet(table, *COLUMNS)))
         text = drawn.getvalue()
         assert max(map(len, text.splitlines())) <= 100
         assert "…" not in text
         assert "\\" not in text
-        heads, lines = grid(table, tuple(COLUMNS))
+        heads, lines = grid(table, *COLUMNS)
         columns = zip(heads, *lines, strict=True)
         assert drawn_columns(text) == [squeezed("".join(column)) for column in columns]
-        for sentence in (*table.header.lines(), *table.notes):
+        for sentence in (*table.header.lines(), *sheet(table).notes):
             assert squeezed(sentence) in squeezed(text)
 
 
@@ -358,9 +370,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def show(results: Path, **options: Any) -> int:
-    return tables_command(
-        results, **{"out": None, "formats": ["md", "csv"], "metric": "score", "columns": [], **options}
-    )
+    return tables_command(results, Asked(**options))
 
 
 def test_tables_are_written_alike_twice(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from builders_report import make_record
 
 from dp_bench.records import RunRecord
 from dp_bench.report.frame import build_tables, transfer_tables
+from dp_bench.report.sheet import Options, make_sheet
 from dp_bench.report.tables import to_csv, to_markdown
 
 SHA = {"cb": "c" * 64, "rte": "d" * 64, "wic": "e" * 64}
@@ -105,7 +106,7 @@ def test_the_transfer_matrix_has_trained_tasks_in_rows_and_evaluated_ones_in_col
         "RTE": {"rte": 60.0, "cb": 33.0},
         "CB + RTE": {"cb": 70.0, "rte": 50.0, "wic": 49.0},
     }
-    assert "53.00 ± 1.41 (2)" in (text := to_markdown([table])) and "| trained on |" in text
+    assert "53.00 ± 1.41 (2)" in (text := to_markdown([make_sheet(table)])) and "| trained on |" in text
 
 
 def test_optimism_is_the_difference_between_twins_that_selected_otherwise() -> None:
@@ -121,7 +122,7 @@ def test_optimism_is_the_difference_between_twins_that_selected_otherwise() -> N
     for table in tables:
         (row,) = table.rows
         assert row.optimism is not None and (row.optimism.mean, row.optimism.n) == (3.5, 2)
-    assert "+3.50 (2)" in to_markdown(tables, ["optimism"])
+    assert "+3.50 (2)" in to_markdown([make_sheet(table, Options(columns=["optimism"])) for table in tables])
     (alone,) = build_tables(made[:3])
     assert alone.rows[0].optimism is None
 
@@ -144,6 +145,6 @@ def test_few_shot_draws_are_pooled_and_lopsided_ones_marked() -> None:
     (table,) = build_tables(made)
     (row,) = table.rows
     assert row.cells["rte"].n == 4 and row.cells["rte"].mean == pytest.approx(52.0)
-    text = to_markdown([table])
+    text = to_markdown([make_sheet(table)])
     assert "(4)‡ |" in text and f"‡ {note}" in text and "2 draws of few-shot rows" in text
     assert "0 0/1 1 1/1" in to_csv([table])

@@ -2,77 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from rich.console import Console
 
 from dp_bench import records
+from dp_bench.commands.finished import check_words, finished_runs
+from dp_bench.records import RunRecord
+from dp_bench.report import paper, stats
 from dp_bench.report import tables as report
-from dp_bench.report.frame import build_tables, transfer_tables
-from dp_bench.suggest import did_you_mean
+from dp_bench.report.frame import Row, Table, build_tables, transfer_tables
+from dp_bench.report.sheet import AGGREGATES, BUDGET, COLUMNS, Options, Sheet, make_sheet
 from dp_bench.types import UserError
 
-WRITERS = {"md": "tables.md", "csv": "tables.csv"}
+FORMATS = ("md", "csv", "tex", "html")
 
 
-def tables(
-    results_dir: Path,
-    *,
-    out: Path | None,
-    formats: Sequence[str],
-    metric: str,
-    columns: Sequence[str],
-    transfer: bool = False,
-) -> int:
-    """Print the tables of all finished runs below `results_dir` and write them to `out`.
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of the tables, as it was typed."""
 
-    `transfer` gives the matrices of runs with regime.transfer instead.
-    """
-    _check_words("--format", formats, tuple(WRITERS))
-    _check_words("--columns", columns, tuple(report.COLUMNS))
-    found = records.load_all(results_dir)
-    if not found:
-        raise UserError(
-            f"There are no finished runs below {results_dir / 'runs'}. Start one: dp-bench train task=rte "
-            "prompt=fixed; "
-            "or say where they are: dp-bench tables --results-dir DIR."
-        )
-    metrics = {
-        name
-        for r in found
-        for own in ({"metrics": r.metrics}, *r.by_task.values())
-        for name in own["metrics"]
-    }
-    known = sorted({"score", "select_score", *metrics})
-    _check_words("--metric", [metric], known)
-    built = transfer_tables(found, metric) if transfer else build_tables(found, metric)
+    out: Path | None = None
+    formats: Sequence[str] = ("md", "csv")
+    metric: str | None = None
+    columns: Sequence[str] = ()
+    transfer: bool = False
+    experiment: str | None = None
+    against: str | None = None
+    budget: bool = False
+    rows: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    aggregate: str = "mean"
+    reference: str = "fixed"
+    tests: str = "seeds"
+    pairs: bool = False
+
+
+def tables(results_dir: Path, asked: Asked) -> int:
+    """Print the tables of all finished runs below `results_dir` and write them to `asked.out`."""
+    check_words("--format", asked.formats, FORMATS)
+    check_words("--columns", asked.columns, tuple(COLUMNS))
+    check_words("--against", [asked.against] if asked.against else [], ("paper",))
+    check_words("--tests", [asked.tests], ("seeds", "examples"))
+    check_words("--aggregate", [asked.aggregate], AGGREGATES)
+    found = _chosen(results_dir, asked)
+    metric = asked.metric or (paper.METRIC if asked.against else "score")
+    check_words("--metric", [metric], sorted({"score", "select_score", *_metrics(found)}))
+    built = transfer_tables(found, metric) if asked.transfer else build_tables(found, metric)
     if not built:
         raise UserError(
             "No run was evaluated on tasks other than its own: train with regime.transfer=[boolq], say."
         )
+    options = Options(
+        columns=list(dict.fromkeys([*asked.columns, *(BUDGET if asked.budget else ())])),
+        against_paper=asked.against == "paper",
+        reference=_reference(asked.reference, built),
+        by_examples=asked.tests == "examples",
+        correct=Predictions(results_dir) if asked.tests == "examples" else None,
+        aggregate=asked.aggregate,
+    )
+    sheets = [make_sheet(table, options) for table in built]
+    _print(sheets)
+    _write(built, sheets, options, asked, asked.out or results_dir / "tables")
+    _tell_unfinished(results_dir)
+    return 0
+
+
+def _chosen(results_dir: Path, asked: Asked) -> list[RunRecord]:
+    """Return the records that the tables are of; raise UserError where there are none."""
+    found = finished_runs(results_dir, asked.experiment)
+    prompts, tasks = {r.prompt for r in found}, {task for r in found for task in (r.task, *r.by_task)}
+    check_words("--rows", asked.rows, sorted(prompts))
+    check_words("--tasks", asked.tasks, sorted(tasks))
+    found = [r for r in found if not asked.rows or r.prompt in asked.rows]
+    return [r for r in found if not asked.tasks or {r.task, *r.by_task} & set(asked.tasks)]
+
+
+def _metrics(found: Sequence[RunRecord]) -> set[str]:
+    single = {name for record in found for name in record.metrics}
+    return single | {name for r in found for entry in r.by_task.values() for name in entry["metrics"]}
+
+
+def _reference(label: str, built: Sequence[Table]) -> str:
+    labels = sorted({row.label for table in built for row in table.rows})
+    if label not in (*labels, "fixed"):  # without a fixed prompt nothing is marked
+        check_words("--reference", [label], labels)
+    return label
+
+
+class Predictions:
+    """What runs got right, example by example, from their predictions.parquet."""
+
+    def __init__(self, results_dir: Path) -> None:
+        self.results_dir = results_dir
+        self._read = lru_cache(maxsize=64)(self._right)
+
+    def __call__(self, record: RunRecord, task: str) -> Mapping[str, bool] | None:
+        return self._read(record.run_id).get(task) or self._read(record.run_id).get("")
+
+    def _right(self, run_id: str) -> dict[str, dict[str, bool]]:
+        import pandas as pd
+
+        path = self.results_dir / "runs" / run_id / "predictions.parquet"
+        if not path.is_file():
+            return {}
+        frame = pd.read_parquet(path)
+        frame["right"] = frame["gold"] == frame["prediction"]
+        if "task" not in frame:
+            return {"": dict(zip(frame["id"], frame["right"], strict=True))}
+        return {
+            str(task): dict(zip(own["id"], own["right"], strict=True)) for task, own in frame.groupby("task")
+        }
+
+
+def _print(sheets: Sequence[Sheet]) -> None:
     console = Console(highlight=False)
     if console.is_terminal:
-        for table in built:
-            console.print(report.to_terminal(table, columns))
+        for sheet in sheets:
+            console.print(report.to_terminal(sheet))
     else:
-        print(report.to_markdown(built, columns), end="")
-    out = out or results_dir / "tables"
-    text = {"md": report.to_markdown(built, columns), "csv": report.to_csv(built)}
-    paths = {name: out / (f"transfer.{name}" if transfer else WRITERS[name]) for name in formats}
-    for name, path in paths.items():
-        records.write_text(path, text[name])
-    print(f"\nwritten: {', '.join(map(str, paths.values()))}")
+        print(report.to_markdown(sheets), end="")
+
+
+def _write(
+    built: Sequence[Table], sheets: Sequence[Sheet], options: Options, asked: Asked, out: Path
+) -> None:
+    from dp_bench.report.html import to_html
+    from dp_bench.report.latex import to_latex
+
+    name = "transfer" if asked.transfer else "tables"
+    writers = {
+        "md": lambda: report.to_markdown(sheets),
+        "csv": lambda: report.to_csv(built, options.columns),
+        "tex": lambda: to_latex(sheets),
+        "html": lambda: to_html(sheets),
+    }
+    paths = []
+    for form in asked.formats:
+        paths.append(out / f"{name}.{form}")
+        records.write_text(paths[-1], writers[form]())
+    if asked.pairs or asked.tests == "examples":
+        paths.append(out / "comparisons.csv")
+        found = [_comparisons(table, options, all_pairs=asked.pairs) for table in built]
+        records.write_text(paths[-1], report.comparisons_csv(built, found))
+    print(f"\nwritten: {', '.join(map(str, paths))}")
+
+
+def _comparisons(table: Table, options: Options, *, all_pairs: bool) -> list[stats.Comparison]:
+    reference: Row | None = next((row for row in table.rows if row.label == options.reference), None)
+    pairs = stats.all_pairs(table) if all_pairs or reference is None else stats.against(table, reference)
+    return stats.compare(table, pairs, correct=options.correct, by_examples=options.by_examples)
+
+
+def _tell_unfinished(results_dir: Path) -> None:
     unfinished = {k: v["status"] for k, v in records.statuses(results_dir).items() if v["status"] != "done"}
     if unfinished:
         states = ", ".join(sorted(set(unfinished.values())))
         print(f"not in the tables: {len(unfinished)} runs that are {states}")
-    return 0
-
-
-def _check_words(option: str, words: Sequence[str], known: Sequence[str]) -> None:
-    for word in words:
-        if word not in known:
-            raise UserError(
-                f"{option} does not know '{word}'. {did_you_mean(word, known)}It takes: {', '.join(known)}."
-            )

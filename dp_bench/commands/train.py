@@ -32,6 +32,7 @@ def train(words: list[str]) -> int:
     extra_dir = Path(typed.config_dir) if typed.config_dir else None
     if not (typed.help or typed.hydra_help):
         config.check(typed.overrides, extra_dir, sweep=typed.multirun)
+        _check_experiment(typed)
     config.register_schema()
     outcomes: list[int] = []
     where: list[str] = []
@@ -73,6 +74,17 @@ def _check_flags(typed: Any) -> None:
         raise UserError("-m runs every combination, --cfg and --info show one configuration: leave one out.")
     if typed.resolve and not (typed.cfg or typed.help):
         raise UserError("--resolve fills in what --cfg job shows: add --cfg job, or leave it out.")
+
+
+def _check_experiment(typed: Any) -> None:
+    """Refuse to run one arbitrary cell of what stands for many runs."""
+    words = [word for word in typed.overrides if word.split("=")[0] in ("experiment", "hpo")]
+    if words and words[0].startswith("hpo="):
+        raise UserError(f"{words[0]} is a search over several runs: dp-bench sweep {words[0]} …")
+    if words and not (typed.multirun or typed.cfg or typed.info):
+        raise UserError(
+            f"{words[0]} stands for several runs: dp-bench sweep {words[0]}; --cfg job shows what they share."
+        )
 
 
 def _run_one(cfg: DictConfig) -> int:

@@ -39,9 +39,8 @@ class Header:
     protocol: str
     selection: str
     split: str
-    weights: str = (
-        ""  # start of the checkpoint's fingerprint, where the name alone does not tell tables apart
-    )
+    weights: str = ""  # start of the checkpoint's fingerprint, where the name does not tell tables apart
+    more: tuple[str, ...] = ()  # further lines
 
     def lines(self) -> list[str]:
         weights = (", RANDOM weights" if self.random_weights else "") + (
@@ -55,6 +54,7 @@ class Header:
             f"data {self.data} · backbone {self.backbone}{weights} · regime {self.regime} · protocol "
             f"{self.protocol}",
             f"scores on {self.split}; {selected[self.selection]}",
+            *self.more,
         ]
 
 
@@ -236,7 +236,9 @@ def _table(
     first = records[0]
     data, backbone, regime, protocol, selection, split = _base(first)
     random_weights = first.checkpoint["name_or_path"] is None
-    header = Header(f"{data}{suffix}", backbone, random_weights, regime, protocol, selection, split, weights)
+    data = f"{data}{suffix}"
+    more = _searched(records)
+    header = Header(data, backbone, random_weights, regime, protocol, selection, split, weights, more)
     tasks, titles = _columns(records)
     # Rows differ in their prompts; where they differ in anything else, each of them says so.
     common = {(t, key) for t, key in _differing(records) if not key.startswith(("prompt.", "regime."))}
@@ -260,6 +262,24 @@ def _table(
     )
 
 
+def _searched(records: list[RunRecord]) -> tuple[str, ...]:
+    """Say for the header how the settings of which rows were searched for, if they were."""
+    trained = [record for record in records if record.num_updates]
+    by_search: dict[str, set[str]] = defaultdict(set)
+    for record in trained:
+        hpo = record.config.get("hpo") or {}
+        if hpo.get("name"):
+            searched = ", ".join(hpo["searched"]) or "nothing"
+            by_search[f"hpo={hpo['name']}, {hpo['trials']} trials a method and task of {searched}"].add(
+                record.prompt
+            )
+    everyone = {record.prompt for record in trained}
+    return tuple(
+        f"{search}, best on held-out examples{'' if rows == everyone else ': ' + ', '.join(sorted(rows))}"
+        for search, rows in sorted(by_search.items())
+    )
+
+
 def _row(
     label: str, records: list[RunRecord], metric: str, optimism: Mapping[str, float] = MappingProxyType({})
 ) -> Row:
@@ -280,6 +300,9 @@ def _row(
 def _settings(record: RunRecord) -> dict[str, Any]:
     """Return what may tell rows apart; on which other tasks a prompt is tried changes nothing of its own."""
     flat = {k: v for k, v in flatten(record.config).items() if k not in NOT_A_VARIANT}
+    hpo = record.config.get("hpo") or {}
+    if hpo.get("name"):  # what was searched for differs from task to task: the search is what rows share
+        flat = {k: v for k, v in flat.items() if k not in hpo["searched"]} | {"hpo": hpo["name"]}
     return {k: v for k, v in flat.items() if not k.startswith(("transfer.", "regime.task_settings."))}
 
 

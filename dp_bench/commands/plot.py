@@ -1,0 +1,36 @@
+"""`dp-bench plot`: draw what is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from dp_bench import records
+from dp_bench.commands.finished import check_words, finished_runs
+from dp_bench.report.plots import KINDS, Source
+from dp_bench.types import UserError
+
+
+def plot(results_dir: Path, kinds: Sequence[str], experiment: str | None, out: Path | None) -> int:
+    """Write each figure that the runs have something for, as PNG, SVG and CSV."""
+    check_words("plot", kinds, tuple(KINDS))
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise UserError("dp-bench plot needs matplotlib: pip install 'dp-bench[plots]'.") from None
+    mpl.rcParams["svg.hashsalt"] = "dp-bench"  # the same runs give the same bytes
+    found = finished_runs(results_dir, experiment)
+    runs = [Source(record, results_dir / "runs" / record.run_id) for record in found]
+    out = out or results_dir / "plots"
+    for kind in kinds or KINDS:
+        figure = KINDS[kind](runs)
+        if figure is None:
+            print(f"{kind}: nothing to draw")
+            continue
+        for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            save = partial(figure.canvas.savefig, format=form, dpi=150, metadata=metadata)
+            records.replace_file(out / f"{kind}.{form}", save)
+        records.write_text(out / f"{kind}.csv", figure.points.to_csv(index=False, lineterminator="\n"))
+        print(f"{kind}: {out / kind}.png, .svg, .csv")
+    return 0

@@ -1,0 +1,217 @@
+"""`dp-bench sweep`: plan the runs of an experiment, run what is not finished, end with what failed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.table import Table
+
+from dp_bench import records
+from dp_bench.prompts.counts import COUNTS, T5
+from dp_bench.sweep.expand import split_words
+from dp_bench.sweep.grid import counts
+from dp_bench.sweep.plan import Costs, Plan, Run, State, first_line, make_plan, states
+from dp_bench.sweep.watch import Watch, duration, duration_of
+from dp_bench.sweep.workers import Workers
+from dp_bench.types import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to go about it, as against what to run."""
+
+    dry_run: bool = False
+    retry_failed: bool = False
+    jobs: int | None = None
+    gpus: str | None = None
+    extra_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    run_id: str
+    message: str
+    refused: bool = False  # the input is wrong, as against a run that broke
+
+
+def sweep(words: Sequence[str], options: Options) -> int:
+    """Run what WORDS say, `experiment=…` or settings with several values, and return the exit code."""
+    ours, hydra_words = split_words(words)
+    gpus = _gpus(options.gpus)
+    jobs = _jobs(options, gpus, hydra_words)
+    console = Console(highlight=False, soft_wrap=True)
+    if any(word.split("=")[0] == "hpo" for word in ours):
+        from dp_bench.sweep.hpo import search
+
+        if hydra_words:
+            raise UserError("hpo= decides on the next trial when one has ended: use --jobs, not a launcher.")
+        plan = search(ours, options.extra_dir, jobs=jobs, gpus=gpus, dry_run=options.dry_run, console=console)
+    else:
+        plan = make_plan(ours, options.extra_dir)
+    found = states(plan.results_dir, [run.run_id for run in plan.runs])
+    left_out = [r for r in plan.runs if found[r.run_id] is State.failed and not options.retry_failed]
+    again = {run_id for run_id, resolved in plan.resolved.items() if resolved["rerun"]}
+    finished = {r.run_id for r in plan.runs if found[r.run_id] is State.done} - again
+    todo = [r for r in plan.runs if r.run_id not in finished and r not in left_out]
+    costs = Costs(records.load_all(plan.results_dir))
+    _show(console, plan, found, todo, costs, jobs)
+    if options.dry_run:
+        return 0
+    plan.save()
+    failures = [Failure(r.run_id, first_line(plan.results_dir / "runs" / r.run_id)) for r in left_out]
+    if todo and any(word.startswith("hydra/launcher=") for word in hydra_words):
+        new = _through_launcher(plan, todo, hydra_words, options.extra_dir)
+    elif todo:
+        new = _on_workers(plan, todo, found, costs, jobs, gpus, options.extra_dir, console)
+    else:
+        new = []
+    return _conclude(console, plan, failures, new)
+
+
+def _jobs(options: Options, gpus: Sequence[str], hydra_words: Sequence[str]) -> int:
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs} must be at least 1.")
+    if hydra_words and (options.jobs or gpus):
+        raise UserError("--jobs and --gpus are for this machine: leave them out with hydra/launcher=…")
+    return options.jobs or len(gpus) or 1
+
+
+def _gpus(typed: str | None) -> list[str]:
+    """Return the GPUs that --gpus names; `all` asks nvidia-smi, so that torch need not be loaded."""
+    if typed is None:
+        return []
+    if typed != "all":
+        return typed.split(",")
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise UserError("--gpus all: nvidia-smi finds none here. Name them: --gpus 0,1.") from None
+    return [str(number) for number, _ in enumerate(listed.stdout.splitlines())]
+
+
+def _on_workers(
+    plan: Plan,
+    todo: Sequence[Run],
+    found: dict[str, State],
+    costs: Costs,
+    jobs: int,
+    gpus: Sequence[str],
+    extra_dir: Path | None,
+    console: Console,
+) -> list[Failure]:
+    with (
+        _stoppable(),
+        Watch(plan, found, costs, jobs, console) as watch,
+        Workers(jobs, plan.results_dir, gpus, extra_dir) as workers,
+    ):
+        watch.expect(todo)
+        outcomes = workers.run(todo, watch)
+    return [
+        Failure(outcome.run.run_id, outcome.message, outcome.kind == "refused")
+        for outcome in outcomes
+        if outcome.kind in ("failed", "refused")
+    ]
+
+
+class _stoppable:  # noqa: N801 - reads as a statement
+    """Let SIGTERM, which `timeout` and Slurm send, stop the sweep like Ctrl-C."""
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGTERM, self._stop)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    @staticmethod
+    def _stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+
+def _through_launcher(
+    plan: Plan, todo: Sequence[Run], hydra_words: Sequence[str], extra_dir: Path | None
+) -> list[Failure]:
+    from dp_bench.sweep.launch import launch
+
+    refused = launch(todo, hydra_words, plan.results_dir, extra_dir)
+    found = states(plan.results_dir, [run.run_id for run in todo])
+    failed = [run.run_id for run in todo if found[run.run_id] is State.failed]
+    return [
+        *(Failure(run_id, first_line(plan.results_dir / "runs" / run_id)) for run_id in failed),
+        *(Failure("a run", message, refused=True) for message in dict.fromkeys(refused)),
+    ]
+
+
+def _conclude(console: Console, plan: Plan, before: Sequence[Failure], new: Sequence[Failure]) -> int:
+    found = states(plan.results_dir, [run.run_id for run in plan.runs])
+    console.print(f"{plan.name}: {counts(list(found.values()))}", markup=False)
+    for title, failures in (
+        ("failed now:", new),
+        ("failed before, left out; --retry-failed runs them again:", before),
+    ):
+        if failures:
+            console.print(f"\n{title}")
+        for failure in failures:
+            console.print(f"  {failure.run_id}: {failure.message}", markup=False)
+    if any(state is State.done for state in found.values()):
+        where = "" if plan.results_dir == Path("results") else f" --results-dir {plan.results_dir}"
+        console.print(f"Next: dp-bench tables{where}", markup=False)
+    if not (before or new):
+        return 0
+    return 2 if not before and all(failure.refused for failure in new) else 1
+
+
+def _show(
+    console: Console, plan: Plan, found: dict[str, State], todo: Sequence[Run], costs: Costs, jobs: int
+) -> None:
+    """Print the plan: what there is, what is finished, what the rest will take."""
+    console.print(f"{plan.name}: {len(plan.runs)} runs: {counts(list(found.values()))}", markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("backbone, prompt", no_wrap=True)
+    for title in ("runs", "done", "to do", "trainable parameters", "to do takes"):
+        table.add_column(title, justify="right", no_wrap=True)
+    rows: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in plan.runs:
+        rows[run.labels["backbone"], run.labels["prompt"]].append(run)
+    left = {run.run_id for run in todo}
+    for (backbone, prompt), own in rows.items():
+        own_todo = [run for run in own if run.run_id in left]
+        seconds, unknown = duration_of(own_todo, plan, costs, jobs)
+        took = "-" if seconds is None else f"{duration(seconds)}{' +' if unknown else ''}"
+        done = sum(found[run.run_id] is State.done for run in own)
+        numbers = (str(len(own)), str(done), str(len(own_todo)), _trainable(own, plan, costs), took)
+        table.add_row(f"{backbone} {prompt}", *numbers)
+    console.print(table)
+    seconds, unknown = duration_of(todo, plan, costs, jobs)
+    if todo:
+        about = "no earlier runs tell how long" if seconds is None else f"about {duration(seconds)}"
+        rest = f", and {unknown} runs of kinds never run before" if seconds is not None and unknown else ""
+        processes = f"{jobs} process{'es' if jobs > 1 else ''}"
+        console.print(f"to do: {len(todo)} runs, {about}{rest}, on {processes}", markup=False)
+
+
+def _trainable(runs: Sequence[Run], plan: Plan, costs: Costs) -> str:
+    """Return how many numbers the runs train, from their own records or the formula for T5."""
+    known = {costs.trainable(plan.cells[run.run_id]) for run in runs} - {None}
+    known |= {_by_formula(run, plan) for run in runs if not known} - {None}
+    if not known:
+        return "-"
+    numbers = sorted(number for number in known if number is not None)
+    low, high = numbers[0], numbers[-1]
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _by_formula(run: Run, plan: Plan) -> int | None:
+    """Return the count of a prompt as it is shipped on one of the T5s whose widths are known."""
+    prompt, size = run.labels["prompt"], run.labels["backbone"].rsplit("t5_", 1)[-1]
+    own_settings = any(word.startswith(("prompt.", "prompt/", "backbone.")) for word in run.words)
+    if size not in T5 or prompt not in COUNTS or own_settings or prompt in ("linear_probe", "fine_tuning"):
+        return None
+    tasks = plan.resolved[run.run_id]["regime"]["tasks"] or [run.labels["task"]]
+    return COUNTS[prompt].value(T5[size], len(tasks))

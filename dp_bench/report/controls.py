@@ -1,0 +1,84 @@
+"""No claim about a dynamic prompt without its controls: who they are, and how close the best of them
+comes."""
+
+from __future__ import annotations
+
+from statistics import mean
+
+from dp_bench.records import RunRecord
+from dp_bench.report.expand import MULTITASK
+from dp_bench.report.frame import Row, Table
+from dp_bench.report.stats import ALPHA, MEAN, compare
+
+CONTROLS = ("zero_shot", "majority", "linear_probe", "fixed", "postfix", "split", "random_position")
+MORE_CONTROLS = ("fixed_kp", "uniform_pool")  # of pools
+SELECTORS = ("PerTask", "PerInstance")
+POOLS = ("Pool", "SimilarityPool", "KeyedPool", "TaskPool")
+
+
+def is_dynamic(record: RunRecord) -> bool:
+    """Say whether something about a run's prompt was chosen by a learned selector."""
+    prompt = record.config["prompt"]
+    if prompt["method"] != "prompt":
+        return False
+
+    def piece(name: str) -> str:
+        return str((prompt[name] or {}).get("_target_", "")).rsplit(".", 1)[-1]
+
+    return piece("position") in SELECTORS or piece("length") in SELECTORS or piece("vectors") in POOLS
+
+
+def is_control(record: RunRecord) -> bool:
+    return record.prompt.removesuffix(MULTITASK) in (*CONTROLS, *MORE_CONTROLS)
+
+
+def control_notes(table: Table) -> list[str]:
+    """Say in words how the best control of each task compares with the best dynamic prompt, and which
+    controls are not in the table. Nothing where there is no dynamic prompt."""
+    dynamic = [row for row in table.rows if is_dynamic(row.records[0])]
+    if not dynamic:
+        return []
+    controls = [row for row in table.rows if is_control(row.records[0])]
+    notes = [_missing(table, controls)]
+    columns = (*table.tasks, *([MEAN] if len(table.tasks) > 1 else []))
+    said = [text for task in columns if (text := _verdict(table, task, dynamic, controls))]
+    if said:
+        notes.append(f"best control / best dynamic prompt: {'; '.join(said)}")
+    return [note for note in notes if note]
+
+
+def _missing(table: Table, controls: list[Row]) -> str:
+    there = {row.records[0].prompt.removesuffix(MULTITASK) for row in controls}
+    impossible = (
+        {"zero_shot"}
+        if any(row.records[0].config["backbone"]["head"] == "classifier" for row in table.rows)
+        else set()
+    )
+    missing = [name for name in CONTROLS if name not in there | impossible]
+    if not missing:
+        return ""
+    return f"controls that are not beside the dynamic prompts: {', '.join(missing)}"
+
+
+def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -> str:
+    def score(row: Row) -> float | None:
+        cell = row.average(table.tasks) if task == MEAN else row.cells.get(task)
+        return None if cell is None else mean(cell.values.values())
+
+    def best_of(rows: list[Row]) -> Row | None:
+        return max((row for row in rows if score(row) is not None), key=lambda r: score(r) or 0, default=None)
+
+    ours, best = best_of(dynamic), best_of(controls)
+    if ours is None or best is None:
+        return ""
+    gap = (score(ours) or 0) - (score(best) or 0)
+    said = f"{table.titles.get(task, task)} {best.label} {score(best):.2f} / {ours.label} {score(ours):.2f}"
+    if gap <= 0:
+        return f"{said} (the control is not behind)"
+    found = [c for c in compare(table, [(ours, best)]) if c.task == task and c.n > 1]
+    if not found:
+        return f"{said} (one seed in common: no test)"
+    p, n = found[0].p, found[0].n
+    if p >= ALPHA:
+        return f"{said} (the control is within the test's reach: p = {p:.2g} over {n} seeds)"
+    return f"{said} (ahead of every control: p = {p:.2g} over {n} seeds)"

@@ -1,0 +1,314 @@
+"""Draw what runs did: curves, costs, choices. Each figure comes with the numbers behind it, one line a point.
+
+Every function takes finished runs and gives a `Figure`, or None where the runs have nothing of the kind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dp_bench.records import RunRecord
+from dp_bench.report.controls import is_dynamic
+from dp_bench.report.frame import TASK_ORDER, transfer_tables
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+WIDE, HIGH = 3.6, 2.8  # inches a panel
+MOST_COLUMNS = 3
+# Okabe and Ito's colours, which colour-blind readers tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = "osD^vP*X"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A finished run and its folder."""
+
+    record: RunRecord
+    folder: Path
+
+    @property
+    def place(self) -> str:
+        """What it is a run of, apart from its prompt, its seed and its task."""
+        record = self.record
+        return f"{record.data}, {record.backbone}, {record.regime}, {record.protocol}"
+
+    def history(self) -> list[dict[str, Any]]:
+        path = self.folder / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def predictions(self) -> pd.DataFrame | None:
+        path = self.folder / "predictions.parquet"
+        return pd.read_parquet(path) if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class Figure:
+    canvas: Canvas
+    points: pd.DataFrame  # what is drawn, one line a point
+
+
+Panel = Callable[["Axes", pd.DataFrame], None]
+
+
+def learning_curves(runs: Sequence[Source]) -> Figure | None:
+    """Selection score against updates: the mean over seeds, and their range as a band."""
+    return _curves(runs, "select_score", "selection score")
+
+
+def entropies(runs: Sequence[Source]) -> Figure | None:
+    """Entropy of the chosen positions over the selection split against updates, of dynamic prompts."""
+    dynamic = [run for run in runs if is_dynamic(run.record)]
+    return _curves(dynamic, "position_entropy", "entropy of positions (nats)")
+
+
+def positions_over_training(runs: Sequence[Source]) -> Figure | None:
+    """Mean chosen position over the selection split against updates, of dynamic prompts."""
+    dynamic = [run for run in runs if is_dynamic(run.record)]
+    return _curves(dynamic, "position_mean", "mean position")
+
+
+def _curves(runs: Iterable[Source], key: str, label: str) -> Figure | None:
+    lines = [
+        {**_names(run), "seed": run.record.seed, "step": entry["step"], key: entry[key]}
+        for run in runs
+        for entry in run.history()
+        if key in entry
+    ]
+    if not lines:
+        return None
+    points = pd.DataFrame(lines)
+    spread = points.groupby(["place", "task", "prompt", "step"])[key].agg(["mean", "min", "max", "count"])
+    spread = spread.reset_index()
+
+    def draw(axes: Axes, own: pd.DataFrame) -> None:
+        for style, (prompt, line) in zip(_styles(own), own.groupby("prompt"), strict=True):
+            axes.plot(line["step"], line["mean"], label=prompt, markersize=3, **style)
+            axes.fill_between(line["step"], line["min"], line["max"], color=style["color"], alpha=0.15, lw=0)
+        axes.set_xlabel("updates")
+        axes.set_ylabel(label)
+
+    return Figure(_panels(spread, draw), spread)
+
+
+def by_length(runs: Sequence[Source]) -> Figure | None:
+    """Score against the number of prompt vectors, where it was varied."""
+    return _against(runs, "num_tokens", "prompt vectors", lambda r: r.config["prompt"]["num_tokens"])
+
+
+def by_shots(runs: Sequence[Source]) -> Figure | None:
+    """Score against training examples a class, where that was varied."""
+    few = [run for run in runs if run.record.config["regime"]["shots"] is not None]
+    return _against(few, "shots", "examples a class", lambda r: r.config["regime"]["shots"])
+
+
+def _against(
+    runs: Sequence[Source], name: str, label: str, value: Callable[[RunRecord], Any]
+) -> Figure | None:
+    lines = [
+        {**_names(run), name: value(run.record), "seed": run.record.seed, "score": run.record.score}
+        for run in runs
+        if run.record.num_updates
+    ]
+    points = pd.DataFrame(lines)
+    if points.empty or points.groupby("prompt")[name].nunique().max() < 2:
+        return None
+    spread = points.groupby(["place", "task", "prompt", name])["score"].agg(["mean", "std", "count"])
+    spread = spread.reset_index()
+
+    def draw(axes: Axes, own: pd.DataFrame) -> None:
+        for style, (prompt, line) in zip(_styles(own), own.groupby("prompt"), strict=True):
+            axes.errorbar(line[name], line["mean"], line["std"].fillna(0), label=prompt, capsize=2, **style)
+        axes.set_xlabel(label)
+        axes.set_ylabel("score")
+
+    return Figure(_panels(spread, draw), spread)
+
+
+def by_parameters(runs: Sequence[Source]) -> Figure | None:
+    """Mean score against trained numbers; the line joins what nothing smaller beats."""
+    return _pareto(runs, "trainable_parameters", "trainable parameters")
+
+
+def by_seconds(runs: Sequence[Source]) -> Figure | None:
+    """Mean score against the seconds of a run; the line joins what nothing faster beats."""
+    return _pareto(runs, "total_seconds", "seconds a run")
+
+
+def _pareto(runs: Sequence[Source], key: str, label: str) -> Figure | None:
+    lines = [
+        {**_names(run), key: max(getattr(run.record, key), 1e-3), "score": run.record.score}
+        for run in runs
+        if run.record.num_updates
+    ]
+    if not lines:
+        return None
+    points = pd.DataFrame(lines)
+    spread = points.groupby(["place", "task", "prompt"])[[key, "score"]].mean().reset_index()
+
+    def draw(axes: Axes, own: pd.DataFrame) -> None:
+        for style, (prompt, point) in zip(_styles(own), own.groupby("prompt"), strict=True):
+            axes.plot(point[key], point["score"], label=prompt, **{**style, "linestyle": ""})
+        order = own.sort_values([key, "score"], ascending=[True, False])
+        front = order[order["score"] > order["score"].cummax().shift(fill_value=-np.inf)]
+        axes.step(front[key], front["score"], where="post", color="#999999", lw=0.8, zorder=0)
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+        axes.set_ylabel("score")
+
+    return Figure(_panels(spread, draw), spread)
+
+
+def choices(runs: Sequence[Source]) -> Figure | None:
+    """Histogram of the positions and lengths that were chosen for the reported examples, by their label."""
+    lines = []
+    for run in runs:
+        found = run.predictions() if is_dynamic(run.record) else None
+        if found is None:
+            continue
+        for task, own in found.groupby("task") if "task" in found else [(run.record.task, found)]:
+            labels = _labels(run.record, str(task))
+            for piece in ("position", "length"):
+                if piece not in own or own[piece].isna().all() or not _is_chosen(run.record, piece):
+                    continue
+                counts = own.groupby(["gold", piece]).size()
+                for gold, value, count in counts.reset_index().itertuples(index=False):
+                    label = labels[int(gold)] if 0 <= int(gold) < len(labels) else "any"
+                    where = {**_names(run), "task": str(task), "piece": piece, "label": label}
+                    lines.append({**where, "value": int(value), "count": int(count)})
+    if not lines:
+        return None
+    keys = ["place", "task", "prompt", "piece", "label", "value"]
+    points = pd.DataFrame(lines).groupby(keys)["count"].sum().reset_index()
+    points["panel"] = points["task"] + ", " + points["prompt"] + ", " + points["piece"]
+
+    def draw(axes: Axes, own: pd.DataFrame) -> None:
+        bottom = np.zeros(int(own["value"].max()) + 1)
+        for style, (label, part) in zip(_styles(own, "label"), own.groupby("label"), strict=True):
+            heights = np.zeros_like(bottom)
+            heights[part["value"]] = part["count"]
+            axes.bar(np.arange(len(bottom)), heights, bottom=bottom, label=label, color=style["color"])
+            bottom += heights
+        axes.set_xlabel(f"chosen {own['piece'].iloc[0]}")
+        axes.set_ylabel("examples, all seeds")
+
+    return Figure(_panels(points, draw, "panel"), points)
+
+
+def transfer(runs: Sequence[Source]) -> Figure | None:
+    """Heat maps of the runs with regime.transfer: trained on × evaluated on, a map a prompt."""
+    tables = transfer_tables([run.record for run in runs])
+    lines = [
+        {
+            "place": f"{table.header.data}, {table.header.backbone}",
+            "task": table.header.split.rsplit("=", 1)[-1],
+            "trained_on": row.label,
+            "evaluated_on": table.titles[task],
+            "score": cell.mean,
+        }
+        for table in tables
+        for row in table.rows
+        for task, cell in row.cells.items()
+    ]
+    if not lines:
+        return None
+    points = pd.DataFrame(lines)
+
+    def draw(axes: Axes, own: pd.DataFrame) -> None:
+        grid = own.pivot(index="trained_on", columns="evaluated_on", values="score")
+        axes.imshow(grid, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+        for (row, column), value in np.ndenumerate(grid.to_numpy(dtype=float)):
+            if np.isfinite(value):
+                ink = "black" if value > 60 else "white"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=8)
+        axes.set_xticks(range(len(grid.columns)), grid.columns, rotation=30)
+        axes.set_yticks(range(len(grid.index)), grid.index)
+        axes.set_xlabel("evaluated on")
+        axes.set_ylabel("trained on")
+
+    return Figure(_panels(points, draw), points)
+
+
+KINDS: dict[str, Callable[[Sequence[Source]], Figure | None]] = {
+    "curves": learning_curves,
+    "length": by_length,
+    "shots": by_shots,
+    "parameters": by_parameters,
+    "seconds": by_seconds,
+    "choices": choices,
+    "positions": positions_over_training,
+    "entropy": entropies,
+    "transfer": transfer,
+}
+
+
+def _names(run: Source) -> dict[str, str]:
+    return {"place": run.place, "task": run.record.task, "prompt": run.record.prompt}
+
+
+def _labels(record: RunRecord, task: str) -> list[str]:
+    settings = record.config["task"]
+    own = settings.get("tasks", {}).get(task, settings)
+    return [str(label) for label in own.get("labels") or []]
+
+
+def _is_chosen(record: RunRecord, piece: str) -> bool:
+    return str((record.config["prompt"][piece] or {}).get("_target_", "")).endswith(
+        ("PerTask", "PerInstance")
+    )
+
+
+def _styles(own: pd.DataFrame, column: str = "prompt") -> list[dict[str, Any]]:
+    """Return a style a group; more groups than colours get other markers too."""
+    return [
+        {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]}
+        for i in range(own[column].nunique())
+    ]
+
+
+def _panels(points: pd.DataFrame, draw: Panel, column: str = "task") -> Canvas:
+    """Draw a panel for each place and task, with one legend to the right of each row of panels."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    rank = {task: place for place, task in enumerate(TASK_ORDER)}
+    keys = sorted(
+        points[["place", column]].drop_duplicates().itertuples(index=False),
+        key=lambda key: (key[0], rank.get(key[1], len(rank)), key[1]),
+    )
+    columns = min(MOST_COLUMNS, len(keys))
+    rows = -(-len(keys) // columns)
+    canvas, grid = pyplot.subplots(
+        rows, columns, figsize=(WIDE * columns + 1.6, HIGH * rows), squeeze=False, layout="constrained"
+    )
+    several = len({key[0] for key in keys}) > 1
+    for axes, (place, name) in zip(grid.flat, keys, strict=False):
+        draw(axes, points[(points["place"] == place) & (points[column] == name)])
+        axes.set_title(f"{name}\n{place}" if several else name, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in list(grid.flat)[len(keys) :]:
+        axes.set_visible(False)
+    if not several:
+        canvas.suptitle(keys[0][0], fontsize=9)
+    handles = {
+        label: handle
+        for axes in grid.flat
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        canvas.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
+    pyplot.close(canvas)
+    return canvas

@@ -1,0 +1,1 @@
+"""Many runs as one thing: what an experiment consists of, who runs what, and how far it is."""

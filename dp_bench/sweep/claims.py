@@ -1,0 +1,163 @@
+"""Who runs what: an atomic claim on a run, so that two processes on one results folder never run it at once.
+
+A claim is a file `claims/<run_id>.<generation>.json`. It is created with O_EXCL, so that one of two takers
+fails, and its modification time is the heartbeat. A claim whose owner is gone is never removed or renamed:
+a taker creates the next generation, which again only one can. The highest generation is the claim that
+counts; all of them are removed once the run's record is there, which every taker looks for after its claim.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dp_bench.records import timestamp, write_json
+from dp_bench.types import UserError
+
+HEARTBEAT_SECONDS = 15.0
+STALE_SECONDS = 120.0  # eight missed heartbeats: its machine is gone, or the process hangs
+
+
+class BusyError(UserError):
+    """Another live process is at this run."""
+
+
+@contextlib.contextmanager
+def claimed(results_dir: Path, run_id: str) -> Iterator[None]:
+    """Hold the claim on a run, with a heartbeat; raise BusyError where another live process holds it.
+
+    An owner that was taken for dead (suspended for minutes, say) and lost its claim is interrupted, so that
+    it does not write beside the new one.
+    """
+    path = _take(results_dir / "claims", run_id)
+    stop, lost = threading.Event(), threading.Event()
+    beat = threading.Thread(target=_keep, args=(path, run_id, stop, lost), daemon=True)
+    beat.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if lost.is_set():
+            raise BusyError(f"{run_id} was taken over by another process while this slept.") from None
+        raise
+    finally:
+        stop.set()
+        beat.join()
+        if not lost.is_set():
+            _release(path, results_dir, run_id)
+
+
+def holder(results_dir: Path, run_id: str) -> str | None:
+    """Return who is at a run just now, as host and process, or None."""
+    newest = _newest(results_dir / "claims", run_id)
+    return None if newest is None else _live_owner(newest)
+
+
+def holders(results_dir: Path) -> dict[str, str]:
+    """Return who is at which run just now."""
+    runs = {path.name.rsplit(".", 2)[0] for path in (results_dir / "claims").glob("*.json")}
+    return {run_id: owner for run_id in sorted(runs) if (owner := holder(results_dir, run_id))}
+
+
+def _take(folder: Path, run_id: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    newest = _newest(folder, run_id)
+    owner = _live_owner(newest) if newest else None
+    if owner is not None:
+        raise BusyError(
+            f"{run_id} is being run by {owner}: wait for it, or stop it and start this again, which goes on "
+            "from its last checkpoint."
+        )
+    path = folder / f"{run_id}.{_generation(newest) + 1 if newest else 0}.json"
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            json.dump({"host": _host(), "pid": os.getpid(), "started": timestamp(), "released": False}, file)
+    except FileExistsError:
+        raise BusyError(f"{run_id} was taken by another process just now.") from None
+    return path
+
+
+def _newest(folder: Path, run_id: str) -> Path | None:
+    return max(folder.glob(f"{run_id}.*.json"), key=_generation, default=None)
+
+
+def _generation(path: Path) -> int:
+    return int(path.name.rsplit(".", 2)[1])
+
+
+def _live_owner(path: Path) -> str | None:
+    """Return the owner of a claim that is neither released nor given up, as host and process."""
+    try:
+        text, touched = path.read_text(encoding="utf-8"), path.stat().st_mtime
+    except FileNotFoundError:  # its run has just been finished
+        return None
+    try:
+        claim: dict[str, Any] = json.loads(text)
+    except ValueError:  # just being written
+        claim = {"host": "some machine", "pid": "?", "released": False}
+    here = claim["host"] == _host()
+    if claim["released"] or (here and not _is_alive(claim["pid"])):
+        return None
+    if _clock_of(path.parent) - touched > STALE_SECONDS:
+        return None
+    return f"process {claim['pid']} on {claim['host'].split(' ')[0]}"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user, and alive
+        return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):  # no /proc here
+        return False
+
+
+def _host() -> str:
+    """Name the place in which process ids have a meaning: containers may share a host name but not those."""
+    try:
+        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _clock_of(folder: Path) -> float:
+    """Return the time by the clock that stamps files in a folder, which may be another machine's."""
+    probe = folder / f".{os.getpid()}.{threading.get_ident()}.clock"
+    probe.touch()
+    now = probe.stat().st_mtime
+    probe.unlink(missing_ok=True)
+    return now
+
+
+def _keep(path: Path, run_id: str, stop: threading.Event, lost: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS):
+        if _newest(path.parent, run_id) != path:
+            lost.set()
+            _thread.interrupt_main()
+            return
+        with contextlib.suppress(OSError):  # a file system that is away for a moment
+            os.utime(path)
+
+
+def _release(path: Path, results_dir: Path, run_id: str) -> None:
+    """Let go of a claim: of a finished run nothing is left, of another one the file says so."""
+    if (results_dir / "runs" / run_id / "record.json").is_file():
+        for claim in path.parent.glob(f"{run_id}.*.json"):
+            claim.unlink(missing_ok=True)
+        return
+    with contextlib.suppress(FileNotFoundError):  # another one has finished the run in this moment
+        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "released": True})

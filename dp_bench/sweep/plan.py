@@ -1,0 +1,173 @@
+"""What a sweep consists of, and how far each of its runs is: planned without torch, read off the disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from dp_bench import records
+from dp_bench.records import RunRecord
+from dp_bench.run import Sources
+from dp_bench.sweep.claims import holders
+from dp_bench.sweep.expand import Choice, axes_of, expand
+from dp_bench.types import UserError
+
+
+class State(Enum):
+    """How far a run is; the names are those of the grid."""
+
+    done = "done"
+    running = "running"  # a live process holds its claim
+    failed = "failed"
+    interrupted = "interrupted"  # begun, and nobody is at it: goes on from its checkpoint
+    missing = "missing"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep: its name, what would be typed for it, and where it stands in the grid."""
+
+    run_id: str
+    words: tuple[str, ...]
+    labels: dict[str, str]  # task, backbone, prompt, regime, protocol, seed, and what else is swept
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a sweep, each once."""
+
+    name: str  # of its file, and in messages
+    results_dir: Path
+    runs: tuple[Run, ...]
+    resolved: Mapping[str, Mapping[str, Any]]  # the configuration of each run, by its id
+    cells: Mapping[str, str]  # the cell id of each run
+    experiments: tuple[str, ...] = ()
+
+    def save(self) -> None:
+        """Leave word of what is planned, for `dp-bench status`."""
+        runs = [{"run_id": run.run_id, "labels": run.labels} for run in self.runs]
+        content = {"name": self.name, "experiments": list(self.experiments), "runs": runs}
+        records.write_json(plan_file(self.results_dir, self.name), content)
+
+
+def plan_file(results_dir: Path, name: str) -> Path:
+    return results_dir / "sweeps" / f"{name.replace('/', '.')}.json"
+
+
+def saved_plans(results_dir: Path) -> list[dict[str, Any]]:
+    """Return what was planned before, in the order of names."""
+    paths = sorted((results_dir / "sweeps").glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
+    """Spell out what was typed: `experiment=…`, sweeps a,b,c, or both.
+
+    Raises UserError where anything of it is wrong, or where the data of a task cannot be found.
+    """
+    axes = axes_of(words, extra_dir)
+    choices = [choice for own in axes for choice in expand(own, extra_dir)]
+    folders = {choice.experiment.settings.results_dir for choice in choices}
+    if len(folders) > 1:
+        raise UserError(f"results_dir={','.join(sorted(folders))}: a sweep writes to one folder.")
+    digests: dict[str, str] = {}
+    runs: dict[str, Run] = {}
+    resolved: dict[str, Mapping[str, Any]] = {}
+    cells: dict[str, str] = {}
+    for choice in choices:
+        run_id, cell_id = records.identify(choice.experiment.resolved, _data_sha256(choice, digests))
+        runs.setdefault(run_id, Run(run_id, choice.words, _labels(choice)))
+        resolved[run_id], cells[run_id] = choice.experiment.resolved, cell_id
+    experiments = tuple(own["experiment"][0].split("=", 1)[1] for own in axes if "experiment" in own)
+    name = _name(experiments, words)
+    return Plan(name, Path(folders.pop()), tuple(runs.values()), resolved, cells, experiments)
+
+
+def _data_sha256(choice: Choice, known: dict[str, str]) -> str:
+    """Find the data of a run's tasks, once for all runs that read them."""
+    resolved = choice.experiment.resolved
+    key = json.dumps([resolved["task"], resolved.get("transfer"), resolved["data"]], sort_keys=True)
+    if key not in known:
+        known[key] = Sources.of(choice.experiment).sha256
+    return known[key]
+
+
+def _labels(choice: Choice) -> dict[str, str]:
+    settings = choice.experiment.settings
+    groups = ("task", "backbone", "prompt", "regime", "protocol", "data")
+    named = {group: str(getattr(settings, group).name) for group in groups}
+    other = {key: value for key, value in choice.swept.items() if key not in (*groups, "seed")}
+    return {**named, "seed": str(settings.seed), **other}
+
+
+def _name(experiments: Sequence[str], words: Sequence[str]) -> str:
+    """Name a sweep after its experiments, and after what else decides on its runs."""
+    own = sorted(w for w in words if w.split("=")[0] not in ("experiment", *records.VOLATILE))
+    digest = sha256("\n".join(own).encode()).hexdigest()[:6]
+    return "-".join([*(experiments or ["sweep"]), *([digest] if own else [])])
+
+
+def states(results_dir: Path, run_ids: Iterable[str]) -> dict[str, State]:
+    """Return how far runs are, from their folders and the claims alone; their records are not read."""
+    running = holders(results_dir)
+    return {
+        run_id: State.running if run_id in running else _state(results_dir / "runs" / run_id)
+        for run_id in run_ids
+    }
+
+
+def _state(directory: Path) -> State:
+    if (directory / "record.json").is_file():
+        return State.done
+    status = records.status_of(directory)
+    if status is None:
+        return State.interrupted if (directory / "checkpoint").is_dir() else State.missing
+    return State.failed if status["status"] == "failed" else State.interrupted
+
+
+def first_line(directory: Path) -> str:
+    """Return what the traceback of a failed run says was wrong."""
+    status = records.status_of(directory) or {}
+    lines = [line for line in str(status.get("traceback", "")).splitlines() if line and line[0] != " "]
+    return lines[-1] if lines else "no word of why"
+
+
+class Costs:
+    """What runs took so far, to say what the others will take: by cell, task and prompt, or backbone."""
+
+    def __init__(self, found: Iterable[RunRecord]) -> None:
+        self._seconds: dict[tuple[str, ...], list[float]] = {}
+        self._trainable: dict[str, int] = {}
+        for record in found:
+            self.add(record)
+
+    def add(self, record: RunRecord) -> None:
+        self._trainable[record.cell_id] = record.trainable_parameters
+        for key in _kinds(record.cell_id, record.config):
+            self._seconds.setdefault(key, []).append(record.total_seconds / _updates(record.config))
+
+    def seconds(self, cell_id: str, resolved: Mapping[str, Any]) -> float | None:
+        """Return the mean of the most similar runs, in proportion to their updates; None without any."""
+        for key in _kinds(cell_id, resolved):
+            if own := self._seconds.get(key):
+                return _updates(resolved) * sum(own) / len(own)
+        return None
+
+    def trainable(self, cell_id: str) -> int | None:
+        return self._trainable.get(cell_id)
+
+
+def _kinds(cell_id: str, resolved: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    task, prompt = resolved["task"]["name"], resolved["prompt"]
+    where = (resolved["data"]["name"], resolved["backbone"]["name"], prompt["method"])
+    return [(cell_id,), (*where, task, prompt["name"]), (*where, task), where]
+
+
+def _updates(resolved: Mapping[str, Any]) -> int:
+    trained = resolved["prompt"]["method"] not in ("majority", "zero_shot", "linear_probe")
+    return int(resolved["trainer"]["max_steps"]) if trained else 1

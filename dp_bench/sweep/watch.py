@@ -1,0 +1,115 @@
+"""What a sweep shows while it works: a live grid on a terminal, one plain line a run elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from dp_bench import records
+from dp_bench.sweep.grid import counts, grid
+from dp_bench.sweep.plan import Costs, Plan, Run, State
+from dp_bench.sweep.workers import Outcome
+
+REFRESH_SECONDS = 1.0
+
+
+def duration(seconds: float) -> str:
+    """Return "40 s", "12 min" or "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def duration_of(runs: Sequence[Run], plan: Plan, costs: Costs, jobs: int = 1) -> tuple[float | None, int]:
+    """Return the seconds that runs will take, as far as earlier ones tell, and how many nothing tells of."""
+    known = [costs.seconds(plan.cells[run.run_id], plan.resolved[run.run_id]) for run in runs]
+    told = [seconds for seconds in known if seconds is not None]
+    return (sum(told) / jobs if told else None), len(known) - len(told)
+
+
+class Watch:
+    """The watcher of a sweep's workers."""
+
+    def __init__(
+        self, plan: Plan, found: dict[str, State], costs: Costs, jobs: int, console: Console
+    ) -> None:
+        self.plan, self.costs, self.jobs, self.console = plan, costs, jobs, console
+        self.states = dict(found)
+        self._at_work: dict[str, tuple[Run, str, float]] = {}
+        self._left: dict[str, Run] = {}
+        self._total, self._waits = 0, False
+        self._shown = 0.0
+        live = Live(console=console, auto_refresh=False, transient=True)
+        self._live = live if console.is_terminal else None  # elsewhere the lines are all
+
+    def expect(self, runs: Sequence[Run]) -> None:
+        """Say what is to be run now."""
+        self._left |= {run.run_id: run for run in runs}
+        self._total = len(self._left)
+
+    def __enter__(self) -> Watch:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def begun(self, run: Run) -> None:
+        self.states[run.run_id] = State.running
+        self._at_work[run.run_id] = (run, "starting", time.monotonic())
+
+    def progress(self, run: Run, text: str) -> None:
+        _, _, began = self._at_work[run.run_id]
+        self._at_work[run.run_id] = (run, text, began)
+
+    def ended(self, outcome: Outcome) -> None:
+        run_id = outcome.run.run_id
+        self._at_work.pop(run_id, None)
+        self._left.pop(run_id, None)
+        done = outcome.kind in ("done", "elsewhere")
+        self.states[run_id] = State.done if done else State.failed
+        text = outcome.message
+        if done and (record := records.load(self.plan.results_dir / "runs" / run_id)):
+            self.costs.add(record)
+            elsewhere = "in another sweep, " if outcome.kind == "elsewhere" else ""
+            text = f"score {record.score:.2f}, {elsewhere}{duration(record.total_seconds)}"
+        number = self._total - len(self._left)
+        left = self._eta()
+        self.console.print(
+            f"[{number:>{len(str(self._total))}}/{self._total}] {'' if done else 'FAILED '}{run_id}: "
+            f"{text.splitlines()[0]}{f'; about {left} left' if left else ''}",
+            markup=False,
+        )
+
+    def waiting(self, runs: Sequence[Run]) -> None:
+        if not self._waits:
+            self._waits = True
+            self.console.print(f"waiting for {len(runs)} runs that another sweep is at", markup=False)
+
+    def tick(self) -> None:
+        if self._live and time.monotonic() - self._shown > REFRESH_SECONDS:
+            self._shown = time.monotonic()
+            self._live.update(self._picture(), refresh=True)
+
+    def _eta(self) -> str | None:
+        """Return what is left, less what the runs at work have behind them."""
+        seconds, _ = duration_of(list(self._left.values()), self.plan, self.costs)
+        if not self._left or seconds is None:
+            return None
+        behind = sum(time.monotonic() - began for _, _, began in self._at_work.values())
+        return duration(max(1.0, (seconds - behind) / self.jobs))
+
+    def _picture(self) -> Group:
+        labels = {run.run_id: run.labels for run in self.plan.runs}
+        found = [self.states[run_id] for run_id in labels]
+        left = self._eta()
+        lines = [Text(f"  {run.run_id}  {text}", style="cyan") for run, text, _ in self._at_work.values()]
+        title = Text(f"{self.plan.name}: {counts(found)}{f'; about {left} left' if left else ''}")
+        return Group(title, grid(labels, self.states), *lines)

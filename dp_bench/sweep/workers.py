@@ -1,0 +1,226 @@
+"""Run many runs in worker processes of this machine: several at once, each on its GPU, past failures.
+
+A worker that dies takes one run with it and is replaced. A run that another sweep is at is left to it and
+looked at again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from dp_bench.sweep.claims import holder
+from dp_bench.sweep.plan import Run
+
+POLL_SECONDS = 1.0
+STOP_SECONDS = 20.0  # for a worker to save what it is at
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: done, failed, refused (wrong input), or elsewhere (another sweep has done it)."""
+
+    run: Run
+    kind: str
+    message: str
+    seconds: float
+
+
+class Watcher(Protocol):
+    """Who is told what happens."""
+
+    def begun(self, run: Run) -> None: ...
+    def progress(self, run: Run, text: str) -> None: ...
+    def ended(self, outcome: Outcome) -> None: ...
+    def waiting(self, runs: Sequence[Run]) -> None: ...
+    def tick(self) -> None: ...
+
+
+class Workers:
+    """So many processes, which live until the end of the `with`."""
+
+    def __init__(
+        self, jobs: int, results_dir: Path, gpus: Sequence[str] = (), extra_dir: Path | None = None
+    ) -> None:
+        self.results_dir, self.gpus, self.extra_dir = results_dir, gpus, extra_dir
+        self._jobs = jobs
+        self._events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the workers end; after an error, have them stop at once, which leaves checkpoints."""
+        for worker in self._workers:
+            worker.stop(at_once=kind is not None)
+        deadline = time.monotonic() + STOP_SECONDS
+        for worker in self._workers:
+            worker.wait(deadline)
+
+    def run(self, runs: Sequence[Run], watcher: Watcher) -> list[Outcome]:
+        """Run these, each once, in their order; return how each ended."""
+        pending, elsewhere, outcomes = deque(runs), list[Run](), list[Outcome]()
+        while pending or elsewhere or any(worker.run for worker in self._workers):
+            for worker in self._idle(len(pending)):
+                self._hand_out(worker, pending, elsewhere, watcher)
+            if elsewhere and not pending:
+                watcher.waiting(elsewhere)
+                for run in list(elsewhere):
+                    if self._is_done(run):
+                        outcomes.append(Outcome(run, "elsewhere", "done by another sweep", 0.0))
+                        watcher.ended(outcomes[-1])
+                        elsewhere.remove(run)
+                    elif holder(self.results_dir, run.run_id) is None:
+                        pending.append(run)
+                        elsewhere.remove(run)
+            outcome = self._next_outcome(elsewhere, watcher)
+            if outcome is not None:
+                outcomes.append(outcome)
+                watcher.ended(outcome)
+            watcher.tick()
+        return outcomes
+
+    def _is_done(self, run: Run) -> bool:
+        return (self.results_dir / "runs" / run.run_id / "record.json").is_file()
+
+    def _idle(self, wanted: int) -> list[_Worker]:
+        """Return workers with nothing to do, new ones among them, no more than are wanted."""
+        idle = [worker for worker in self._workers if worker.run is None]
+        while len(idle) < wanted and len(self._workers) < self._jobs:
+            taken = {worker.place for worker in self._workers}
+            place = next(number for number in range(self._jobs) if number not in taken)
+            worker = _Worker(place, self._environment(place), self._events)
+            self._workers.append(worker)
+            idle.append(worker)
+        return idle[:wanted]
+
+    def _environment(self, place: int) -> dict[str, str]:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        own = {"OMP_NUM_THREADS": str(max(1, cores // self._jobs))}
+        visible = {"CUDA_VISIBLE_DEVICES": self.gpus[place % len(self.gpus)]} if self.gpus else {}
+        return {**own, **os.environ, **visible}
+
+    def _hand_out(self, worker: _Worker, pending: deque[Run], elsewhere: list[Run], watcher: Watcher) -> None:
+        while pending:
+            run = pending.popleft()
+            if holder(self.results_dir, run.run_id) is not None:
+                elsewhere.append(run)
+                continue
+            log = self.results_dir / "logs" / f"{run.run_id}.log"
+            extra_dir = str(self.extra_dir) if self.extra_dir else None
+            worker.give(run, {"words": run.words, "log": str(log), "extra_dir": extra_dir})
+            watcher.begun(run)
+            return
+
+    def _next_outcome(self, elsewhere: list[Run], watcher: Watcher) -> Outcome | None:
+        """Wait a moment for what a worker says; return how its run ended, if it did."""
+        try:
+            worker, event = self._events.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            return None
+        run = worker.run
+        if event is None:  # it has died
+            self._workers.remove(worker)
+            worker.wait(time.monotonic() + STOP_SECONDS)
+            return None if run is None else Outcome(run, "failed", worker.cause_of_death(), worker.seconds)
+        assert run is not None, "only a worker with a run speaks"
+        if "progress" in event:
+            watcher.progress(run, event["progress"])
+            return None
+        worker.run = None
+        if event["outcome"] == "busy":
+            elsewhere.append(run)
+            return None
+        return Outcome(run, event["outcome"], event["message"], worker.seconds)
+
+
+class _Worker:
+    """One process, and the run that it is at."""
+
+    def __init__(
+        self,
+        place: int,
+        environment: dict[str, str],
+        events: queue.Queue[tuple[_Worker, dict[str, Any] | None]],
+    ) -> None:
+        self.place = place
+        self.run: Run | None = None
+        self._began = 0.0
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "dp_bench.sweep.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the sweep, which tells its workers
+        )
+        self._listener = threading.Thread(target=self._listen, args=(events,), daemon=True)
+        self._listener.start()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def give(self, run: Run, job: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self.run, self._began = run, time.monotonic()
+        try:
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has died; what listens to it will say so
+
+    def _listen(self, events: queue.Queue[tuple[_Worker, dict[str, Any] | None]]) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            events.put((self, json.loads(line)))
+        events.put((self, None))
+
+    def cause_of_death(self) -> str:
+        code = self._process.wait()
+        if code >= 0:
+            return f"its process ended with code {code}"
+        hint = ": out of memory, or stopped by someone" if -code == signal.SIGKILL else ""
+        return f"its process was killed by {signal.Signals(-code).name}{hint}"
+
+    def _close(self) -> None:
+        """Give back the pipes of a process that has ended."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._listener.join()
+        with suppress(OSError):  # it died with a job half written
+            self._process.stdin.close()
+        self._process.stdout.close()
+
+    def stop(self, *, at_once: bool) -> None:
+        assert self._process.stdin is not None
+        try:
+            if at_once:
+                self._process.send_signal(signal.SIGINT)
+            self._process.stdin.close()
+        except OSError:
+            pass  # it has died
+
+    def wait(self, deadline: float) -> None:
+        try:
+            self._process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._close()

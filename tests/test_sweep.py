@@ -1,0 +1,350 @@
+"""Sweeps: what is planned is what would be typed, and nothing is lost, run twice or forgotten."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import FIXTURES
+
+from dp_bench import cli, config, records
+from dp_bench.records import RunRecord
+from dp_bench.sweep import claims
+from dp_bench.sweep.expand import axes_of, expand
+from dp_bench.sweep.plan import Costs, State, make_plan, states
+
+Sweep = Callable[..., tuple[int, str]]
+TINY = (
+    *("backbone=t5_tiny_random", "trainer=smoke", "trainer.precision=fp32", "device=cpu", "task=rte"),
+    *("trainer.max_steps=4", "trainer.eval_every=2", "trainer.batch_size=4"),
+    f"data.dir={FIXTURES}",
+)
+# What depends on the hour, the machine's mood or the way a run was started.
+INCIDENTAL = {"train_seconds", "eval_seconds", "total_seconds", "peak_memory_mb", "started", "command", "git"}
+
+
+def typed_axes(*words: str) -> dict[str, list[str]]:
+    (axes,) = axes_of(words, None)
+    return axes
+
+
+# ---------------------------------------------------------------------------------------------- planning
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("task=rte,cb", "prompt=fixed,dynamic", "prompt.num_tokens=4,20", "seed=0,1", "backbone=t5_base"),
+        ("protocol=clean,authors", "prompt=fixed,adap_ins_vec_pos", "task=multirc,boolq"),
+        (
+            "prompt=dynamic",
+            "prompt/position=fixed,instance",
+            "trainer.lr=1,2",
+        ),
+        ("experiment=paper/fewshot", "task=cb,rte", "prompt=adap_pos,fixed", "backbone=t5_small,t5_large"),
+        ("experiment=paper/position", "backbone=t5_small,t5_xl", "prompt=fixed,majority", "task=wic"),
+        ("experiment=minilm/full", "task=copa,wsc", "prompt=postfix,linear_probe", "data.dir=."),
+        ("experiment=micro/multitask", "prompt=fixed,mpt", "seed=0,3"),
+    ],
+)
+def test_a_combination_is_what_hydra_would_compose(words: Sequence[str]) -> None:
+    """The fast way, parts put together, against the slow one, every run composed whole."""
+    choices = list(expand(typed_axes(*words), None))
+    assert len(choices) == len({choice.words for choice in choices}) > 1
+    for choice in choices:
+        slow = config.build(config.compose(choice.words))
+        assert choice.experiment.resolved == slow.resolved
+        assert choice.experiment.settings == slow.settings
+        assert choice.experiment.tasks == slow.tasks
+
+
+def test_what_is_typed_takes_the_place_of_what_the_file_sweeps() -> None:
+    words = ("experiment=micro/position", "seed=7", "trainer.max_steps=20")
+    choices = list(expand(typed_axes(*words), None))
+    assert {choice.experiment.settings.seed for choice in choices} == {7}
+    assert {choice.experiment.settings.trainer.max_steps for choice in choices} == {20}
+    assert {choice.experiment.settings.experiment for choice in choices} == {"micro/position"}
+    assert len({choice.experiment.settings.prompt.name for choice in choices}) == 9
+
+
+@pytest.mark.parametrize("name", config.options("experiment"))
+def test_an_experiment_has_the_runs_that_its_file_announces(name: str) -> None:
+    text = (config.config_dir() / "experiment" / f"{name}.yaml").read_text("utf-8")
+    announced = re.search(r": (\d+) runs", text)
+    assert announced, f"{name} does not say how many runs it has"
+    local = [] if name.startswith("micro/") else ["data.dir=."]
+    choices = list(expand(typed_axes(f"experiment={name}", *local), None))
+    assert len(choices) == int(announced[1])
+    cells = {
+        records.identify(c.experiment.resolved, "")[0]: c.experiment.settings.experiment for c in choices
+    }
+    assert len(cells) == len(choices), "two combinations are one run"
+    assert set(cells.values()) == {name}
+
+
+def test_seeds_do_not_multiply_what_has_none() -> None:
+    choices = expand(typed_axes("prompt=majority,zero_shot,linear_probe,fixed", "seed=0,1,2"), None)
+    numbers = Counter(choice.experiment.settings.prompt.name for choice in choices)
+    assert numbers == {"majority": 1, "zero_shot": 1, "linear_probe": 3, "fixed": 3}
+
+
+def test_an_experiment_changes_no_run_id() -> None:
+    """A run that was made by hand is the run of the experiment."""
+    (by_experiment,) = make_plan(["experiment=micro/position", "task=rte", "prompt=fixed", "seed=0"]).runs
+    (by_hand,) = make_plan(
+        ["backbone=t5_micro", "data=micro", "trainer=micro", "task=rte", "prompt=fixed"]
+    ).runs
+    assert by_experiment.run_id == by_hand.run_id
+
+
+def test_what_runs_took_tells_what_the_others_will_take() -> None:
+    plan = make_plan([*TINY, "prompt=fixed,dynamic,majority", "seed=0"])
+    ids = {run.labels["prompt"]: run.run_id for run in plan.runs}
+
+    def about(prompt: str, costs: Costs, updates: int = 4) -> float | None:
+        resolved = json.loads(json.dumps(plan.resolved[ids[prompt]]))
+        resolved["trainer"]["max_steps"] = updates
+        return costs.seconds(plan.cells[ids[prompt]], resolved)
+
+    def record(prompt: str, seconds: float) -> RunRecord:
+        fields: dict[str, Any] = dict.fromkeys(RunRecord.__dataclass_fields__)
+        return RunRecord(
+            **{
+                **fields,
+                "cell_id": plan.cells[ids[prompt]],
+                "config": plan.resolved[ids[prompt]],
+                "total_seconds": seconds,
+                "trainable_parameters": 1,
+            }
+        )
+
+    assert about("fixed", Costs([])) is None
+    costs = Costs([record("fixed", 8.0), record("fixed", 16.0)])
+    assert about("fixed", costs) == 12.0
+    assert about("fixed", costs, updates=8) == 24.0, "in proportion"
+    assert about("dynamic", costs) == 12.0, "another prompt on the same task is the next best guess"
+    assert about("majority", costs) is None, "a baseline that trains nothing is not like them"
+
+
+# ---------------------------------------------------------------------------------------------- sweeping
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """Run `dp-bench COMMAND WORDS` in a folder of its own; give its exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str, command: str = "sweep") -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([command, *words])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return int(stop.value.code or 0), captured.out + captured.err
+
+    return call
+
+
+def essence(results_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return what the records say apart from what is incidental, by run id."""
+    found = {}
+    for path in sorted((results_dir / "runs").glob("*/record.json")):
+        content = json.loads(path.read_text("utf-8"))
+        own = {k: v for k, v in content.items() if k not in INCIDENTAL}
+        own["config"] = {k: v for k, v in own["config"].items() if k != "results_dir"}
+        found[path.parent.name] = own
+    return found
+
+
+def test_a_sweep_runs_what_is_missing_and_says_what_there_is(sweep: Sweep, tmp_path: Path) -> None:
+    words = (*TINY, "prompt=fixed,majority", "seed=0,1")
+    code, said = sweep(*words, "--dry-run")
+    assert code == 0 and "3 runs: 3 missing" in said and not (tmp_path / "results").exists()
+    assert "no earlier runs tell how long" in said
+    code, said = sweep(*words[:-1], "seed=0")
+    assert code == 0 and "2 done" in said and "Next: dp-bench tables" in said
+    before = essence(tmp_path / "results")
+    code, said = sweep(*words, "--dry-run")
+    assert "3 runs: 2 done, 1 missing" in said and "to do: 1 runs, about" in said
+    assert "1,280" in said, "trainable parameters of the finished fixed prompt"
+    code, said = sweep(*words)
+    assert code == 0 and "3 done" in said and said.count("score ") == 1
+    after = essence(tmp_path / "results")
+    assert len(after) == 3 and {k: after[k] for k in before} == before
+    assert not list((tmp_path / "results" / "claims").glob("*"))
+    assert not list((tmp_path / "results" / "logs").glob("*")), "a log stays only where something broke"
+    code, said = sweep(*words)
+    assert code == 0 and "score " not in said
+    code, said = sweep(command="status")
+    assert code == 0 and "3 done" in said and "3/3" not in said and "2/2" in said and "1/1" in said
+
+
+def test_a_failed_run_is_left_out_until_it_is_asked_for(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It breaks for real: there is no space for what it learned, a folder lies where its file goes."""
+    words = (*TINY, "prompt=fixed,postfix", "seed=0")
+    plan = make_plan([*words, "results_dir=results"])
+    broken = next(run for run in plan.runs if run.labels["prompt"] == "postfix")
+    blocker = tmp_path / "results" / "runs" / broken.run_id / "prompt.safetensors"
+    (blocker / "in the way").mkdir(parents=True)
+    code, said = sweep(*words)
+    assert code == 1 and "1 done, 1 failed" in said
+    assert f"FAILED {broken.run_id}: IsADirectoryError" in said
+    assert "failed now:" in said and said.count("IsADirectoryError") == 2
+    log = (tmp_path / "results" / "logs" / f"{broken.run_id}.log").read_text("utf-8")
+    assert "IsADirectoryError" in log and "Traceback" in log
+    (blocker / "in the way").rmdir()
+    blocker.rmdir()
+    code, said = sweep(*words)
+    assert code == 1 and "failed before, left out; --retry-failed" in said
+    assert f"  {broken.run_id}: IsADirectoryError" in said
+    code, said = sweep(command="status")
+    assert f"failed: {broken.run_id}: IsADirectoryError" in said
+    code, said = sweep(*words, "--retry-failed")
+    assert code == 0 and "2 done" in said
+
+
+def test_wrong_input_ends_a_sweep_before_anything_is_run(sweep: Sweep, tmp_path: Path) -> None:
+    for words, answer in (
+        (("experiment=micro/positon",), "Did you mean micro/position or"),
+        ((*TINY, "prompt=fixed,dynamc"), "There is no prompt 'dynamc'"),
+        ((*TINY, "prompt.num_tokens=4,-1"), "prompt.num_tokens=-1"),
+        ((*TINY, "--jobs", "0"), "--jobs 0 must be at least 1"),
+        ((*TINY, "--gpus", "all"), "nvidia-smi finds none here"),
+        ((*TINY, "hydra/launcher=joblib", "--jobs", "2"), "leave them out with hydra/launcher="),
+        (("task=rte", "prompt=fixed,postfix", "data.dir=nowhere"), "nowhere"),
+        ((*TINY, "results_dir=a,b"), "a sweep writes to one folder"),
+    ):
+        if "nvidia" in answer and torch.cuda.is_available():
+            continue
+        code, said = sweep(*words)
+        assert code == 2 and answer in said, said
+    assert not (tmp_path / "results" / "runs").exists()
+    code, said = sweep("experiment=micro/position", command="train")
+    assert code == 2 and "dp-bench sweep experiment=micro/position" in said
+    code, said = sweep(command="status")
+    assert code == 2 and "There is nothing below results" in said
+
+
+def test_a_run_that_another_process_is_at_is_waited_for(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*TINY, "prompt=fixed", "seed=0,1")
+    plan = make_plan([*words, "results_dir=results"])
+    other = plan.runs[0].run_id
+    folder = tmp_path / "results" / "claims"
+    folder.mkdir(parents=True)
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(6)"])
+    content = {"host": claims._host(), "pid": sleeper.pid, "released": False}
+    (folder / f"{other}.0.json").write_text(json.dumps(content), "utf-8")
+    code, said = sweep(*words)
+    assert code == 0 and "waiting for 1 runs that another sweep is at" in said and "2 done" in said
+    assert sleeper.poll() is not None, "it was not taken while its owner lived"
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", "from dp_bench.cli import main; main()", "sweep", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8")
+    return [int(word) for word in listed.split()]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds a process's children in /proc")
+def test_a_sweep_that_is_killed_twice_ends_with_the_records_of_an_undisturbed_one(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    """kill -9 of the sweep and its workers, then of the sweep alone, whose workers must stop by
+    themselves."""
+    words = (*TINY, "prompt=fixed,adap_ins_pos", "seed=0,1", "trainer.max_steps=40", "trainer.eval_every=4")
+    code, _ = sweep(*words, "results_dir=whole")
+    assert code == 0
+    begun = tmp_path / "killed" / "runs"
+
+    def checkpoints() -> set[str]:
+        return {path.parent.name for path in begun.glob("*/checkpoint")}
+
+    first = start(*words, "results_dir=killed", "--jobs", "2")
+    wait_for(lambda: len(checkpoints()) == 2)
+    for pid in [*children(first.pid), first.pid]:
+        os.kill(pid, signal.SIGKILL)
+    first.communicate()
+    assert len(essence(tmp_path / "killed")) < 4
+    known = checkpoints()
+    assert known, "what was begun is on the disk"
+
+    second = start(*words, "results_dir=killed", "--jobs", "2")
+    wait_for(lambda: bool(list((tmp_path / "killed" / "claims").glob("*.1.json"))))
+    orphans = children(second.pid)
+    os.kill(second.pid, signal.SIGKILL)
+    second.communicate()
+    wait_for(lambda: not any(claims._is_alive(pid) for pid in orphans))
+
+    code, said = sweep(*words, "results_dir=killed", "--jobs", "2")
+    assert code == 0 and "4 done" in said
+    assert essence(tmp_path / "killed") == essence(tmp_path / "whole")
+    assert not list((tmp_path / "killed" / "claims").glob("*"))
+    for name in ("whole", "killed"):
+        assert sweep("--results-dir", name, command="tables")[0] == 0
+    for name in ("tables.md", "tables.csv"):
+        tables = [(tmp_path / where / "tables" / name).read_bytes() for where in ("whole", "killed")]
+        assert tables[0] == tables[1]
+
+
+def test_two_sweeps_at_once_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = (*TINY, "prompt=fixed,postfix", "seed=0,1,2")
+    both = [start(*words), start(*words)]
+    said = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert all("6 done" in text for text in said)
+    own = [len(re.findall(r"score [\d.]+, \d+ s", text)) for text in said]
+    assert sum(own) == 6, f"a run was made twice or not at all: {said}"
+
+
+def test_ctrl_c_leaves_everything_to_go_on_from(sweep: Sweep, tmp_path: Path) -> None:
+    words = (*TINY, "prompt=fixed", "seed=0", "trainer.max_steps=4000", "trainer.eval_every=4")
+    process = start(*words)
+    wait_for(lambda: bool(list((tmp_path / "results" / "runs").glob("*/checkpoint"))))
+    os.kill(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "Traceback" not in said
+    (run,) = make_plan([*words, "results_dir=results"]).runs
+    assert states(tmp_path / "results", [run.run_id]) == {run.run_id: State.interrupted}
+    assert "1 runs: 1 interrupted" in sweep(*words, "--dry-run")[1]
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_launcher_of_hydra_makes_the_same_records(sweep: Sweep, tmp_path: Path, launcher: str) -> None:
+    pytest.importorskip({"joblib": "hydra_plugins.hydra_joblib_launcher"}.get(launcher, "submitit"))
+    words = (*TINY, "prompt=fixed", "seed=0,1")
+    code, said = sweep(*words, "results_dir=launched", f"hydra/launcher={launcher}")
+    assert code == 0 and "2 done" in said
+    assert sweep(*words, "results_dir=plain")[0] == 0
+    assert essence(tmp_path / "launched") == essence(tmp_path / "plain")
