@@ -47,6 +47,11 @@ class Method(Enum):
     linear_probe = "linear_probe"
     majority = "majority"
 
+    @property
+    def is_trained(self) -> bool:
+        """Say whether it makes updates, which the settings of the trainer are about."""
+        return self not in (Method.zero_shot, Method.linear_probe, Method.majority)
+
 
 class Scoring(Enum):
     words = "words"  # one label word a label, the same for every example
@@ -310,7 +315,7 @@ class HpoSettings:
     @staticmethod
     def is_for(prompt: PromptSettings, entry: Mapping[str, Any]) -> bool:
         """Say whether an entry of the space is searched for a prompt: `methods` may name others."""
-        return prompt.method.value in entry.get("methods", [prompt.method.value])
+        return prompt.method.is_trained and prompt.method.value in entry.get("methods", [prompt.method.value])
 
 
 @dataclass

@@ -173,8 +173,9 @@ def measure(
 ) -> tuple[list[Figure], list[float]]:
     """Let the systems of a group and the matrix product take turns."""
     workers = [Worker(name, precision, threads, given) for name in (*group, "matrix product")]
-    for worker in workers:
-        worker.ask("ready")
+    for word in ("ready", "turn"):  # the first turn, in which memory is allocated, does not count
+        for worker in workers:
+            worker.ask(word)
     for _ in range(given.rounds):
         for worker in workers:
             worker.rounds.append(worker.ask("turn"))

@@ -383,3 +383,14 @@ def test_two_that_need_a_summary_at_once_compute_it_once(
         found = list(pool.map(summaries, [make_backbone() for _ in range(3)]))
     assert sum(computed) == 5
     assert all(torch.equal(own, found[0]) for own in found)
+
+
+def test_the_fused_activation_is_the_stock_one(make_backbone: Callable[..., Backbone]) -> None:
+    from transformers.activations import NewGELUActivation
+
+    x = torch.linspace(-8, 8, 4001, dtype=torch.float64, requires_grad=True)
+    (stock,) = torch.autograd.grad(NewGELUActivation()(x).sum(), x)
+    (fused,) = torch.autograd.grad(torch.nn.GELU(approximate="tanh")(x).sum(), x)
+    torch.testing.assert_close(fused, stock, atol=1e-10, rtol=0)
+    kinds = {type(module) for module in make_backbone(feed_forward_proj="gated-gelu").model.modules()}
+    assert torch.nn.GELU in kinds and NewGELUActivation not in kinds

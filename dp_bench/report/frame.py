@@ -16,6 +16,7 @@ from typing import Any
 
 from dp_bench.records import VOLATILE, RunRecord, flatten
 from dp_bench.report.expand import MULTITASK, by_evaluated_task, by_task, trained_on
+from dp_bench.settings import Method
 
 TASK_ORDER = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc", "axb", "axg")
 # Said by the header, the row's name or the cell already, or without influence on a result.
@@ -24,6 +25,7 @@ NOT_A_VARIANT = (
     "regime.transfer",
     *VOLATILE,
 )
+SPLITTING = ("trainer.selection", "trainer.heldout_fraction", "trainer.heldout_max")
 DEGENERATE = "degenerate draw"  # how a note on a lopsided few-shot draw begins
 DEGENERATE_MARK = "‡"
 
@@ -301,18 +303,24 @@ def _settings(record: RunRecord) -> dict[str, Any]:
     """Return what may tell rows apart; on which other tasks a prompt is tried changes nothing of its own."""
     flat = {k: v for k, v in flatten(record.config).items() if k not in NOT_A_VARIANT}
     hpo = record.config.get("hpo") or {}
-    if hpo.get("name"):  # what was searched for differs from task to task: the search is what rows share
+    if not _is_trained(record):  # of the trainer, only what splits the data
+        flat = {k: v for k, v in flat.items() if not k.startswith("trainer.") or k in SPLITTING}
+    elif hpo.get("name"):  # what was searched for differs from task to task: the search is what rows share
         flat = {k: v for k, v in flat.items() if k not in hpo["searched"]} | {"hpo": hpo["name"]}
     return {k: v for k, v in flat.items() if not k.startswith(("transfer.", "regime.task_settings."))}
 
 
+def _is_trained(record: RunRecord) -> bool:
+    return Method(record.config["prompt"]["method"]).is_trained
+
+
 def _differing(records: list[RunRecord]) -> set[tuple[str, str]]:
     """Return task and setting where records of the task differ."""
-    flats = [(record.task, _settings(record)) for record in records]
-    keys = {key for _, flat in flats for key in flat}
+    flats = [(record.task, _settings(record), _is_trained(record)) for record in records]
+    keys = {key for _, flat, _ in flats for key in flat}
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for task, flat in flats:
-        for key in keys:
+    for task, flat, trained in flats:
+        for key in keys if trained else flat:  # what trains nothing differs in no setting of the trainer
             values[task, key].add(repr(flat.get(key)))
     return {task_and_key for task_and_key, seen in values.items() if len(seen) > 1}
 

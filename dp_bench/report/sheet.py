@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean, median
 
+from dp_bench.records import RunRecord
 from dp_bench.report import paper, stats
 from dp_bench.report.controls import control_notes
 from dp_bench.report.frame import DEGENERATE_MARK, Cell, Header, Row, Table
@@ -164,7 +165,7 @@ def extra(row: Row, column: str, tasks: Sequence[str]) -> Shown:  # noqa: PLR091
     if column == "batch":
         return _span([int(r.config["trainer"]["batch_size"]) if r.num_updates else 0 for r in row.records])
     if column == "trials":
-        return _span([int((r.config.get("hpo") or {}).get("trials") or 0) for r in row.records])
+        return _span([_trials(record) for record in row.records])
     if column == "hours":
         hours = sum(record.total_seconds for record in row.records) / 3600
         return Shown(f"{hours:.2f} {_device(row)}", hours)
@@ -173,6 +174,14 @@ def extra(row: Row, column: str, tasks: Sequence[str]) -> Shown:  # noqa: PLR091
         return Shown(f"{seconds:.0f}", seconds)
     memory = mean(record.peak_memory_mb for record in row.records)
     return Shown(f"{memory:.0f}", memory)
+
+
+def _trials(record: RunRecord) -> int:
+    """Return how many trials a run's settings were searched with; 1 for settings that were given."""
+    if not record.num_updates:
+        return 0
+    hpo = record.config.get("hpo") or {}
+    return int(hpo["trials"]) if hpo.get("name") and hpo["searched"] else 1
 
 
 def _device(row: Row) -> str:

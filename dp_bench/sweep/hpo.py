@@ -100,11 +100,9 @@ def _cells(plan: Plan, settings: HpoSettings) -> list[Cell]:
         grouped.setdefault(plan.cells[run.run_id], []).append(run)
     found = []
     for own in grouped.values():
-        method = plan.resolved[own[0].run_id]["prompt"]["method"]
+        searched = plan.resolved[own[0].run_id]["hpo"]["searched"]
         words = tuple(word for word in own[0].words if not word.startswith("seed="))
-        space = {k: v for k, v in settings.space.items() if method in v.get("methods", [method])}
-        tuned = method not in ("majority", "zero_shot", "linear_probe")
-        found.append(Cell(tuple(own), words, space if tuned else {}))
+        found.append(Cell(tuple(own), words, {k: v for k, v in settings.space.items() if k in searched}))
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from dp_bench import records
 from dp_bench.records import RunRecord
 from dp_bench.run import Sources
+from dp_bench.settings import Method
 from dp_bench.sweep.claims import holders
 from dp_bench.sweep.expand import Choice, axes_of, expand
 from dp_bench.types import UserError
@@ -169,5 +170,5 @@ def _kinds(cell_id: str, resolved: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _updates(resolved: Mapping[str, Any]) -> int:
-    trained = resolved["prompt"]["method"] not in ("majority", "zero_shot", "linear_probe")
-    return int(resolved["trainer"]["max_steps"]) if trained else 1
+    is_trained = Method(resolved["prompt"]["method"]).is_trained
+    return int(resolved["trainer"]["max_steps"]) if is_trained else 1
