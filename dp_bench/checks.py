@@ -64,6 +64,15 @@ def _run_problems(settings: RunSettings) -> Iterator[str]:
         yield f"backbone={settings.backbone.name} names no checkpoint: add backbone.name_or_path=DIR."
 
 
+def refuse_ranks(settings: RunSettings) -> None:
+    """Raise UserError where several processes cannot do what one would."""
+    if settings.prompt.name in settings.protocol.step_each_micro_batch:
+        raise UserError(
+            f"protocol={settings.protocol.name} makes an update after each micro-batch of prompt="
+            f"{settings.prompt.name}, one behind the other: run it as one process."
+        )
+
+
 def _head_problems(settings: RunSettings) -> Iterator[str]:
     if settings.backbone.head is not Head.classifier:
         return

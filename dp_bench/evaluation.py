@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from dp_bench import ranks
 from dp_bench.data import metrics
 from dp_bench.data.batches import evaluation_batches
 from dp_bench.data.encode import EncodedSplit
@@ -95,7 +96,7 @@ def predict(
     pad_id = model.backbone.tokenizer.pad_token_id
     columns: dict[str, list[Tensor]] = {"logits": [], "position": [], "length": [], "weights": []}
     batches = evaluation_batches(split.encoded.lengths, batch_size)
-    for rows in batches:
+    for rows in ranks.own_share(batches):
         answer = model(split.batch(rows, pad_id, noise).to(device))
         outcome_B = answer.prompt.before_BJ.argmax(-1)
         length_B = answer.prompt.length_B
@@ -106,10 +107,17 @@ def predict(
         )
         if answer.prompt.pool_weights_BK is not None:
             columns["weights"].append(answer.prompt.pool_weights_BK)
-    back = np.argsort(np.concatenate(batches))
+    # In the order of the ranks, each with every so-manieth batch.
+    columns = {name: _from_all([part.cpu() for part in parts]) for name, parts in columns.items()}
+    number = ranks.size()
+    back = np.argsort(np.concatenate([rows for first in range(number) for rows in batches[first::number]]))
     columns["logits"] = _padded(columns["logits"])
-    stacked = {name: torch.cat(parts).cpu().numpy()[back] for name, parts in columns.items() if parts}
+    stacked = {name: torch.cat(parts).numpy()[back] for name, parts in columns.items() if parts}
     return Predictions(stacked["logits"], stacked["position"], stacked["length"], stacked.get("weights"))
+
+
+def _from_all(parts: list[Tensor]) -> list[Tensor]:
+    return [part for own in ranks.from_all(parts) for part in own]
 
 
 def _padded(parts: list[Tensor]) -> list[Tensor]:

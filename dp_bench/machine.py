@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dp_bench import ranks
 from dp_bench.settings import Precision
 from dp_bench.types import UserError
 
@@ -16,7 +17,9 @@ from dp_bench.types import UserError
 def resolve_device(name: str) -> torch.device:
     """Return the device that `device=` names; auto is CUDA where there is one."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", ranks.local_rank()) if ranks.size() > 1 else torch.device("cuda")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count() or "no"

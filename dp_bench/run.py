@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dp_bench import records
+from dp_bench import checks, ranks, records
 from dp_bench.config import Experiment
 from dp_bench.data.source import Source, locate
 from dp_bench.progress import Reporter
@@ -40,20 +40,25 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     sources = Sources.of(experiment)
     run_id, cell_id = records.identify(experiment.resolved, sources.sha256)
     directory = Path(settings.results_dir) / "runs" / run_id
-    with reporter or Reporter() as report:
+    if ranks.size() > 1:
+        checks.refuse_ranks(settings)
+    with ranks.together(), reporter or Reporter(quiet=not ranks.leads()) as report:
+        if not ranks.leads():
+            return ranks.from_leader(None) or _run(experiment, sources, directory, cell_id, report)
         finished = records.load(directory)
         if finished and not settings.rerun:
             report.skipped(
                 f"{run_id}: finished before (score {finished.score:.2f}), skipped; rerun=true runs it again."
             )
-            return finished
+            return ranks.from_leader(finished)
         with claimed(Path(settings.results_dir), run_id):
             elsewhere = records.load(directory)  # finished by another process since we looked
             if elsewhere and not settings.rerun:
                 report.skipped(f"{run_id}: finished by another process just now, skipped.")
-                return elsewhere
+                return ranks.from_leader(elsewhere)
             if finished:
                 shutil.rmtree(directory / "checkpoint", ignore_errors=True)
+            ranks.from_leader(None)  # the others may begin
             return _recorded(experiment, sources, directory, cell_id, report)
 
 
@@ -224,7 +229,8 @@ def _run(
         by_task=by_task if len(data) > 1 else {},
         transfer=tried,
     )
-    _leave(record, directory, learned.weights, prediction_table(learned.reports))
+    if ranks.leads():
+        _leave(record, directory, learned.weights, prediction_table(learned.reports))
     report.line(
         f"{record.run_id}: score {record.score:.2f} on {num_examples['report']} "
         f"{_split_name(sources.trained[0])} examples (best of update {record.best_step}, select "

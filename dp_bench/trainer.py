@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dp_bench import guards, profiling
+from dp_bench import guards, profiling, ranks
 from dp_bench.data.batches import Rows, mixing_rates, training_rows
 from dp_bench.evaluation import Predictions, Score, Split, mean_score, predict, score
 from dp_bench.model import PromptedModel
@@ -121,7 +121,8 @@ class Trainer:
         self.prompt = model.prompt
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer_settings = optimizer_settings(settings)
-        self.model = accelerator.prepare(model)
+        # Ranks share gradients themselves, once an update: no wrapper around the model.
+        self.model = accelerator.prepare_model(model, evaluation_mode=ranks.size() > 1)
         if self.parameters:
             self.optimizer = accelerator.prepare(make_optimizer(self.optimizer_settings, self.parameters))
         factors = settings.regime.task_weights or {}
@@ -156,10 +157,11 @@ class Trainer:
             self.reporter.advance(note=f"loss {losses[-1]:.3f}")
             if self.progress.step % t.eval_every == 0 or self.progress.step == last:
                 self._evaluate(float(np.mean(losses)))
-                self._checkpoint()
+                if ranks.leads():
+                    self._checkpoint()
                 losses.clear()
         self.reporter.finish()
-        if t.profile:
+        if t.profile and ranks.size() == 1:
             self._profile(rows)
         self._bare_model.load_trained(self.best)
         return self.progress
@@ -203,11 +205,12 @@ class Trainer:
             if answer.prompt.loss is not None:
                 loss = loss + answer.prompt.loss
             self._backward(loss if self.step_each_micro_batch else loss * share)
-            if is_last:
-                self.accelerator.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm)
-            if is_last or self.step_each_micro_batch:
+            if self.step_each_micro_batch and not is_last:
                 self._step_optimizer(step)
-        mean_loss = float(total)
+        ranks.sum_gradients(self.parameters)
+        self.accelerator.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm)
+        self._step_optimizer(step)
+        mean_loss = float(ranks.total(total))
         if not math.isfinite(mean_loss):
             raise FloatingPointError(
                 f"The loss is {mean_loss} at update {step + 1}. Lower trainer.lr, or try "
@@ -217,18 +220,21 @@ class Trainer:
 
     def _micro_batches(self, places: tuple[Rows, ...], step: int) -> Iterator[tuple[Batch, bool]]:
         """Cut an update's examples, task by task, with their noise, which is drawn for the whole update at
-        once."""
+        once; give those that fall to this rank, and whether one is the update's last."""
         names = self.prompt.noisy_selectors(training=True, sample_at_eval=self.sample_at_eval)
         stream = generator(self.settings.seed_of("gumbel"), "noise", step)
         left = sum(map(len, places))
         noise = self.prompt.draw_noise(left, stream, selectors=names)
-        size = self.trainer.micro_batch_size or left
+        size = self.trainer.micro_batch_size or -(-left // ranks.size())
+        turn = 0
         for split, own in zip(self.train_splits, places, strict=True):
             for part in (own[first : first + size] for first in range(0, len(own), size)):
-                batch = split.batch(part, self._pad_id, {})
                 here = {name: draws[len(draws) - left :][: len(part)] for name, draws in noise.items()}
                 left -= len(part)
-                yield batch.with_(noise=here).to(self.accelerator.device), left == 0
+                if turn % ranks.size() == ranks.rank():
+                    batch = split.batch(part, self._pad_id, {})
+                    yield batch.with_(noise=here).to(self.accelerator.device), left == 0
+                turn += 1
 
     @stage("backward")
     def _backward(self, loss: Tensor) -> None:
@@ -269,7 +275,8 @@ class Trainer:
                 "eval_seconds": round(progress.eval_seconds, 3),
             }
         )
-        write_lines(self.directory / "metrics.jsonl", progress.history)
+        if ranks.leads():
+            write_lines(self.directory / "metrics.jsonl", progress.history)
         if mean_loss is None:
             return
         best = "  best so far" if progress.best_step == progress.step else ""
@@ -352,15 +359,27 @@ class Trainer:
             shutil.rmtree(path)
 
     def _resume(self) -> None:
+        saved = ranks.from_leader(self._saved() if ranks.leads() else None)
+        if saved is None:
+            return
+        self.progress = Progress(**saved["progress"])
+        self._bare_model.load_trained(saved["learned"])
+        self.best = saved["best"]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.reporter.line(f"resuming after update {self.progress.step} from {self.directory / 'checkpoint'}")
+
+    def _saved(self) -> dict[str, Any] | None:
+        """Return what the last checkpoint holds, or None where there is none."""
         found = sorted((self.directory / "checkpoint").glob("step-*"))
         if not found:
-            return
+            return None
         folder = found[-1]
-        self.progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
-        self._bare_model.load_trained(load_file(folder / "learned.safetensors"))
-        self.best = load_file(folder / "best.safetensors")
-        self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-        self.reporter.line(f"resuming after update {self.progress.step} from {folder}")
+        return {
+            "progress": json.loads((folder / "progress.json").read_text(encoding="utf-8")),
+            "learned": load_file(folder / "learned.safetensors"),
+            "best": load_file(folder / "best.safetensors"),
+            "optimizer": torch.load(folder / "optimizer.pt", weights_only=True),
+        }
 
 
 def describe(predictions: Mapping[str, Predictions], num_tokens: int) -> dict[str, Any]:

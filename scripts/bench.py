@@ -4,10 +4,13 @@
     python scripts/bench.py --size base --dir ../shared/superglue --tokenizer ../shared/t5-tokenizer
 
 Every system lives in a process of its own and works on the same texts when it is its turn; the turns are
-interleaved, and figures are medians of the rounds with their range. Weights are random: time does not depend
-on them. Text lengths are those of BoolQ's training set where --dir and --tokenizer are given, else a fixed
-sample of 500 such lengths. The machine's own matrix product is measured in the same rounds. Results go to
-results/bench/MACHINE.json; the table and the targets are printed. Nothing is compared across runs.
+interleaved, figures are medians of the rounds with their range, and ratios medians of the rounds' ratios. The
+texts of a turn are batches of the product's own order, from short ones to long ones in equal steps; the peers
+get them shuffled, as they batch, and the authors' step, which pads to 480 and costs the same for any text,
+gets the first eight. Weights are random: time does not depend on them. Text lengths are those of BoolQ's
+training set where --dir and --tokenizer are given, else a fixed sample of 500 such lengths. The machine's own
+matrix product is measured in the same rounds. Results go to results/bench/MACHINE.json; the table and the
+targets are printed. Nothing is compared across runs.
 """
 
 from __future__ import annotations
@@ -72,7 +75,7 @@ class Figure:
     train_cpu: list[float]
     evaluate_cpu: list[float]
     peak_mb: float
-    tokens: float  # text tokens an example, prompt vectors included
+    tokens: list[float]  # text tokens an example, prompt vectors included
 
 
 class Worker:
@@ -118,7 +121,7 @@ class Worker:
             columns["train_cpu"],
             columns["evaluate_cpu"],
             max(columns["peak_mb"]),
-            columns["tokens"][0],
+            columns["tokens"],
         )
 
 
@@ -200,7 +203,7 @@ def table(figures: list[Figure], peak: list[float], size: str) -> str:
         for mode in ("train", "evaluate"):
             own = getattr(figure, mode)
             spread = f" ({min(own):.2f} to {max(own):.2f})" if mode == "train" else ""
-            cells += [f"{median(own):.2f}{spread}", f"{median(own) / median(getattr(first, mode)):.2f}"]
+            cells += [f"{median(own):.2f}{spread}", f"{ratio(figure, first, mode):.2f}"]
         cells += [f"{1 / median(figure.train_cpu):.3f}", f"{100 * share(figure, peak, size):.0f}"]
         lines.append(f"| {' | '.join([*cells, f'{figure.peak_mb:.0f}'])} |")
     return "\n".join(lines)
@@ -210,10 +213,17 @@ def plural(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number > 1)}"
 
 
+def ratio(figure: Figure, other: Figure, mode: str) -> float:
+    """Return the median of the rounds' ratios of examples a second."""
+    return median(a / b for a, b in zip(getattr(figure, mode), getattr(other, mode), strict=True))
+
+
 def share(figure: Figure, peak: list[float], size: str) -> float:
     """Return the rate of the work that a frozen encoder needs, forward and to the activations, over the
     machine's matrix product."""
-    return median(figure.train) * figure.tokens * 4 * encoder_weights(size) / 1e9 / median(peak)
+    work = 4 * encoder_weights(size) / 1e9
+    rates = (rate * tokens * work for rate, tokens in zip(figure.train, figure.tokens, strict=True))
+    return median(rates) / median(peak)
 
 
 def encoder_weights(size: str) -> int:
@@ -263,16 +273,15 @@ def verdict(
             # The authors' code has no bf16: its step in fp32 is what ours in bf16 is held against.
             theirs = by_key.get((peer, "fp32" if peer == AUTHORS else precision, threads))
             if at == precision and theirs is not None:
-                ratio = median(getattr(ours, mode)) / median(getattr(theirs, mode))
-                say(f"{mode} against {peer}, {where}", ratio, least, hoped)
+                say(f"{mode} against {peer}, {where}", ratio(ours, theirs, mode), least, hoped)
         rate = share(ours, peak, given.size)
         say(f"share of the matrix product in training, {where}", rate, *SHARES[precision])
         if fixed:
-            ratio = median(fixed.train) / median(ours.train)
-            say(f"time of a dynamic against a fixed prompt, {where}", ratio, 1.10, 1.03, below=True)
+            slower = ratio(fixed, ours, "train")
+            say(f"time of a dynamic against a fixed prompt, {where}", slower, 1.10, 1.03, below=True)
         if prompt_tuning:
-            ratio = ours.peak_mb / prompt_tuning.peak_mb
-            say(f"peak memory against peft PromptTuning, {where}", ratio, 1.1, 0.8, below=True)
+            memory = ours.peak_mb / prompt_tuning.peak_mb
+            say(f"peak memory against peft PromptTuning, {where}", memory, 1.1, 0.8, below=True)
     return "\n".join(lines), good
 
 
@@ -316,8 +325,8 @@ class System:
 
     train: Callable[[Any], None]
     evaluate: Callable[[Any], None]
-    order: Callable[[int], Any]  # places of a turn's texts: ours are sorted by length within a stretch
-    tokens: float
+    order: Callable[[Any], Any]  # the batches that it makes of a turn's
+    vectors: int  # of its prompt, which pass through the encoder with each text
     answers: Callable[[], Any] = lambda: None  # logits of all texts
 
 
@@ -338,14 +347,14 @@ def work(system: str, precision: str, threads: int, given: argparse.Namespace) -
         if word.strip() == "ready":
             if system != "matrix product":
                 built = build(system, texts, precision, given)
-                timed(built.train, built.order(0)[:1], given.device)  # what is allocated once
+                timed(built.train, turn_batches(texts, 0, 1)[:1], given.device)  # what is allocated once
             print(json.dumps({}), flush=True)
             continue
         if built is None:
             print(json.dumps({"gflops": matrix_product(precision, given.device)}), flush=True)
             continue
+        places = built.order(turn_batches(texts, turn, -(-given.texts // BATCH)))
         turn += 1
-        places = built.order(turn)[: -(-given.texts // BATCH)]
         train, train_cpu = timed(built.train, places, given.device)
         evaluate, evaluate_cpu = timed(built.evaluate, places, given.device)
         number = BATCH * len(places)
@@ -353,7 +362,7 @@ def work(system: str, precision: str, threads: int, given: argparse.Namespace) -
         told |= {
             "evaluate_cpu": number / evaluate_cpu,
             "peak_mb": peak_mb(given.device),
-            "tokens": built.tokens,
+            "tokens": sum(len(texts[int(p)]) for own in places for p in own) / number + built.vectors,
         }
         print(json.dumps(told), flush=True)
     return 0
@@ -410,6 +419,25 @@ def matrix_product(precision: str, device: str) -> float:
     a @ b
     seconds = min(timed(lambda _: a @ b, [None] * 3, device)[0] / 3 for _ in range(3))
     return 8 * size**3 / seconds / 1e9
+
+
+def turn_batches(texts: list[list[int]], turn: int, number: int) -> list[Any]:
+    """Return some of the product's batches: of the stretch that it sorts by length, in equal steps from short
+    to long, which the turns shift so that together they cover all lengths."""
+    from itertools import islice
+
+    import numpy as np
+
+    from dp_bench import config
+    from dp_bench.data.batches import training_rows
+
+    stretch = config.build(config.compose(["task=boolq", "data.dir=."])).settings.trainer.bucket_batches
+    lengths = np.array(list(map(len, texts)))
+    start = turn * stretch
+    rows = training_rows([lengths], np.ones(1), batch_size=BATCH, bucket_batches=stretch, seed=0, start=start)
+    batches = sorted((own for (own,) in islice(rows, stretch)), key=lambda own: float(lengths[own].mean()))
+    shift = ((turn * 2) % 5 + 0.5) / 5
+    return [batches[int((place + shift) * stretch / number)] for place in range(number)]
 
 
 def make_texts(given: argparse.Namespace) -> list[list[int]]:
@@ -488,7 +516,6 @@ def ours(
     """The product as it trains: bucketed batches, cached summaries, cut decoder, label rows of the head."""
     import tempfile
     from dataclasses import replace
-    from itertools import islice
 
     import datasets
     import numpy as np
@@ -496,8 +523,7 @@ def ours(
 
     from dp_bench import config
     from dp_bench.backbones.encoder_decoder import EncoderDecoder
-    from dp_bench.backbones.load import byte_tokenizer
-    from dp_bench.data.batches import training_rows
+    from dp_bench.backbones.load import byte_tokenizer, usual_attention
     from dp_bench.data.encode import EncodedSplit
     from dp_bench.evaluation import Split, predict
     from dp_bench.machine import make_accelerator
@@ -514,7 +540,7 @@ def ours(
     ]
     experiment = config.build(config.compose(["task=boolq", "data.dir=.", *budget, *overrides]))
     settings = experiment.settings
-    model = model or make_t5(given, precision, "sdpa" if given.device != "cpu" else "eager")
+    model = model or make_t5(given, precision, usual_attention(given.device, dtype_of(precision)))
     backbone = EncoderDecoder(model, byte_tokenizer(), answer_prefix="<extra_id_0>").to(given.device)
     backbone.decoder_ids_A = torch.tensor([0, VOCABULARY - 29], device=given.device)  # <pad>, <extra_id_0>
     columns = {
@@ -548,36 +574,28 @@ def ours(
         reporter=Reporter(),
     )
 
-    batch, k = settings.trainer.batch_size, settings.trainer.bucket_batches
-
-    def order(turn: int) -> Any:
-        rates = np.full(num_tasks, 1 / num_tasks)
-        lengths = [encoded.lengths] * num_tasks
-        rows = training_rows(lengths, rates, batch_size=batch, bucket_batches=k, seed=0, start=turn * k)
-        return list(islice(rows, k))
+    batch = settings.trainer.batch_size
 
     def train(places: Any) -> None:
-        trainer._update(places, 0)
+        """Make an update; several tasks share the batch."""
+        trainer._update(tuple(np.array_split(places, num_tasks)), 0)
 
     def evaluate(places: Any) -> None:
-        part = replace(splits[0], encoded=encoded.select(places[0]))
+        part = replace(splits[0], encoded=encoded.select(places))
         predict(prompted, part, batch_size=batch, seed=0)
 
     def answers() -> Any:
         return predict(prompted, splits[0], batch_size=batch, seed=0).logits_NC
 
-    tokens = float(encoded.lengths.mean()) + settings.prompt.num_tokens
-    return System(train, evaluate, order, tokens, answers)
+    return System(train, evaluate, lambda batches: batches, settings.prompt.num_tokens, answers)
 
 
-def random_batches(texts: list[list[int]]) -> Callable[[int], Any]:
-    """Batches in random order, as every peer makes them."""
+def shuffled(batches: list[Any]) -> Any:
+    """Batch the same texts at random, as every peer does."""
     import numpy as np
 
-    def order(turn: int) -> Any:
-        return np.random.default_rng(turn).permutation(len(texts)).reshape(-1, BATCH)
-
-    return order
+    places = np.concatenate(batches)
+    return np.random.default_rng(int(places[0])).permutation(places).reshape(-1, BATCH)
 
 
 def adafactor(parameters: list[Any]) -> Any:
@@ -651,7 +669,7 @@ def peft_system(system: str, texts: list[list[int]], precision: str, given: argp
         logits[:, 0, words].argmax(-1).cpu()
 
     with_prompt = NUM_TOKENS if system in (PROMPT_TUNING, "peft P-tuning") else 0
-    return System(train, evaluate, random_batches(texts), sum(map(len, texts)) / len(texts) + with_prompt)
+    return System(train, evaluate, shuffled, with_prompt)
 
 
 def authors(texts: list[list[int]], precision: str, given: argparse.Namespace) -> System:
@@ -714,7 +732,7 @@ def authors(texts: list[list[int]], precision: str, given: argparse.Namespace) -
         with torch.no_grad():  # theirs has none, which costs memory and some time
             logits(places)[0].argmax(-1).cpu()
 
-    return System(train, evaluate, random_batches(texts), sum(map(len, texts)) / len(texts) + NUM_TOKENS)
+    return System(train, evaluate, lambda batches: shuffled(batches)[:1], NUM_TOKENS)
 
 
 if __name__ == "__main__":

@@ -74,9 +74,11 @@ def main() -> int:
 def measure(given: argparse.Namespace) -> list[Point]:
     import torch
 
+    from dp_bench.backbones.load import usual_attention
+
     torch.set_num_threads(given.threads)
     points = []
-    attention = "eager" if given.device == "cpu" else "sdpa"
+    attention = usual_attention(given.device, dtype_of(given.precision))
     for size in ("tiny", "small", "base"):
         own = argparse.Namespace(**{**vars(given), "size": size})
         points.append(tell(point("model", size, make_t5(own, given.precision, attention), own)))
@@ -97,14 +99,18 @@ def tell(point: Point) -> Point:
 
 def point(axis: str, value: int | str, model: Any, given: argparse.Namespace) -> Point:
     """Time both prompts with everything usual but one thing."""
-    batch = int(value) if axis == "examples a batch" else 8
+    import numpy as np
+
+    batch = {"examples a batch": value, "text tokens": 4}.get(axis, 8)  # 2,048 tokens must fit into memory
+    assert isinstance(batch, int)
     lengths = boolq_lengths_or_like(given, 16 * batch)
     if axis == "text tokens":
         lengths[:] = int(value)
     texts = [[5] * (int(n) - 1) + [1] for n in lengths]
+    batches = np.argsort(lengths, kind="stable").reshape(-1, batch)
     settings = {
-        "prompt vectors": f"prompt.num_tokens={value}",
-        "pool entries": f"prompt.vectors.num_prompts={value}",
+        "prompt vectors": [f"prompt.num_tokens={value}"],
+        "pool entries": [f"prompt.vectors.num_prompts={value}"],
     }
     tasks = int(value) if axis == "tasks" else 1
     systems = []
@@ -115,7 +121,7 @@ def point(axis: str, value: int | str, model: Any, given: argparse.Namespace) ->
     seconds: list[list[float]] = [[], []]
     for turn in range(given.rounds + 1):
         for system, kept in zip(systems, seconds, strict=True):
-            places = system.order(turn)[:2]
+            places = [batches[(turn + half) % len(batches)] for half in (0, len(batches) // 2)]
             wall, _ = timed(system.train, places, given.device)
             kept.append(wall / (len(places) * batch))
     fixed, dynamic = (1e3 * median(kept[1:]) for kept in seconds)  # the first turn allocates

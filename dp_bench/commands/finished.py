@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from dp_bench import records
 from dp_bench.records import RunRecord
+from dp_bench.report.index import load_all
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
 
 def finished_runs(results_dir: Path, experiment: str | None = None) -> list[RunRecord]:
     """Return the finished runs below a folder, or those of one experiment; raise UserError without any."""
-    found = records.load_all(results_dir)
+    found = load_all(results_dir)
     if not found:
         raise UserError(
             f"There are no finished runs below {results_dir / 'runs'}. Start one: dp-bench train task=rte "

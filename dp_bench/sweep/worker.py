@@ -11,6 +11,7 @@ import _thread
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -67,6 +68,9 @@ class Told(Reporter):
 
 def main() -> None:
     """Work until stdin ends."""
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a sweep in the background ignores it: we must not
     answers = Answers(os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
     jobs: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()

@@ -1,0 +1,304 @@
+"""LaTeX that compiles, a page that needs nothing else, figures with the numbers behind them, an index."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders_report import make_record
+
+from dp_bench import records, run
+from dp_bench.commands.plot import plot
+from dp_bench.commands.tables import Asked, tables
+from dp_bench.config import Experiment
+from dp_bench.records import RunRecord
+from dp_bench.report import index
+from dp_bench.report.frame import build_tables
+from dp_bench.report.html import to_html
+from dp_bench.report.latex import escape, to_latex
+from dp_bench.report.sheet import Options, Sheet, make_sheet
+from dp_bench.types import UserError
+
+NASTY = "task.template='50% of {premise} & {hypothesis} #1 ~ $x_1^2$ <b>\"|\"</b>'"
+
+
+@pytest.fixture(scope="module")
+def sheets() -> list[Sheet]:
+    made = [
+        make_record("task=rte", f"prompt={prompt}", f"seed={seed}", score=base + seed / 3, **changes)
+        for prompt, base, changes in (
+            ("fixed", 60.0, {"trainable_parameters": 1280}),
+            ("adap_pos", 70.0, {"trainable_parameters": 1301}),
+            ("majority", 50.0, {"trainable_parameters": 0}),
+        )
+        for seed in range(8)
+    ]
+    made += [
+        make_record("task=cb", NASTY, "prompt=split", score=61.25),
+        make_record("task=cb", "prompt=split"),
+    ]
+    return [make_sheet(table, Options(columns=("params",))) for table in build_tables(made)]
+
+
+# ---------------------------------------------------------------------------------------------- LaTeX
+
+
+def test_latex_escapes_whatever_a_setting_holds() -> None:
+    assert escape("50% & #1 a_b {x} $5 ~ ^ \\") == (
+        "50\\% \\& \\#1 a\\_b \\{x\\} \\$5 \\textasciitilde{} \\textasciicircum{} \\textbackslash{}"
+    )
+    assert escape("1 ± 2 (3)†‡") == "1 $\\pm$ 2 (3)$^\\dagger$$^\\ddagger$"
+
+
+def test_latex_has_a_line_a_row_and_marks_the_best(sheets: list[Sheet]) -> None:
+    text = to_latex(sheets)
+    assert text.count("\\begin{table}") == text.count("\\end{table}") == len(sheets)
+    body = text.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
+    assert len(body) == len(sheets[0].lines)
+    assert {line.count(" & ") for line in body} == {len(sheets[0].heads) - 1}
+    assert "\\textbf{71.17 $\\pm$ 0.82 (8)$^\\dagger$}" in text
+    assert text.isascii(), "a paper's preamble may not know other letters"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(sheets: list[Sheet], tmp_path: Path) -> None:
+    (tmp_path / "tables.tex").write_text(to_latex(sheets), "utf-8")
+    (tmp_path / "paper.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\\usepackage{graphicx}"
+        "\\begin{document}\\input{tables}\\end{document}",
+        "utf-8",
+    )
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+# ---------------------------------------------------------------------------------------------- HTML
+
+
+class Page(HTMLParser):
+    """Collects what a page asks for and what its tables hold."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.cells: list[list[str]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.asked += [str(value) for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "input"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.cells.append([])
+        if tag in ("td", "th"):
+            self.cells[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "td" in self.open or "th" in self.open:
+            self.cells[-1][-1] += data
+
+
+def test_the_page_asks_for_nothing_and_shows_what_the_sheets_hold(sheets: list[Sheet]) -> None:
+    text = to_html(sheets)
+    page = Page(text)
+    assert not page.open and not page.asked
+    assert "http" not in text and "url(" not in text and "@import" not in text
+    expected = [
+        line
+        for sheet in sheets
+        for line in (sheet.heads, *([shown.text for shown in own] for own in sheet.lines))
+    ]
+    assert page.cells == expected
+    assert "<b>" not in text, "what a setting holds is text"
+
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
+    None,
+)
+CLICK = """<script>
+document.querySelectorAll("th button")[1].click();
+const first = () => document.querySelector("tbody tr").cells[0].textContent;
+const down = first();
+document.querySelectorAll("th button")[1].click();
+const up = first();
+const input = document.querySelector("input");
+input.value = "adap_pos";
+input.dispatchEvent(new Event("input"));
+const shown = [...document.querySelectorAll("tbody tr")].filter(row => row.offsetParent !== null).length;
+document.title = [down, up, shown, document.documentElement.scrollWidth <= window.innerWidth].join("|");
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_the_page_sorts_and_filters_in_a_browser(sheets: list[Sheet], tmp_path: Path) -> None:
+    path = tmp_path / "tables.html"
+    path.write_text(to_html(sheets[-1:]).replace("</body>", f"{CLICK}</body>"), "utf-8")
+    done = subprocess.run(
+        [
+            str(CHROMIUM),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--window-size=390,800",
+            "--dump-dom",
+            path.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    title = done.stdout.split("<title>")[1].split("</title>")[0]
+    assert title == "adap_pos|majority|1|true"
+
+
+# ---------------------------------------------------------------------------------------------- command
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    for seed in range(2):
+        for prompt, experiment in (("fixed", "mine"), ("split", None)):
+            record = make_record("task=rte", f"prompt={prompt}", f"seed={seed}", experiment=experiment)
+            records.save(record, tmp_path / "runs" / record.run_id)
+            right = pd.DataFrame(
+                {"id": ["a", "b"], "gold": [0, 1], "prediction": [0, int(prompt == "fixed")]}
+            )
+            right.to_parquet(tmp_path / "runs" / record.run_id / "predictions.parquet")
+    return tmp_path
+
+
+def test_every_format_is_written_alike_twice(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = Asked(formats=("md", "csv", "tex", "html"), tests="examples", budget=True, pairs=True)
+    written = []
+    for _ in range(2):
+        assert tables(results, asked) == 0
+        files = sorted((results / "tables").iterdir())
+        written.append({file.name: file.read_bytes() for file in files})
+    assert written[0] == written[1]
+    assert set(written[0]) == {"tables.md", "tables.csv", "tables.tex", "tables.html", "comparisons.csv"}
+    line = pd.read_csv(results / "tables" / "comparisons.csv").iloc[0]
+    assert (line["a"], line["b"], line["n"], line["examples_num_examples"]) == ("fixed", "split", 2, 2)
+    capsys.readouterr()
+
+
+def test_rows_tasks_experiments_and_medians_are_selectable(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tables(results, Asked(rows=("split",))) == 0
+    assert "| fixed" not in capsys.readouterr().out
+    assert tables(results, Asked(experiment="mine")) == 0
+    assert "| split" not in capsys.readouterr().out
+    assert tables(results, Asked(aggregate="median")) == 0
+    assert "50.00 [50.00, 50.00] (2)" in capsys.readouterr().out
+    for wrong, answer in (
+        (Asked(experiment="mien"), "Did you mean mine?"),
+        (Asked(rows=("fixd",)), "--rows does not know 'fixd'. Did you mean fixed?"),
+        (Asked(tasks=("rta",)), "--tasks does not know 'rta'"),
+        (Asked(against="papr"), "--against does not know 'papr'"),
+        (Asked(reference="adap_pos"), "--reference does not know 'adap_pos'"),
+    ):
+        with pytest.raises(UserError) as caught:
+            tables(results, wrong)
+        assert answer in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------- plots
+
+
+def test_figures_come_with_the_numbers_that_they_show(
+    experiment: Callable[..., Experiment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    quick = ("trainer.max_steps=6", "trainer.eval_every=2", "trainer.batch_size=4")
+    runs: list[RunRecord] = []
+    for words in (
+        ("prompt=adap_ins_pos", "seed=0", "regime.transfer=[cb]"),
+        ("prompt=adap_ins_pos", "seed=1"),
+        ("prompt=fixed", "prompt.num_tokens=4"),
+        ("prompt=fixed", "prompt.num_tokens=8"),
+    ):
+        runs.append(run.run(experiment(*quick, *words)))
+    written = []
+    for _ in range(2):
+        assert plot(tmp_path / "results", [], None, tmp_path / "plots") == 0
+        written.append({path.name: path.read_bytes() for path in sorted((tmp_path / "plots").iterdir())})
+    assert written[0] == written[1]
+    said = capsys.readouterr().out
+    assert "shots: nothing to draw" in said
+    kinds = ("curves", "length", "parameters", "seconds", "choices", "positions", "entropy", "transfer")
+    assert set(written[0]) == {f"{kind}.{form}" for kind in kinds for form in ("png", "svg", "csv")}
+    curves = pd.read_csv(tmp_path / "plots" / "curves.csv")
+    own = curves[(curves["prompt"] == "adap_ins_pos") & (curves["step"] == 4)].iloc[0]
+    lines = [
+        json.loads((tmp_path / "results" / "runs" / r.run_id / "metrics.jsonl").read_text().splitlines()[1])
+        for r in runs[:2]
+    ]
+    assert own["mean"] == pytest.approx(np.mean([line["select_score"] for line in lines]))
+    assert own["count"] == 2
+    choices = pd.read_csv(tmp_path / "plots" / "choices.csv")
+    assert set(choices["piece"]) == {"position"} and set(choices["prompt"]) == {"adap_ins_pos"}
+    assert choices["count"].sum() == 2 * runs[0].num_examples["report"]
+    lengths = pd.read_csv(tmp_path / "plots" / "length.csv")
+    assert set(lengths["num_tokens"]) == {4, 8, 20}
+    matrix = pd.read_csv(tmp_path / "plots" / "transfer.csv").set_index("evaluated_on")["score"]
+    assert matrix["CB"] == pytest.approx(runs[0].transfer["cb"]["score"])
+    with pytest.raises(UserError, match="Did you mean curves"):
+        plot(tmp_path / "results", ["curve"], None, None)
+
+
+# ---------------------------------------------------------------------------------------------- index
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    for number in range(index.WORTH_IT + 5):
+        record = make_record("task=rte", f"seed={number}", score=float(number % 100))
+        records.save(record, tmp_path / "runs" / record.run_id)
+    return tmp_path
+
+
+def test_the_index_gives_the_records_that_the_folders_hold(many: Path) -> None:
+    truth = records.load_all(many)
+    assert index.load_all(many) == truth and (many / index.FILE).is_file()
+    assert index.load_all(many) == truth, "out of the index"
+
+
+def test_the_index_is_never_stale(many: Path) -> None:
+    index.load_all(many)
+    folders = sorted((many / "runs").iterdir())
+    changed = records.load(folders[0])
+    assert changed is not None
+    records.save(make_record("task=rte", "seed=9999", score=1.5), many / "runs" / "new")
+    records.write_json(folders[0] / "record.json", {**vars(changed), "score": 99.125})
+    shutil.rmtree(folders[1])
+    found = index.load_all(many)
+    assert found == records.load_all(many)
+    assert {99.125, 1.5} <= {record.score for record in found}
+    (many / index.FILE).write_bytes(b"no parquet")
+    assert index.load_all(many) == found
+
+
+def test_few_runs_need_no_index(tmp_path: Path) -> None:
+    record = make_record("task=rte")
+    records.save(record, tmp_path / "runs" / record.run_id)
+    assert index.load_all(tmp_path) == [record] and not (tmp_path / index.FILE).exists()
+    assert index.load_all(tmp_path / "nothing") == []

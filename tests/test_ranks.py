@@ -1,0 +1,97 @@
+"""Several processes as one run: two gloo ranks end where one process ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import FIXTURES
+from safetensors.torch import load_file
+
+from dp_bench import records
+from dp_bench.records import RunRecord
+
+WORDS = (
+    *("task=rte", "backbone=t5_tiny_random", "trainer=smoke", "trainer.precision=fp32", "device=cpu"),
+    *("trainer.max_steps=6", "trainer.eval_every=3", "trainer.batch_size=8", "trainer.micro_batch_size=2"),
+    *("trainer.eval_batch_size=3", f"data.dir={FIXTURES}"),
+)
+
+
+def start(folder: Path, *words: str, number: int) -> subprocess.CompletedProcess[str]:
+    """Run `dp-bench train` as so many processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
+    return subprocess.run(
+        [sys.executable, *(launcher if number > 1 else []), "-m", "dp_bench", "train", *WORDS, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+def only(folder: Path) -> tuple[RunRecord, Path]:
+    (record,) = records.load_all(folder)
+    return record, folder / "runs" / record.run_id
+
+
+@pytest.mark.parametrize("prompt", ["dynamic", "random_position"])
+def test_two_ranks_end_where_one_process_ends(tmp_path: Path, prompt: str) -> None:
+    alone = start(tmp_path, f"prompt={prompt}", "results_dir=one", number=1)
+    assert alone.returncode == 0, alone.stderr
+    both = start(tmp_path, f"prompt={prompt}", "results_dir=two", number=2)
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count(": score ") == 1, "rank 0 alone speaks"
+    (one, its_folder), (two, folder) = only(tmp_path / "one"), only(tmp_path / "two")
+    assert (one.run_id, one.score, one.best_step) == (two.run_id, two.score, two.best_step)
+    for name, value in load_file(its_folder / "prompt.safetensors").items():
+        torch.testing.assert_close(
+            load_file(folder / "prompt.safetensors")[name], value, atol=1e-4, rtol=1e-4
+        )
+    ours, theirs = (pd.read_parquet(path / "predictions.parquet") for path in (folder, its_folder))
+    assert (ours["id"] == theirs["id"]).all() and (ours["position"] == theirs["position"]).all()
+    scores = [column for column in ours if column.startswith("score_")]
+    np.testing.assert_allclose(ours[scores], theirs[scores], atol=1e-3)
+    again = start(tmp_path, f"prompt={prompt}", "results_dir=two", number=2)
+    assert again.returncode == 0 and again.stdout.count("finished before") == 1
+
+
+def test_ranks_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+    words = ("prompt=fixed", "trainer.max_steps=400", "trainer.eval_every=100")
+    assert start(tmp_path, *words, "results_dir=one", number=1).returncode == 0
+    try:
+        start_and_stop(tmp_path, *words, "results_dir=two")
+    finally:
+        done = start(tmp_path, *words, "results_dir=two", number=2)
+    assert done.returncode == 0 and "resuming after update" in done.stdout, done.stdout + done.stderr
+    one, two = only(tmp_path / "one")[0], only(tmp_path / "two")[0]
+    assert (one.score, one.num_updates) == (two.score, two.num_updates)
+
+
+def start_and_stop(folder: Path, *words: str) -> None:
+    """Kill a run once it has left a checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dp_bench", "train", *WORDS, *words],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    while process.poll() is None and not list((folder / "two" / "runs").glob("*/checkpoint/step-*")):
+        pass
+    process.kill()
+    process.wait()
+
+
+def test_what_ranks_cannot_do_is_refused(tmp_path: Path) -> None:
+    done = start(tmp_path, "prompt=fixed", "protocol=authors", number=2)
+    assert done.returncode != 0
+    assert "makes an update after each micro-batch of prompt=fixed" in done.stderr

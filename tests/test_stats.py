@@ -1,0 +1,249 @@
+"""Tests between rows, against scipy and the definitions; marks and words only where they are earned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import pytest
+from builders_report import make_record
+from scipy import stats as scipy_stats
+
+from dp_bench.records import RunRecord
+from dp_bench.report import paper, stats
+from dp_bench.report.controls import control_notes
+from dp_bench.report.frame import Table, build_tables
+from dp_bench.report.sheet import Options, Sheet, make_sheet
+
+
+def scored(words: Sequence[str], scores: Sequence[float], **changes: Any) -> list[RunRecord]:
+    return [
+        make_record(*words, f"seed={seed}", score=score, metrics={"accuracy": score}, **changes)
+        for seed, score in enumerate(scores)
+    ]
+
+
+def rows(**scores: Sequence[float]) -> list[RunRecord]:
+    """Return runs of prompts on RTE."""
+    return [r for prompt, own in scores.items() for r in scored(["task=rte", f"prompt={prompt}"], own)]
+
+
+def only(made: Sequence[RunRecord], metric: str = "score") -> Table:
+    (table,) = build_tables(made, metric)
+    return table
+
+
+def row(sheet: Sheet, label: str) -> list[str]:
+    return next([shown.text for shown in line] for line in sheet.lines if line[0].text == label)
+
+
+# ---------------------------------------------------------------------------------------------- tests
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 12])
+def test_the_sign_flip_test_is_scipys_exact_permutation_test(n: int) -> None:
+    differences = np.random.default_rng(n).normal(0.7, 1.0, n)
+    known = 1.0
+    if n > 1:
+        known = scipy_stats.permutation_test(
+            (differences,), np.mean, permutation_type="samples", n_resamples=np.inf
+        ).pvalue
+    assert stats.sign_flip(differences.tolist()) == pytest.approx(known)
+
+
+def test_five_seeds_cannot_go_under_a_sixteenth_and_many_are_sampled() -> None:
+    assert stats.sign_flip([1, 2, 3, 4, 5]) == 0.0625
+    assert stats.sign_flip([0.0] * 5) == 1.0
+    assert stats.sign_flip([1.0] * 20) == pytest.approx(2**-16, abs=1e-4)
+    noise = np.random.default_rng(0).normal(0, 1, 20).tolist()
+    exact = scipy_stats.permutation_test(
+        (noise,), np.mean, permutation_type="samples", n_resamples=200_000, rng=0
+    ).pvalue
+    assert stats.sign_flip(noise) == pytest.approx(exact, abs=0.01)
+
+
+def test_holm_is_its_definition() -> None:
+    p = [0.01, 0.04, 0.03, 0.005, 0.5, 0.04]
+    order = sorted(range(6), key=lambda place: p[place])
+    slow = [0.0] * 6
+    for rank, place in enumerate(order):
+        slow[place] = min(1.0, max((6 - k) * p[order[k]] for k in range(rank + 1)))
+    assert stats.holm(p) == pytest.approx(slow)
+    assert stats.holm([]) == []
+
+
+def test_the_interval_is_students() -> None:
+    values = [61.0, 64.5, 70.25, 59.0]
+    low, high = scipy_stats.t.interval(0.95, 3, np.mean(values), scipy_stats.sem(values))
+    assert stats.interval(values) == (pytest.approx(low), pytest.approx(high))
+    assert stats.interval([3.0]) == (None, None)
+
+
+def test_tests_over_examples_are_mcnemars_and_a_paired_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    b = rng.random((1, 400)) < 0.6
+    a = b ^ (rng.random((1, 400)) < np.where(b, 0.05, 0.25))
+    found = stats.over_examples(a, b, seed=1)
+    wins, losses = int((a & ~b).sum()), int((b & ~a).sum())
+    assert found.p_mcnemar == pytest.approx(scipy_stats.binomtest(wins, wins + losses).pvalue)
+    difference = (a.astype(float) - b).ravel()
+    known = scipy_stats.bootstrap(
+        (difference,), np.mean, method="percentile", n_resamples=9999, rng=2
+    ).confidence_interval
+    assert found.low == pytest.approx(100 * known.low, abs=0.6)
+    assert found.high == pytest.approx(100 * known.high, abs=0.6)
+    assert found.p_bootstrap < 0.001
+    same = stats.over_examples(a, a, seed=1)
+    assert (same.low, same.high, same.p_bootstrap, same.p_mcnemar) == (0.0, 0.0, 1.0, 1.0)
+
+
+def test_over_several_seeds_mcnemar_is_twice_the_median() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.random((3, 60)) < 0.8, rng.random((3, 60)) < 0.6
+    alone = [stats.over_examples(a[i : i + 1], b[i : i + 1], 0).p_mcnemar for i in range(3)]
+    assert stats.over_examples(a, b, 0).p_mcnemar == pytest.approx(min(1.0, 2 * sorted(alone)[1]))
+
+
+def test_the_test_over_examples_keeps_its_level() -> None:
+    """Where two rows do not differ, one test in twenty says that they do."""
+    rng = np.random.default_rng(5)
+    found = [
+        stats.over_examples(rng.random((1, 200)) < 0.7, rng.random((1, 200)) < 0.7, trial)
+        for trial in range(60)
+    ]
+    assert np.mean([own.p_mcnemar < 0.05 for own in found]) < 0.15
+    assert np.mean([own.p_bootstrap < 0.05 for own in found]) < 0.18
+
+
+# ---------------------------------------------------------------------------------------------- pairing
+
+
+def test_only_seeds_that_both_have_are_compared() -> None:
+    made = [*rows(fixed=[60, 62, 64]), *scored(["task=rte", "prompt=split"], [61, 61])]
+    (found,) = stats.compare(only(made), stats.all_pairs(only(made)))
+    assert (found.n, found.difference, found.p) == (2, pytest.approx(mean([-1, 1])), 1.0)
+    assert found.a == "fixed" and found.b == "split"
+
+
+def test_what_draws_nothing_stands_against_every_seed() -> None:
+    table = only(rows(majority=[50], fixed=[60, 62, 64]))
+    (found,) = stats.compare(table, stats.all_pairs(table))
+    assert (found.a, found.n, found.difference) == ("fixed", 3, 12.0)
+    assert found.p == 0.25
+
+
+def test_the_correction_counts_every_comparison_of_the_family() -> None:
+    made = rows(fixed=range(60, 70), split=range(61, 71), postfix=[60 + (-1) ** i for i in range(10)])
+    table = only(made)
+    found = stats.compare(table, stats.all_pairs(table))
+    assert [c.p_holm for c in found] == stats.holm([c.p for c in found])
+    assert min(c.p for c in found) == pytest.approx(2**-9)
+
+
+def test_predictions_decide_where_they_are_asked_for() -> None:
+    made = rows(fixed=[50, 50], split=[80, 80])
+
+    def correct(record: RunRecord, task: str) -> Mapping[str, bool]:
+        share = record.score / 100
+        return {f"{task}/{i}": i < 100 * share for i in range(100)}
+
+    options = Options(by_examples=True, correct=correct)
+    sheet = make_sheet(only(made), options)
+    assert row(sheet, "split")[1].endswith("†")
+    assert any("paired bootstrap over examples" in note for note in sheet.notes)
+    (found,) = sheet.comparisons
+    assert found.examples is not None and found.examples.num_examples == 100
+    assert found.examples.low > 0
+    nothing = make_sheet(only(made), Options(by_examples=True, correct=lambda *_: None))
+    assert nothing.comparisons[0].examples is None and "†" not in row(nothing, "split")[1]
+
+
+# ---------------------------------------------------------------------------------------------- marks
+
+
+def test_marks_and_ranks_need_support() -> None:
+    ten = rows(
+        fixed=[60 + i / 10 for i in range(10)],
+        split=[70 + i / 7 for i in range(10)],
+        postfix=[60 + i / 10 + (-1) ** i for i in range(10)],
+    )
+    sheet = make_sheet(only(ten))
+    assert row(sheet, "split")[1].endswith("†") and not row(sheet, "postfix")[1].endswith("†")
+    ranks = {line[0].text: line[1].rank for line in sheet.lines}
+    assert ranks == {"split": 1, "fixed": None, "postfix": None}
+    assert any("after Holm's correction for 2 comparisons" in note for note in sheet.notes)
+    five = make_sheet(only([record for record in ten if record.seed < 5]))
+    assert not any("†" in shown.text or shown.rank for line in five.lines for shown in line)
+    assert any("5 seeds" in note and "cannot go under 0.0625" in note for note in five.notes)
+
+
+def test_a_control_within_reach_is_named_in_words() -> None:
+    def note(**scores: Sequence[float]) -> str:
+        (text,) = [n for n in control_notes(only(rows(**scores))) if n.startswith("best control / best")]
+        return text
+
+    same = [60 + (-1) ** i * i for i in range(8)]
+    assert "RTE split 65.00 / adap_pos 63.00 (the control is not behind)" in note(
+        fixed=[60] * 3, split=[65] * 3, adap_pos=[63] * 3
+    )
+    reach = note(fixed=same, adap_pos=[61 + s % 3 for s in same[::-1]])
+    assert "the control is within the test's reach: p = " in reach and "over 8 seeds" in reach
+    ahead = note(fixed=[60.0 + i for i in range(8)], adap_pos=[70.0 + i for i in range(8)])
+    assert "ahead of every control: p = 0.0078 over 8 seeds" in ahead
+    assert "one seed in common: no test" in note(fixed=[60], adap_pos=[70])
+
+
+def test_missing_controls_are_named_and_tables_without_dynamic_prompts_left_alone() -> None:
+    whole = ("zero_shot", "majority", "linear_probe", "fixed", "postfix", "split", "random_position")
+    assert control_notes(only(rows(fixed=[60], split=[61]))) == []
+    some = control_notes(only(rows(fixed=[60], adap_ins_len=[61])))
+    assert some[0].endswith(": zero_shot, majority, linear_probe, postfix, split, random_position")
+    everything = rows(**{name: [60.0] for name in whole}, dynamic=[61.0])
+    assert not any("not beside" in note for note in control_notes(only(everything)))
+
+
+# ---------------------------------------------------------------------------------------------- the paper
+
+
+def test_the_papers_numbers_stand_beside_ours_and_nothing_is_guessed() -> None:
+    made = [
+        *scored(["task=boolq", "prompt=fixed", "backbone=t5_base"], [62.0, 64.0, 66.0]),
+        *scored(["task=cb", "prompt=adap_ins_pos", "backbone=t5_base"], [80.0]),
+        *scored(["task=cb", "prompt=dynamic", "backbone=t5_base"], [80.0]),
+    ]
+    sheet = make_sheet(only(made, "accuracy"), Options(against_paper=True))
+    assert sheet.heads[:7] == ["prompt", "BoolQ", "paper", "Δ (p)", "CB", "paper", "Δ (p)"]
+    fixed = row(sheet, "fixed")
+    spread = 2.0 * (1 + 1 / 3) ** 0.5
+    p = 2 * scipy_stats.t.sf((64 - 62.35) / spread, 2)
+    assert fixed[1:7] == ["64.00 ± 2.00 (3)", "62.35", f"+1.65 ({p:.2g})", "-", "78.57", "-"]
+    assert row(sheet, "adap_ins_pos")[4:7] == ["80.00 (1)", *row(sheet, "adap_ins_pos")[5:7]]
+    assert row(sheet, "dynamic")[4:7] == ["80.00 (1)", "-", "-"], "the paper has no such row"
+    assert any("the best of about 40 noisy evaluations" in line for line in sheet.header.lines())
+    assert any(line.startswith("ours: protocol clean") for line in sheet.header.lines())
+
+
+def test_the_reference_is_the_papers_and_its_means_are_those_of_its_tasks() -> None:
+    numbers = paper._numbers()
+    cells = {key[:3] for key in numbers}
+    assert len({key[0] for key in cells}) == 4 and len(numbers) >= 100
+    for key in cells:
+        own = [numbers[(*key, task)] for task in ("boolq", "cb", "multirc", "rte", "wic")]
+        assert numbers[(*key, "mean")] == pytest.approx(mean(own), abs=0.011)
+    assert numbers["t5_small", "full", "fixed", "boolq"] == 67.31
+
+
+def test_another_benchmark_has_no_number_of_the_paper() -> None:
+    made = scored(["task=boolq", "prompt=fixed", "backbone=t5_base", "data=micro"], [62.0, 64.0])
+    sheet = make_sheet(only(made, "accuracy"), Options(against_paper=True))
+    assert row(sheet, "fixed")[2:4] == ["-", "-"]
+
+
+def test_columns_of_the_budget_say_what_was_spent() -> None:
+    made = [*rows(fixed=[60, 61], majority=[50])]
+    sheet = make_sheet(only(made), Options(columns=("updates", "batch", "trials", "hours", "ci")))
+    low, high = stats.interval([60, 61])
+    assert row(sheet, "fixed")[-5:] == ["60", "16", "1", "0.01 CPU", f"{low:.2f} to {high:.2f}"]
+    assert all(shown.text for line in sheet.lines for shown in line)
