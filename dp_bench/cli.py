@@ -82,8 +82,9 @@ def _sweep(words: list[str]) -> int:
         nargs="+",
         metavar="KEY=VALUE",
         help="experiment=NAME (dp-bench list experiments); settings as in dp-bench train, also with several "
-        "values, task=cb,rte; hpo=NAME searches for settings first; hydra/launcher=submitit_slurm, "
-        "submitit_local or joblib hands the runs to a cluster or to joblib",
+        "values, task=cb,rte; hpo=NAME searches for settings first; hydra/launcher=slurm_gpu, "
+        "submitit_slurm, local_jobs or joblib hands the runs to a cluster or to joblib; "
+        "launcher=local_gpus is --gpus all",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--retry-failed", action="store_true", help="also run what failed before")

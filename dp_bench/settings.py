@@ -73,6 +73,16 @@ class Summary(Enum):
     embedding_mean = "embedding_mean"
 
 
+class Estimator(Enum):
+    gumbel_st = "gumbel_st"  # the paper's: Gumbel-Softmax, straight through
+    st = "st"
+    reinmax = "reinmax"
+    rao_blackwell = "rao_blackwell"
+    reinforce = "reinforce"
+    leave_one_out = "leave_one_out"
+    exact = "exact"
+
+
 class SplitOrder(Enum):
     paper = "paper"
     code = "code"
@@ -158,6 +168,7 @@ class PromptSettings:
     num_tokens: int = MISSING  # P
     init: Init = MISSING
     summary: Summary = MISSING
+    estimator: Estimator | None = None  # of the selectors' gradient; None: gumbel_st, the paper's
     position: dict[str, Any] = field(default_factory=dict)
     length: dict[str, Any] = field(default_factory=dict)
     vectors: dict[str, Any] = field(default_factory=dict)

@@ -26,6 +26,7 @@ from dp_bench import guards, profiling, ranks
 from dp_bench.data.batches import Rows, mixing_rates, training_rows
 from dp_bench.evaluation import Predictions, Score, Split, mean_score, predict, score
 from dp_bench.model import PromptedModel
+from dp_bench.objective import objective
 from dp_bench.profiling import stage
 from dp_bench.progress import Reporter
 from dp_bench.prompts.selectors import PerInstance
@@ -198,12 +199,11 @@ class Trainer:
         num_examples = sum(map(len, places))
         for micro_batch, is_last in self._micro_batches(places, step):
             share = len(micro_batch) / num_examples
-            answer = self.model(micro_batch, tau)
-            loss = torch.nn.functional.cross_entropy(answer.logits_BC, micro_batch.label_B)
-            total += loss.detach() * share
-            loss = loss * self.weights[micro_batch.task]
-            if answer.prompt.loss is not None:
-                loss = loss + answer.prompt.loss
+            goal = objective(self.model, self.prompt, micro_batch, tau)
+            total += goal.loss * share
+            loss = goal.to_minimise * self.weights[micro_batch.task]
+            if goal.added is not None:
+                loss = loss + goal.added
             self._backward(loss if self.step_each_micro_batch else loss * share)
             if self.step_each_micro_batch and not is_last:
                 self._step_optimizer(step)

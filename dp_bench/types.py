@@ -167,6 +167,7 @@ class PromptOutput:
     pool_weights_BK: Tensor | None = None
     layers: LayerPrompt | None = None
     loss: Tensor | None = None  # a scalar that training adds to the task's loss, such as key matching
+    log_prob_B: Tensor | None = None  # of what was drawn, where the estimator learns from scores
 
     @property
     def length_B(self) -> Tensor | None:

@@ -729,8 +729,7 @@ def authors(texts: list[list[int]], precision: str, given: argparse.Namespace) -
 
     def evaluate(places: Any) -> None:
         model.eval()
-        with torch.no_grad():  # theirs has none, which costs memory and some time
-            logits(places)[0].argmax(-1).cpu()
+        logits(places)[0].detach().argmax(-1).cpu()  # with a graph, as theirs: no torch.no_grad there
 
     return System(train, evaluate, lambda batches: shuffled(batches)[:1], NUM_TOKENS)
 

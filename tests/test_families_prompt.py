@@ -206,6 +206,16 @@ def test_the_attentions_and_loras_numbers_are_those_of_a_t5(size: str) -> None:
     assert found == counts.COUNTS["lora"].value(widths, 1)
 
 
+def test_a_classifier_learns_whose_choices_the_text_shows(experiment: Build) -> None:
+    """COPA scores whole choices; its text names both, so that a head can learn which of them is right."""
+    words = ("task=copa", "backbone=bert_tiny_random", "backbone.head=classifier", "backbone.answer_cue=null")
+    record = run.run(experiment(*words, "prompt=adap_pos", *QUICK))
+    assert record.metrics.keys() == {"accuracy"} and 0 <= record.score <= 100
+    assert record.trainable_parameters == 4 * 64 + 5 + 2 * 64 + 2
+    with pytest.raises(UserError, match="brings other choices with each text"):
+        experiment(*words, "task=record")
+
+
 def test_a_probe_has_the_weights_of_its_formula(experiment: Build) -> None:
     record = run.run(experiment("prompt=linear_probe"))  # RTE: two labels, width 64
     assert record.trainable_parameters == counts.COUNTS["linear_probe"].value(counts.Widths(64, 64, 2, 2), 1)

@@ -256,7 +256,7 @@ def test_figures_come_with_the_numbers_that_they_show(
     assert own["count"] == 2
     choices = pd.read_csv(tmp_path / "plots" / "choices.csv")
     assert set(choices["piece"]) == {"position"} and set(choices["prompt"]) == {"adap_ins_pos"}
-    assert choices["count"].sum() == 2 * runs[0].num_examples["report"]
+    assert choices[choices["task"] == "rte"]["count"].sum() == 2 * runs[0].num_examples["report"]
     lengths = pd.read_csv(tmp_path / "plots" / "length.csv")
     assert set(lengths["num_tokens"]) == {4, 8, 20}
     matrix = pd.read_csv(tmp_path / "plots" / "transfer.csv").set_index("evaluated_on")["score"]

@@ -7,9 +7,9 @@ import torch
 from conftest import ORDERS, make_batch
 from torch import Tensor
 
+from dp_bench.prompts.estimators import draw
 from dp_bench.prompts.layout import insert
-from dp_bench.prompts.selectors import gumbel_straight_through
-from dp_bench.settings import SplitOrder
+from dp_bench.settings import Estimator, SplitOrder
 from dp_bench.types import Batch, PromptOutput
 
 P, D = 5, 7
@@ -58,7 +58,7 @@ def test_placement_equals_the_naive_sum_in_value_and_gradient(
         x = torch.randn(*shape, D, dtype=torch.float64, requires_grad=True)
         vectors = torch.randn(shape[0], P, D, dtype=torch.float64, requires_grad=True)
         logits = torch.randn(shape[0], P + 1, dtype=torch.float64, requires_grad=True)
-        choice = gumbel_straight_through(logits, noise, 0.7)
+        choice = draw(logits, noise, 0.7, Estimator.gumbel_st)
         choice.retain_grad()
         if place == "insert":
             embeds = insert(x, batch, PromptOutput(vectors, choice), order).embeds_BSD

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from dp_bench import config
 from dp_bench.prompts import counts
+from dp_bench.prompts.estimators import draw
 from dp_bench.prompts.init import initialiser
 from dp_bench.prompts.prompt import Prompt
-from dp_bench.prompts.selectors import Fixed, PerInstance, PerTask, Random, gumbel_straight_through
+from dp_bench.prompts.selectors import Fixed, PerInstance, PerTask, Random
 from dp_bench.prompts.vectors import Pool
-from dp_bench.settings import Init
+from dp_bench.settings import Estimator, Init
 from dp_bench.types import Dims, Site
 
 WIDTHS = {"small": 512, "base": 768, "large": 1024, "XL": 2048}
@@ -93,16 +94,16 @@ def test_straight_through_draws_are_exactly_one_hot() -> None:
     logits = torch.randn(5000, 21) * 3
     noise = -torch.empty_like(logits).exponential_().log()
     for temperature in (1.0, 0.5, 0.1):
-        draw = gumbel_straight_through(logits, noise, temperature)
-        assert torch.equal(draw.sort(1).values[:, -1], torch.ones(5000))
-        assert torch.equal(draw.sort(1).values[:, :-1], torch.zeros(5000, 20))
+        drawn = draw(logits, noise, temperature, Estimator.gumbel_st)
+        assert torch.equal(drawn.sort(1).values[:, -1], torch.ones(5000))
+        assert torch.equal(drawn.sort(1).values[:, :-1], torch.zeros(5000, 20))
 
 
 def test_draws_follow_the_softmax_whatever_the_temperature() -> None:
     logits = torch.tensor([1.0, 0.0, -1.0, 2.0]).expand(40_000, -1)
     noise = -torch.empty_like(logits).exponential_(generator=torch.Generator().manual_seed(1)).log()
     for temperature in (1.0, 0.3):
-        shares = gumbel_straight_through(logits, noise, temperature).mean(0)
+        shares = draw(logits, noise, temperature, Estimator.gumbel_st).mean(0)
         torch.testing.assert_close(shares, logits[0].softmax(0), atol=0.01, rtol=0)
 
 

@@ -96,10 +96,9 @@ def test_a_failed_run_is_recorded_and_goes_on_from_its_checkpoint(
             raise RuntimeError("out of something")
         return update(self, places, step)
 
-    monkeypatch.setattr(Trainer, "_update", fail)
-    with pytest.raises(RuntimeError):
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError):
+        broken.setattr(Trainer, "_update", fail)
         run.run(own)
-    monkeypatch.undo()
     (directory,) = (Path(own.settings.results_dir) / "runs").iterdir()
     status = json.loads((directory / "status.json").read_text(encoding="utf-8"))
     assert status["status"] == "failed" and "out of something" in status["traceback"]

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import FIXTURES
+from hydra import compose, initialize_config_dir
 
 from dp_bench import cli, config, records
 from dp_bench.records import RunRecord
@@ -222,6 +223,7 @@ def test_wrong_input_ends_a_sweep_before_anything_is_run(sweep: Sweep, tmp_path:
         ((*TINY, "prompt.num_tokens=4,-1"), "prompt.num_tokens=-1"),
         ((*TINY, "--jobs", "0"), "--jobs 0 must be at least 1"),
         ((*TINY, "--gpus", "all"), "nvidia-smi finds none here"),
+        ((*TINY, "launcher=local_gpus"), "nvidia-smi finds none here"),
         ((*TINY, "hydra/launcher=joblib", "--jobs", "2"), "leave them out with hydra/launcher="),
         (("task=rte", "prompt=fixed,postfix", "data.dir=nowhere"), "nowhere"),
         ((*TINY, "results_dir=a,b"), "a sweep writes to one folder"),
@@ -340,7 +342,16 @@ def test_ctrl_c_leaves_everything_to_go_on_from(sweep: Sweep, tmp_path: Path) ->
     assert "1 runs: 1 interrupted" in sweep(*words, "--dry-run")[1]
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_the_preset_for_slurm_asks_for_a_gpu_and_requeues() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    config.register_schema()
+    with initialize_config_dir(str(config.config_dir()), version_base="1.3"):
+        made = compose("train", ["hydra/launcher=slurm_gpu"], return_hydra_config=True).hydra.launcher
+    assert made._target_.endswith("SlurmLauncher")
+    assert (made.gpus_per_node, made.max_num_timeout) == (1, 5)
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "local_jobs"])
 def test_a_launcher_of_hydra_makes_the_same_records(sweep: Sweep, tmp_path: Path, launcher: str) -> None:
     pytest.importorskip({"joblib": "hydra_plugins.hydra_joblib_launcher"}.get(launcher, "submitit"))
     words = (*TINY, "prompt=fixed", "seed=0,1")

@@ -25,6 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from dp_bench.types import LayerPrompt, Site
 
 NAMES = {"eager": "dp_bench_eager", "sdpa": "dp_bench_sdpa"}
+MIXED = "dp_bench_mixed"  # plain where there is a backward pass to come, fused elsewhere
 
 
 @dataclass
@@ -92,6 +93,8 @@ def _attention(
                 if position_bias is not None:
                     position_bias = nn.functional.pad(position_bias, (keys.shape[2], 0))
         running.calls += 1
+    if position_bias is not None and attention_mask is not None and not position_bias.requires_grad:
+        attention_mask, position_bias = _merged(position_bias, attention_mask), None
     if fused:
         function = ALL_ATTENTION_FUNCTIONS["sdpa"]
         attended: tuple[Tensor, None] = function(
@@ -99,6 +102,16 @@ def _attention(
         )
         return attended
     return _plain(module, query, key, value, attention_mask, position_bias, **options)
+
+
+def _merged(position_bias: Tensor, mask: Tensor) -> Tensor:
+    """Add a frozen bias and an additive mask once: T5 hands the same two to every layer of a pass."""
+    known = getattr(position_bias, "_dp_bench_merged", None)
+    if known is None or known[0] is not mask:
+        known = (mask, position_bias + mask)
+        position_bias._dp_bench_merged = known  # type: ignore[attr-defined]
+    merged: Tensor = known[1]
+    return merged
 
 
 def _wider_mask(
@@ -157,7 +170,11 @@ def _sdpa(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
     return _attention(*args, fused=True, **options)
 
 
-# Both get the additive mask, which `_wider_mask` can extend.
-for _name, _function in (("eager", _eager), ("sdpa", _sdpa)):
-    AttentionInterface.register(NAMES[_name], _function)
-    AttentionMaskInterface.register(NAMES[_name], ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+def _mixed(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    return _attention(*args, fused=not torch.is_grad_enabled(), **options)
+
+
+# All get the additive mask, which `_wider_mask` can extend.
+for _name, _function in ((NAMES["eager"], _eager), (NAMES["sdpa"], _sdpa), (MIXED, _mixed)):
+    AttentionInterface.register(_name, _function)
+    AttentionMaskInterface.register(_name, ALL_MASK_ATTENTION_FUNCTIONS["eager"])

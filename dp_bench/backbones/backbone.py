@@ -101,11 +101,15 @@ class Backbone(nn.Module):
             summary_width=getattr(config, "word_embed_proj_dim", config.hidden_size),  # OPT's states
         )
 
-    def find_sites(self) -> tuple[Site, ...]:
-        """Route every attention through the seam for per-layer prompts and return where they may enter."""
+    def use_own_attention(self) -> None:
+        """Route every attention through the seam for per-layer prompts."""
         model: Any = self.model
         usual = model.config._attn_implementation
         model.set_attn_implementation(attention.NAMES.get(usual, usual))
+
+    def find_sites(self) -> tuple[Site, ...]:
+        """Route every attention through the seam for per-layer prompts and return where they may enter."""
+        self.use_own_attention()
         x_BTD = self.embed(torch.zeros(1, 2, dtype=torch.long, device=self.device))
         ones = torch.ones(1, 2, dtype=torch.bool, device=self.device)
         slots = torch.arange(2, device=self.device)[None]
@@ -113,8 +117,8 @@ class Backbone(nn.Module):
             self(Prompted(x_BTD, ones, slots, answer_slot_B=slots[:, 1]))
         if not sites:
             raise UserError(
-                f"{type(model).__name__} does not look its attention up by name, so that no keys and values "
-                "can be added to it: use a prompt without layers, such as prompt=fixed."
+                f"{type(self.model).__name__} does not look its attention up by name, so that no keys and "
+                "values can be added to it: use a prompt without layers, such as prompt=fixed."
             )
         return tuple(sites)
 

@@ -26,6 +26,7 @@ class EncoderDecoder(Backbone):
         self, model: nn.Module, tokenizer: Any, *, answer_prefix: str = "", dropout: bool = False
     ) -> None:
         super().__init__(model, tokenizer, dropout=dropout)
+        self.use_own_attention()  # which adds the bias of positions to the mask once and not in every layer
         config: Any = model.config
         prefix_ids = tokenizer(answer_prefix, add_special_tokens=False).input_ids if answer_prefix else []
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in prefix_ids:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -21,6 +21,8 @@ from dp_bench.sweep.plan import Costs, Plan, Run, State, first_line, make_plan, 
 from dp_bench.sweep.watch import Watch, duration, duration_of
 from dp_bench.sweep.workers import Workers
 from dp_bench.types import UserError
+
+LOCAL_GPUS = "local_gpus"  # launcher=local_gpus, as it is called among launchers: --gpus all
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class Failure:
 def sweep(words: Sequence[str], options: Options) -> int:
     """Run what WORDS say, `experiment=…` or settings with several values, and return the exit code."""
     ours, hydra_words = split_words(words)
+    if f"hydra/launcher={LOCAL_GPUS}" in hydra_words:
+        hydra_words.remove(f"hydra/launcher={LOCAL_GPUS}")
+        options = replace(options, gpus=options.gpus or "all")
     gpus = _gpus(options.gpus)
     jobs = _jobs(options, gpus, hydra_words)
     console = Console(highlight=False, soft_wrap=True)

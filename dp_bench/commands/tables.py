@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -56,6 +56,7 @@ def tables(results_dir: Path, asked: Asked) -> int:
         raise UserError(
             "No run was evaluated on tasks other than its own: train with regime.transfer=[boolq], say."
         )
+    built = [_of_tasks(table, asked.tasks) for table in built] if asked.tasks else built
     options = Options(
         columns=list(dict.fromkeys([*asked.columns, *(BUDGET if asked.budget else ())])),
         against_paper=asked.against == "paper",
@@ -79,6 +80,16 @@ def _chosen(results_dir: Path, asked: Asked) -> list[RunRecord]:
     check_words("--tasks", asked.tasks, sorted(tasks))
     found = [r for r in found if not asked.rows or r.prompt in asked.rows]
     return [r for r in found if not asked.tasks or {r.task, *r.by_task} & set(asked.tasks)]
+
+
+def _of_tasks(table: Table, tasks: Sequence[str]) -> Table:
+    """Leave the other columns out, which runs on several tasks bring along."""
+    kept = tuple(task for task in table.tasks if task in tasks)
+    rows = tuple(
+        replace(row, cells={task: cell for task, cell in row.cells.items() if task in kept})
+        for row in table.rows
+    )
+    return replace(table, tasks=kept, rows=tuple(row for row in rows if row.cells))
 
 
 def _metrics(found: Sequence[RunRecord]) -> set[str]:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from dp_bench.profiling import stage
+from dp_bench.prompts.estimators import SCORE, forwards
 from dp_bench.prompts.init import initialiser
 from dp_bench.prompts.layers import Layers
 from dp_bench.prompts.selectors import Fixed, PerInstance, PerTask, Selector
 from dp_bench.prompts.vectors import Pool, Vectors
 from dp_bench.randomness import fork
-from dp_bench.settings import Init, PromptSettings, ProtocolSettings
+from dp_bench.settings import Estimator, Init, PromptSettings, ProtocolSettings
 from dp_bench.types import Dims, PromptOutput
 
 
@@ -29,6 +30,7 @@ class Prompt(nn.Module):
         length: Selector,
         vectors: Vectors,
         layers: Layers | None = None,
+        estimator: Estimator = Estimator.gumbel_st,
     ) -> None:
         super().__init__()
         self.num_tokens = num_tokens
@@ -36,10 +38,23 @@ class Prompt(nn.Module):
         self.length = length
         self.vectors = vectors
         self.layers = layers
+        self.estimator = estimator
+        for selector in (position, length):
+            selector.estimator = estimator
 
     @property
     def selectors(self) -> Mapping[str, Selector]:
         return {"position": self.position, "length": self.length}
+
+    @property
+    def learned_selectors(self) -> list[str]:
+        return [name for name, selector in self.selectors.items() if selector.is_learned]
+
+    @property
+    def forwards(self) -> int:
+        """How many forward passes an update takes."""
+        outcomes = [self.selectors[name].num_outcomes for name in self.learned_selectors]
+        return forwards(max(outcomes), self.estimator) if outcomes else 1
 
     @property
     def needs_summary(self) -> bool:
@@ -62,13 +77,28 @@ class Prompt(nn.Module):
         keep_BP = None if all_kept else _keep(length_BJ)
         layers = None if self.layers is None else self.layers(len(task_B), keep_BP)
         in_input = keep_BP if made.vectors_BPD.shape[1] else None
-        return PromptOutput(made.vectors_BPD, before_BJ, in_input, made.weights_BK, layers, made.loss)
+        drawn = {"position": before_BJ, "length": length_BJ}
+        score_B = self._score({name: drawn[name] for name in noise}, summary_BD, task_B)
+        return PromptOutput(
+            made.vectors_BPD, before_BJ, in_input, made.weights_BK, layers, made.loss, score_B
+        )
+
+    def _score(self, drawn: Mapping[str, Tensor], summary_BD: Tensor | None, task_B: Tensor) -> Tensor | None:
+        """Return the log-probability of what learned selectors drew, where their estimator asks for it."""
+        if self.estimator not in SCORE:
+            return None
+        scores = [
+            self.selectors[name].log_prob(chosen_BJ, summary_BD, task_B)
+            for name, chosen_BJ in drawn.items()
+            if self.selectors[name].is_learned
+        ]
+        return sum(scores[1:], scores[0]) if scores else None
 
     def draw_noise(
         self, num_rows: int, generator: torch.Generator, *, selectors: list[str]
     ) -> dict[str, Tensor]:
-        """Draw standard Gumbel noise [rows, J] for the named selectors."""
-        shapes = {name: (num_rows, self.selectors[name].num_outcomes) for name in selectors}
+        """Draw standard Gumbel noise [rows, J or more] for the named selectors."""
+        shapes = {name: (num_rows, self.selectors[name].noise_columns) for name in selectors}
         return {
             name: -torch.empty(shape).exponential_(generator=generator).log()
             for name, shape in shapes.items()
@@ -111,6 +141,7 @@ def build(
             length=length(settings.num_tokens + 1, dims),
             vectors=vectors(settings.num_tokens, dims, init),
             layers=None if layers is None else layers(settings.num_tokens, dims),
+            estimator=settings.estimator or Estimator.gumbel_st,
         )
     for selector in prompt.selectors.values():
         if isinstance(selector, PerTask):

@@ -13,22 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dp_bench.prompts.estimators import draw, noise_columns, one_hot
+from dp_bench.settings import Estimator
 from dp_bench.types import Dims
-
-
-def gumbel_straight_through(logits_BJ: Tensor, noise_BJ: Tensor, temperature: float) -> Tensor:
-    """Draw one-hot outcomes whose gradient is that of the softmax at `temperature` (Jang et al., 2017).
-
-    In value the draw does not depend on the temperature: arg-max((logits + noise) / tau) is a sample of
-    softmax(logits) for every tau.
-    """
-    soft_BJ = torch.softmax((logits_BJ + noise_BJ) / temperature, dim=-1)
-    hard_BJ = _one_hot(soft_BJ.argmax(-1), logits_BJ)
-    return hard_BJ + (soft_BJ - soft_BJ.detach())  # the bracket is exactly 0, so the value is exactly one-hot
-
-
-def _one_hot(outcome_B: Tensor, like_BJ: Tensor) -> Tensor:
-    return torch.zeros_like(like_BJ).scatter_(1, outcome_B[:, None], 1.0)
 
 
 class Selector(nn.Module):
@@ -42,6 +29,22 @@ class Selector(nn.Module):
     def __init__(self, num_outcomes: int) -> None:
         super().__init__()
         self.num_outcomes = num_outcomes
+        self.estimator = Estimator.gumbel_st
+
+    @property
+    def is_learned(self) -> bool:
+        """Say whether the choice is trained: it draws while training and not at evaluation."""
+        return self.needs_noise and not self.noise_at_eval
+
+    @property
+    def noise_columns(self) -> int:
+        """How many Gumbel numbers an example takes."""
+        return noise_columns(self.num_outcomes, self.estimator)
+
+    def log_prob(self, chosen_BJ: Tensor, summary_BD: Tensor | None, task_B: Tensor) -> Tensor:
+        """Return the log-probability of one-hot outcomes: [B]."""
+        logits_BJ = self.logits(summary_BD, task_B)
+        return (torch.log_softmax(logits_BJ, dim=-1) * chosen_BJ.detach()).sum(-1)
 
     def logits(self, summary_BD: Tensor | None, task_B: Tensor) -> Tensor:
         raise NotImplementedError
@@ -52,8 +55,8 @@ class Selector(nn.Module):
         """Return one-hot outcomes [B,J]: a draw where there is noise, else the most likely one."""
         logits_BJ = self.logits(summary_BD, task_B)
         if noise_BJ is None:
-            return _one_hot(logits_BJ.argmax(-1), logits_BJ)
-        return gumbel_straight_through(logits_BJ, noise_BJ, temperature)
+            return one_hot(logits_BJ.argmax(-1), logits_BJ)
+        return draw(logits_BJ, noise_BJ, temperature, self.estimator)
 
 
 class Fixed(Selector):
@@ -128,4 +131,5 @@ class Random(Selector):
         self, summary_BD: Tensor | None, task_B: Tensor, noise_BJ: Tensor | None, temperature: float
     ) -> Tensor:
         assert noise_BJ is not None
-        return _one_hot(noise_BJ.argmax(-1), noise_BJ)  # the largest of J independent draws is uniform
+        noise_BJ = noise_BJ[:, : self.num_outcomes]
+        return one_hot(noise_BJ.argmax(-1), noise_BJ)  # the largest of J independent draws is uniform

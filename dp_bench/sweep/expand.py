@@ -35,8 +35,9 @@ class Choice:
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Part what is typed into settings of runs and settings of Hydra, such as its launcher."""
-    hydra = [word for word in words if word.lstrip("~+").startswith("hydra")]
-    return [word for word in words if word not in hydra], hydra
+    named = [f"hydra/{word}" if word.startswith("launcher=") else word for word in words]
+    hydra = [word for word in named if word.lstrip("~+").startswith("hydra")]
+    return [word for word in named if word not in hydra], hydra
 
 
 def axes_of(words: Sequence[str], extra_dir: Path | None) -> list[dict[str, list[str]]]:

@@ -6,6 +6,7 @@ its checkpoint, because it is the same run.
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,11 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from dp_bench import config
+from dp_bench.sweep.claims import BusyError
 from dp_bench.sweep.plan import Run
 from dp_bench.types import UserError
+
+POLL_SECONDS = 10.0
 
 
 def launch(
@@ -55,14 +59,22 @@ def launch(
 
 
 def job(cfg: DictConfig) -> str | None:
-    """Run one configuration wherever the launcher has brought it; return what is wrong with it, if it is."""
+    """Run one configuration wherever the launcher has brought it; return what is wrong with it, if it is.
+
+    A run that another live process is at is waited for. After a requeue that may be the job's own former
+    self, whose claim counts until its heartbeat is missed.
+    """
     from dp_bench.run import run
 
     config.register_schema()
-    try:
-        run(config.build(cfg))
-    except UserError as error:
-        return str(error)
-    except Exception:
-        traceback.print_exc()  # status.json has it too
-    return None
+    while True:
+        try:
+            run(config.build(cfg))
+        except BusyError:
+            time.sleep(POLL_SECONDS)
+            continue
+        except UserError as error:
+            return str(error)
+        except Exception:
+            traceback.print_exc()  # status.json has it too
+        return None
