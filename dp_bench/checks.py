@@ -11,6 +11,7 @@ from typing import Any
 from dp_bench.data.readers import READERS
 from dp_bench.data.template import Template
 from dp_bench.settings import (
+    Estimator,
     Head,
     Init,
     Method,
@@ -158,6 +159,7 @@ def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
         yield "prompt.length.outcome keeps no vector at all: use at least 1."
     yield from _size_problems(prompt)
     yield from _layer_problems(prompt)
+    yield from _estimator_problems(prompt)
 
 
 def _training_problems(prompt: PromptSettings) -> Iterator[str]:
@@ -174,6 +176,23 @@ def _training_problems(prompt: PromptSettings) -> Iterator[str]:
         yield (
             f"prompt.freeze_backbone has no meaning with prompt={prompt.name}, which has no prompt: take it "
             "away, or use prompt=fine_tuning."
+        )
+
+
+def _estimator_problems(prompt: PromptSettings) -> Iterator[str]:
+    if prompt.estimator is None:
+        return
+    pieces = {"position": prompt.position, "length": prompt.length}
+    learned = [n for n, p in pieces.items() if str(p.get("_target_")).endswith((".PerTask", ".PerInstance"))]
+    if not learned:
+        yield (
+            f"prompt.estimator={prompt.estimator.value} is about a learned position or length, of which "
+            f"prompt={prompt.name} has none: take it away, or use prompt=adap_ins_pos."
+        )
+    if prompt.estimator is Estimator.exact and len(learned) > 1:
+        yield (
+            "prompt.estimator=exact runs every outcome of one selector, and position and length are both "
+            "learned here: make one of them fixed, or use prompt.estimator=leave_one_out."
         )
 
 

@@ -25,6 +25,7 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   dp-bench status                               how far the sweeps are
   dp-bench tables                               comparison tables of what is finished
   dp-bench plot                                 curves, costs and chosen positions of what is finished
+  dp-bench inspect RUN --gradients              is its position learned, or only moved?
   dp-bench list tasks|backbones|prompts|…       what there is to choose from, and the runs there are
   dp-bench data check [--dir DIR]               which SuperGLUE files are found, their rows and checksums
   dp-bench doctor                               versions, device, caches, reachable data and checkpoints
@@ -202,6 +203,35 @@ def _plot(words: list[str]) -> int:
     return plot(options.results_dir, options.kinds, options.experiment, options.out)
 
 
+def _inspect(words: list[str]) -> int:
+    parser = _parser("inspect", "Look into a finished run.")
+    parser.add_argument("run", metavar="RUN", help="its folder, its id, or the start of its id")
+    parser.add_argument(
+        "--gradients",
+        action="store_true",
+        help="every estimator of the position's gradient against the exact one over all positions",
+    )
+    parser.add_argument("--examples", type=int, default=48, help="training examples to use (default: 48)")
+    parser.add_argument("--draws", type=int, default=200, help="draws of each estimator (default: 200)")
+    parser.add_argument("--fresh", action="store_true", help="with a prompt as training starts from")
+    parser.add_argument(
+        "--results-dir", type=Path, default=Path("results"), help="where runs/ lies (default: results)"
+    )
+    parser.add_argument("--out", type=Path, help="folder to write to (default: gradients/ in the run's)")
+    options = parser.parse_args(words)
+    from dp_bench.commands.inspect import inspect
+
+    return inspect(
+        options.run,
+        options.results_dir,
+        gradients=options.gradients,
+        examples=options.examples,
+        draws=options.draws,
+        fresh=options.fresh,
+        out=options.out,
+    )
+
+
 def _list(words: list[str]) -> int:
     from dp_bench.commands.list_options import KINDS, list_options
 
@@ -247,6 +277,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "status": _status,
     "tables": _tables,
     "plot": _plot,
+    "inspect": _inspect,
     "list": _list,
     "data": _data,
     "doctor": _doctor,

@@ -178,6 +178,25 @@ def build(cfg: DictConfig, extra_dir: Path | None = None) -> Experiment:
     return Experiment(settings, resolved, tasks, others)
 
 
+def reopen(resolved: Mapping[str, Any], results_dir: Path) -> Experiment:
+    """Return the experiment of a finished run of one task, from what its record says."""
+    if resolved["regime"]["tasks"] is not None:
+        raise UserError(
+            "This run trained one prompt on several tasks; a run of one task can be opened again."
+        )
+    known = deepcopy({key: value for key, value in resolved.items() if key != "transfer"})
+    known.get("hpo", {}).pop("searched", None)
+    known["prompt"].pop("init_sha256", None)
+    known["regime"]["transfer"] = None
+    known["results_dir"] = str(results_dir)
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(RunSettings), known)
+    except OmegaConfBaseException as error:
+        raise UserError(f"The run was made by another version of dp-bench: {explain(error)}") from None
+    settings = _settings(cast(DictConfig, cfg))
+    return Experiment(settings, known, (settings.task,), ())
+
+
 def reseeded(experiment: Experiment, cfg: DictConfig, seed: int) -> Experiment:
     """Return what `build` gives for a configuration that was built before, now with another seed."""
     cfg.seed = seed

@@ -93,7 +93,7 @@ def learn(place: Workplace) -> Learned:
 def tune(place: Workplace) -> Learned:
     """Train a prompt; or, with an empty one, all weights of the backbone, some of them, or nothing."""
     settings = place.settings
-    prompt = _prompt(place)
+    prompt = make_prompt(place)
     if place.transfer and len(place.data) > 1 and prompt.needs_task:
         raise UserError(
             f"prompt={settings.prompt.name} chooses by task, and has learned nothing to choose for the tasks "
@@ -106,17 +106,8 @@ def tune(place: Workplace) -> Learned:
         peft_methods.add_lora(place.backbone, settings)
     if settings.prompt.method is Method.bitfit:
         peft_methods.thaw_biases(place.backbone, settings)
-    model = PromptedModel(
-        place.backbone,
-        prompt,
-        place.verbalizers,
-        order=settings.protocol.split_order,
-        summary=settings.prompt.summary,
-        summary_pad_to=settings.protocol.summary_pad_to,
-    ).to(place.backbone.device)
-    # With dropout on in the frozen model a summary is a random draw: it is made anew in every forward pass.
-    cached = prompt.needs_summary and not settings.protocol.frozen_dropout
-    splits = _splits(place, with_summaries=cached)
+    model = make_model(place, prompt)
+    splits = cached_splits(place, prompt)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     place.reporter.line(f"  {trainable:,} trainable parameters")
     trainer = Trainer(
@@ -142,6 +133,8 @@ def tune(place: Workplace) -> Learned:
         )
         reports[split.task.name] = Report(split, predictions, score(split, predictions))
     diagnostics = _with_positions_of_others(model, reports, settings)
+    if settings.prompt.estimator is not None:
+        diagnostics["forwards_per_update"] = prompt.forwards
     progress.eval_seconds += time.perf_counter() - started
     kept = _worth_keeping(model, settings)
     return Learned(reports, progress, trainable, kept, tuple(trainer.warnings), diagnostics)
@@ -173,7 +166,28 @@ def _with_positions_of_others(
     return {f"{name}/shuffled_position_score": value for name, value in scores.items()}
 
 
-def _prompt(place: Workplace) -> Prompt:
+def cached_splits(place: Workplace, prompt: Prompt) -> Splits:
+    """Return the splits of a run, with the summaries that its prompt looks at."""
+    # With dropout on in the frozen model a summary is a random draw: it is made anew in every forward pass.
+    cached = prompt.needs_summary and not place.settings.protocol.frozen_dropout
+    return _splits(place, with_summaries=cached)
+
+
+def make_model(place: Workplace, prompt: Prompt) -> PromptedModel:
+    settings = place.settings
+    model = PromptedModel(
+        place.backbone,
+        prompt,
+        place.verbalizers,
+        order=settings.protocol.split_order,
+        summary=settings.prompt.summary,
+        summary_pad_to=settings.protocol.summary_pad_to,
+    )
+    return model.to(place.backbone.device)
+
+
+def make_prompt(place: Workplace) -> Prompt:
+    """Build the prompt that the settings describe for the backbone and tasks at hand."""
     settings, backbone = place.settings, place.backbone
     dims = replace(
         backbone.dims,

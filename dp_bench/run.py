@@ -115,21 +115,17 @@ class Sources:
         return {name: {"file": file.path.name, "sha256": file.sha256} for name, file in found.items()}
 
 
-def _run(
-    experiment: Experiment, sources: Sources, directory: Path, cell_id: str, report: Reporter
-) -> RunRecord:
-    # Imported here: a skipped or rejected run must not wait for torch.
+def open_workplace(experiment: Experiment, sources: Sources, directory: Path, report: Reporter) -> Workplace:
+    """Read the data, load the frozen backbone, and make what scores its answers."""
     import torch
 
     from dp_bench import machine
     from dp_bench.backbones.load import load_backbone, load_tokenizer
     from dp_bench.data.prepare import prepare, prepare_report
-    from dp_bench.evaluation import mean_score
-    from dp_bench.methods import Workplace, learn
+    from dp_bench.methods import Workplace
     from dp_bench.verbalizer import make_verbalizer
 
     settings = experiment.settings
-    started, began = records.timestamp(), time.perf_counter()
     _quieten()
     device = machine.resolve_device(settings.device)
     machine.set_threads(settings.trainer.cpu_threads)
@@ -156,7 +152,22 @@ def _run(
     verbalizers = tuple(
         make_verbalizer(task, backbone, head, seed) for task in (*experiment.tasks, *experiment.transfer)
     )
-    place = Workplace(experiment, data, transfer, backbone, fingerprint, verbalizers, directory, report)
+    return Workplace(experiment, data, transfer, backbone, fingerprint, verbalizers, directory, report)
+
+
+def _run(
+    experiment: Experiment, sources: Sources, directory: Path, cell_id: str, report: Reporter
+) -> RunRecord:
+    # Imported here: a skipped or rejected run must not wait for torch.
+    from dp_bench import machine
+    from dp_bench.evaluation import mean_score
+    from dp_bench.methods import learn
+
+    settings = experiment.settings
+    started, began = records.timestamp(), time.perf_counter()
+    place = open_workplace(experiment, sources, directory, report)
+    data, backbone, fingerprint = place.data, place.backbone, place.fingerprint
+    device, dtype = backbone.device, backbone.dtype
     _announce(place, f"{machine.device_name(device)}, weights in {machine.dtype_name(dtype)}")
     machine.watch_memory(device)
     learned = learn(place)

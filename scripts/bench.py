@@ -81,10 +81,12 @@ class Figure:
 class Worker:
     """A system in its own process, which waits for its turn."""
 
-    def __init__(self, system: str, precision: str, threads: int, given: argparse.Namespace) -> None:
+    def __init__(
+        self, system: str, precision: str, threads: int, given: argparse.Namespace, texts: int = 0
+    ) -> None:
         self.system, self.precision, self.threads = system, precision, threads
         words = [sys.executable, __file__, "--work", system, precision, str(threads), "--size", given.size]
-        words += ["--device", given.device, "--texts", str(given.texts)]
+        words += ["--device", given.device, "--texts", str(texts)]
         for name in ("dir", "tokenizer"):
             if getattr(given, name):
                 words += [f"--{name}", str(getattr(given, name))]
@@ -138,7 +140,8 @@ def main() -> int:
     for threads in all_threads:
         for precision in given.precision.split(","):
             for number, group in enumerate(GROUPS if threads == all_threads[0] else GROUPS[:1]):
-                found, peak = measure(group, given, precision, threads)
+                texts = given.texts if number == 0 else given.texts // 3  # of the first the targets speak
+                found, peak = measure(group, given, precision, threads, texts)
                 tables.append(table(found, peak, given.size))
                 print(tables[-1], flush=True)
                 if number == 0:
@@ -163,7 +166,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", default="fp32,bf16")
     parser.add_argument("--threads", type=int, help="default: one, then all")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--texts", type=int, default=24, help="texts trained on, and evaluated, in a turn")
+    parser.add_argument(
+        "--texts", type=int, default=48, help="texts of a turn; the further systems get a third"
+    )
     parser.add_argument("--dir", type=Path, help="the official SuperGLUE release")
     parser.add_argument("--tokenizer", type=Path, help="a folder with T5's tokenizer")
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
@@ -172,10 +177,10 @@ def arguments() -> argparse.Namespace:
 
 
 def measure(
-    group: Sequence[str], given: argparse.Namespace, precision: str, threads: int
+    group: Sequence[str], given: argparse.Namespace, precision: str, threads: int, texts: int
 ) -> tuple[list[Figure], list[float]]:
     """Let the systems of a group and the matrix product take turns."""
-    workers = [Worker(name, precision, threads, given) for name in (*group, "matrix product")]
+    workers = [Worker(name, precision, threads, given, texts) for name in (*group, "matrix product")]
     for word in ("ready", "turn"):  # the first turn, in which memory is allocated, does not count
         for worker in workers:
             worker.ask(word)

@@ -24,6 +24,7 @@ COLUMNS = {
     "trials": "trials",
     "hours": "device hours",
     "ci": "95 % interval of the mean",
+    "forwards": "forwards an update",
 }
 AGGREGATES = ("mean", "median")
 BUDGET = ("steps", "updates", "batch", "trials", "params", "hours")  # --budget
@@ -166,6 +167,10 @@ def extra(row: Row, column: str, tasks: Sequence[str]) -> Shown:  # noqa: PLR091
         return _span([int(r.config["trainer"]["batch_size"]) if r.num_updates else 0 for r in row.records])
     if column == "trials":
         return _span([_trials(record) for record in row.records])
+    if column == "forwards":
+        return _span(
+            [int(r.diagnostics.get("forwards_per_update", 1)) if r.num_updates else 0 for r in row.records]
+        )
     if column == "hours":
         hours = sum(record.total_seconds for record in row.records) / 3600
         return Shown(f"{hours:.2f} {_device(row)}", hours)

@@ -1,0 +1,147 @@
+"""`dp-bench inspect RUN --gradients`: what the estimators of a position's gradient are worth on a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dp_bench import config, records
+from dp_bench.types import UserError
+
+if TYPE_CHECKING:
+    from dp_bench.gradients import Landscape, Quality
+
+HEADS = ("estimator", "forwards", "cosine of the mean", "cosine of one draw", "bias", "noise")
+
+
+def inspect(
+    run: str, results_dir: Path, *, gradients: bool, examples: int, draws: int, fresh: bool, out: Path | None
+) -> int:
+    """Print and write the table of estimators for a finished run, with its trained prompt or a fresh one."""
+    if not gradients:
+        raise UserError("dp-bench inspect looks at one thing so far: add --gradients.")
+    if examples < 2 or draws < 2:
+        raise UserError("--examples and --draws must be at least 2.")
+    directory = _folder(run, results_dir)
+    record = records.load(directory)
+    if record is None:
+        raise UserError(f"{directory} holds no finished run. dp-bench list runs names those there are.")
+    landscape, found = _measure(directory, record, examples, draws, fresh)
+    kind, number = "fresh" if fresh else "trained", len(landscape.loss_NJ)
+    title = f"{record.run_id}, {kind} prompt, {number} examples, {draws} draws"
+    lines = [
+        (
+            q.estimator,
+            str(q.forwards),
+            *(f"{v:.2f}" for v in (q.cosine_of_mean, q.cosine_of_one, q.bias, q.noise)),
+        )
+        for q in found
+    ]
+    table = Table(title=title, title_justify="left")
+    for place, head in enumerate(HEADS):
+        table.add_column(head, justify="right" if place else "left")
+    for line in lines:
+        table.add_row(*line)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    notes = [
+        "cosine, bias and noise against the exact gradient of the expected loss for the position selector's "
+        "parameters; bias and noise in its length",
+        f"the loss differs by {landscape.spread:.3f} (sd) between positions; what the slope at one position "
+        f"predicts for the others correlates {landscape.correlation:.2f} with what happens",
+    ]
+    for note in notes:
+        console.print(f"- {note}", markup=False)
+    folder = out or directory / "gradients"
+    _write(folder, title, lines, notes)
+    _draw(folder, landscape, found)
+    console.print(f"written: {folder}")
+    return 0
+
+
+def _folder(run: str, results_dir: Path) -> Path:
+    """Find a run by its folder, its id, or the start of its id."""
+    if (Path(run) / "record.json").is_file():
+        return Path(run)
+    found = sorted((results_dir / "runs").glob(f"{run}*/record.json"))
+    if len(found) != 1:
+        what = "no finished run" if not found else f"{len(found)} finished runs"
+        raise UserError(f"{what} below {results_dir} begins with '{run}': dp-bench list runs names them.")
+    return found[0].parent
+
+
+def _measure(
+    directory: Path, record: records.RunRecord, examples: int, draws: int, fresh: bool
+) -> tuple[Landscape, list[Quality]]:
+    from dp_bench.gradients import judge, survey
+    from dp_bench.methods import cached_splits, make_model, make_prompt
+    from dp_bench.progress import Reporter
+    from dp_bench.prompts.init import load_saved
+    from dp_bench.randomness import derive
+    from dp_bench.run import Sources, open_workplace
+
+    experiment = config.reopen(record.config, directory.parent.parent)
+    if experiment.settings.prompt.method.value != "prompt":
+        raise UserError(f"{record.run_id} has no prompt, and nothing that chooses a position.")
+    with Reporter() as report:
+        place = open_workplace(experiment, Sources.of(experiment), directory, report)
+        prompt = make_prompt(place)
+        if not fresh:
+            load_saved(prompt, directory / "prompt.safetensors")
+        (split,) = cached_splits(place, prompt).train
+        rng = np.random.default_rng(derive(experiment.settings.seed, "inspect"))
+        rows = rng.choice(len(split), min(examples, len(split)), replace=False)
+        report.begin("positions", total=prompt.position.num_outcomes * -(-len(rows) // 16))
+        landscape = survey(make_model(place, prompt), split, rows.tolist(), report.advance)
+    return landscape, judge(landscape, draws=draws, seed=experiment.settings.seed)
+
+
+def _write(folder: Path, title: str, lines: list[tuple[str, ...]], notes: list[str]) -> None:
+    rows = [f"| {' | '.join(line)} |" for line in (HEADS, ("---", *["---:"] * (len(HEADS) - 1)), *lines)]
+    text = "\n".join([f"**{title}**", "", *rows, "", *(f"- {note}" for note in notes), ""])
+    records.write_text(folder / "gradients.md", text)
+    csv = "\n".join(",".join(line) for line in (HEADS, *lines)) + "\n"
+    records.write_text(folder / "gradients.csv", csv)
+
+
+def _draw(folder: Path, landscape: Landscape, found: list[Quality]) -> None:
+    """Draw the cosines, and what slopes predict against what happens; left out without matplotlib."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    canvas, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    names = [quality.estimator for quality in found]
+    left.barh(
+        names, [quality.cosine_of_mean for quality in found], color="#0072B2", label="mean of the draws"
+    )
+    left.plot([quality.cosine_of_one for quality in found], names, "o", color="#D55E00", label="one draw")
+    left.axvline(0, color="#999999", lw=0.8)
+    left.set_xlim(-1.05, 1.05)
+    left.set_xlabel("cosine with the exact gradient")
+    left.invert_yaxis()
+    left.legend(fontsize=8, frameon=False, loc="lower left")
+    swap = ~np.eye(landscape.loss_NJ.shape[1], dtype=bool)
+    right.plot(
+        landscape.linear_NJJ.numpy()[:, swap].ravel(),
+        landscape.true_NJJ.numpy()[:, swap].ravel(),
+        ",",
+        alpha=0.5,
+    )
+    right.set_xlabel("change of the loss that the slope predicts")
+    right.set_ylabel("change of the loss")
+    right.set_title(f"another position: correlation {landscape.correlation:.2f}", fontsize=9)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    records.replace_file(
+        folder / "gradients.png",
+        lambda temporary: canvas.savefig(temporary, format="png", dpi=150, metadata={"Software": None}),
+    )
+    pyplot.close(canvas)

@@ -1,0 +1,165 @@
+"""`dp-bench inspect --gradients`: its passes are the model's, its judgement the estimators' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import make_batch
+from test_estimators import J, forced, gradient, make_model
+
+from dp_bench import cli, config, run
+from dp_bench.backbones.backbone import Backbone
+from dp_bench.config import Experiment
+from dp_bench.gradients import Landscape, judge, survey
+from dp_bench.model import PromptedModel
+from dp_bench.settings import Estimator
+from dp_bench.types import Batch, UserError
+
+QUICK = ("trainer.max_steps=4", "trainer.eval_every=2", "trainer.batch_size=4", "prompt.num_tokens=2")
+
+
+class Texts:
+    """A split of three texts, as `survey` asks for it."""
+
+    def batch(self, places: Any, pad_id: int, noise: dict[str, Any]) -> Batch:
+        whole = make_batch([7, 5, 9])
+        rows = torch.as_tensor(places)
+        return replace(
+            whole,
+            **{
+                name: getattr(whole, name)[rows]
+                for name in ("ids_BT", "mask_BT", "body_start_B", "body_end_B", "label_B", "row_B", "task_B")
+            },
+        )
+
+
+@pytest.fixture
+def model(make_backbone: Callable[..., Backbone]) -> PromptedModel:
+    return make_model(make_backbone, Estimator.gumbel_st, "adap_ins_pos")
+
+
+@pytest.fixture
+def landscape(model: PromptedModel) -> Landscape:
+    return survey(model, Texts(), [0, 1, 2])  # type: ignore[arg-type]
+
+
+def test_losses_are_those_of_the_model_at_each_position(model: PromptedModel, landscape: Landscape) -> None:
+    batch = make_batch([7, 5, 9])
+    for outcome in range(J):
+        with torch.no_grad():
+            answer = model(replace(batch, noise={"position": forced(*[outcome] * 3)}))
+        loss_B = torch.nn.functional.cross_entropy(answer.logits_BC, batch.label_B, reduction="none")
+        torch.testing.assert_close(landscape.loss_NJ[:, outcome], loss_B.double(), atol=1e-6, rtol=0)
+
+
+def test_the_exact_gradient_is_that_of_the_exact_estimator(
+    make_backbone: Callable[..., Backbone], landscape: Landscape
+) -> None:
+    from dp_bench.gradients import _exact, _of_parameters
+
+    model = make_model(make_backbone, Estimator.exact, "adap_ins_pos")
+    noise = {"position": torch.zeros(3, J, dtype=torch.float64)}
+    known = gradient(model, replace(make_batch([7, 5, 9]), noise=noise))
+    found = _of_parameters(landscape, _exact(landscape))
+    torch.testing.assert_close(found, known.double(), atol=1e-6, rtol=1e-4)
+
+
+def test_a_draw_of_an_estimator_is_what_training_would_make_of_it(
+    make_backbone: Callable[..., Backbone], landscape: Landscape
+) -> None:
+    """With the same noise: sums over the landscape against a backward pass through the model."""
+    from dp_bench.gradients import _drawn, _of_parameters
+    from dp_bench.prompts.estimators import noise_columns
+
+    for estimator in Estimator:
+        shape = (3, noise_columns(J, estimator))
+        drawn_noise = (
+            -torch.empty(shape, dtype=torch.float64)
+            .exponential_(generator=torch.Generator().manual_seed(4))
+            .log()
+        )
+        found = _of_parameters(landscape, _drawn(landscape, estimator, 1.0, torch.Generator().manual_seed(4)))
+        model = make_model(make_backbone, estimator, "adap_ins_pos")
+        known = gradient(model, replace(make_batch([7, 5, 9]), noise={"position": drawn_noise}))
+        torch.testing.assert_close(found, known.double(), atol=1e-6, rtol=1e-4, msg=estimator.value)
+
+
+def test_unbiased_estimators_are_found_out(landscape: Landscape) -> None:
+    found = {quality.estimator: quality for quality in judge(landscape, draws=3000)}
+    assert found["exact"].cosine_of_mean == pytest.approx(1.0) and found["exact"].bias == pytest.approx(
+        0, abs=1e-9
+    )
+    for name in ("reinforce", "leave_one_out"):
+        assert found[name].cosine_of_mean > 0.9
+        assert found[name].bias < 4 * found[name].noise / 3000**0.5
+    assert found["leave_one_out"].forwards == 2 and found["exact"].forwards == J
+
+
+def test_the_line_is_right_where_nothing_moves(landscape: Landscape) -> None:
+    diagonal = torch.arange(J)
+    assert (landscape.linear_NJJ[:, diagonal, diagonal] == 0).all()
+    assert (landscape.true_NJJ[:, diagonal, diagonal] == 0).all()
+    assert -1 <= landscape.correlation <= 1 and landscape.spread > 0
+
+
+@pytest.fixture
+def inspect(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    def call(*words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["inspect", *words, "--results-dir", str(tmp_path / "results")])
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out + captured.err
+
+    return call
+
+
+def test_a_finished_run_is_opened_again(
+    experiment: Callable[..., Experiment], inspect: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    record = run.run(experiment("prompt=adap_ins_pos", *QUICK))
+    folder = tmp_path / "results" / "runs" / record.run_id
+    for words in ((), ("--fresh", "--out", str(tmp_path / "fresh"))):
+        code, said = inspect(record.run_id[:30], "--gradients", "--examples", "6", "--draws", "20", *words)
+        assert code == 0, said
+    table = pd.read_csv(folder / "gradients" / "gradients.csv").set_index("estimator")
+    assert set(table.index) == {estimator.value for estimator in Estimator}
+    assert table.loc["exact", "cosine of the mean"] == 1.0
+    trained, fresh = (
+        (path / "gradients.md").read_text("utf-8") for path in (folder / "gradients", tmp_path / "fresh")
+    )
+    assert trained != fresh and "trained prompt, 6 examples, 20 draws" in trained
+    first = (folder / "gradients" / "gradients.csv").read_bytes()
+    assert inspect(str(folder), "--gradients", "--examples", "6", "--draws", "20")[0] == 0
+    assert (folder / "gradients" / "gradients.csv").read_bytes() == first
+
+
+def test_what_cannot_be_inspected_says_so(
+    experiment: Callable[..., Experiment], inspect: Callable[..., tuple[int, str]]
+) -> None:
+    record = run.run(experiment("prompt=fixed", *QUICK))
+    for words, answer in (
+        ((record.run_id,), "add --gradients"),
+        (("nothing", "--gradients"), "no finished run below"),
+        ((record.run_id, "--gradients"), "are about a learned position"),
+        ((record.run_id, "--gradients", "--draws", "1"), "must be at least 2"),
+    ):
+        code, said = inspect(*words)
+        assert code == 2 and answer in said, said
+
+
+def test_a_record_gives_its_experiment_back(experiment: Callable[..., Experiment], tmp_path: Path) -> None:
+    own = experiment("prompt=dynamic", "hpo=lr", "seed=3", "trainer.lr=0.125")
+    again = config.reopen(own.resolved, tmp_path / "results")
+    assert again.settings.trainer == own.settings.trainer and again.settings.prompt == own.settings.prompt
+    assert np.isclose(again.settings.trainer.lr, 0.125) and again.settings.seed == 3
+    with pytest.raises(UserError, match="several tasks"):
+        config.reopen(
+            config.build(config.compose(["regime=multitask", "regime.tasks=[cb,rte]"])).resolved, tmp_path
+        )
