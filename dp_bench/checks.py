@@ -27,6 +27,7 @@ from dp_bench.settings import (
 from dp_bench.types import UserError
 
 PARTS = re.compile(r"dp_bench\.prompts\.\w+\.\w+")  # what a `_target_` may name
+LOOKING = (".PerInstance", ".Pool", ".SimilarityPool", ".KeyedPool", ".TaskPool")  # at a summary
 NAMED_OUTCOMES = ("all", "half", "none")
 SITES = ("encoder", "decoder", "cross")
 METRICS = (
@@ -61,6 +62,7 @@ def _run_problems(settings: RunSettings) -> Iterator[str]:
             "prompt.layers: take one of them away."
         )
     yield from _head_problems(settings)
+    yield from _input_problems(settings)
     if settings.backbone.name_or_path is None and settings.backbone.random_init is None:
         yield f"backbone={settings.backbone.name} names no checkpoint: add backbone.name_or_path=DIR."
 
@@ -89,6 +91,26 @@ def _head_problems(settings: RunSettings) -> Iterator[str]:
             "learns labels that are the same for all: take backbone.head=verbalizer with a backbone that "
             "scores whole choices."
         )
+
+
+def _input_problems(settings: RunSettings) -> Iterator[str]:
+    prompt = settings.prompt
+    for key in ("standardise", "erase_label"):
+        if not getattr(prompt, key):
+            continue
+        pieces = (prompt.position, prompt.length, prompt.vectors)
+        if not any(str(piece.get("_target_")).endswith(LOOKING) for piece in pieces):
+            yield (
+                f"prompt.{key} is about what a selector looks at, and prompt={prompt.name} has none that "
+                "looks: take it away, or use prompt=dynamic."
+            )
+        if settings.protocol.frozen_dropout:
+            yield (
+                f"prompt.{key} is fitted to summaries, which protocol={settings.protocol.name} draws anew in "
+                "every update: use protocol=clean."
+            )
+        if key == "erase_label" and not settings.task.labels:
+            yield f"prompt.erase_label: task={settings.task.name} has no labels that all texts share."
 
 
 def _trainer_problems(trainer: TrainerSettings) -> Iterator[str]:

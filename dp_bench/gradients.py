@@ -90,6 +90,8 @@ def survey(
             summary_BD = model.summarise(batch) if model.prompt.needs_summary else None
             decided = model.prompt(summary_BD, batch.task_B, {}, 1.0)
             x_BTD = model.backbone.embed(batch.ids_BT)
+            if model.prompt.input is not None and summary_BD is not None:
+                summary_BD = model.prompt.input(summary_BD)
         logits.append(selector.logits(summary_BD, batch.task_B).double().cpu())
         of_chunk = []
         for outcome in range(number):
@@ -164,7 +166,8 @@ def _drawn(
         slope = (landscape.slope_NJJ * chosen.detach()[..., None]).sum(1)
         (grad,) = torch.autograd.grad((chosen * slope).sum() / number, logits)
         return grad
-    halves = [draw(logits, half, temperature, estimator).detach() for half in noise.split(outcomes, dim=1)]
+    parts = noise.reshape(number, -1, outcomes).unbind(1)
+    halves = [draw(logits, part, temperature, estimator).detach() for part in parts]
     losses = [(landscape.loss_NJ * chosen).sum(1) for chosen in halves]
     if estimator is Estimator.leave_one_out:
         advantages = [(losses[0] - losses[1]) / 2, (losses[1] - losses[0]) / 2]

@@ -7,7 +7,7 @@ stands. All of them select on the same rows, predict the same rows, and leave th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from dp_bench.machine import make_accelerator
 from dp_bench.model import PromptedModel
 from dp_bench.progress import Reporter
 from dp_bench.prompts.init import load_saved
+from dp_bench.prompts.inputs import SelectorInput
 from dp_bench.prompts.prompt import Prompt
 from dp_bench.prompts.selectors import PerInstance
 from dp_bench.prompts.summary import cached_summaries, summary_width
@@ -108,6 +109,8 @@ def tune(place: Workplace) -> Learned:
         peft_methods.thaw_biases(place.backbone, settings)
     model = make_model(place, prompt)
     splits = cached_splits(place, prompt)
+    if prompt.input is not None:
+        fit_input(prompt.input, splits.train)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     place.reporter.line(f"  {trainable:,} trainable parameters")
     trainer = Trainer(
@@ -171,6 +174,20 @@ def cached_splits(place: Workplace, prompt: Prompt) -> Splits:
     # With dropout on in the frozen model a summary is a random draw: it is made anew in every forward pass.
     cached = prompt.needs_summary and not place.settings.protocol.frozen_dropout
     return _splits(place, with_summaries=cached)
+
+
+def fit_input(input: SelectorInput, train: Sequence[Split]) -> None:
+    """Fit what becomes of summaries to the training rows of every task. Labels are centred within their task,
+    so that the task itself is not erased with them."""
+    summaries, labels = [], []
+    for number, split in enumerate(train):
+        assert split.summary_ND is not None
+        summaries.append(split.summary_ND[torch.from_numpy(split.encoded.rows)])
+        widths = [len(own.task.labels) for own in train]
+        onehot = torch.nn.functional.one_hot(torch.from_numpy(split.encoded.labels), widths[number]).double()
+        before, behind = sum(widths[:number]), sum(widths[number + 1 :])
+        labels.append(torch.nn.functional.pad(onehot - onehot.mean(0), (before, behind)))
+    input.fit(torch.cat(summaries), torch.cat(labels))
 
 
 def make_model(place: Workplace, prompt: Prompt) -> PromptedModel:

@@ -71,6 +71,8 @@ class Init(Enum):
 class Summary(Enum):
     encoder_mean = "encoder_mean"
     embedding_mean = "embedding_mean"
+    first = "first"  # the encoder's state of the first token
+    last = "last"  # of the last one
 
 
 class Estimator(Enum):
@@ -169,6 +171,8 @@ class PromptSettings:
     init: Init = MISSING
     summary: Summary = MISSING
     estimator: Estimator | None = None  # of the selectors' gradient; None: gumbel_st, the paper's
+    standardise: bool | None = None  # the summary, by the training rows
+    erase_label: bool | None = None  # from the summary, linearly (LEACE)
     position: dict[str, Any] = field(default_factory=dict)
     length: dict[str, Any] = field(default_factory=dict)
     vectors: dict[str, Any] = field(default_factory=dict)

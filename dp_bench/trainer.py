@@ -383,8 +383,8 @@ class Trainer:
 
 
 def describe(predictions: Mapping[str, Predictions], num_tokens: int) -> dict[str, Any]:
-    """Return what the prompt chose over a split of each task: mean and entropy (in nats) of position, length
-    and pool weights; of several tasks under names such as `rte/position_mean`."""
+    """Return what the prompt chose over a split of each task: counts, mean and entropy (in nats) of position
+    and length, entropy of pool weights; of several tasks under names such as `rte/position_mean`."""
     if len(predictions) == 1:
         (only,) = predictions.values()
         return _chosen(only, num_tokens)
@@ -398,7 +398,9 @@ def describe(predictions: Mapping[str, Predictions], num_tokens: int) -> dict[st
 def _chosen(predictions: Predictions, num_tokens: int) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for name, values in (("position", predictions.position_N), ("length", predictions.length_N)):
-        shares = np.bincount(values, minlength=num_tokens + 1) / len(values)
+        counts = np.bincount(values, minlength=num_tokens + 1)
+        shares = counts / len(values)
+        chosen[f"{name}_counts"] = counts.tolist()  # of 0, 1, … vectors
         chosen[f"{name}_mean"] = float(values.mean())
         chosen[f"{name}_entropy"] = float(-np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
     if predictions.pool_weights_NK is not None:

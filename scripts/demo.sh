@@ -13,20 +13,16 @@ else
     echo "Data and backbone: the embedded micro benchmark (generated). Its scores say nothing about SuperGLUE."
     set -- task=boolq backbone=t5_micro data=micro trainer=micro "results_dir=$results"
 fi
-"$dp_bench" train -m prompt=majority,zero_shot,linear_probe "$@"
-# So small a model uses one core: half of the runs go to another one, and what they print comes afterwards.
-mkdir -p "$results"
-"$dp_bench" train -m prompt=random_position,dynamic seed=0,1,2,3,4 "$@" >"$results/second.log" 2>&1 &
-second=$!
-"$dp_bench" train -m prompt=fixed,split,fine_tuning seed=0,1,2,3,4 "$@"
-wait "$second" || { cat "$results/second.log"; exit 1; }
-grep ': score\|finished before' "$results/second.log"
+# So small a model uses one core: two runs at once.
+"$dp_bench" sweep prompt=majority,zero_shot,linear_probe,fixed,postfix,split,random_position,dynamic,fine_tuning \
+    seed=0,1,2,3,4 "$@" --jobs 2
 echo
 "$dp_bench" tables --results-dir "$results" --columns params,seconds
 cat <<END
 
 Each run left its record, its predictions and its prompt in $results/runs. Next:
   .venv/bin/dp-bench list prompts                             what can be compared
+  .venv/bin/dp-bench sweep experiment=micro/position          dynamic positions with all their controls, 148 runs
   .venv/bin/dp-bench data check --dir DIR                     are my SuperGLUE files whole?
   .venv/bin/dp-bench train task=boolq prompt=dynamic          the paper's T5-base on SuperGLUE, both from the hub
 END

@@ -244,7 +244,7 @@ def test_figures_come_with_the_numbers_that_they_show(
     assert written[0] == written[1]
     said = capsys.readouterr().out
     assert "shots: nothing to draw" in said
-    kinds = ("curves", "length", "parameters", "seconds", "choices", "positions", "entropy", "transfer")
+    kinds = ("curves", "length", "parameters", "seconds", "choices", "training", "entropy", "transfer")
     assert set(written[0]) == {f"{kind}.{form}" for kind in kinds for form in ("png", "svg", "csv")}
     curves = pd.read_csv(tmp_path / "plots" / "curves.csv")
     own = curves[(curves["prompt"] == "adap_ins_pos") & (curves["step"] == 4)].iloc[0]
@@ -257,6 +257,9 @@ def test_figures_come_with_the_numbers_that_they_show(
     choices = pd.read_csv(tmp_path / "plots" / "choices.csv")
     assert set(choices["piece"]) == {"position"} and set(choices["prompt"]) == {"adap_ins_pos"}
     assert choices[choices["task"] == "rte"]["count"].sum() == 2 * runs[0].num_examples["report"]
+    training = pd.read_csv(tmp_path / "plots" / "training.csv")
+    assert set(training["step"]) == {2, 4, 6} and set(training["piece"]) == {"position"}
+    assert training.groupby("step")["share"].sum().tolist() == pytest.approx([1, 1, 1])
     lengths = pd.read_csv(tmp_path / "plots" / "length.csv")
     assert set(lengths["num_tokens"]) == {4, 8, 20}
     matrix = pd.read_csv(tmp_path / "plots" / "transfer.csv").set_index("evaluated_on")["score"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dp_bench.profiling import stage
 from dp_bench.prompts.estimators import SCORE, forwards
 from dp_bench.prompts.init import initialiser
+from dp_bench.prompts.inputs import SelectorInput
 from dp_bench.prompts.layers import Layers
 from dp_bench.prompts.selectors import Fixed, PerInstance, PerTask, Selector
 from dp_bench.prompts.vectors import Pool, Vectors
@@ -31,6 +32,7 @@ class Prompt(nn.Module):
         vectors: Vectors,
         layers: Layers | None = None,
         estimator: Estimator = Estimator.gumbel_st,
+        input: SelectorInput | None = None,
     ) -> None:
         super().__init__()
         self.num_tokens = num_tokens
@@ -39,6 +41,7 @@ class Prompt(nn.Module):
         self.vectors = vectors
         self.layers = layers
         self.estimator = estimator
+        self.input = input  # what becomes of a summary before anything looks at it
         for selector in (position, length):
             selector.estimator = estimator
 
@@ -70,6 +73,8 @@ class Prompt(nn.Module):
         self, summary_BD: Tensor | None, task_B: Tensor, noise: Mapping[str, Tensor], temperature: float
     ) -> PromptOutput:
         """Decide for a batch. `noise` has a row of Gumbel noise an example for each selector that draws."""
+        if self.input is not None and summary_BD is not None:
+            summary_BD = self.input(summary_BD)
         made = self.vectors(summary_BD, task_B)
         before_BJ = self.position(summary_BD, task_B, noise.get("position"), temperature)
         length_BJ = self.length(summary_BD, task_B, noise.get("length"), temperature)
@@ -142,6 +147,7 @@ def build(
             vectors=vectors(settings.num_tokens, dims, init),
             layers=None if layers is None else layers(settings.num_tokens, dims),
             estimator=settings.estimator or Estimator.gumbel_st,
+            input=_input(settings, dims),
         )
     for selector in prompt.selectors.values():
         if isinstance(selector, PerTask):
@@ -151,6 +157,13 @@ def build(
     if isinstance(prompt.vectors, Pool):
         prompt.vectors.tanh = settings.name in protocol.tanh_pool
     return prompt
+
+
+def _input(settings: PromptSettings, dims: Dims) -> SelectorInput | None:
+    if not (settings.standardise or settings.erase_label):
+        return None
+    standardise, erase_label = bool(settings.standardise), bool(settings.erase_label)
+    return SelectorInput(dims.summary_width, standardise=standardise, erase_label=erase_label)
 
 
 def _init(settings: PromptSettings, protocol: ProtocolSettings) -> Init:

@@ -39,7 +39,11 @@ def summarise(
         ids_BT = torch.nn.functional.pad(ids_BT, (0, missing), value=backbone.tokenizer.pad_token_id)
         mask_BT = torch.nn.functional.pad(mask_BT, (0, missing), value=False)
     x_BTD = backbone.embed(ids_BT)
-    states_BTD = backbone.encode(x_BTD, mask_BT) if kind is Summary.encoder_mean else x_BTD
+    states_BTD = x_BTD if kind is Summary.embedding_mean else backbone.encode(x_BTD, mask_BT)
+    if kind in (Summary.first, Summary.last):
+        real_BT = mask_BT.long() * torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
+        place_B = real_BT.argmax(1) if kind is Summary.last else mask_BT.long().argmax(1)
+        return states_BTD[torch.arange(len(place_B), device=place_B.device), place_B].float()
     if pad_to is not None:
         return states_BTD.float().mean(1)
     weights_BT = mask_BT.float() / mask_BT.sum(1, keepdim=True)

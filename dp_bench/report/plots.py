@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WIDE, HIGH = 3.6, 2.8  # inches a panel
 MOST_COLUMNS = 3
+MOST_TICKS = 6
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "osD^vP*X"
@@ -73,10 +74,33 @@ def entropies(runs: Sequence[Source]) -> Figure | None:
     return _curves(dynamic, "position_entropy", "entropy of positions (nats)")
 
 
-def positions_over_training(runs: Sequence[Source]) -> Figure | None:
-    """Mean chosen position over the selection split against updates, of dynamic prompts."""
-    dynamic = [run for run in runs if is_dynamic(run.record)]
-    return _curves(dynamic, "position_mean", "mean position")
+def choices_over_training(runs: Sequence[Source]) -> Figure | None:
+    """Heat maps of the positions and lengths that were chosen for the selection split, update by update."""
+    lines = [
+        {**_names(run), "piece": piece, "step": entry["step"], "value": value, "count": count}
+        for run in runs
+        for entry in run.history()
+        for piece in ("position", "length")
+        if _is_chosen(run.record, piece)
+        for value, count in enumerate(entry.get(f"{piece}_counts", ()))
+    ]
+    if not lines:
+        return None
+    points = pd.DataFrame(lines)
+    keys = ["place", "task", "prompt", "piece", "step", "value"]
+    points = points.groupby(keys)["count"].sum().reset_index()
+    points["share"] = points["count"] / points.groupby(keys[:-1])["count"].transform("sum")
+    points["panel"] = points["task"] + ", " + points["prompt"] + ", " + points["piece"]
+
+    def draw(axes: Axes, own: pd.DataFrame) -> None:
+        grid = own.pivot(index="value", columns="step", values="share")
+        axes.imshow(grid, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
+        shown = range(0, len(grid.columns), -(-len(grid.columns) // MOST_TICKS))
+        axes.set_xticks(list(shown), [grid.columns[place] for place in shown])
+        axes.set_xlabel("updates")
+        axes.set_ylabel(f"chosen {own['piece'].iloc[0]} (light: all)")
+
+    return Figure(_panels(points, draw, "panel"), points)
 
 
 def _curves(runs: Iterable[Source], key: str, label: str) -> Figure | None:
@@ -247,7 +271,7 @@ KINDS: dict[str, Callable[[Sequence[Source]], Figure | None]] = {
     "parameters": by_parameters,
     "seconds": by_seconds,
     "choices": choices,
-    "positions": positions_over_training,
+    "training": choices_over_training,
     "entropy": entropies,
     "transfer": transfer,
 }
