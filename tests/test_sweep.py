@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -53,8 +54,7 @@ def typed_axes(*words: str) -> dict[str, list[str]]:
             "prompt/position=fixed,instance",
             "trainer.lr=1,2",
         ),
-        ("experiment=paper/fewshot", "task=cb,rte", "prompt=adap_pos,fixed", "backbone=t5_small,t5_large"),
-        ("experiment=paper/position", "backbone=t5_small,t5_xl", "prompt=fixed,majority", "task=wic"),
+        ("experiment=paper/fewshot", "task=cb", "prompt=majority,fixed", "backbone=t5_small,t5_xl"),
         ("experiment=minilm/full", "task=copa,wsc", "prompt=postfix,linear_probe", "data.dir=."),
         ("experiment=micro/multitask", "prompt=fixed,mpt", "seed=0,3"),
     ],
@@ -79,19 +79,30 @@ def test_what_is_typed_takes_the_place_of_what_the_file_sweeps() -> None:
     assert len({choice.experiment.settings.prompt.name for choice in choices}) == 9
 
 
+def announced(name: str) -> int:
+    text = (config.config_dir() / "experiment" / f"{name}.yaml").read_text("utf-8")
+    found = re.search(r": (\d+) runs", text)
+    assert found, f"{name} does not say how many runs it has"
+    return int(found[1])
+
+
 @pytest.mark.parametrize("name", config.options("experiment"))
 def test_an_experiment_has_the_runs_that_its_file_announces(name: str) -> None:
-    text = (config.config_dir() / "experiment" / f"{name}.yaml").read_text("utf-8")
-    announced = re.search(r": (\d+) runs", text)
-    assert announced, f"{name} does not say how many runs it has"
-    local = [] if name.startswith("micro/") else ["data.dir=."]
-    choices = list(expand(typed_axes(f"experiment={name}", *local), None))
-    assert len(choices) == int(announced[1])
-    cells = {
-        records.identify(c.experiment.resolved, "")[0]: c.experiment.settings.experiment for c in choices
-    }
-    assert len(cells) == len(choices), "two combinations are one run"
-    assert set(cells.values()) == {name}
+    """By its axes alone; what draws nothing is run with one seed."""
+    axes = typed_axes(f"experiment={name}", "data.dir=.")
+    prompts = [word.partition("=")[2] for word in axes["prompt"]]
+    seedless = sum(prompt in ("majority", "zero_shot") for prompt in prompts)
+    others = [len(values) for key, values in axes.items() if key not in ("prompt", "seed")]
+    seeds = len(axes["seed"])
+    assert announced(name) == math.prod(others) * (seedless + (len(prompts) - seedless) * seeds)
+
+
+@pytest.mark.parametrize("name", ["micro/length", "paper/fewshot_authors"])
+def test_the_runs_of_an_experiment_are_different_ones_and_know_it(name: str) -> None:
+    choices = list(expand(typed_axes(f"experiment={name}", "data.dir=."), None))
+    ids = {records.identify(choice.experiment.resolved, "")[0] for choice in choices}
+    assert len(ids) == len(choices) == announced(name), "two combinations are one run"
+    assert {choice.experiment.settings.experiment for choice in choices} == {name}
 
 
 def test_seeds_do_not_multiply_what_has_none() -> None:
@@ -354,7 +365,7 @@ def test_the_preset_for_slurm_asks_for_a_gpu_and_requeues() -> None:
 @pytest.mark.parametrize("launcher", ["joblib", "local_jobs"])
 def test_a_launcher_of_hydra_makes_the_same_records(sweep: Sweep, tmp_path: Path, launcher: str) -> None:
     pytest.importorskip({"joblib": "hydra_plugins.hydra_joblib_launcher"}.get(launcher, "submitit"))
-    words = (*TINY, "prompt=fixed", "seed=0,1")
+    words = (*TINY, "prompt=majority,fixed", "seed=0")
     code, said = sweep(*words, "results_dir=launched", f"hydra/launcher={launcher}")
     assert code == 0 and "2 done" in said
     assert sweep(*words, "results_dir=plain")[0] == 0
