@@ -149,10 +149,8 @@ def build(cfg: DictConfig, extra_dir: Path | None = None) -> Experiment:
     resolved.pop("hydra", None)
     settings = _settings(cfg)
     space = resolved["hpo"].pop("space")  # what was found in it stands at its own place
-    if settings.hpo.name:
-        resolved["hpo"]["searched"] = sorted(
-            k for k, v in space.items() if settings.hpo.is_for(settings.prompt, v)
-        )
+    searched = [k for k, v in space.items() if settings.hpo.name and settings.hpo.is_for(settings.prompt, v)]
+    resolved["hpo"]["searched"] = sorted(searched)
     if settings.prompt.init is Init.saved:
         resolved["prompt"]["init_sha256"] = _saved_sha256(settings.prompt)
     regime = settings.regime

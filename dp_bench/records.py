@@ -202,9 +202,10 @@ def status_of(directory: Path) -> dict[str, Any] | None:
 
 
 def statuses(results_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return what each run says of itself: running, done or failed."""
+    """Return what each run without a record says of itself: running, interrupted or failed."""
     files = sorted((results_dir / "runs").glob("*/status.json"))
-    return {path.parent.name: _read_json(path) for path in files}
+    unfinished = (path for path in files if not path.with_name("record.json").is_file())
+    return {path.parent.name: _read_json(path) for path in unfinished}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

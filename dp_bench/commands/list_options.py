@@ -9,6 +9,7 @@ from rich.table import Table
 
 from dp_bench import records
 from dp_bench.prompts.counts import COUNTS, T5
+from dp_bench.report.index import load_all
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
@@ -64,7 +65,7 @@ def _count(name: str) -> str:
 
 
 def _runs(results_dir: Path) -> list[tuple[str, str]]:
-    scores = {record.run_id: f"score {record.score:.2f}" for record in records.load_all(results_dir)}
+    scores = {record.run_id: f"score {record.score:.2f}" for record in load_all(results_dir)}
     return [
         (name, f"{status['status']}  {scores.get(name, '')}".rstrip())
         for name, status in records.statuses(results_dir).items()

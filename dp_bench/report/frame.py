@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from math import fsum, sqrt
+from statistics import fmean
 from types import MappingProxyType
 from typing import Any
 
@@ -73,12 +74,15 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        return mean(self.values.values())
+        return fmean(self.values.values())
 
     @property
     def sd(self) -> float | None:
         """Return the sample standard deviation over seeds; None for one seed."""
-        return stdev(self.values.values()) if self.n > 1 else None
+        if self.n == 1:
+            return None
+        center = self.mean
+        return sqrt(fsum((value - center) ** 2 for value in self.values.values()) / (self.n - 1))
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Row:
         if not all(task in self.cells for task in tasks):
             return None
         seeds = set.intersection(*(set(self.cells[task].values) for task in tasks))
-        values = {seed: mean(self.cells[task].values[seed] for task in tasks) for seed in sorted(seeds)}
+        values = {seed: fmean(self.cells[task].values[seed] for task in tasks) for seed in sorted(seeds)}
         return Cell(values) if values else None
 
 
@@ -158,6 +162,8 @@ def transfer_tables(records: Iterable[RunRecord], metric: str = "score") -> list
 def _optimism(records: list[RunRecord], metric: str) -> dict[str, float]:
     """Return, for each run that has a twin which selected otherwise, the score selected on the reported split
     less that selected on held-out rows."""
+    if len({record.selection for record in records}) == 1:
+        return {}
     twins: dict[str, dict[str, tuple[str, float]]] = defaultdict(dict)
     for record in records:
         flat = {k: v for k, v in flatten(record.config).items() if k not in (*VOLATILE, "trainer.selection")}
@@ -243,16 +249,18 @@ def _table(
     header = Header(data, backbone, random_weights, regime, protocol, selection, split, weights, more)
     tasks, titles = _columns(records)
     # Rows differ in their prompts; where they differ in anything else, each of them says so.
-    common = {(t, key) for t, key in _differing(records) if not key.startswith(("prompt.", "regime."))}
+    variants = _Variants()
+    differing = variants.differing(records)
+    common = {(t, key) for t, key in differing if not key.startswith(("prompt.", "regime."))}
     grouped: dict[str, list[RunRecord]] = defaultdict(list)
     for prompt in sorted({record.prompt for record in records}):
         own = [record for record in records if record.prompt == prompt]
-        differing = common | _differing(own)
+        differing = common | variants.differing(own)
         keys = sorted({key for _, key in differing})
         for record in own:
             # A task's own settings are other ones than another task's anyway.
             named = [key for key in keys if not key.startswith("task.") or (record.task, key) in differing]
-            grouped[_label(record, named)].append(record)
+            grouped[_label(record, variants.settings(record), named)].append(record)
     rows = [_row(label, group, metric, optimism) for label, group in grouped.items()]
     rows.sort(key=lambda row: (min(r.trainable_parameters for r in row.records), row.label))
     return Table(
@@ -314,19 +322,35 @@ def _is_trained(record: RunRecord) -> bool:
     return Method(record.config["prompt"]["method"]).is_trained
 
 
-def _differing(records: list[RunRecord]) -> set[tuple[str, str]]:
-    """Return task and setting where records of the task differ."""
-    flats = [(record.task, _settings(record), _is_trained(record)) for record in records]
-    keys = {key for _, flat, _ in flats for key in flat}
-    values: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for task, flat, trained in flats:
-        for key in keys if trained else flat:  # what trains nothing differs in no setting of the trainer
-            values[task, key].add(repr(flat.get(key)))
-    return {task_and_key for task_and_key, seen in values.items() if len(seen) > 1}
+class _Variants:
+    """What may tell rows of a table apart, worked out once for runs that differ in their seed only."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def settings(self, record: RunRecord) -> dict[str, Any]:
+        key = self._key(record)
+        if key not in self._known:
+            self._known[key] = _settings(record)
+        return self._known[key]
+
+    def differing(self, records: list[RunRecord]) -> set[tuple[str, str]]:
+        """Return task and setting where records of the task differ."""
+        kinds = {self._key(record): record for record in records}
+        flats = [(record.task, self.settings(record), _is_trained(record)) for record in kinds.values()]
+        keys = {key for _, flat, _ in flats for key in flat}
+        values: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for task, flat, trained in flats:
+            for key in keys if trained else flat:  # what trains nothing differs in no setting of the trainer
+                values[task, key].add(repr(flat.get(key)))
+        return {task_and_key for task_and_key, seen in values.items() if len(seen) > 1}
+
+    @staticmethod
+    def _key(record: RunRecord) -> tuple[Any, ...]:
+        return record.cell_id, record.task, record.prompt, (record.config.get("hpo") or {}).get("name")
 
 
-def _label(record: RunRecord, keys: Sequence[str]) -> str:
-    flat = _settings(record)
+def _label(record: RunRecord, flat: Mapping[str, Any], keys: Sequence[str]) -> str:
     parts = [
         f"{key.removeprefix('prompt.').removeprefix('trainer.').removeprefix('regime.')}={_plain(flat[key])}"
         for key in keys
