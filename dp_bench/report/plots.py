@@ -115,11 +115,14 @@ def _curves(runs: Iterable[Source], key: str, label: str) -> Figure | None:
     points = pd.DataFrame(lines)
     spread = points.groupby(["place", "task", "prompt", "step"])[key].agg(["mean", "min", "max", "count"])
     spread = spread.reset_index()
+    styles = _styles(spread["prompt"])
+    band = 0.3 / max(2, len(styles))  # many bands lie over each other
 
     def draw(axes: Axes, own: pd.DataFrame) -> None:
-        for style, (prompt, line) in zip(_styles(own), own.groupby("prompt"), strict=True):
+        for prompt, line in own.groupby("prompt"):
+            style = styles[prompt]
             axes.plot(line["step"], line["mean"], label=prompt, markersize=3, **style)
-            axes.fill_between(line["step"], line["min"], line["max"], color=style["color"], alpha=0.15, lw=0)
+            axes.fill_between(line["step"], line["min"], line["max"], color=style["color"], alpha=band, lw=0)
         axes.set_xlabel("updates")
         axes.set_ylabel(label)
 
@@ -150,10 +153,12 @@ def _against(
         return None
     spread = points.groupby(["place", "task", "prompt", name])["score"].agg(["mean", "std", "count"])
     spread = spread.reset_index()
+    styles = _styles(spread["prompt"])
 
     def draw(axes: Axes, own: pd.DataFrame) -> None:
-        for style, (prompt, line) in zip(_styles(own), own.groupby("prompt"), strict=True):
-            axes.errorbar(line[name], line["mean"], line["std"].fillna(0), label=prompt, capsize=2, **style)
+        for prompt, line in own.groupby("prompt"):
+            spreads = line["std"].fillna(0)
+            axes.errorbar(line[name], line["mean"], spreads, label=prompt, capsize=2, **styles[prompt])
         axes.set_xlabel(label)
         axes.set_ylabel("score")
 
@@ -180,10 +185,11 @@ def _pareto(runs: Sequence[Source], key: str, label: str) -> Figure | None:
         return None
     points = pd.DataFrame(lines)
     spread = points.groupby(["place", "task", "prompt"])[[key, "score"]].mean().reset_index()
+    styles = _styles(spread["prompt"])
 
     def draw(axes: Axes, own: pd.DataFrame) -> None:
-        for style, (prompt, point) in zip(_styles(own), own.groupby("prompt"), strict=True):
-            axes.plot(point[key], point["score"], label=prompt, **{**style, "linestyle": ""})
+        for prompt, point in own.groupby("prompt"):
+            axes.plot(point[key], point["score"], label=prompt, **{**styles[prompt], "linestyle": ""})
         order = own.sort_values([key, "score"], ascending=[True, False])
         front = order[order["score"] > order["score"].cummax().shift(fill_value=-np.inf)]
         axes.step(front[key], front["score"], where="post", color="#999999", lw=0.8, zorder=0)
@@ -216,13 +222,16 @@ def choices(runs: Sequence[Source]) -> Figure | None:
     keys = ["place", "task", "prompt", "piece", "label", "value"]
     points = pd.DataFrame(lines).groupby(keys)["count"].sum().reset_index()
     points["panel"] = points["task"] + ", " + points["prompt"] + ", " + points["piece"]
+    styles = _styles(points["label"])
 
     def draw(axes: Axes, own: pd.DataFrame) -> None:
         bottom = np.zeros(int(own["value"].max()) + 1)
-        for style, (label, part) in zip(_styles(own, "label"), own.groupby("label"), strict=True):
+        for label, part in own.groupby("label"):
             heights = np.zeros_like(bottom)
             heights[part["value"]] = part["count"]
-            axes.bar(np.arange(len(bottom)), heights, bottom=bottom, label=label, color=style["color"])
+            axes.bar(
+                np.arange(len(bottom)), heights, bottom=bottom, label=label, color=styles[label]["color"]
+            )
             bottom += heights
         axes.set_xlabel(f"chosen {own['piece'].iloc[0]}")
         axes.set_ylabel("examples, all seeds")
@@ -293,12 +302,14 @@ def _is_chosen(record: RunRecord, piece: str) -> bool:
     )
 
 
-def _styles(own: pd.DataFrame, column: str = "prompt") -> list[dict[str, Any]]:
-    """Return a style a group; more groups than colours get other markers too."""
-    return [
-        {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]}
-        for i in range(own[column].nunique())
-    ]
+def _styles(labels: Iterable[str]) -> dict[Any, dict[str, Any]]:
+    """Return a style for each label, the same in every panel; beyond eight, colours come again dashed."""
+    styles = {}
+    for place, label in enumerate(sorted(set(labels))):
+        turn, colour = divmod(place, len(COLOURS))
+        line = "--" if turn % 2 else "-"
+        styles[label] = {"color": COLOURS[colour], "marker": MARKERS[(colour + turn) % 8], "linestyle": line}
+    return styles
 
 
 def _panels(points: pd.DataFrame, draw: Panel, column: str = "task") -> Canvas:
