@@ -134,10 +134,11 @@ CHROMIUM = next(
     None,
 )
 CLICK = """<script>
-document.querySelectorAll("th button")[1].click();
+const head = [...document.querySelectorAll("th button")].find(button => button.textContent === "RTE");
+head.click();
 const first = () => document.querySelector("tbody tr").cells[0].textContent;
 const down = first();
-document.querySelectorAll("th button")[1].click();
+head.click();
 const up = first();
 const input = document.querySelector("input");
 input.value = "adap_pos";
