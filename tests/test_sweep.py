@@ -156,6 +156,7 @@ def test_what_runs_took_tells_what_the_others_will_take() -> None:
 def sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """Run `dp-bench COMMAND WORDS` in a folder of its own; give its exit code and what it printed."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # whatever --jobs is
 
     def call(*words: str, command: str = "sweep") -> tuple[int, str]:
         with pytest.raises(SystemExit) as stop:
@@ -266,9 +267,18 @@ def test_a_run_that_another_process_is_at_is_waited_for(
     assert sleeper.poll() is not None, "it was not taken while its owner lived"
 
 
+# Ctrl-C works as at a terminal, also where the tests run in the background of a script.
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from dp_bench.cli import main
+main()
+"""
+
+
 def start(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", "from dp_bench.cli import main; main()", "sweep", *words],
+        [sys.executable, "-c", PROGRAM, "sweep", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -12,6 +12,7 @@ import _thread
 import contextlib
 import json
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -37,6 +38,10 @@ def claimed(results_dir: Path, run_id: str) -> Iterator[None]:
     it does not write beside the new one.
     """
     path = _take(results_dir / "claims", run_id)
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A script's background job ignores SIGINT, and could not be interrupted when its claim is lost.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     stop, lost = threading.Event(), threading.Event()
     beat = threading.Thread(target=_keep, args=(path, run_id, stop, lost), daemon=True)
     beat.start()
