@@ -201,11 +201,17 @@ def status_of(directory: Path) -> dict[str, Any] | None:
     return _read_json(path) if path.is_file() else None
 
 
-def statuses(results_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return what each run without a record says of itself: running, interrupted or failed."""
+def is_finished(directory: Path) -> bool:
+    """Say whether a run has left its record, without reading it."""
+    return (directory / "record.json").is_file()
+
+
+def statuses(results_dir: Path, *, unfinished: bool = False) -> dict[str, dict[str, Any]]:
+    """Return what each run says of itself: running, done, interrupted or failed; or those without a
+    record."""
     files = sorted((results_dir / "runs").glob("*/status.json"))
-    unfinished = (path for path in files if not path.with_name("record.json").is_file())
-    return {path.parent.name: _read_json(path) for path in unfinished}
+    asked = (path for path in files if not (unfinished and is_finished(path.parent)))
+    return {path.parent.name: _read_json(path) for path in asked}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -200,6 +200,8 @@ def test_a_sweep_runs_what_is_missing_and_says_what_there_is(sweep: Sweep, tmp_p
     assert code == 0 and "score " not in said
     code, said = sweep(command="status")
     assert code == 0 and "3 done" in said and "3/3" not in said and "2/2" in said and "1/1" in said
+    code, said = sweep("runs", command="list")
+    assert code == 0 and said.count("done  score ") == 3
 
 
 def test_a_failed_run_is_left_out_until_it_is_asked_for(

@@ -169,7 +169,7 @@ def _comparisons(table: Table, options: Options, *, all_pairs: bool) -> list[sta
 
 
 def _tell_unfinished(results_dir: Path) -> None:
-    unfinished = {k: v["status"] for k, v in records.statuses(results_dir).items() if v["status"] != "done"}
+    unfinished = records.statuses(results_dir, unfinished=True)
     if unfinished:
-        states = ", ".join(sorted(set(unfinished.values())))
+        states = ", ".join(sorted({status["status"] for status in unfinished.values()}))
         print(f"not in the tables: {len(unfinished)} runs that are {states}")
