@@ -27,7 +27,8 @@ from dp_bench.settings import (
 from dp_bench.types import UserError
 
 PARTS = re.compile(r"dp_bench\.prompts\.\w+\.\w+")  # what a `_target_` may name
-LOOKING = (".PerInstance", ".Pool", ".SimilarityPool", ".KeyedPool", ".TaskPool")  # at a summary
+LOOKING = (".PerInstance", ".Ridge", ".Pool", ".SimilarityPool", ".KeyedPool", ".TaskPool")  # at a summary
+SELECTORS = ("position", "length", "route")
 NAMED_OUTCOMES = ("all", "half", "none")
 SITES = ("encoder", "decoder", "cross")
 METRICS = (
@@ -95,10 +96,10 @@ def _head_problems(settings: RunSettings) -> Iterator[str]:
 
 def _input_problems(settings: RunSettings) -> Iterator[str]:
     prompt = settings.prompt
-    for key in ("standardise", "erase_label"):
+    for key in ("standardise", "erase_label", "shuffle_input"):
         if not getattr(prompt, key):
             continue
-        pieces = (prompt.position, prompt.length, prompt.vectors)
+        pieces = (prompt.position, prompt.length, prompt.vectors, prompt.route or {})
         if not any(str(piece.get("_target_")).endswith(LOOKING) for piece in pieces):
             yield (
                 f"prompt.{key} is about what a selector looks at, and prompt={prompt.name} has none that "
@@ -106,8 +107,8 @@ def _input_problems(settings: RunSettings) -> Iterator[str]:
             )
         if settings.protocol.frozen_dropout:
             yield (
-                f"prompt.{key} is fitted to summaries, which protocol={settings.protocol.name} draws anew in "
-                "every update: use protocol=clean."
+                f"prompt.{key} is about cached summaries, which protocol={settings.protocol.name} draws anew "
+                "in every update: use protocol=clean."
             )
         if key == "erase_label" and not settings.task.labels:
             yield f"prompt.erase_label: task={settings.task.name} has no labels that all texts share."
@@ -166,7 +167,7 @@ def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
     if prompt.num_tokens < 1:
         yield f"prompt.num_tokens={prompt.num_tokens} leaves nothing to train: use at least 1."
         return
-    for name in ("position", "length", "vectors", "layers"):
+    for name in ("position", "length", "vectors", "layers", "route"):
         piece: dict[str, Any] | None = getattr(prompt, name)
         if piece is None:
             continue
@@ -182,6 +183,7 @@ def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
     yield from _size_problems(prompt)
     yield from _layer_problems(prompt)
     yield from _estimator_problems(prompt)
+    yield from _route_problems(prompt)
 
 
 def _training_problems(prompt: PromptSettings) -> Iterator[str]:
@@ -204,18 +206,52 @@ def _training_problems(prompt: PromptSettings) -> Iterator[str]:
 def _estimator_problems(prompt: PromptSettings) -> Iterator[str]:
     if prompt.estimator is None:
         return
-    pieces = {"position": prompt.position, "length": prompt.length}
-    learned = [n for n, p in pieces.items() if str(p.get("_target_")).endswith((".PerTask", ".PerInstance"))]
+    targets = {name: str((getattr(prompt, name) or {}).get("_target_")) for name in SELECTORS}
+    learned = [n for n, t in targets.items() if t.endswith((".PerTask", ".PerInstance", ".Ridge"))]
     if not learned:
         yield (
-            f"prompt.estimator={prompt.estimator.value} is about a learned position or length, of which "
-            f"prompt={prompt.name} has none: take it away, or use prompt=adap_ins_pos."
+            f"prompt.estimator={prompt.estimator.value} is about a learned position, length or route, of "
+            f"which prompt={prompt.name} has none: take it away, or use prompt=adap_ins_pos."
         )
-    if prompt.estimator is Estimator.exact and len(learned) > 1:
+    if prompt.estimator in (Estimator.exact, Estimator.mixture) and len(learned) > 1:
         yield (
-            "prompt.estimator=exact runs every outcome of one selector, and position and length are both "
-            "learned here: make one of them fixed, or use prompt.estimator=leave_one_out."
+            f"prompt.estimator={prompt.estimator.value} runs every outcome of one selector, and "
+            f"{' and '.join(learned)} are both learned here: make one of them fixed, or use "
+            "prompt.estimator=leave_one_out."
         )
+
+
+def _route_problems(prompt: PromptSettings) -> Iterator[str]:
+    if prompt.is_routed and prompt.route is None:
+        yield "prompt/vectors=routed needs something that chooses among its members: add prompt/route=ridge."
+    if prompt.route is not None and not prompt.is_routed:
+        yield (
+            f"prompt/route chooses among the members of routed vectors, of which prompt={prompt.name} has "
+            "none: add prompt/vectors=routed, or take it away."
+        )
+    for name in SELECTORS:
+        piece = getattr(prompt, name) or {}
+        if str(piece.get("_target_")).endswith(".Ridge"):
+            yield from _ridge_problems(f"prompt.{name}", piece)
+    group = (prompt.route or {}).get("group", "task")
+    if group not in ("task", "skill"):
+        yield f"prompt.route.group={group} is unknown: use task or skill."
+    if prompt.selector_lr is not None and not 0 < prompt.selector_lr < math.inf:
+        yield f"prompt.selector_lr={prompt.selector_lr} must be positive, or null for the prompt's."
+
+
+def _ridge_problems(where: str, piece: dict[str, Any]) -> Iterator[str]:
+    for key in ("window", "refit_every"):
+        if not _is_count(piece.get(key, 1)):
+            yield f"{where}.{key}={piece[key]} must be at least 1."
+    for key, most in (("ridge", math.inf), ("explore", 1), ("sharpen_until", 1), ("fit_until", 1)):
+        value = piece.get(key, 0.5)
+        if not _is_number(value) or not (0 < value <= most or (key == "explore" and value == 0)):
+            above = "from 0" if key == "explore" else "above 0"
+            yield f"{where}.{key}={value} must be a number {above}{'' if most > 1 else ' and at most 1'}."
+    sharpness = piece.get("sharpness", [1, 6])
+    if not (isinstance(sharpness, list) and len(sharpness) == 2 and all(map(_is_number, sharpness))):
+        yield f"{where}.sharpness={sharpness} must be two numbers, at the start and at the end: [1, 6]."
 
 
 def _size_problems(prompt: PromptSettings) -> Iterator[str]:
@@ -241,6 +277,10 @@ def _size_problems(prompt: PromptSettings) -> Iterator[str]:
             f"rows and come out of num_prompts={num_prompts}: it must divide the first and not exceed the "
             "second."
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_count(value: Any) -> bool:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 GROUPS = (
     *("task", "backbone", "prompt", "prompt/position", "prompt/length", "prompt/vectors", "prompt/layers"),
+    "prompt/route",
     *("regime", "data", "trainer", "protocol", "hpo", "experiment"),
 )
 OPEN_KEYS = ("backbone.random_init.",)  # below these, `+key=value` may add what the YAML does not name
@@ -264,7 +265,7 @@ def build_prompt(
     from dp_bench.prompts.prompt import build
 
     settings = experiment.settings.prompt
-    names = ("position", "length", "vectors", "layers")
+    names = ("position", "length", "vectors", "layers", "route")
     pieces = {name: instantiate(getattr(settings, name)) for name in names}
     seed = experiment.settings.seed_of("init")
     return build(settings, experiment.settings.protocol, seed, dims, embedding_VD, first_ids, **pieces)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from dp_bench import ranks
 from dp_bench.data import metrics
@@ -17,6 +16,7 @@ from dp_bench.data.batches import evaluation_batches
 from dp_bench.data.encode import EncodedSplit
 from dp_bench.model import PromptedModel
 from dp_bench.profiling import stage
+from dp_bench.prompts.estimators import forced
 from dp_bench.randomness import generator
 from dp_bench.settings import SplitOrder, TaskSettings
 from dp_bench.types import Batch
@@ -41,6 +41,16 @@ class Split:
     def __len__(self) -> int:
         return len(self.encoded)
 
+    def with_inputs_of_others(self, seed: int) -> Split:
+        """Return this split with every text's summary in the place of another one's: a control."""
+        if self.summary_ND is None:
+            return self
+        rows = torch.from_numpy(self.encoded.rows)
+        others = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+        summary_ND = self.summary_ND.clone()
+        summary_ND[rows] = self.summary_ND[others]
+        return replace(self, summary_ND=summary_ND)
+
     @stage("data")
     def batch(self, places: NDArray[np.int64], pad_id: int, noise: Mapping[str, Tensor]) -> Batch:
         """Return the examples at these places with their summaries and their rows of `noise` [len(self),
@@ -59,6 +69,15 @@ class Predictions:
     position_N: NDArray[np.int64]  # vectors before the text
     length_N: NDArray[np.int64]  # vectors kept
     pool_weights_NK: NDArray[np.float32] | None
+    is_routed: bool = False  # the pool's heaviest member is what was chosen for an example
+
+    @property
+    def route_N(self) -> NDArray[np.int64] | None:
+        """Which member of a pool each example has, or has most of; None where there is no such choice."""
+        if not self.is_routed or self.pool_weights_NK is None:
+            return None
+        route: NDArray[np.int64] = self.pool_weights_NK.argmax(axis=1)
+        return route
 
     @property
     def choices(self) -> NDArray[np.int64]:
@@ -76,11 +95,13 @@ def predict(
     sample: bool = False,
     step: int = 0,
     positions: NDArray[np.int64] | None = None,
+    routes: NDArray[np.int64] | None = None,
 ) -> Predictions:
     """Predict every row. Choices are arg-max; only random controls draw, the same draw each time.
 
     `sample` is the authors' protocol: selectors draw at evaluation too, anew at each `step`. `positions` are
-    numbers of vectors before each text to use in place of those that the prompt would choose.
+    numbers of vectors before each text to use in place of those that the prompt would choose, `routes` the
+    members of its routed vectors.
     """
     model.eval()
     prompt = model.prompt
@@ -90,8 +111,9 @@ def predict(
     num_vectors = prompt.vectors.num_tokens
     if positions is not None:
         outcomes = positions if model.order is SplitOrder.paper else num_vectors - positions
-        # Noise that outweighs every logit: the draw is what is asked for.
-        noise["position"] = 1e9 * one_hot(torch.from_numpy(outcomes), num_vectors + 1).float()
+        noise["position"] = forced(torch.from_numpy(outcomes), num_vectors + 1)
+    if routes is not None:
+        noise["route"] = forced(torch.from_numpy(routes), prompt.vectors.num_prompts)
     device = model.backbone.device
     pad_id = model.backbone.tokenizer.pad_token_id
     columns: dict[str, list[Tensor]] = {"logits": [], "position": [], "length": [], "weights": []}
@@ -113,7 +135,13 @@ def predict(
     back = np.argsort(np.concatenate([rows for first in range(number) for rows in batches[first::number]]))
     columns["logits"] = _padded(columns["logits"])
     stacked = {name: torch.cat(parts).numpy()[back] for name, parts in columns.items() if parts}
-    return Predictions(stacked["logits"], stacked["position"], stacked["length"], stacked.get("weights"))
+    return Predictions(
+        stacked["logits"],
+        stacked["position"],
+        stacked["length"],
+        stacked.get("weights"),
+        prompt.vectors.is_routed,
+    )
 
 
 def _from_all(parts: list[Tensor]) -> list[Tensor]:
@@ -149,6 +177,15 @@ def score(split: Split, predictions: Predictions) -> Score:
         golds=encoded.golds,
     )
     return Score(metrics.task_score(task.metrics, values), values)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The predictions of a reported split, and their score."""
+
+    split: Split
+    predictions: Predictions
+    score: Score
 
 
 def mean_score(scores: Mapping[str, Score]) -> Score:

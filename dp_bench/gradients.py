@@ -23,6 +23,7 @@ from dp_bench.settings import Estimator
 from dp_bench.types import UserError
 
 CHUNK = 16  # examples in a pass
+ESTIMATORS = tuple(e for e in Estimator if e is not Estimator.mixture)  # that is of another loss
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def survey(
 ) -> Landscape:
     """Run these examples of a split with the prompt at every position."""
     selector = model.prompt.position
-    if not selector.is_learned or "length" in model.prompt.learned_selectors:
+    if model.prompt.learned_selectors != ["position"]:
         raise UserError(
             "Gradients of the position are about a learned position and a fixed length: prompt=adap_pos, "
             "adap_ins_pos or dynamic."
@@ -88,7 +89,7 @@ def survey(
         batch = split.batch(places, pad_id, {}).to(model.backbone.device)
         with torch.no_grad():
             summary_BD = model.summarise(batch) if model.prompt.needs_summary else None
-            decided = model.prompt(summary_BD, batch.task_B, {}, 1.0)
+            decided = model.prompt(summary_BD, batch.task_B, {}, 1.0, batch.skill_B)
             x_BTD = model.backbone.embed(batch.ids_BT)
             if model.prompt.input is not None and summary_BD is not None:
                 summary_BD = model.prompt.input(summary_BD)
@@ -114,7 +115,7 @@ def judge(landscape: Landscape, *, draws: int, temperature: float = 1.0, seed: i
     generator = torch.Generator().manual_seed(seed)
     number = landscape.loss_NJ.shape[1]
     found = []
-    for estimator in Estimator:
+    for estimator in ESTIMATORS:
         many = 1 if estimator is Estimator.exact else draws
         each = torch.stack(
             [

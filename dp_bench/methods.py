@@ -7,7 +7,7 @@ stands. All of them select on the same rows, predict the same rows, and leave th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,14 +20,14 @@ from dp_bench.backbones.backbone import Backbone
 from dp_bench.config import Experiment, build_prompt
 from dp_bench.data.encode import EncodedSplit
 from dp_bench.data.prepare import TaskData
-from dp_bench.evaluation import Predictions, Score, Split, predict, score
+from dp_bench.diagnostics import after_training
+from dp_bench.evaluation import Predictions, Report, Split, predict, score
 from dp_bench.machine import make_accelerator
 from dp_bench.model import PromptedModel
 from dp_bench.progress import Reporter
 from dp_bench.prompts.init import load_saved
 from dp_bench.prompts.inputs import SelectorInput
 from dp_bench.prompts.prompt import Prompt
-from dp_bench.prompts.selectors import PerInstance
 from dp_bench.prompts.summary import cached_summaries, summary_width
 from dp_bench.randomness import derive
 from dp_bench.settings import Init, Method, RunSettings, TaskSettings
@@ -57,15 +57,6 @@ class Workplace:
 
 
 @dataclass(frozen=True)
-class Report:
-    """The predictions of a reported split, and their score."""
-
-    split: Split
-    predictions: Predictions
-    score: Score
-
-
-@dataclass(frozen=True)
 class Learned:
     """What every method returns. `weights` is what is worth keeping of it: the prompt's or the probe's."""
 
@@ -75,6 +66,7 @@ class Learned:
     weights: dict[str, Tensor]
     warnings: tuple[str, ...] = ()
     diagnostics: dict[str, float] = field(default_factory=dict)
+    routes: list[int] = field(default_factory=list)
 
 
 def learn(place: Workplace) -> Learned:
@@ -100,6 +92,14 @@ def tune(place: Workplace) -> Learned:
             f"prompt={settings.prompt.name} chooses by task, and has learned nothing to choose for the tasks "
             "of regime.transfer: take it away, or use a prompt without task-level pieces, such as "
             "prompt=adap_ins_pos."
+        )
+    if prompt.needs_skill and any(
+        own.train.skills is None or own.report.skills is None for own in place.data
+    ):
+        raise UserError(
+            f"prompt={settings.prompt.name} is told which sub-skill each text takes, and the data of "
+            f"task={settings.task.name} does not say so: use a mixture, such as data=micro_mix2, or the "
+            "tasks of regime=multitask as sub-skills with prompt.route.group=task."
         )
     if settings.prompt.trains_backbone:
         place.backbone.thaw()
@@ -135,45 +135,35 @@ def tune(place: Workplace) -> Learned:
             step=progress.best_step,
         )
         reports[split.task.name] = Report(split, predictions, score(split, predictions))
-    diagnostics = _with_positions_of_others(model, reports, settings)
+    diagnostics = after_training(model, reports, settings)
     if settings.prompt.estimator is not None:
         diagnostics["forwards_per_update"] = prompt.forwards
     progress.eval_seconds += time.perf_counter() - started
     kept = _worth_keeping(model, settings)
-    return Learned(reports, progress, trainable, kept, tuple(trainer.warnings), diagnostics)
-
-
-def _with_positions_of_others(
-    model: PromptedModel, reports: Mapping[str, Report], settings: RunSettings
-) -> dict[str, float]:
-    """Control: score each reported split once more with the positions that were chosen for other examples.
-
-    If a position chosen for a text matters, this is worse.
-    """
-    if not isinstance(model.prompt.position, PerInstance):
-        return {}
-    scores = {}
-    for name, report in reports.items():
-        shuffle = np.random.default_rng(derive(settings.seed_of("gumbel"), "shuffle", name))
-        outcomes = shuffle.permutation(report.predictions.position_N)
-        predictions = predict(
-            model,
-            report.split,
-            batch_size=settings.trainer.eval_batch_size,
-            seed=settings.seed_of("gumbel"),
-            positions=outcomes,
-        )
-        scores[name] = score(report.split, predictions).value
-    if len(scores) == 1:
-        return {"shuffled_position_score": next(iter(scores.values()))}
-    return {f"{name}/shuffled_position_score": value for name, value in scores.items()}
+    routes = (
+        []
+        if not prompt.vectors.is_routed
+        else np.concatenate(
+            [own.predictions.route_N for own in reports.values() if own.predictions.route_N is not None]
+        ).tolist()
+    )
+    return Learned(reports, progress, trainable, kept, tuple(trainer.warnings), diagnostics, routes)
 
 
 def cached_splits(place: Workplace, prompt: Prompt) -> Splits:
     """Return the splits of a run, with the summaries that its prompt looks at."""
     # With dropout on in the frozen model a summary is a random draw: it is made anew in every forward pass.
-    cached = prompt.needs_summary and not place.settings.protocol.frozen_dropout
-    return _splits(place, with_summaries=cached)
+    settings = place.settings
+    cached = prompt.needs_summary and not settings.protocol.frozen_dropout
+    splits = _splits(place, with_summaries=cached)
+    if not settings.prompt.shuffle_input:
+        return splits
+
+    def shuffled(own: list[Split]) -> list[Split]:
+        seed = settings.seed_of("order")
+        return [split.with_inputs_of_others(derive(seed, "input of others", split.name)) for split in own]
+
+    return Splits(shuffled(splits.train), shuffled(splits.select), shuffled(splits.report))
 
 
 def fit_input(input: SelectorInput, train: Sequence[Split]) -> None:

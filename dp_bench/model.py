@@ -54,7 +54,7 @@ class PromptedModel(nn.Module):
     def forward(self, batch: Batch, temperature: float = 1.0) -> Answer:
         x_BTD = self.backbone.embed(batch.ids_BT)
         summary_BD = self.summarise(batch) if self.prompt.needs_summary else None
-        prompt = self.prompt(summary_BD, batch.task_B, batch.noise, temperature)
+        prompt = self.prompt(summary_BD, batch.task_B, batch.noise, temperature, batch.skill_B)
         prompted = insert(x_BTD, batch, prompt, self.order)
         return Answer(self.score(prompted, batch), prompt)
 

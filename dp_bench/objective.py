@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 from dp_bench.model import Answer
+from dp_bench.prompts.estimators import ALL_OUTCOMES, forced
 from dp_bench.prompts.prompt import Prompt
 from dp_bench.settings import Estimator
 from dp_bench.types import Batch
@@ -36,14 +37,17 @@ Model = Callable[[Batch, float], Answer]
 def objective(model: Model, prompt: Prompt, batch: Batch, temperature: float) -> Objective:
     """Run a micro-batch forward, as often as the prompt's estimator needs."""
     if prompt.estimator is Estimator.leave_one_out and batch.noise:
-        return _leave_one_out(model, batch, temperature)
-    if prompt.estimator is Estimator.exact and batch.noise:
-        return _exact(model, prompt, batch, temperature)
+        return _leave_one_out(model, prompt, batch, temperature)
+    if prompt.estimator in ALL_OUTCOMES and batch.noise:
+        return _all_outcomes(model, prompt, batch, temperature)
     answer = model(batch, temperature)
-    if answer.prompt.log_prob_B is None:
+    if answer.prompt.log_prob_B is None and not answer.prompt.seen:
         loss = cross_entropy(answer.logits_BC, batch.label_B)
         return Objective(loss.detach(), loss, answer.prompt.loss)
     loss_B = _losses(answer, batch)
+    prompt.observe(answer.prompt, loss_B)
+    if answer.prompt.log_prob_B is None:
+        return Objective(loss_B.mean().detach(), loss_B.mean(), answer.prompt.loss)
     return _with_scores(loss_B, _less_the_others(loss_B), answer.prompt.log_prob_B, answer.prompt.loss)
 
 
@@ -62,11 +66,13 @@ def _with_scores(loss_X: Tensor, advantage_X: Tensor, log_prob_X: Tensor, added:
     return Objective(mean.detach(), mean + (advantage_X.detach() * log_prob_X).mean(), added)
 
 
-def _leave_one_out(model: Model, batch: Batch, temperature: float) -> Objective:
+def _leave_one_out(model: Model, prompt: Prompt, batch: Batch, temperature: float) -> Objective:
     """Two draws for each example; each is the other's baseline (Kool et al., 2019)."""
     halves = [{name: own.chunk(2, dim=1)[draw] for name, own in batch.noise.items()} for draw in (0, 1)]
     answers = [model(batch.with_(noise=noise), temperature) for noise in halves]
     losses = torch.stack([_losses(answer, batch) for answer in answers])
+    for answer, loss_B in zip(answers, losses, strict=True):
+        prompt.observe(answer.prompt, loss_B)
     scores = [answer.prompt.log_prob_B for answer in answers]
     if scores[0] is None or scores[1] is None:  # a random control: nothing learns from its draws
         return Objective(losses.mean().detach(), losses.mean(), answers[0].prompt.loss)
@@ -74,18 +80,27 @@ def _leave_one_out(model: Model, batch: Batch, temperature: float) -> Objective:
     return _with_scores(losses, losses - losses.flip(0), log_probs, answers[0].prompt.loss)
 
 
-def _exact(model: Model, prompt: Prompt, batch: Batch, temperature: float) -> Objective:
-    """The mean over all outcomes, weighed by their probabilities: J forward passes."""
+def _all_outcomes(model: Model, prompt: Prompt, batch: Batch, temperature: float) -> Objective:
+    """The mean over all outcomes, weighed by their probabilities: J forward passes.
+
+    `mixture` minimises `-log sum_j p_j exp(-loss_j)` in place of `sum_j p_j loss_j`, once the probabilities
+    have a gradient: while a selector fits itself the prompts see only what it can predict.
+    """
     (name,) = prompt.learned_selectors
     number = prompt.selectors[name].num_outcomes
-    total = torch.zeros(len(batch), device=batch.ids_BT.device)
+    losses, log_probs = [], []
     added: list[Tensor] = []
     for outcome in range(number):
-        # Noise that outweighs every logit: the draw is what is asked for.
-        forced = 1e9 * one_hot(torch.full((len(batch),), outcome), number).to(batch.noise[name])
-        answer = model(batch.with_(noise={**batch.noise, name: forced}), temperature)
+        asked = forced(torch.full((len(batch),), outcome), number).to(batch.noise[name])
+        answer = model(batch.with_(noise={**batch.noise, name: asked}), temperature)
         assert answer.prompt.log_prob_B is not None
-        total = total + answer.prompt.log_prob_B.exp() * _losses(answer, batch)
+        losses.append(_losses(answer, batch))
+        log_probs.append(answer.prompt.log_prob_B)
+        prompt.observe(answer.prompt, losses[-1])
         added += [] if answer.prompt.loss is None else [answer.prompt.loss]
-    loss = total.mean()
-    return Objective(loss.detach(), loss, torch.stack(added).mean() if added else None)
+    loss_JB, log_prob_JB = torch.stack(losses), torch.stack(log_probs)
+    expected = (log_prob_JB.exp() * loss_JB).sum(0).mean()
+    goal = expected
+    if prompt.estimator is Estimator.mixture and log_prob_JB.requires_grad:
+        goal = -torch.logsumexp(log_prob_JB - loss_JB, dim=0).mean()
+    return Objective(expected.detach(), goal, torch.stack(added).mean() if added else None)

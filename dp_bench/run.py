@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from dp_bench.data.encode import EncodedSplit
     from dp_bench.data.prepare import TaskData
-    from dp_bench.methods import Learned, Report, Workplace
+    from dp_bench.evaluation import Report
+    from dp_bench.methods import Learned, Workplace
 
 
 def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
@@ -237,6 +238,7 @@ def _run(
             **learned.diagnostics,
         },
         warnings=list(learned.warnings),
+        routes=learned.routes,
         by_task=by_task if len(data) > 1 else {},
         transfer=tried,
     )
@@ -347,7 +349,7 @@ def _leave(record: RunRecord, directory: Path, weights: dict[str, Tensor], predi
 
 def prediction_table(reports: Mapping[str, Report]) -> Any:
     """Return one row an example: id, gold, prediction, log-probability of each choice, chosen position and
-    length; with several tasks, those of one after another, named in `task`."""
+    length, and member of a pool; with several tasks, those of one after another, named in `task`."""
     import pandas as pd
 
     columns = [pd.DataFrame(_columns(report)) for report in reports.values()]
@@ -371,6 +373,7 @@ def _columns(report: Report) -> dict[str, Any]:
         **{f"score_{name}": scores[:, i] for i, name in enumerate(names)},
         "position": predictions.position_N,
         "length": predictions.length_N,
+        **({} if predictions.route_N is None else {"route": predictions.route_N}),
     }
 
 

@@ -83,6 +83,7 @@ class Estimator(Enum):
     reinforce = "reinforce"
     leave_one_out = "leave_one_out"
     exact = "exact"
+    mixture = "mixture"  # another objective: the likelihood of a mixture of experts
 
 
 class SplitOrder(Enum):
@@ -173,10 +174,13 @@ class PromptSettings:
     estimator: Estimator | None = None  # of the selectors' gradient; None: gumbel_st, the paper's
     standardise: bool | None = None  # the summary, by the training rows
     erase_label: bool | None = None  # from the summary, linearly (LEACE)
+    shuffle_input: bool | None = None  # control: every text shows selectors another text's summary
+    selector_lr: float | None = None  # of what chooses, where that is not `lr`
     position: dict[str, Any] = field(default_factory=dict)
     length: dict[str, Any] = field(default_factory=dict)
     vectors: dict[str, Any] = field(default_factory=dict)
     layers: dict[str, Any] | None = None  # keys and values that every attention gets; None: none
+    route: dict[str, Any] | None = None  # which of the members of vectors=routed a text has
     init_text: str | None = None
     init_from: str | None = None  # folder of a finished run, or its prompt.safetensors
     freeze_backbone: bool | None = None  # False: the backbone is trained too, as trainer.full says
@@ -196,6 +200,10 @@ class PromptSettings:
         """The file that init=saved reads."""
         path = Path(self.init_from or "").expanduser()
         return path / "prompt.safetensors" if path.is_dir() else path
+
+    @property
+    def is_routed(self) -> bool:
+        return str(self.vectors.get("_target_", "")).endswith(".Routed")
 
     @property
     def in_layers_alone(self) -> bool:
@@ -241,9 +249,8 @@ class DataSettings:
     limit: int | None = None  # keep the first rows of each file only; shown in every table header
     difficulty: str | None = None  # easy, default, hard: generate the micro benchmark; None: read files
     world_seed: int = 0  # of the generator; read with `difficulty` only
-    mixture: str | None = (
-        None  # mix2, liar: what the generator writes in place of BoolQ; read with `difficulty`
-    )
+    # mix2, mix3, mix4, skewed, liar: what the generator writes in place of BoolQ; read with `difficulty`
+    mixture: str | None = None
 
 
 @dataclass

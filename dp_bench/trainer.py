@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from dp_bench.model import PromptedModel
 from dp_bench.objective import objective
 from dp_bench.profiling import stage
 from dp_bench.progress import Reporter
+from dp_bench.prompts.ridge import Ridge
 from dp_bench.prompts.selectors import PerInstance
 from dp_bench.randomness import derive, generator
 from dp_bench.records import replace_file, write_json, write_lines, write_text
@@ -81,7 +83,24 @@ def optimizer_settings(settings: RunSettings) -> FullSettings:
     )
 
 
-def make_optimizer(settings: FullSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+Groups = Sequence[nn.Parameter] | Sequence[dict[str, Any]]  # with learning rates of their own
+
+
+def parameter_groups(
+    parameters: list[nn.Parameter], apart: Collection[nn.Parameter], lr: float | None
+) -> Groups:
+    """Give those that stand `apart` the learning rate `lr`; where that is None they have none of their
+    own."""
+    chosen = {id(parameter) for parameter in apart}
+    own = [parameter for parameter in parameters if id(parameter) in chosen]
+    if lr is None or not own:
+        return parameters
+    others = [parameter for parameter in parameters if id(parameter) not in chosen]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": own, "lr": lr}]
+    return groups
+
+
+def make_optimizer(settings: FullSettings, parameters: Groups) -> torch.optim.Optimizer:
     """Return Adafactor as Lester et al. (2021) use it, without relative steps or scaling, or AdamW."""
     if settings.optimizer is OptimizerName.adamw:
         return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
@@ -125,7 +144,9 @@ class Trainer:
         # Ranks share gradients themselves, once an update: no wrapper around the model.
         self.model = accelerator.prepare_model(model, evaluation_mode=ranks.size() > 1)
         if self.parameters:
-            self.optimizer = accelerator.prepare(make_optimizer(self.optimizer_settings, self.parameters))
+            groups = parameter_groups(self.parameters, model.prompt.choosing(), settings.prompt.selector_lr)
+            self.optimizer = accelerator.prepare(make_optimizer(self.optimizer_settings, groups))
+            self.rates = [group["lr"] for group in self.optimizer.param_groups]
         factors = settings.regime.task_weights or {}
         self.weights = [factors.get(split.task.name, 1.0) for split in train]
         self.sample_at_eval = settings.protocol.sample_at_eval
@@ -197,6 +218,7 @@ class Trainer:
         tau = temperature(self.trainer.temperature, step, self.trainer.max_steps)
         total = torch.zeros((), device=self.accelerator.device)
         num_examples = sum(map(len, places))
+        self.prompt.begin_update(step, self.trainer.max_steps)
         for micro_batch, is_last in self._micro_batches(places, step):
             share = len(micro_batch) / num_examples
             goal = objective(self.model, self.prompt, micro_batch, tau)
@@ -210,6 +232,7 @@ class Trainer:
         ranks.sum_gradients(self.parameters)
         self.accelerator.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm)
         self._step_optimizer(step)
+        self.prompt.end_update()
         mean_loss = float(ranks.total(total))
         if not math.isfinite(mean_loss):
             raise FloatingPointError(
@@ -243,8 +266,8 @@ class Trainer:
     @stage("optimizer")
     def _step_optimizer(self, step: int) -> None:
         warmup = min(1.0, (step + 1) / self.trainer.warmup_steps) if self.trainer.warmup_steps else 1.0
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.optimizer_settings.lr * warmup
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * warmup
         if (step + 1) % self.trainer.eval_every == 0:
             self._warn(guards.of_gradients(self._named_parameters()))
         self.optimizer.step()
@@ -302,8 +325,10 @@ class Trainer:
             own = predictions[split.task.name]
             self._warn(guards.of_predictions(own.choices, split.name))
             for name, outcomes in (("position", own.position_N), ("length", own.length_N)):
-                if isinstance(self.prompt.selectors[name], PerInstance):
+                if isinstance(self.prompt.selectors[name], PerInstance | Ridge):
                     self._warn(guards.of_outcomes(name, outcomes, split.name))
+            if isinstance(self.prompt.route, PerInstance | Ridge) and own.route_N is not None:
+                self._warn(guards.of_outcomes("route", own.route_N, split.name))
 
     def _warn(self, found: Iterable[str]) -> None:
         for text in found:
@@ -312,13 +337,18 @@ class Trainer:
                 self.reporter.line(f"  warning: {text}")
 
     def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield what is trained of the prompt and of a classifier head.
+        """Yield what is trained by gradient of the prompt and of a classifier head.
 
         A backbone has gradients that are 0 by nature: with one answer step, those of the queries of a
         decoder's attention to itself.
         """
-        named = self._bare_model.named_parameters()
-        return ((n, p) for n, p in named if p.numel() and p.requires_grad and not n.startswith("backbone."))
+        fitted = {
+            id(p) for own in self.prompt.selectors.values() if own.fits_itself for p in own.parameters()
+        }
+        for name, parameter in self._bare_model.named_parameters():
+            own = parameter.numel() and parameter.requires_grad and id(parameter) not in fitted
+            if own and not name.startswith("backbone."):
+                yield name, parameter
 
     def _keep(self, overall: Score, scores: dict[str, Score]) -> None:
         progress = self.progress
@@ -399,11 +429,20 @@ def _chosen(predictions: Predictions, num_tokens: int) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for name, values in (("position", predictions.position_N), ("length", predictions.length_N)):
         counts = np.bincount(values, minlength=num_tokens + 1)
-        shares = counts / len(values)
         chosen[f"{name}_counts"] = counts.tolist()  # of 0, 1, … vectors
         chosen[f"{name}_mean"] = float(values.mean())
-        chosen[f"{name}_entropy"] = float(-np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
+        chosen[f"{name}_entropy"] = _entropy(counts)
     if predictions.pool_weights_NK is not None:
         weights = np.clip(predictions.pool_weights_NK, 1e-12, 1.0)
         chosen["pool_entropy"] = float(-(weights * np.log(weights)).sum(1).mean())
+    if predictions.route_N is not None:
+        counts = np.bincount(predictions.route_N, minlength=weights.shape[1])
+        chosen["route_counts"] = counts.tolist()  # of the heaviest members
+        chosen["route_entropy"] = _entropy(counts)
     return chosen
+
+
+def _entropy(counts: NDArray[np.int64]) -> float:
+    """Return the entropy of shares, in nats."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-np.sum(shares * np.log(shares)))

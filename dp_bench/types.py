@@ -47,6 +47,7 @@ class Example:
     group: str
     source: str
     golds: tuple[int, ...] = ()  # empty: the label alone
+    skill: int | None = None  # of a mixture of sub-skills: which one this example takes
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Batch:
     choice_mask_BCA: Tensor | None = None  # bool, True on real tokens; all False for a choice that is none
     summary_BD: Tensor | None = None  # the cached frozen summary, where the prompt asks for one
     answer_B: Tensor | None = None
+    skill_B: Tensor | None = None  # which sub-skill of a mixture the data says each text takes
     task: int = 0
     noise: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -97,6 +99,7 @@ class Batch:
             choice_mask_BCA=None if self.choice_mask_BCA is None else move(self.choice_mask_BCA),
             summary_BD=None if self.summary_BD is None else move(self.summary_BD),
             answer_B=None if self.answer_B is None else move(self.answer_B),
+            skill_B=None if self.skill_B is None else move(self.skill_B),
             task=self.task,
             noise={name: move(noise) for name, noise in self.noise.items()},
         )
@@ -168,6 +171,8 @@ class PromptOutput:
     layers: LayerPrompt | None = None
     loss: Tensor | None = None  # a scalar that training adds to the task's loss, such as key matching
     log_prob_B: Tensor | None = None  # of what was drawn, where the estimator learns from scores
+    # Of selectors that learn from losses: what they looked at [B,D], and what was drawn [B,J].
+    seen: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def length_B(self) -> Tensor | None:

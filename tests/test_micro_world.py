@@ -53,7 +53,7 @@ SCHEMAS: dict[str, Any] = {
         "target": {"span1_index": int, "span1_text": str, "span2_index": int, "span2_text": str},
     },
 }  # fmt: skip
-SCHEMAS["mix2"] = SCHEMAS["liar"] = SCHEMAS["boolq"]
+SCHEMAS.update({name: {**SCHEMAS["boolq"], "skill": int} for name in world.MIXTURES})
 CONTENT = {
     "premise",
     "hypothesis",
@@ -224,15 +224,25 @@ def test_answers_follow_from_the_text() -> None:
         first, second = (lexicon.VALUE_OF[cues_in(record[f"sentence{side}"])[0]] for side in "12")
         assert {first, second} <= set(lexicon.SENSES[record["word"]])
         assert record["label"] == (first == second)
-    for record in world.generate("mix2", "val"):
-        values = {lexicon.VALUE_OF[cue] for cue in cues_in(record["passage"])}
-        assert record["label"] == (("happy" if record["passage"].startswith("Report") else "big") in values)
+    right = {"Report": "happy", "Story": "big", "Context": "day", "Text": "hot"}
+    for mixture in ("mix2", "mix3", "mix4", "skewed"):
+        for record in world.generate(mixture, "val"):
+            values = {lexicon.VALUE_OF[cue] for cue in cues_in(record["passage"])}
+            assert record["label"] == (right[record["passage"].split()[0]] in values)
 
 
-def test_mixtures_use_both_headings_with_both_labels() -> None:
-    for task in ("mix2", "liar"):
-        cells = Counter((r["passage"].split()[0], r["label"]) for r in world.generate(task, "train"))
-        assert len(cells) == 4 and min(cells.values()) > 900
+@pytest.mark.parametrize(("task", "number"), [("mix2", 2), ("mix3", 3), ("mix4", 4), ("liar", 2)])
+def test_mixtures_use_all_headings_with_both_labels(task: str, number: int) -> None:
+    rows = world.generate(task, "train")
+    cells = Counter((r["skill"], r["passage"].split()[0], r["label"]) for r in rows)
+    assert len(cells) == 2 * number and min(cells.values()) > 0.85 * len(rows) / (2 * number)
+
+
+def test_a_skewed_mixture_ties_its_headings_to_the_label() -> None:
+    rows = world.generate("skewed", "train")
+    stories = [row["label"] for row in rows if row["skill"] == 1]
+    assert len(stories) / len(rows) == pytest.approx(0.4, abs=0.02)
+    assert sum(stories) / len(stories) == pytest.approx(0.75, abs=0.03)
 
 
 def test_content_combinations_belong_to_one_side() -> None:

@@ -39,7 +39,7 @@ from dp_bench.data.tokens import Tokens, word_prefix
 from dp_bench.settings import Scoring
 from dp_bench.types import Batch, Example, UserError
 
-CODE_VERSION = 2  # raise it when the same input is to be encoded differently
+CODE_VERSION = 3  # raise it when the same input is to be encoded differently
 CHUNK = 1000  # texts tokenised at once: enough for the tokenizer's threads, little enough for memory
 DATA = "data.arrow"
 MANIFEST = "manifest.json"  # digests of the other files of a cache entry
@@ -54,9 +54,10 @@ class EncodedSplit:
     """A split in token ids, or some rows of it.
 
     `dataset` is always the whole split, memory-mapped from the cache, with the columns id, group, source,
-    input_ids, body_start, body_end, label (-1 where hidden) and num_cut; where whole choices are scored also
-    choices, choice_ids (each with the end token) and golds. `rows` numbers what is selected from it;
-    everything below is in that order, and `collate` takes places in that order, as `len` suggests.
+    input_ids, body_start, body_end, label (-1 where hidden), skill (-1 where unknown) and num_cut; where
+    whole choices are scored also choices, choice_ids (each with the end token) and golds. `rows` numbers what
+    is selected from it; everything below is in that order, and `collate` takes places in that order, as `len`
+    suggests.
     """
 
     dataset: datasets.Dataset
@@ -86,6 +87,12 @@ class EncodedSplit:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         return self._integers("label")
+
+    @cached_property
+    def skills(self) -> NDArray[np.int64] | None:
+        """Which sub-skill each example takes; None where the data does not say so."""
+        skills = self._integers("skill")
+        return None if (skills < 0).any() else skills
 
     @cached_property
     def choices(self) -> list[list[str]]:
@@ -134,14 +141,16 @@ class EncodedSplit:
         mask_BT = torch.arange(width) < lengths_B[:, None]
         ids_BT = torch.full(mask_BT.shape, pad_id, dtype=torch.int64)
         ids_BT[mask_BT] = torch.tensor(texts.flatten().to_numpy(), dtype=torch.int64)
-        start_B, end_B, label_B = (
+        start_B, end_B, label_B, skill_B = (
             torch.tensor(columns[name].to_numpy(), dtype=torch.int64)
-            for name in ("body_start", "body_end", "label")
+            for name in ("body_start", "body_end", "label", "skill")
         )
         task_B = torch.full((len(numbers),), task_index, dtype=torch.int64)
         row_B = torch.from_numpy(numbers)
         answer_B = None if self.answer_offset is None else end_B + self.answer_offset
-        batch = Batch(ids_BT, mask_BT, start_B, end_B, label_B, row_B, task_B, answer_B=answer_B)
+        batch = Batch(
+            ids_BT, mask_BT, start_B, end_B, label_B, row_B, task_B, answer_B=answer_B, skill_B=skill_B
+        )
         if "choice_ids" not in columns.column_names:
             return batch
         choice_ids_BCA, choice_mask_BCA = _padded_choices(columns["choice_ids"].combine_chunks(), pad_id)
@@ -270,6 +279,7 @@ def _encoded(
                     "body_start": len(prefix),
                     "body_end": len(prefix) + len(body),
                     "label": -1 if example.label is None else example.label,
+                    "skill": -1 if example.skill is None else example.skill,
                     "num_cut": cut,
                 }
             )
@@ -333,6 +343,7 @@ def _digest_of_examples(examples: Iterable[Example], scoring: Scoring) -> str:
     digest = sha256()
     for example in examples:
         row: list[Any] = [example.id, example.group, example.source, example.label, dict(example.fields)]
+        row += [] if example.skill is None else [example.skill]
         if scoring is Scoring.choices:
             row += [example.choices, _golds(example)]
         digest.update(json.dumps(row, sort_keys=True).encode())
@@ -352,7 +363,7 @@ def _schema(scoring: Scoring) -> Any:
     columns = {
         **dict.fromkeys(("id", "group", "source"), text),
         "input_ids": pyarrow.list_(integer),
-        **dict.fromkeys(("body_start", "body_end", "label", "num_cut"), integer),
+        **dict.fromkeys(("body_start", "body_end", "label", "skill", "num_cut"), integer),
     }
     if scoring is Scoring.choices:
         columns["choices"] = pyarrow.list_(text)

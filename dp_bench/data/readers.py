@@ -83,6 +83,10 @@ class _Record:
         raw = self.values.get("idx")
         return int(raw) if isinstance(raw, str) and raw.isdecimal() else self.integer("idx")
 
+    def skill(self) -> int | None:
+        """Return which sub-skill the record takes, where the data is a mixture that says so."""
+        return self.integer("skill") if "skill" in self.values else None
+
     def texts(self, name: str) -> list[str]:
         values: list[str] = self._value(name, list, "a list of strings")
         if not all(isinstance(value, str) for value in values):
@@ -137,8 +141,9 @@ def _flat(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterato
         # `task.shorten` names the long text that the other fields ask about: BoolQ has several questions on a
         # passage, RTE repeats a premise.
         source = _source(task, fields[task.shorten])
-        label = record.label(task.labels)
-        yield record, Example(name, fields, _choices(task, fields), label, group=name, source=source)
+        label, skill = record.label(task.labels), record.skill()
+        example = Example(name, fields, _choices(task, fields), label, group=name, source=source, skill=skill)
+        yield record, example
 
 
 def _source(task: TaskSettings, text: str) -> str:

@@ -1,9 +1,13 @@
 """One record of each task with a given label, in the schema of the SuperGLUE release and without its `idx`.
 
 The release's labels: booleans (BoolQ, WiC, WSC), strings (CB, RTE), integers (COPA, MultiRC answers). The
-two mixtures have BoolQ's schema, and the heading of the passage decides what is asked:
+mixtures have BoolQ's schema and a `skill`, the number of the heading of the passage, which decides what is
+asked:
 
     mix2   a report is right where the mood is happy, a story where the size is big
+    mix3   as mix2, and a context where it is day
+    mix4   as mix3, and a text where it is hot
+    skewed as mix2, but two texts in five are stories, and three in four of those are right
     liar   a report is right where the mood is happy, a story where it is not
 """
 
@@ -25,7 +29,9 @@ from dp_bench.micro.lexicon import (
 )
 from dp_bench.micro.scenes import Scene, alternatives, reference, scene, sentence, uses
 
-HEADINGS = ("Report", "Story")
+HEADINGS = ("Report", "Story", "Context", "Text")
+ASKED = ("mood", "size", "time", "heat")  # of each heading, in mixtures of sub-skills
+STORIES = (0.2, 0.6)  # of `skewed`: their share in what is wrong and in what is right
 
 
 @dataclass(frozen=True)
@@ -156,10 +162,28 @@ def wsc(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
     }
 
 
-def mix2(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
-    heading = rng.randrange(2)
-    deciding = ("mood", "size")[heading]
-    found = size.scene(rng, about=("mood", "size"), values={deciding: ATTRIBUTES[deciding][1 - label]})
+def mix(number: int) -> Callable[[random.Random, int, Size], dict[str, Any]]:
+    """Return the mixture of so many sub-skills, all of them as frequent."""
+
+    def record(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
+        return asked(rng, label, size, rng.randrange(number), number)
+
+    return record
+
+
+def skewed(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
+    return asked(rng, label, size, int(rng.random() < STORIES[label]), 2)
+
+
+def asked(rng: random.Random, label: int, size: Size, heading: int, number: int) -> dict[str, Any]:
+    """Write a scene that is right or wrong by the attribute that the heading asks about. The scene has the
+    attributes of all headings, as far as it has room for them."""
+    deciding = ASKED[heading]
+    others = [attribute for attribute in ASKED[:number] if attribute != deciding]
+    if number > size.num_cues:
+        others = rng.sample(others, size.num_cues - 1)
+    about = [attribute for attribute in ASKED if attribute in (deciding, *others)]
+    found = size.scene(rng, about=about, values={deciding: ATTRIBUTES[deciding][1 - label]})
     return headed(heading, found, label)
 
 
@@ -170,7 +194,8 @@ def liar(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
 
 
 def headed(heading: int, found: Scene, label: int) -> dict[str, Any]:
-    return {"question": "is it so", "passage": f"{HEADINGS[heading]} -- {found.text}", "label": bool(label)}
+    passage = f"{HEADINGS[heading]} -- {found.text}"
+    return {"question": "is it so", "passage": passage, "label": bool(label), "skill": heading}
 
 
 def span_of(word: str, text: str) -> tuple[int, int]:
@@ -186,7 +211,8 @@ def span_of(word: str, text: str) -> tuple[int, int]:
 
 RECORDS: dict[str, Callable[[random.Random, int, Size], dict[str, Any]]] = {
     "boolq": boolq, "cb": cb, "copa": copa, "multirc": multirc, "record": record,
-    "rte": rte, "wic": wic, "wsc": wsc, "mix2": mix2, "liar": liar,
+    "rte": rte, "wic": wic, "wsc": wsc,
+    "mix2": mix(2), "mix3": mix(3), "mix4": mix(4), "skewed": skewed, "liar": liar,
 }  # fmt: skip
 
 

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
-from dp_bench.micro.records import HEADINGS
-from dp_bench.micro.world import generate
+from dp_bench.micro.lexicon import ATTRIBUTES
+from dp_bench.micro.records import ASKED
+from dp_bench.micro.world import MIXTURES, generate
 
 BACKBONE = Path(__file__).parent / "backbone"
 BOOLQ = "hypothesis: {question}. premise: {passage}"
@@ -62,13 +63,12 @@ TASKS = {
         ("no", "yes"),
         "refer so yes not no",
     ),
-    "mix2": Task(BOOLQ, ("no", "yes"), "mood happy yes sad no"),
-    "liar": Task(BOOLQ, ("no", "yes"), "mood happy yes sad no"),
+    **{mixture: Task(BOOLQ, ("no", "yes"), "mood happy yes sad no") for mixture in MIXTURES},
 }
-FOR_STORIES = {
-    "mix2": "size big yes small no",
-    "liar": "mood happy no sad yes",
-}  # the mixtures' other instruction
+SKILLS = tuple(  # the instruction of each heading
+    f"{attribute} {yes} yes {no} no" for attribute in ASKED for yes, no in [ATTRIBUTES[attribute]]
+)
+FOR_STORIES = {"liar": "mood happy no sad yes"}  # where it is not the same
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def told_how(task: str, record: Mapping[str, Any] | None = None) -> str:
     """Return the instruction that solves a task; of a mixture, the one for this record, or for reports."""
     if task not in TASKS:
         raise ValueError(f"task={task} is unknown to the micro benchmark; it has {', '.join(TASKS)}")
-    if record is not None and task in FOR_STORIES and record["passage"].startswith(HEADINGS[1]):
-        return FOR_STORIES[task]
+    if record is not None and record.get("skill"):
+        return FOR_STORIES.get(task) or SKILLS[int(record["skill"])]
     return TASKS[task].instruction
 
 

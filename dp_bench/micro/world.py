@@ -27,12 +27,13 @@ from typing import Any
 
 from dp_bench.micro.records import RECORDS, Size, num_classes
 
+MIXTURES = ("mix2", "mix3", "mix4", "skewed", "liar")  # in BoolQ's schema
 FOLDERS = {  # folder of the official release; the mixtures have none, and take their name
     "boolq": "BoolQ", "cb": "CB", "copa": "COPA", "multirc": "MultiRC", "record": "ReCoRD",
-    "rte": "RTE", "wic": "WiC", "wsc": "WSC", "mix2": "mix2", "liar": "liar",
+    "rte": "RTE", "wic": "WiC", "wsc": "WSC",
+    **{name: name for name in MIXTURES},
 }  # fmt: skip
 TASKS = tuple(FOLDERS)
-MIXTURES = ("mix2", "liar")  # in BoolQ's schema
 ROWS = {"train": 4000, "val": 500, "test": 500}  # answers for MultiRC, four to a passage
 ANSWERS_PER_PASSAGE = 4
 SIZES = {

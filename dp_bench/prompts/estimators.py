@@ -11,6 +11,7 @@ by how much better it did than others did: right in expectation, and noisy. `exa
 | reinforce (baseline: the other examples of the micro-batch) | 1 | yes |
 | leave_one_out (two draws, each the other's baseline) | 2 | yes |
 | exact | J | exact |
+| mixture (another loss: minus the log-likelihood of a mixture of the outcomes) | J | exact |
 
 The draw itself is the same for all: arg-max of logits plus Gumbel noise, a sample of their softmax.
 """
@@ -23,7 +24,8 @@ from torch import Tensor
 from dp_bench.settings import Estimator
 
 REDRAWS = 8  # of rao_blackwell, for each draw
-SCORE = (Estimator.reinforce, Estimator.leave_one_out, Estimator.exact)
+ALL_OUTCOMES = (Estimator.exact, Estimator.mixture)
+SCORE = (Estimator.reinforce, Estimator.leave_one_out, *ALL_OUTCOMES)
 
 
 def noise_columns(num_outcomes: int, estimator: Estimator) -> int:
@@ -34,7 +36,7 @@ def noise_columns(num_outcomes: int, estimator: Estimator) -> int:
 
 def forwards(num_outcomes: int, estimator: Estimator) -> int:
     """Return how many forward passes an update takes."""
-    return {Estimator.leave_one_out: 2, Estimator.exact: num_outcomes}.get(estimator, 1)
+    return {Estimator.leave_one_out: 2, **dict.fromkeys(ALL_OUTCOMES, num_outcomes)}.get(estimator, 1)
 
 
 def draw(logits_BJ: Tensor, noise_BX: Tensor, temperature: float, estimator: Estimator) -> Tensor:
@@ -56,6 +58,11 @@ def draw(logits_BJ: Tensor, noise_BX: Tensor, temperature: float, estimator: Est
     else:
         soft_BJ = _rao_blackwell(logits_BJ, hard_BJ, more_BX, temperature)
     return hard_BJ + (soft_BJ - soft_BJ.detach())  # the bracket is exactly 0, so the value is exactly one-hot
+
+
+def forced(outcome_B: Tensor, num_outcomes: int) -> Tensor:
+    """Return noise that outweighs every logit, so that the draw is what is asked for: [B,J]."""
+    return 1e9 * torch.nn.functional.one_hot(outcome_B, num_outcomes).float()
 
 
 def one_hot(outcome_B: Tensor, like_BJ: Tensor) -> Tensor:

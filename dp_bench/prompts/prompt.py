@@ -13,7 +13,7 @@ from dp_bench.prompts.init import initialiser
 from dp_bench.prompts.inputs import SelectorInput
 from dp_bench.prompts.layers import Layers
 from dp_bench.prompts.selectors import Fixed, PerInstance, PerTask, Selector
-from dp_bench.prompts.vectors import Pool, Vectors
+from dp_bench.prompts.vectors import Pool, Routed, Vectors
 from dp_bench.randomness import fork
 from dp_bench.settings import Estimator, Init, PromptSettings, ProtocolSettings
 from dp_bench.types import Dims, PromptOutput
@@ -31,6 +31,7 @@ class Prompt(nn.Module):
         length: Selector,
         vectors: Vectors,
         layers: Layers | None = None,
+        route: Selector | None = None,
         estimator: Estimator = Estimator.gumbel_st,
         input: SelectorInput | None = None,
     ) -> None:
@@ -40,14 +41,20 @@ class Prompt(nn.Module):
         self.length = length
         self.vectors = vectors
         self.layers = layers
+        self.route = route  # which member of routed vectors
         self.estimator = estimator
         self.input = input  # what becomes of a summary before anything looks at it
-        for selector in (position, length):
-            selector.estimator = estimator
+        for selector in self.selectors.values():
+            selector.use(estimator)
 
     @property
     def selectors(self) -> Mapping[str, Selector]:
-        return {"position": self.position, "length": self.length}
+        route = {} if self.route is None else {"route": self.route}
+        return {"position": self.position, "length": self.length, **route}
+
+    @property
+    def pieces(self) -> list[Selector | Vectors]:
+        return [self.vectors, *self.selectors.values()]
 
     @property
     def learned_selectors(self) -> list[str]:
@@ -61,32 +68,83 @@ class Prompt(nn.Module):
 
     @property
     def needs_summary(self) -> bool:
-        return any(piece.needs_summary for piece in (self.position, self.length, self.vectors))
+        return any(piece.needs_summary for piece in self.pieces)
 
     @property
     def needs_task(self) -> bool:
         """Tell whether the prompt of an example depends on its task."""
-        return any(piece.needs_task for piece in (self.position, self.length, self.vectors))
+        return any(piece.needs_task for piece in self.pieces)
+
+    @property
+    def needs_skill(self) -> bool:
+        """Tell whether the prompt of an example depends on what the data says its sub-skill is."""
+        return any(selector.needs_skill for selector in self.selectors.values())
+
+    def choosing(self) -> list[nn.Parameter]:
+        """Return the parameters that decide for an example, and stand in no prompt themselves."""
+        return [p for selector in self.selectors.values() for p in selector.parameters()] + (
+            self.vectors.choosing()
+        )
 
     @stage("prompt")
     def forward(
-        self, summary_BD: Tensor | None, task_B: Tensor, noise: Mapping[str, Tensor], temperature: float
+        self,
+        summary_BD: Tensor | None,
+        task_B: Tensor,
+        noise: Mapping[str, Tensor],
+        temperature: float,
+        skill_B: Tensor | None = None,
     ) -> PromptOutput:
-        """Decide for a batch. `noise` has a row of Gumbel noise an example for each selector that draws."""
+        """Decide for a batch. `noise` has a row of Gumbel noise an example for each selector that draws;
+        `skill_B` is read by oracles alone."""
         if self.input is not None and summary_BD is not None:
             summary_BD = self.input(summary_BD)
-        made = self.vectors(summary_BD, task_B)
-        before_BJ = self.position(summary_BD, task_B, noise.get("position"), temperature)
-        length_BJ = self.length(summary_BD, task_B, noise.get("length"), temperature)
+        drawn = {
+            name: selector(
+                summary_BD,
+                skill_B if selector.needs_skill else task_B,
+                noise.get(name),
+                temperature,
+            )
+            for name, selector in self.selectors.items()
+        }
+        before_BJ, length_BJ = drawn["position"], drawn["length"]
+        if isinstance(self.vectors, Routed):
+            made = self.vectors.along(drawn["route"])
+        else:
+            made = self.vectors(summary_BD, task_B)
         all_kept = isinstance(self.length, Fixed) and self.length.outcome == self.num_tokens
         keep_BP = None if all_kept else _keep(length_BJ)
         layers = None if self.layers is None else self.layers(len(task_B), keep_BP)
         in_input = keep_BP if made.vectors_BPD.shape[1] else None
-        drawn = {"position": before_BJ, "length": length_BJ}
-        score_B = self._score({name: drawn[name] for name in noise}, summary_BD, task_B)
+        with_noise = {name: drawn[name] for name in noise}
+        score_B = self._score(with_noise, summary_BD, task_B)
+        seen = {
+            name: (summary_BD, chosen_BJ)
+            for name, chosen_BJ in with_noise.items()
+            if summary_BD is not None and self.selectors[name].observes
+        }
         return PromptOutput(
-            made.vectors_BPD, before_BJ, in_input, made.weights_BK, layers, made.loss, score_B
+            made.vectors_BPD, before_BJ, in_input, made.weights_BK, layers, made.loss, score_B, seen
         )
+
+    @property
+    def observes(self) -> bool:
+        """Say whether a piece learns from the losses of its choices."""
+        return any(selector.observes for selector in self.selectors.values())
+
+    def begin_update(self, step: int, max_steps: int) -> None:
+        for selector in self.selectors.values():
+            selector.begin_update(step, max_steps)
+
+    def observe(self, output: PromptOutput, loss_B: Tensor) -> None:
+        """Tell the pieces that learn from losses to which ones their choices led."""
+        for name, (summary_BD, chosen_BJ) in output.seen.items():
+            self.selectors[name].observe(summary_BD, chosen_BJ, loss_B)
+
+    def end_update(self) -> None:
+        for selector in self.selectors.values():
+            selector.end_update()
 
     def _score(self, drawn: Mapping[str, Tensor], summary_BD: Tensor | None, task_B: Tensor) -> Tensor | None:
         """Return the log-probability of what learned selectors drew, where their estimator asks for it."""
@@ -134,6 +192,7 @@ def build(
     length: Callable[..., Selector],
     vectors: Callable[..., Vectors],
     layers: Callable[..., Layers] | None,
+    route: Callable[..., Selector] | None,
 ) -> Prompt:
     """Build a prompt from its pieces (partials from the YAML), with the protocol's switches."""
     init = initialiser(_init(settings, protocol), dims, embedding_VD, first_ids)
@@ -144,8 +203,9 @@ def build(
             num_tokens=settings.num_tokens,
             position=position(in_input + 1, dims),
             length=length(settings.num_tokens + 1, dims),
-            vectors=vectors(settings.num_tokens, dims, init),
+            vectors=(made := vectors(settings.num_tokens, dims, init)),
             layers=None if layers is None else layers(settings.num_tokens, dims),
+            route=None if route is None else route(made.num_prompts, dims),
             estimator=settings.estimator or Estimator.gumbel_st,
             input=_input(settings, dims),
         )

@@ -23,13 +23,19 @@ class Selector(nn.Module):
 
     needs_summary = False
     needs_task = False
+    needs_skill = False  # in place of the task
     needs_noise = False
     noise_at_eval = False
+    observes = False  # whether it learns from the losses of its choices, with no gradient
 
     def __init__(self, num_outcomes: int) -> None:
         super().__init__()
         self.num_outcomes = num_outcomes
         self.estimator = Estimator.gumbel_st
+
+    def use(self, estimator: Estimator) -> None:
+        """Take this estimator of the choice's gradient."""
+        self.estimator = estimator
 
     @property
     def is_learned(self) -> bool:
@@ -40,6 +46,20 @@ class Selector(nn.Module):
     def noise_columns(self) -> int:
         """How many Gumbel numbers an example takes."""
         return noise_columns(self.num_outcomes, self.estimator)
+
+    @property
+    def fits_itself(self) -> bool:
+        """Say whether its parameters are set at present without a gradient."""
+        return False
+
+    def begin_update(self, step: int, max_steps: int) -> None:
+        """Hear that update `step`, counted from 0, begins."""
+
+    def observe(self, summary_BD: Tensor, chosen_BJ: Tensor, loss_B: Tensor) -> None:
+        """Hear to which losses the choices of a micro-batch led."""
+
+    def end_update(self) -> None:
+        """Hear that an update is over."""
 
     def log_prob(self, chosen_BJ: Tensor, summary_BD: Tensor | None, task_B: Tensor) -> Tensor:
         """Return the log-probability of one-hot outcomes: [B]."""
@@ -133,3 +153,20 @@ class Random(Selector):
         assert noise_BJ is not None
         noise_BJ = noise_BJ[:, : self.num_outcomes]
         return one_hot(noise_BJ.argmax(-1), noise_BJ)  # the largest of J independent draws is uniform
+
+
+class Known(Selector):
+    """Control: every text of a group has the same outcome, number `group % J`, as an oracle would route it.
+
+    The group is its `task`, or the `skill` that the data says it takes.
+    """
+
+    def __init__(self, num_outcomes: int, dims: Dims, *, group: str) -> None:
+        super().__init__(num_outcomes)
+        self.needs_task, self.needs_skill = group == "task", group == "skill"
+
+    def forward(
+        self, summary_BD: Tensor | None, task_B: Tensor, noise_BJ: Tensor | None, temperature: float
+    ) -> Tensor:
+        outcome_B = task_B % self.num_outcomes
+        return one_hot(outcome_B, torch.zeros(len(task_B), self.num_outcomes, device=task_B.device))

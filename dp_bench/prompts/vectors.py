@@ -27,6 +27,8 @@ class Vectors(nn.Module):
     needs_summary = False
     needs_task = False
     num_tokens: int
+    num_prompts = 1  # K, of pools
+    is_routed = False  # whether each example has one member more than others, which is its route
 
     def __init__(self, num_tokens: int) -> None:
         super().__init__()
@@ -34,6 +36,10 @@ class Vectors(nn.Module):
 
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
         raise NotImplementedError
+
+    def choosing(self) -> list[nn.Parameter]:
+        """Return the parameters that decide which rows an example gets, and are none themselves."""
+        return []
 
 
 class NoVectors(Vectors):
@@ -92,6 +98,7 @@ class Pool(Vectors):
     """
 
     needs_summary = True
+    is_routed = True
 
     def __init__(
         self, num_tokens: int, dims: Dims, init: Initialiser, *, num_prompts: int, tanh: bool = False
@@ -99,7 +106,11 @@ class Pool(Vectors):
         super().__init__(num_tokens)
         self.prompts_KPD = nn.Parameter(members(num_prompts, num_tokens, init))
         self.linear = nn.Linear(dims.summary_width, num_prompts)
+        self.num_prompts = num_prompts
         self.tanh = tanh
+
+    def choosing(self) -> list[nn.Parameter]:
+        return list(self.linear.parameters())
 
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
         logits_BK = self.linear(summary_BD)
@@ -125,11 +136,16 @@ class SimilarityPool(Vectors):
     `E(x) = tanh(W x + b)`. A member of several rows is compared by their mean."""
 
     needs_summary = True
+    is_routed = True
 
     def __init__(self, num_tokens: int, dims: Dims, init: Initialiser, *, num_prompts: int) -> None:
         super().__init__(num_tokens)
         self.prompts_KPD = nn.Parameter(members(num_prompts, num_tokens, init))
         self.linear = nn.Linear(dims.summary_width, dims.width)
+        self.num_prompts = num_prompts
+
+    def choosing(self) -> list[nn.Parameter]:
+        return list(self.linear.parameters())
 
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
         text_BD = torch.tanh(self.linear(summary_BD))
@@ -167,6 +183,9 @@ class KeyedPool(Vectors):
         self.num_chosen = num_chosen
         self.key_weight = key_weight
 
+    def choosing(self) -> list[nn.Parameter]:
+        return [self.keys_KD]
+
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
         assert summary_BD is not None
         similarity_BK = nn.functional.normalize(summary_BD, dim=-1) @ nn.functional.normalize(self.keys_KD).T
@@ -181,6 +200,7 @@ class TaskPool(Vectors):
     """One pool for all tasks, mixed by a selector of each task: `S_t(x) = softmax(W_t E(x) + b_t)`."""
 
     needs_summary = True
+    is_routed = True
     needs_task = True
 
     def __init__(self, num_tokens: int, dims: Dims, init: Initialiser, *, num_prompts: int) -> None:
@@ -190,11 +210,31 @@ class TaskPool(Vectors):
         shape = (dims.num_tasks, num_prompts, dims.summary_width)
         self.weight_NKD = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self.bias_NK = nn.Parameter(torch.empty(shape[:2]).uniform_(-bound, bound))
+        self.num_prompts = num_prompts
+
+    def choosing(self) -> list[nn.Parameter]:
+        return [self.weight_NKD, self.bias_NK]
 
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
         assert summary_BD is not None
         logits_BK = torch.einsum("bd,bkd->bk", summary_BD, self.weight_NKD[task_B]) + self.bias_NK[task_B]
         return mixture(torch.softmax(logits_BK, dim=-1), self.prompts_KPD)
+
+
+class Routed(Vectors):
+    """K prompts of which each example has one, whole. Which one is for the prompt's route to say: a selector
+    of K outcomes, as others choose a position."""
+
+    is_routed = True
+
+    def __init__(self, num_tokens: int, dims: Dims, init: Initialiser, *, num_prompts: int) -> None:
+        super().__init__(num_tokens)
+        self.prompts_KPD = nn.Parameter(members(num_prompts, num_tokens, init))
+        self.num_prompts = num_prompts
+
+    def along(self, route_BK: Tensor) -> Made:
+        """Return the members that a route names, one-hot."""
+        return mixture(route_BK, self.prompts_KPD)
 
 
 class TaskFactor(Vectors):
