@@ -80,6 +80,10 @@ class Predictions:
         return route
 
     @property
+    def routes(self) -> list[int]:
+        return [] if self.route_N is None else self.route_N.tolist()
+
+    @property
     def choices(self) -> NDArray[np.int64]:
         best: NDArray[np.int64] = self.logits_NC.argmax(axis=1)
         return best

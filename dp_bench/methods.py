@@ -66,7 +66,7 @@ class Learned:
     weights: dict[str, Tensor]
     warnings: tuple[str, ...] = ()
     diagnostics: dict[str, float] = field(default_factory=dict)
-    routes: list[int] = field(default_factory=list)
+    routes: str = ""
 
 
 def learn(place: Workplace) -> Learned:
@@ -140,13 +140,7 @@ def tune(place: Workplace) -> Learned:
         diagnostics["forwards_per_update"] = prompt.forwards
     progress.eval_seconds += time.perf_counter() - started
     kept = _worth_keeping(model, settings)
-    routes = (
-        []
-        if not prompt.vectors.is_routed
-        else np.concatenate(
-            [own.predictions.route_N for own in reports.values() if own.predictions.route_N is not None]
-        ).tolist()
-    )
+    routes = " ".join(str(k) for own in reports.values() for k in own.predictions.routes)
     return Learned(reports, progress, trainable, kept, tuple(trainer.warnings), diagnostics, routes)
 
 

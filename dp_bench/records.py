@@ -99,7 +99,7 @@ class RunRecord:
     notes: list[str] = field(default_factory=list)  # of the draw of few-shot rows
     diagnostics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)  # of guards.py: why it may not have learned
-    routes: list[int] = field(default_factory=list)  # which member of a pool each reported example has
+    routes: str = ""  # which member of a pool each reported example has: numbers, one behind the other
     # Of a multitask run, title, score, select_score, metrics, num_examples and notes of each task; `score` is
     # their mean and `metrics` has names such as "rte/accuracy".
     by_task: dict[str, dict[str, Any]] = field(default_factory=dict)
