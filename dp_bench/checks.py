@@ -110,8 +110,6 @@ def _input_problems(settings: RunSettings) -> Iterator[str]:
                 f"prompt.{key} is about cached summaries, which protocol={settings.protocol.name} draws anew "
                 "in every update: use protocol=clean."
             )
-        if key == "erase_label" and not settings.task.labels:
-            yield f"prompt.erase_label: task={settings.task.name} has no labels that all texts share."
 
 
 def _trainer_problems(trainer: TrainerSettings) -> Iterator[str]:

@@ -162,13 +162,14 @@ def cached_splits(place: Workplace, prompt: Prompt) -> Splits:
 
 def fit_input(input: SelectorInput, train: Sequence[Split]) -> None:
     """Fit what becomes of summaries to the training rows of every task. Labels are centred within their task,
-    so that the task itself is not erased with them."""
+    so that the task itself is not erased with them; texts with choices of their own have none."""
     summaries, labels = [], []
     for number, split in enumerate(train):
         assert split.summary_ND is not None
         summaries.append(split.summary_ND[torch.from_numpy(split.encoded.rows)])
         widths = [len(own.task.labels) for own in train]
-        onehot = torch.nn.functional.one_hot(torch.from_numpy(split.encoded.labels), widths[number]).double()
+        labels_N = torch.from_numpy(split.encoded.labels)
+        onehot = (labels_N[:, None] == torch.arange(widths[number])).double()
         before, behind = sum(widths[:number]), sum(widths[number + 1 :])
         labels.append(torch.nn.functional.pad(onehot - onehot.mean(0), (before, behind)))
     input.fit(torch.cat(summaries), torch.cat(labels))

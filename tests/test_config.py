@@ -21,7 +21,8 @@ PROMPTS = (
     *("adap_pos_ins_vec", "dynamic", "fixed", "postfix", "random_position", "split"),
     *("bitfit", "fine_tuning", "linear_probe", "lora", "majority", "zero_shot"),
     *("prefix_tuning", "p_tuning", "p_tuning_v2", "pool", "l2p_pool", "multitask", "mpt"),
-    *("fixed_kp", "uniform_pool"),
+    *("fixed_kp", "uniform_pool", "routed", "routed_full", "routed_mixture", "mixture", "random_route"),
+    *("shuffled_route", "oracle_route", "ridge_position", "routed_position"),
 )
 SIZES = ("small", "base", "large", "xl", "xxl")
 BACKBONES = {
@@ -36,13 +37,14 @@ BACKBONES = {
 EXACT = {
     "task": set(TASKS),
     "prompt": set(PROMPTS),
-    "prompt/position": {"fixed", "task", "instance", "random"},
+    "prompt/position": {"fixed", "task", "instance", "random", "ridge"},
     "prompt/length": {"fixed", "task", "instance", "random"},
     "prompt/vectors": {
         *("single", "pool", "none", "reparameterised", "uniform_pool", "similarity_pool", "keyed_pool"),
-        *("task_pool", "task_factor"),
+        *("task_pool", "task_factor", "routed"),
     },
     "prompt/layers": {"table", "mlp"},
+    "prompt/route": {"ridge", "instance", "random", "known"},
     "regime": {"full", "fewshot", "multitask"},
     "protocol": {"clean", "authors"},
     "hpo": {"lr"},
@@ -55,6 +57,7 @@ AT_LEAST: dict[str, set[str]] = {
         *("paper/position", "paper/length", "paper/prompt", "paper/fewshot", "paper/multitask"),
         *("micro/position", "micro/length", "micro/prompt", "micro/fewshot", "micro/multitask"),
         *("controls", "micro/controls", "families", "minilm/full", "minilm/fewshot"),
+        *("earn/mixtures", "earn/twice", "earn/compute", "earn/size", "earn/plain", "earn/members"),
     },
 }
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("_"))
@@ -66,7 +69,7 @@ def resolved(*overrides: str, extra_dir: Path | None = None) -> dict[str, Any]:
 
 def test_the_numbers_of_files_are_known() -> None:
     assert len(EXACT["task"]) == 10
-    assert len(EXACT["prompt"]) == 27
+    assert len(EXACT["prompt"]) == 36
     assert len(BACKBONES) == 30
     assert {*EXACT, *AT_LEAST} == set(GROUPS)
     for group, names in EXACT.items():
@@ -84,6 +87,11 @@ def test_every_file_is_an_option() -> None:
 @pytest.mark.parametrize("protocol", ["clean", "authors"])
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_every_prompt_builds_on_every_task(prompt: str, protocol: str) -> None:
+    fitted = yaml.safe_load((CONFIGS / "prompt" / f"{prompt}.yaml").read_text("utf-8")).get("standardise")
+    if fitted and protocol == "authors":  # which draws anew what would be fitted to
+        with pytest.raises(UserError, match="use protocol=clean"):
+            resolved(f"prompt={prompt}", "protocol=authors")
+        return
     for task in TASKS:
         made = resolved(f"task={task}", f"prompt={prompt}", f"protocol={protocol}")
         named = (made["task"]["name"], made["prompt"]["name"], made["protocol"]["name"])
@@ -109,7 +117,7 @@ def test_every_other_option_builds(group: str, name: str) -> None:
 def test_a_piece_is_exchanged_whole_and_alone(piece: str) -> None:
     whole = resolved("prompt=dynamic")["prompt"]
     for name in config.options(f"prompt/{piece}"):
-        if name == "none":  # has a meaning in the company of layers alone
+        if name in ("none", "routed"):  # have a meaning in the company of layers, or of a route
             continue
         shipped = yaml.safe_load((CONFIGS / "prompt" / piece / f"{name}.yaml").read_text("utf-8"))
         assert resolved("prompt=dynamic", f"prompt/{piece}={name}")["prompt"] == {**whole, piece: shipped}

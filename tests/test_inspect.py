@@ -16,7 +16,7 @@ from test_estimators import J, forced, gradient, make_model, texts
 from dp_bench import cli, config, run
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.config import Experiment
-from dp_bench.gradients import Landscape, judge, survey
+from dp_bench.gradients import ESTIMATORS, Landscape, judge, survey
 from dp_bench.model import PromptedModel
 from dp_bench.settings import Estimator
 from dp_bench.types import Batch, UserError
@@ -70,7 +70,7 @@ def test_a_draw_of_an_estimator_is_what_training_would_make_of_it(
     from dp_bench.gradients import _drawn, _of_parameters
     from dp_bench.prompts.estimators import noise_columns
 
-    for estimator in Estimator:
+    for estimator in ESTIMATORS:
         shape = (3, noise_columns(J, estimator))
         drawn_noise = (
             -torch.empty(shape, dtype=torch.float64)
@@ -120,7 +120,7 @@ def test_a_finished_run_is_opened_again(
         code, said = inspect(record.run_id[:30], "--gradients", "--examples", "6", "--draws", "20", *words)
         assert code == 0, said
     table = pd.read_csv(folder / "gradients" / "gradients.csv").set_index("estimator")
-    assert set(table.index) == {estimator.value for estimator in Estimator}
+    assert set(table.index) == {estimator.value for estimator in ESTIMATORS}
     assert table.loc["exact", "cosine of the mean"] == 1.0
     trained, fresh = (
         (path / "gradients.md").read_text("utf-8") for path in (folder / "gradients", tmp_path / "fresh")

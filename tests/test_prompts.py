@@ -56,7 +56,8 @@ def decide(
 ) -> tuple[Tensor, ...]:
     width = 8
     summary = torch.randn(num, width, generator=torch.Generator().manual_seed(seed))
-    out = prompt(summary, torch.zeros(num, dtype=torch.long), noise or {}, 1.0)
+    nothing = torch.zeros(num, dtype=torch.long)
+    out = prompt(summary, nothing, noise or {}, 1.0, nothing)
     return out.vectors_BPD, out.before_BJ, out.keep_BP
 
 
@@ -110,7 +111,7 @@ def test_draws_follow_the_softmax_whatever_the_temperature() -> None:
 @pytest.mark.parametrize("name", PROMPTS)
 def test_evaluation_draws_only_in_the_random_control(name: str) -> None:
     prompt = build(f"prompt={name}")
-    expected = ["position"] if name == "random_position" else []
+    expected = {"random_position": ["position"], "random_route": ["route"]}.get(name, [])
     assert prompt.noisy_selectors(training=False, sample_at_eval=False) == expected
     noise = prompt.draw_noise(4, torch.Generator().manual_seed(0), selectors=expected)
     first, second = decide(prompt, noise=noise), decide(prompt, noise=noise)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders_report import make_record
 from conftest import FIXTURES, make_batch
 from safetensors.torch import load_file
-from sklearn import linear_model
+from sklearn import linear_model, metrics
 from test_config import problems
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
@@ -25,6 +26,10 @@ from dp_bench.diagnostics import explained, purity
 from dp_bench.model import PromptedModel
 from dp_bench.objective import objective
 from dp_bench.prompts.ridge import Ridge
+from dp_bench.records import RunRecord
+from dp_bench.report.frame import build_tables
+from dp_bench.report.routes import adjusted_rand
+from dp_bench.report.sheet import Options, make_sheet
 from dp_bench.settings import Estimator, SplitOrder, Summary
 from dp_bench.trainer import parameter_groups
 from dp_bench.types import Batch, Dims, UserError
@@ -440,3 +445,29 @@ def test_purity_and_what_a_route_explains() -> None:
 )
 def test_what_has_no_meaning_is_refused(words: list[str], said: str) -> None:
     assert any(said in problem for problem in problems(*words)), problems(*words)
+
+
+def test_agreement_of_seeds_is_the_adjusted_rand_index() -> None:
+    rng = np.random.default_rng(0)
+    for number in (1, 2, 4):
+        one, other = rng.integers(number, size=60), rng.integers(3, size=60)
+        other[:30] = one[:30]
+        assert adjusted_rand(one, other) == pytest.approx(metrics.adjusted_rand_score(one, other))
+    assert adjusted_rand(one, 3 - one) == 1.0
+
+
+def test_tables_flag_a_route_that_knows_the_answer(tmp_path: Path) -> None:
+    def routed(prompt: str, seed: int, label: float, routes: str) -> RunRecord:
+        own = make_record(f"prompt={prompt}", f"seed={seed}", score=80.0)
+        found = {"route_lambda_label": label, "route_lambda_skill": 0.7}
+        return replace(own, diagnostics=found, routes=routes)
+
+    runs = [routed("pool", seed, 0.6, "0 1 0 1") for seed in (0, 1)]
+    runs += [routed("routed", seed, 0.1, routes) for seed, routes in ((0, "0 1 1 0"), (1, "1 0 0 1"))]
+    (table,) = build_tables(runs)
+    sheet = make_sheet(table, Options(columns=["routes"]))
+    cells = {line[0].text: (line[1].text, line[-1].text) for line in sheet.lines}
+    assert cells["pool"][0].endswith("§") and not cells["routed"][0].endswith("§")
+    assert cells["routed"][1] == "label 0.10, skill 0.70, seeds 1.00"
+    (note,) = [note for note in sheet.notes if "routes by the answer" in note]
+    assert "60 % (pool on " in note and "routed on" not in note

@@ -31,7 +31,7 @@ T5 = {
     "large": Widths(1024, 1024, 24, 24),
     "xl": Widths(2048, 2048, 24, 24),
 }
-P, K, L2P_K, L2P_N, HIDDEN, RANK = 20, 4, 10, 5, 512, 8  # what the YAML files say
+P, K, ROUTED_K, L2P_K, L2P_N, HIDDEN, RANK = 20, 4, 2, 10, 5, 512, 8  # what the YAML files say
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ _task = Count("P D + N J", lambda w, n: P * w.d_model + n * (P + 1))
 _instance = Count("P D + (D + 1) J", lambda w, n: P * w.d_model + (w.d_model + 1) * (P + 1))
 _pool = Count("K P D + K (D + 1)", lambda w, n: K * P * w.d_model + K * (w.d_model + 1))
 _both = Count("K P D + (K + J) (D + 1)", lambda w, n: K * P * w.d_model + (K + P + 1) * (w.d_model + 1))
+_routed = Count("K P D + K (D + 1)", lambda w, n: ROUTED_K * P * w.d_model + ROUTED_K * (w.d_model + 1))
+_routed_alone = Count("K P D", lambda w, n: ROUTED_K * P * w.d_model)
 _members = Count("K P D", lambda w, n: K * P * w.d_model)
 _none = Count("0", lambda w, n: 0)
 
@@ -60,6 +62,13 @@ COUNTS = {
     **dict.fromkeys(("adap_pos", "adap_len"), _task),
     **dict.fromkeys(("adap_ins_pos", "adap_ins_len"), _instance),
     **dict.fromkeys(("adap_ins_vec", "pool"), _pool),
+    **dict.fromkeys(("routed", "routed_full", "routed_mixture", "mixture", "shuffled_route"), _routed),
+    **dict.fromkeys(("random_route", "oracle_route"), _routed_alone),
+    "ridge_position": _instance,
+    "routed_position": Count(
+        "K P D + (K + J) (D + 1)",
+        lambda w, n: ROUTED_K * P * w.d_model + (ROUTED_K + P + 1) * (w.d_model + 1),
+    ),
     **dict.fromkeys(("adap_ins_vec_pos", "dynamic"), _both),
     "adap_pos_ins_vec": Count("K P D + K (D + 1) + N J", lambda w, n: _pool.value(w, n) + n * (P + 1)),
     **dict.fromkeys(("fixed_kp", "uniform_pool"), _members),

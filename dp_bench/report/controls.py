@@ -11,21 +11,24 @@ from dp_bench.report.frame import Row, Table
 from dp_bench.report.stats import ALPHA, MEAN, compare
 
 CONTROLS = ("zero_shot", "majority", "linear_probe", "fixed", "postfix", "split", "random_position")
-MORE_CONTROLS = ("fixed_kp", "uniform_pool")  # of pools
-SELECTORS = ("PerTask", "PerInstance")
+# Of pools and of routed vectors. Not oracle_route: it is told what others have to find.
+MORE_CONTROLS = ("fixed_kp", "uniform_pool", "random_route", "shuffled_route")
+SELECTORS = ("PerTask", "PerInstance", "Ridge")
 POOLS = ("Pool", "SimilarityPool", "KeyedPool", "TaskPool")
 
 
 def is_dynamic(record: RunRecord) -> bool:
     """Say whether something about a run's prompt was chosen by a learned selector."""
     prompt = record.config["prompt"]
-    if prompt["method"] != "prompt":
+    if prompt["method"] != "prompt" or prompt.get("shuffle_input"):
         return False
+    return any(is_chosen(record, name) for name in ("position", "length", "route", "vectors"))
 
-    def piece(name: str) -> str:
-        return str((prompt[name] or {}).get("_target_", "")).rsplit(".", 1)[-1]
 
-    return piece("position") in SELECTORS or piece("length") in SELECTORS or piece("vectors") in POOLS
+def is_chosen(record: RunRecord, piece: str) -> bool:
+    """Say whether a learned selector chooses a piece of a run's prompt."""
+    target = str((record.config["prompt"].get(piece) or {}).get("_target_", "")).rsplit(".", 1)[-1]
+    return target in (POOLS if piece == "vectors" else SELECTORS)
 
 
 def is_control(record: RunRecord) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from dp_bench.records import RunRecord
-from dp_bench.report.controls import is_dynamic
+from dp_bench.report.controls import is_chosen, is_dynamic
 from dp_bench.report.frame import TASK_ORDER, transfer_tables
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def choices_over_training(runs: Sequence[Source]) -> Figure | None:
         for run in runs
         for entry in run.history()
         for piece in ("position", "length")
-        if _is_chosen(run.record, piece)
+        if is_chosen(run.record, piece)
         for value, count in enumerate(entry.get(f"{piece}_counts", ()))
     ]
     if not lines:
@@ -210,7 +210,7 @@ def choices(runs: Sequence[Source]) -> Figure | None:
         for task, own in found.groupby("task") if "task" in found else [(run.record.task, found)]:
             labels = _labels(run.record, str(task))
             for piece in ("position", "length"):
-                if piece not in own or own[piece].isna().all() or not _is_chosen(run.record, piece):
+                if piece not in own or own[piece].isna().all() or not is_chosen(run.record, piece):
                     continue
                 counts = own.groupby(["gold", piece]).size()
                 for gold, value, count in counts.reset_index().itertuples(index=False):
@@ -294,12 +294,6 @@ def _labels(record: RunRecord, task: str) -> list[str]:
     settings = record.config["task"]
     own = settings.get("tasks", {}).get(task, settings)
     return [str(label) for label in own.get("labels") or []]
-
-
-def _is_chosen(record: RunRecord, piece: str) -> bool:
-    return str((record.config["prompt"][piece] or {}).get("_target_", "")).endswith(
-        ("PerTask", "PerInstance")
-    )
 
 
 def _styles(labels: Iterable[str]) -> dict[Any, dict[str, Any]]:

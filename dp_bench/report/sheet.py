@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from statistics import mean, median
 
 from dp_bench.records import RunRecord
-from dp_bench.report import paper, stats
+from dp_bench.report import paper, routes, stats
 from dp_bench.report.controls import control_notes
 from dp_bench.report.frame import DEGENERATE_MARK, Cell, Header, Row, Table
 from dp_bench.report.stats import MEAN, Comparison
@@ -25,6 +25,7 @@ COLUMNS = {
     "hours": "device hours",
     "ci": "95 % interval of the mean",
     "forwards": "forwards an update",
+    "routes": "what routes tell",
 }
 AGGREGATES = ("mean", "median")
 BUDGET = ("steps", "updates", "batch", "trials", "params", "hours")  # --budget
@@ -83,11 +84,13 @@ def make_sheet(table: Table, options: Options = Options()) -> Sheet:
     heads += [COLUMNS[column] for column in options.columns]
     lines = []
     marks = {(c.a, c.task) for c in compared if c.supported}
+    by_answer = routes.by_the_answer(table)
     for row in table.rows:
         line = [Shown(row.label)]
         for task in tasks:
             cell = row.average(table.tasks) if task == MEAN else row.cells.get(task)
             mark = DIFFERS_MARK if (row.label, task) in marks else ""
+            mark += routes.MARK if (row.label, task) in by_answer else ""
             line.append(
                 Shown(
                     cell_text(cell, mark, options.aggregate),
@@ -99,7 +102,12 @@ def make_sheet(table: Table, options: Options = Options()) -> Sheet:
                 line += _beside(paper.printed(table, row, task, cell))
         line += [extra(row, column, table.tasks) for column in options.columns]
         lines.append(line)
-    notes = [*table.notes, *_test_notes(table, compared, options), *control_notes(table)]
+    notes = [
+        *table.notes,
+        *_test_notes(table, compared, options),
+        *routes.notes(table),
+        *control_notes(table),
+    ]
     header = table.header
     if options.against_paper:
         header = replace(header, more=(*header.more, f"ours: protocol {header.protocol}; {paper.HEADER}"))
@@ -171,6 +179,8 @@ def extra(row: Row, column: str, tasks: Sequence[str]) -> Shown:  # noqa: PLR091
         return _span(
             [int(r.diagnostics.get("forwards_per_update", 1)) if r.num_updates else 0 for r in row.records]
         )
+    if column == "routes":
+        return Shown(routes.in_words(row))
     if column == "hours":
         hours = sum(record.total_seconds for record in row.records) / 3600
         return Shown(f"{hours:.2f} {_device(row)}", hours)
