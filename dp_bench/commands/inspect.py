@@ -30,7 +30,7 @@ def inspect(
     record = records.load(directory)
     if record is None:
         raise UserError(f"{directory} holds no finished run. dp-bench list runs names those there are.")
-    landscape, found = _measure(directory, record, examples, draws, fresh)
+    landscape, found = measure(directory, record, examples, draws, fresh)
     kind, number = "fresh" if fresh else "trained", len(landscape.loss_NJ)
     title = f"{record.run_id}, {kind} prompt, {number} examples, {draws} draws"
     lines = [
@@ -58,7 +58,7 @@ def inspect(
         console.print(f"- {note}", markup=False)
     folder = out or directory / "gradients"
     _write(folder, title, lines, notes)
-    _draw(folder, landscape, found)
+    draw(folder, landscape, found)
     console.print(f"written: {folder}")
     return 0
 
@@ -74,11 +74,12 @@ def _folder(run: str, results_dir: Path) -> Path:
     return found[0].parent
 
 
-def _measure(
+def measure(
     directory: Path, record: records.RunRecord, examples: int, draws: int, fresh: bool
 ) -> tuple[Landscape, list[Quality]]:
-    from dp_bench.gradients import judge, survey
-    from dp_bench.methods import cached_splits, make_model, make_prompt
+    """Judge the estimators on some training rows of a finished run, with its prompt or a fresh one."""
+    from dp_bench.gradients import CHUNK, judge, survey
+    from dp_bench.methods import cached_splits, fit_input, make_model, make_prompt
     from dp_bench.progress import Reporter
     from dp_bench.prompts.init import load_saved
     from dp_bench.randomness import derive
@@ -93,9 +94,11 @@ def _measure(
         if not fresh:
             load_saved(prompt, directory / "prompt.safetensors")
         (split,) = cached_splits(place, prompt).train
+        if fresh and prompt.input is not None:
+            fit_input(prompt.input, [split])
         rng = np.random.default_rng(derive(experiment.settings.seed, "inspect"))
         rows = rng.choice(len(split), min(examples, len(split)), replace=False)
-        report.begin("positions", total=prompt.position.num_outcomes * -(-len(rows) // 16))
+        report.begin("positions", total=prompt.position.num_outcomes * -(-len(rows) // CHUNK))
         landscape = survey(make_model(place, prompt), split, rows.tolist(), report.advance)
     return landscape, judge(landscape, draws=draws, seed=experiment.settings.seed)
 
@@ -108,7 +111,7 @@ def _write(folder: Path, title: str, lines: list[tuple[str, ...]], notes: list[s
     records.write_text(folder / "gradients.csv", csv)
 
 
-def _draw(folder: Path, landscape: Landscape, found: list[Quality]) -> None:
+def draw(folder: Path, landscape: Landscape, found: list[Quality]) -> None:
     """Draw the cosines, and what slopes predict against what happens; left out without matplotlib."""
     try:
         import matplotlib as mpl
