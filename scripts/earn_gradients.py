@@ -17,6 +17,7 @@ import pandas as pd
 
 from dp_bench import config, records, run
 from dp_bench.commands import inspect
+from dp_bench.gradients import Landscape
 
 SETTINGS = {
     "BoolQ": ("task=boolq", "data=micro"),
@@ -24,6 +25,7 @@ SETTINGS = {
     "mix2": ("task=boolq", "data=micro_mix2"),
 }
 UPDATES = (0, 60, 160)
+EXAMPLE = ("BoolQ", 60, 0)  # what the figure's right panel shows
 
 
 def main() -> None:
@@ -44,9 +46,10 @@ def main() -> None:
                 )
                 where = {"task": name, "updates": updates, "seed": seed}
                 lines += [{**where, **asdict(quality), "line": landscape.correlation} for quality in found]
-                if (name, updates, seed) == ("BoolQ", 160, 0):
-                    inspect.draw(given.out, landscape, found)
+                if (name, updates, seed) == EXAMPLE:
+                    shown = landscape
     table = pd.DataFrame(lines)
+    _draw(given.out, table, shown)
     records.write_text(given.out / "gradients.csv", table.to_csv(index=False, float_format="%.4f"))
     text = _summary(table, given.examples, given.draws)
     records.write_text(given.out / "gradients.md", text)
@@ -61,6 +64,32 @@ def _experiment(out: Path, words: tuple[str, ...], updates: int, seed: int) -> c
     return config.build(config.compose([*words, *slow, *where, *budget, f"seed={seed}"]))
 
 
+def _draw(out: Path, table: pd.DataFrame, shown: Landscape) -> None:
+    """Draw the cosines of all settings, and what slopes predict in one of them."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    canvas, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for place, (_, own) in enumerate(table.groupby("estimator", sort=False)):
+        left.plot(own["cosine_of_mean"], [place] * len(own), "o", color="#0072B2", alpha=0.5, markersize=5)
+        left.plot([own["cosine_of_mean"].mean()] * 2, [place - 0.35, place + 0.35], color="#D55E00", lw=2)
+    left.set_yticks(range(table["estimator"].nunique()), list(dict.fromkeys(table["estimator"])))
+    left.invert_yaxis()
+    left.axvline(0, color="#999999", lw=0.8)
+    left.set_xlim(-1.05, 1.05)
+    left.set_xlabel("cosine of an estimator's mean with the exact gradient")
+    left.set_title(f"a dot a setting, a bar their mean ({len(own)} settings)", fontsize=9)
+    inspect.draw_line(right, shown)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    records.replace_file(
+        out / "gradients.png",
+        lambda temporary: canvas.savefig(temporary, format="png", dpi=150, metadata={"Software": None}),
+    )
+
+
 def _summary(table: pd.DataFrame, examples: int, draws: int) -> str:
     rows = [
         "| estimator | forwards | cosine of its mean (least, most) | cosine of one draw | bias | noise |",
@@ -73,14 +102,14 @@ def _summary(table: pd.DataFrame, examples: int, draws: int) -> str:
             f"{cosine.max():.2f}) | {own['cosine_of_one'].mean():.2f} | {own['bias'].mean():.1f} | "
             f"{own['noise'].mean():.1f} |"
         )
-    settings = table.groupby(["task", "updates", "seed"])["line"].first()
+    lines = table.groupby(["task", "updates", "seed"])["line"].first()
+    found = f"{lines.mean():.2f} ({lines.min():.2f} to {lines.max():.2f})"
     rows += [
         "",
-        f"{len(settings)} settings ({', '.join(SETTINGS)}; {', '.join(map(str, UPDATES))} updates; "
+        f"{len(lines)} settings ({', '.join(SETTINGS)}; {', '.join(map(str, UPDATES))} updates; "
         f"{table['seed'].nunique()} seeds), {examples} texts, {draws} draws, 9 positions. Bias and noise in "
-        "lengths of the exact gradient, Monte-Carlo error included. What the slope at one position "
-        f"predicts for the others correlates {settings.mean():.2f} ({settings.min():.2f} to {settings.max():.2f}) with "
-        "what happens.",
+        "lengths of the exact gradient, Monte-Carlo error included. What the slope at one position predicts "
+        f"for the others correlates {found} with what happens.",
         "",
     ]
     return "\n".join(rows)

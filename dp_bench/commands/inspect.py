@@ -13,6 +13,8 @@ from dp_bench import config, records
 from dp_bench.types import UserError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from dp_bench.gradients import Landscape, Quality
 
 HEADS = ("estimator", "forwards", "cosine of the mean", "cosine of one draw", "bias", "noise")
@@ -58,7 +60,7 @@ def inspect(
         console.print(f"- {note}", markup=False)
     folder = out or directory / "gradients"
     _write(folder, title, lines, notes)
-    draw(folder, landscape, found)
+    _draw(folder, landscape, found)
     console.print(f"written: {folder}")
     return 0
 
@@ -111,7 +113,7 @@ def _write(folder: Path, title: str, lines: list[tuple[str, ...]], notes: list[s
     records.write_text(folder / "gradients.csv", csv)
 
 
-def draw(folder: Path, landscape: Landscape, found: list[Quality]) -> None:
+def _draw(folder: Path, landscape: Landscape, found: list[Quality]) -> None:
     """Draw the cosines, and what slopes predict against what happens; left out without matplotlib."""
     try:
         import matplotlib as mpl
@@ -131,16 +133,7 @@ def draw(folder: Path, landscape: Landscape, found: list[Quality]) -> None:
     left.set_xlabel("cosine with the exact gradient")
     left.invert_yaxis()
     left.legend(fontsize=8, frameon=False, loc="lower left")
-    swap = ~np.eye(landscape.loss_NJ.shape[1], dtype=bool)
-    right.plot(
-        landscape.linear_NJJ.numpy()[:, swap].ravel(),
-        landscape.true_NJJ.numpy()[:, swap].ravel(),
-        ",",
-        alpha=0.5,
-    )
-    right.set_xlabel("change of the loss that the slope predicts")
-    right.set_ylabel("change of the loss")
-    right.set_title(f"another position: correlation {landscape.correlation:.2f}", fontsize=9)
+    draw_line(right, landscape)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     records.replace_file(
@@ -148,3 +141,17 @@ def draw(folder: Path, landscape: Landscape, found: list[Quality]) -> None:
         lambda temporary: canvas.savefig(temporary, format="png", dpi=150, metadata={"Software": None}),
     )
     pyplot.close(canvas)
+
+
+def draw_line(axes: Axes, landscape: Landscape) -> None:
+    """Draw what slopes predict of a move to every other position, against what happens."""
+    swap = ~np.eye(landscape.loss_NJ.shape[1], dtype=bool)
+    predicted, happened = (x.numpy()[:, swap].ravel() for x in (landscape.linear_NJJ, landscape.true_NJJ))
+    axes.plot(predicted, happened, ".", markersize=3, alpha=0.3, markeredgewidth=0)
+    for values, limit in ((predicted, axes.set_xlim), (happened, axes.set_ylim)):
+        most = float(np.quantile(np.abs(values), 0.98)) or 1.0  # a few that are far out hide the others
+        limit(-1.1 * most, 1.1 * most)
+    axes.axline((0, 0), slope=1, color="#999999", lw=0.8)
+    axes.set_xlabel("change of the loss that the slope predicts")
+    axes.set_ylabel("change of the loss")
+    axes.set_title(f"another position: correlation {landscape.correlation:.2f}", fontsize=9)
