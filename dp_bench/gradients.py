@@ -17,7 +17,8 @@ from torch.nn.functional import cosine_similarity, cross_entropy, one_hot
 
 from dp_bench.evaluation import Split
 from dp_bench.model import PromptedModel
-from dp_bench.prompts.estimators import SCORE, draw, forwards, noise_columns
+from dp_bench.objective import less_the_others
+from dp_bench.prompts.estimators import SCORE, draw, forwards, gumbel, noise_columns
 from dp_bench.prompts.layout import insert
 from dp_bench.settings import Estimator
 from dp_bench.types import UserError
@@ -91,9 +92,8 @@ def survey(
             summary_BD = model.summarise(batch) if model.prompt.needs_summary else None
             decided = model.prompt(summary_BD, batch.task_B, {}, 1.0, batch.skill_B)
             x_BTD = model.backbone.embed(batch.ids_BT)
-            if model.prompt.input is not None and summary_BD is not None:
-                summary_BD = model.prompt.input(summary_BD)
-        logits.append(selector.logits(summary_BD, batch.task_B).double().cpu())
+        seen_BD = model.prompt.look_at(summary_BD)
+        logits.append(selector.logits(seen_BD, batch.task_B).double().cpu())
         of_chunk = []
         for outcome in range(number):
             chosen = one_hot(torch.full((len(batch),), outcome), number).float().to(x_BTD.device)
@@ -161,7 +161,7 @@ def _drawn(
     number, outcomes = landscape.loss_NJ.shape
     logits = landscape.logits_NJ.detach().requires_grad_()
     shape = (number, noise_columns(outcomes, estimator))
-    noise = -torch.empty(shape, dtype=torch.float64).exponential_(generator=generator).log()
+    noise = gumbel(shape, generator, torch.float64)
     if estimator not in SCORE:
         chosen = draw(logits, noise, temperature, estimator)
         slope = (landscape.slope_NJJ * chosen.detach()[..., None]).sum(1)
@@ -173,7 +173,7 @@ def _drawn(
     if estimator is Estimator.leave_one_out:
         advantages = [(losses[0] - losses[1]) / 2, (losses[1] - losses[0]) / 2]
     else:
-        advantages = [losses[0] - (losses[0].sum() - losses[0]) / max(1, number - 1)]
+        advantages = [less_the_others(losses[0])]
     log_probs = logits.log_softmax(1)
     goal = sum(
         (advantage * (log_probs * chosen).sum(1)).mean()

@@ -48,14 +48,14 @@ def objective(model: Model, prompt: Prompt, batch: Batch, temperature: float) ->
     prompt.observe(answer.prompt, loss_B)
     if answer.prompt.log_prob_B is None:
         return Objective(loss_B.mean().detach(), loss_B.mean(), answer.prompt.loss)
-    return _with_scores(loss_B, _less_the_others(loss_B), answer.prompt.log_prob_B, answer.prompt.loss)
+    return _with_scores(loss_B, less_the_others(loss_B), answer.prompt.log_prob_B, answer.prompt.loss)
 
 
 def _losses(answer: Answer, batch: Batch) -> Tensor:
     return cross_entropy(answer.logits_BC, batch.label_B, reduction="none")
 
 
-def _less_the_others(loss_B: Tensor) -> Tensor:
+def less_the_others(loss_B: Tensor) -> Tensor:
     """Return each loss less the mean of the other examples': a baseline that its own draw has no part in."""
     others = len(loss_B) - 1
     return loss_B - (loss_B.sum() - loss_B) / others if others else loss_B

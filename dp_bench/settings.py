@@ -52,6 +52,11 @@ class Method(Enum):
         """Say whether it makes updates, which the settings of the trainer are about."""
         return self not in (Method.zero_shot, Method.linear_probe, Method.majority)
 
+    @property
+    def is_seedless(self) -> bool:
+        """Say whether it draws nothing, so that one run stands for every seed."""
+        return self in (Method.zero_shot, Method.majority)
+
 
 class Scoring(Enum):
     words = "words"  # one label word a label, the same for every example

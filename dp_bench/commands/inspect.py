@@ -67,7 +67,7 @@ def inspect(
 
 def _folder(run: str, results_dir: Path) -> Path:
     """Find a run by its folder, its id, or the start of its id."""
-    if (Path(run) / "record.json").is_file():
+    if records.is_finished(Path(run)):
         return Path(run)
     found = sorted((results_dir / "runs").glob(f"{run}*/record.json"))
     if len(found) != 1:

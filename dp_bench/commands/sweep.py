@@ -13,8 +13,8 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
-from dp_bench import records
 from dp_bench.prompts.counts import COUNTS, T5
+from dp_bench.report.index import load_all
 from dp_bench.sweep.expand import split_words
 from dp_bench.sweep.grid import counts
 from dp_bench.sweep.plan import Costs, Plan, Run, State, first_line, make_plan, states
@@ -65,7 +65,7 @@ def sweep(words: Sequence[str], options: Options) -> int:
     again = {run_id for run_id, resolved in plan.resolved.items() if resolved["rerun"]}
     finished = {r.run_id for r in plan.runs if found[r.run_id] is State.done} - again
     todo = [r for r in plan.runs if r.run_id not in finished and r not in left_out]
-    costs = Costs(records.load_all(plan.results_dir))
+    costs = Costs(load_all(plan.results_dir))
     _show(console, plan, found, todo, costs, jobs)
     if options.dry_run:
         return 0

@@ -14,7 +14,7 @@ from dp_bench.commands.finished import check_words, finished_runs
 from dp_bench.records import RunRecord
 from dp_bench.report import paper, stats
 from dp_bench.report import tables as report
-from dp_bench.report.frame import Row, Table, build_tables, transfer_tables
+from dp_bench.report.frame import Table, build_tables, transfer_tables
 from dp_bench.report.sheet import AGGREGATES, BUDGET, COLUMNS, Options, Sheet, make_sheet
 from dp_bench.types import UserError
 
@@ -157,14 +157,19 @@ def _write(
         records.write_text(paths[-1], writers[form]())
     if asked.pairs or asked.tests == "examples":
         paths.append(out / "comparisons.csv")
-        found = [_comparisons(table, options, all_pairs=asked.pairs) for table in built]
+        found = [
+            _comparisons(table, sheet, options, all_pairs=asked.pairs)
+            for table, sheet in zip(built, sheets, strict=True)
+        ]
         records.write_text(paths[-1], report.comparisons_csv(built, found))
     print(f"\nwritten: {', '.join(map(str, paths))}")
 
 
-def _comparisons(table: Table, options: Options, *, all_pairs: bool) -> list[stats.Comparison]:
-    reference: Row | None = next((row for row in table.rows if row.label == options.reference), None)
-    pairs = stats.all_pairs(table) if all_pairs or reference is None else stats.against(table, reference)
+def _comparisons(table: Table, sheet: Sheet, options: Options, *, all_pairs: bool) -> list[stats.Comparison]:
+    """Return those of all rows, or those with the reference, which the sheet has made already."""
+    if sheet.comparisons and not all_pairs:
+        return sheet.comparisons
+    pairs = stats.all_pairs(table)
     return stats.compare(table, pairs, correct=options.correct, by_examples=options.by_examples)
 
 

@@ -60,6 +60,11 @@ def draw(logits_BJ: Tensor, noise_BX: Tensor, temperature: float, estimator: Est
     return hard_BJ + (soft_BJ - soft_BJ.detach())  # the bracket is exactly 0, so the value is exactly one-hot
 
 
+def gumbel(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return standard Gumbel noise: added to logits, its arg-max is a draw from their softmax."""
+    return -torch.empty(shape, dtype=dtype).exponential_(generator=generator).log()
+
+
 def forced(outcome_B: Tensor, num_outcomes: int) -> Tensor:
     """Return noise that outweighs every logit, so that the draw is what is asked for: [B,J]."""
     return 1e9 * torch.nn.functional.one_hot(outcome_B, num_outcomes).float()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_bench.profiling import stage
-from dp_bench.prompts.estimators import SCORE, forwards
+from dp_bench.prompts.estimators import SCORE, forwards, gumbel
 from dp_bench.prompts.init import initialiser
 from dp_bench.prompts.inputs import SelectorInput
 from dp_bench.prompts.layers import Layers
@@ -86,6 +86,10 @@ class Prompt(nn.Module):
             self.vectors.choosing()
         )
 
+    def look_at(self, summary_BD: Tensor | None) -> Tensor | None:
+        """Return what selectors see of a summary."""
+        return summary_BD if self.input is None or summary_BD is None else self.input(summary_BD)
+
     @stage("prompt")
     def forward(
         self,
@@ -97,8 +101,7 @@ class Prompt(nn.Module):
     ) -> PromptOutput:
         """Decide for a batch. `noise` has a row of Gumbel noise an example for each selector that draws;
         `skill_B` is read by oracles alone."""
-        if self.input is not None and summary_BD is not None:
-            summary_BD = self.input(summary_BD)
+        summary_BD = self.look_at(summary_BD)
         drawn = {
             name: selector(
                 summary_BD,
@@ -162,10 +165,7 @@ class Prompt(nn.Module):
     ) -> dict[str, Tensor]:
         """Draw standard Gumbel noise [rows, J or more] for the named selectors."""
         shapes = {name: (num_rows, self.selectors[name].noise_columns) for name in selectors}
-        return {
-            name: -torch.empty(shape).exponential_(generator=generator).log()
-            for name, shape in shapes.items()
-        }
+        return {name: gumbel(shape, generator) for name, shape in shapes.items()}
 
     def noisy_selectors(self, *, training: bool, sample_at_eval: bool) -> list[str]:
         """Name the selectors that draw: all that can at training, only the random controls at a clean

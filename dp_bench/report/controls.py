@@ -3,12 +3,10 @@ comes."""
 
 from __future__ import annotations
 
-from statistics import mean
-
 from dp_bench.records import RunRecord
 from dp_bench.report.expand import MULTITASK
 from dp_bench.report.frame import Row, Table
-from dp_bench.report.stats import ALPHA, MEAN, compare
+from dp_bench.report.stats import ALPHA, compare
 
 CONTROLS = ("zero_shot", "majority", "linear_probe", "fixed", "postfix", "split", "random_position")
 # Of pools and of routed vectors. Not oracle_route: it is told what others have to find.
@@ -43,8 +41,7 @@ def control_notes(table: Table) -> list[str]:
         return []
     controls = [row for row in table.rows if is_control(row.records[0])]
     notes = [_missing(table, controls)]
-    columns = (*table.tasks, *([MEAN] if len(table.tasks) > 1 else []))
-    said = [text for task in columns if (text := _verdict(table, task, dynamic, controls))]
+    said = [text for task in table.columns if (text := _verdict(table, task, dynamic, controls))]
     if said:
         notes.append(f"best control / best dynamic prompt: {'; '.join(said)}")
     return [note for note in notes if note]
@@ -65,8 +62,8 @@ def _missing(table: Table, controls: list[Row]) -> str:
 
 def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -> str:
     def score(row: Row) -> float | None:
-        cell = row.average(table.tasks) if task == MEAN else row.cells.get(task)
-        return None if cell is None else mean(cell.values.values())
+        cell = row.cell(task, table.tasks)
+        return None if cell is None else cell.mean
 
     def best_of(rows: list[Row]) -> Row | None:
         return max((row for row in rows if score(row) is not None), key=lambda r: score(r) or 0, default=None)

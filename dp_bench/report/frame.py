@@ -27,6 +27,7 @@ NOT_A_VARIANT = (
     *VOLATILE,
 )
 SPLITTING = ("trainer.selection", "trainer.heldout_fraction", "trainer.heldout_max")
+MEAN = "mean"  # in the place of a task: the mean over all of them
 DEGENERATE = "degenerate draw"  # how a note on a lopsided few-shot draw begins
 DEGENERATE_MARK = "‡"
 
@@ -101,6 +102,10 @@ class Row:
         values = {seed: fmean(self.cells[task].values[seed] for task in tasks) for seed in sorted(seeds)}
         return Cell(values) if values else None
 
+    def cell(self, task: str, tasks: Sequence[str]) -> Cell | None:
+        """Return a task's cell, or for MEAN that over `tasks`."""
+        return self.average(tasks) if task == MEAN else self.cells.get(task)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -110,6 +115,11 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     row_head: str = "prompt"  # what the rows are
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The tasks and, of several, their mean."""
+        return (*self.tasks, MEAN) if len(self.tasks) > 1 else self.tasks
 
 
 def build_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
@@ -177,6 +187,11 @@ def _optimism(records: list[RunRecord], metric: str) -> dict[str, float]:
             difference = pair["validation"][1] - pair["heldout"][1]
             differences.update({name: difference for name, _ in pair.values()})
     return differences
+
+
+def draw_of(record: RunRecord) -> tuple[int, int]:
+    """Return what tells the runs of a cell apart: the seed, and that of the few-shot rows."""
+    return record.seed, int(record.config["regime"].get("split_seed") or 0)
 
 
 def value_of(record: RunRecord, metric: str) -> float | None:
@@ -297,10 +312,9 @@ def _row(
     differences: dict[tuple[int, int], float] = {}
     lopsided = {r.task for r in records if any(note.startswith(DEGENERATE) for note in r.notes)}
     for record in sorted(records, key=lambda r: (r.task, r.seed, r.run_id)):
-        draw = (record.seed, int(record.config["regime"].get("split_seed") or 0))
         value = value_of(record, metric)
         if value is not None:
-            cells[record.task][draw] = value
+            cells[record.task][draw_of(record)] = value
         if (name := f"{record.run_id}/{record.task}") in optimism:
             differences[len(differences), 0] = optimism[name]
     own = {task: Cell(values, task in lopsided) for task, values in cells.items()}

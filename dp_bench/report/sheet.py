@@ -9,8 +9,8 @@ from statistics import mean, median
 from dp_bench.records import RunRecord
 from dp_bench.report import paper, routes, stats
 from dp_bench.report.controls import control_notes
-from dp_bench.report.frame import DEGENERATE_MARK, Cell, Header, Row, Table
-from dp_bench.report.stats import MEAN, Comparison
+from dp_bench.report.frame import DEGENERATE_MARK, MEAN, Cell, Header, Row, Table
+from dp_bench.report.stats import Comparison
 
 DIFFERS_MARK = "†"
 COLUMNS = {
@@ -88,7 +88,7 @@ def make_sheet(table: Table, options: Options = Options()) -> Sheet:
     for row in table.rows:
         line = [Shown(row.label)]
         for task in tasks:
-            cell = row.average(table.tasks) if task == MEAN else row.cells.get(task)
+            cell = row.cell(task, table.tasks)
             mark = DIFFERS_MARK if (row.label, task) in marks else ""
             mark += routes.MARK if (row.label, task) in by_answer else ""
             line.append(

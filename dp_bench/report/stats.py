@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from dp_bench.randomness import derive
 from dp_bench.records import RunRecord
-from dp_bench.report.frame import Cell, Row, Table
+from dp_bench.report.frame import MEAN, Cell, Row, Table, draw_of
 from dp_bench.settings import Method
 
 ALPHA = 0.05
 EXACT_UP_TO = 16  # seeds: 65,536 ways to flip their signs
 RESAMPLES = 9_999
-MEAN = "mean"  # in the place of a task: the mean over all of them
-SEEDLESS = (Method.zero_shot.value, Method.majority.value)  # one run stands for every seed
 
 # Right or wrong, by example id, of one run on one task; None where its predictions are not there.
 Correct = Callable[[RunRecord, str], Mapping[str, bool] | None]
@@ -128,8 +126,8 @@ def compare(
     """
     found = []
     for a, b in pairs:
-        for task in (*table.tasks, *([MEAN] if len(table.tasks) > 1 else [])):
-            values = _paired(_cell(a, task, table.tasks), _cell(b, task, table.tasks), a, b)
+        for task in table.columns:
+            values = _paired(a.cell(task, table.tasks), b.cell(task, table.tasks), a, b)
             if not values:
                 continue
             differences = [own - other for own, other in values.values()]
@@ -156,15 +154,14 @@ def supported_ranks(table: Table) -> dict[tuple[str, str], int]:
     """Return 1 for the best and 2 for the second best row of a task, or of the mean, where the test tells it
     from the next one; keys are row label and task."""
     pairs, ranked = [], {}
-    columns = (*table.tasks, *([MEAN] if len(table.tasks) > 1 else []))
-    for task in columns:
-        cells = [(cell.mean, row) for row in table.rows if (cell := _cell(row, task, table.tasks))]
+    for task in table.columns:
+        cells = [(cell.mean, row) for row in table.rows if (cell := row.cell(task, table.tasks))]
         order = [row for _, row in sorted(cells, key=lambda pair: (-pair[0], pair[1].label))]
         ranked[task] = order
         pairs += [(task, order[place], order[place + 1]) for place in range(min(2, len(order) - 1))]
     p_values = []
     for task, a, b in pairs:
-        values = _paired(_cell(a, task, table.tasks), _cell(b, task, table.tasks), a, b)
+        values = _paired(a.cell(task, table.tasks), b.cell(task, table.tasks), a, b)
         p_values.append(sign_flip([own - other for own, other in values.values()]) if values else 1.0)
     good = {(task, a.label) for (task, a, _), p in zip(pairs, holm(p_values), strict=True) if p < ALPHA}
     found = {}
@@ -173,10 +170,6 @@ def supported_ranks(table: Table) -> dict[tuple[str, str], int]:
             if (task, row.label) in good:
                 found[row.label, task] = place + 1
     return found
-
-
-def _cell(row: Row, task: str, tasks: Sequence[str]) -> Cell | None:
-    return row.average(tasks) if task == MEAN else row.cells.get(task)
 
 
 def _paired(
@@ -198,7 +191,9 @@ def _paired(
 def is_seedless(row: Row) -> bool:
     """Say whether a row's one score stands for every seed: nothing of it is drawn."""
     methods = {record.config["prompt"]["method"] for record in row.records}
-    return methods <= set(SEEDLESS) and all(cell.n == 1 for cell in row.cells.values())
+    return all(Method(name).is_seedless for name in methods) and all(
+        cell.n == 1 for cell in row.cells.values()
+    )
 
 
 def _on_examples(
@@ -222,7 +217,6 @@ def _on_examples(
 
 def _right(row: Row, task: str, key: tuple[int, int], correct: Correct) -> Mapping[str, bool] | None:
     for record in row.records:
-        draw = (record.seed, int(record.config["regime"].get("split_seed") or 0))
-        if record.task == task and (draw == key or is_seedless(row)):
+        if record.task == task and (draw_of(record) == key or is_seedless(row)):
             return correct(record, task)
     return None

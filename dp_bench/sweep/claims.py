@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dp_bench.records import timestamp, write_json
+from dp_bench.records import is_finished, timestamp, write_json
 from dp_bench.types import UserError
 
 HEARTBEAT_SECONDS = 15.0
@@ -160,7 +160,7 @@ def _keep(path: Path, run_id: str, stop: threading.Event, lost: threading.Event)
 
 def _release(path: Path, results_dir: Path, run_id: str) -> None:
     """Let go of a claim: of a finished run nothing is left, of another one the file says so."""
-    if (results_dir / "runs" / run_id / "record.json").is_file():
+    if is_finished(results_dir / "runs" / run_id):
         for claim in path.parent.glob(f"{run_id}.*.json"):
             claim.unlink(missing_ok=True)
         return

@@ -18,9 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dp_bench import config
 from dp_bench.config import Experiment
-from dp_bench.settings import Method
 
-SEEDLESS = (Method.zero_shot, Method.majority)  # score the same with every seed: run with the first one
 ALWAYS = {"on_missing": ["on_missing=error"]}  # in a sweep nothing is replaced by the embedded benchmark
 
 
@@ -75,7 +73,7 @@ def expand(axes: dict[str, list[str]], extra_dir: Path | None) -> Iterator[Choic
             experiment = built if number == 0 else config.reseeded(built, cfg, int(str(seed).split("=")[1]))
             swept = {k: w.split("=", 1)[1] for k, w in _by_key(axes, words) if len(axes[k]) > 1}
             yield Choice(words, experiment, swept)
-            if built.settings.prompt.method in SEEDLESS:
+            if built.settings.prompt.method.is_seedless:  # run with the first one
                 break
 
 

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from dp_bench import config, records
 from dp_bench.randomness import derive
+from dp_bench.report.index import load_all
 from dp_bench.settings import HpoSettings
 from dp_bench.sweep.plan import Costs, Plan, Run, make_plan, states
 from dp_bench.sweep.watch import Watch
@@ -161,7 +162,7 @@ def _round(
 
     console.print(f"{whole.name}: {len(whole.runs)} runs", markup=False)
     found = states(folder, [run.run_id for run in whole.runs])
-    costs = Costs(records.load_all(folder))
+    costs = Costs(load_all(folder))
     with (
         Watch(whole, found, costs, jobs, console) as watch,
         Workers(jobs, folder, gpus, extra_dir) as workers,

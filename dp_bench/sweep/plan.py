@@ -123,7 +123,7 @@ def states(results_dir: Path, run_ids: Iterable[str]) -> dict[str, State]:
 
 
 def _state(directory: Path) -> State:
-    if (directory / "record.json").is_file():
+    if records.is_finished(directory):
         return State.done
     status = records.status_of(directory)
     if status is None:

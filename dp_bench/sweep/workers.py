@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from dp_bench.records import is_finished
 from dp_bench.sweep.claims import holder
 from dp_bench.sweep.plan import Run
 
@@ -97,7 +98,7 @@ class Workers:
         return outcomes
 
     def _is_done(self, run: Run) -> bool:
-        return (self.results_dir / "runs" / run.run_id / "record.json").is_file()
+        return is_finished(self.results_dir / "runs" / run.run_id)
 
     def _idle(self, wanted: int) -> list[_Worker]:
         """Return workers with nothing to do, new ones among them, no more than are wanted."""
