@@ -144,6 +144,12 @@ def _tables(words: list[str]) -> int:
         "--aggregate", default="mean", help="mean (± sd, the default) or median [min, max] over seeds"
     )
     parser.add_argument(
+        "--best-of",
+        type=int,
+        metavar="R",
+        help="also, for each row, the best of R restarts by the selection score, R times the compute",
+    )
+    parser.add_argument(
         "--reference", default="fixed", metavar="ROW", help="the row that others are tested against"
     )
     parser.add_argument(
@@ -183,6 +189,7 @@ def _tables(words: list[str]) -> int:
         reference=options.reference,
         tests=options.tests,
         pairs=options.pairs,
+        best_of=options.best_of,
     )
     return tables(options.results_dir, asked)
 

@@ -15,6 +15,7 @@ from dp_bench.records import RunRecord
 from dp_bench.report import paper, stats
 from dp_bench.report.controls import control_notes
 from dp_bench.report.frame import Table, build_tables
+from dp_bench.report.restarts import with_restarts
 from dp_bench.report.sheet import Options, Sheet, make_sheet
 
 
@@ -247,3 +248,19 @@ def test_columns_of_the_budget_say_what_was_spent() -> None:
     low, high = stats.interval([60, 61])
     assert row(sheet, "fixed")[-5:] == ["60", "16", "1", "0.01 CPU", f"{low:.2f} to {high:.2f}"]
     assert all(shown.text for line in sheet.lines for shown in line)
+
+
+def test_the_best_of_several_restarts_is_chosen_by_the_selection_score() -> None:
+    scores = [(50.0, 70.0), (90.0, 60.0), (60.0, 55.0), (40.0, 80.0), (99.0, 99.0)]
+    runs = [make_record(f"seed={n}", score=s, select_score=own) for n, (s, own) in enumerate(scores)]
+    runs.append(make_record("prompt=majority", score=40.0, num_updates=0))
+    (table,) = build_tables(runs)
+    more = with_restarts(table, 2, "score")
+    rows = {row.label: row for row in more.rows}
+    label = runs[0].prompt
+    assert list(rows) == [
+        row for own in table.rows for row in [own.label, f"{label}, best of 2"] if row in rows
+    ]
+    assert rows[f"{label}, best of 2"].cells["boolq"].values == {(0, 0): 50.0, (2, 0): 40.0}
+    assert len(rows[f"{label}, best of 2"].records) == 4
+    assert len(with_restarts(table, 6, "score").rows) == 2

@@ -15,6 +15,7 @@ from dp_bench.records import RunRecord
 from dp_bench.report import paper, stats
 from dp_bench.report import tables as report
 from dp_bench.report.frame import Table, build_tables, transfer_tables
+from dp_bench.report.restarts import with_restarts
 from dp_bench.report.sheet import AGGREGATES, BUDGET, COLUMNS, Options, Sheet, make_sheet
 from dp_bench.types import UserError
 
@@ -39,6 +40,7 @@ class Asked:
     reference: str = "fixed"
     tests: str = "seeds"
     pairs: bool = False
+    best_of: int | None = None
 
 
 def tables(results_dir: Path, asked: Asked) -> int:
@@ -57,6 +59,10 @@ def tables(results_dir: Path, asked: Asked) -> int:
             "No run was evaluated on tasks other than its own: train with regime.transfer=[boolq], say."
         )
     built = [_of_tasks(table, asked.tasks) for table in built] if asked.tasks else built
+    if asked.best_of is not None:
+        if asked.best_of < 2:
+            raise UserError(f"--best-of {asked.best_of}: give the number of restarts, 2 or more.")
+        built = [with_restarts(table, asked.best_of, metric) for table in built]
     options = Options(
         columns=list(dict.fromkeys([*asked.columns, *(BUDGET if asked.budget else ())])),
         against_paper=asked.against == "paper",

@@ -190,10 +190,9 @@ def _paired(
 
 def is_seedless(row: Row) -> bool:
     """Say whether a row's one score stands for every seed: nothing of it is drawn."""
-    methods = {record.config["prompt"]["method"] for record in row.records}
-    return all(Method(name).is_seedless for name in methods) and all(
-        cell.n == 1 for cell in row.cells.values()
-    )
+    methods = {Method(record.config["prompt"]["method"]) for record in row.records}
+    drawn = any(not method.is_seedless for method in methods)
+    return not drawn and all(cell.n == 1 for cell in row.cells.values())
 
 
 def _on_examples(
