@@ -258,9 +258,7 @@ def test_the_best_of_several_restarts_is_chosen_by_the_selection_score() -> None
     more = with_restarts(table, 2, "score")
     rows = {row.label: row for row in more.rows}
     label = runs[0].prompt
-    assert list(rows) == [
-        row for own in table.rows for row in [own.label, f"{label}, best of 2"] if row in rows
-    ]
+    assert set(rows) == {label, f"{label}, best of 2", "majority"}
     assert rows[f"{label}, best of 2"].cells["boolq"].values == {(0, 0): 50.0, (2, 0): 40.0}
     assert len(rows[f"{label}, best of 2"].records) == 4
     assert len(with_restarts(table, 6, "score").rows) == 2
