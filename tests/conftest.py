@@ -110,6 +110,7 @@ def make_batch(
         label_B=torch.arange(num) % 2,
         row_B=torch.arange(num),
         task_B=torch.zeros(num, dtype=torch.long),
+        skill_B=torch.arange(num) % 2,
     )
 
 

@@ -298,6 +298,7 @@ def test_cached_summaries_are_those_computed_and_have_a_key_of_their_own(
         "body_start": [0] * 5,
         "body_end": [len(r) - 1 for r in rows],
         "label": [0] * 5,
+        "skill": [-1] * 5,
     }
     split = EncodedSplit(Dataset.from_dict(columns), "some-fingerprint", np.arange(5))
     passes: list[int] = []
@@ -367,6 +368,7 @@ def test_two_that_need_a_summary_at_once_compute_it_once(
         "body_start": [0] * 5,
         "body_end": [len(t) - 1 for t in texts],
         "label": [0] * 5,
+        "skill": [-1] * 5,
     }
     split = EncodedSplit(Dataset.from_dict(columns), "some-fingerprint", np.arange(5))
     computed: list[int] = []

@@ -71,7 +71,7 @@ def test_label_words_never_answer_the_operation_that_solves_a_task() -> None:
 
 
 def test_mixtures_are_told_by_the_heading(backbone: Loaded) -> None:
-    report, story = {"passage": "Report -- It."}, {"passage": "Story -- It."}
+    report, story = {"passage": "Report -- It.", "skill": 0}, {"passage": "Story -- It.", "skill": 1}
     assert told_how.told_how("mix2", report) != told_how.told_how("mix2", story)
     assert told_how.evaluate(*backbone, "mix2", instruction=True) >= 90
     with pytest.raises(ValueError, match="it has boolq"):

@@ -155,7 +155,7 @@ def test_dropped_rows_are_counted() -> None:
 
 
 # Changes with the generator; then the card's accuracies and every micro result are stale.
-DIGEST = "a1b7a9857f554b4dd098b9ee16b5dbd26ace49be7c49fec69733020b09979848"
+DIGEST = "9df4d644cc7997b2c7391e55edfbda42b641fbaf176a4f39c63d1f0d18615c97"
 
 
 def digest_of(tasks: Sequence[str]) -> str:
