@@ -111,6 +111,7 @@ def take(batch: Batch, row: int, length: int) -> Batch:
         batch.label_B[one],
         batch.row_B[one],
         batch.task_B[one],
+        skill_B=None if batch.skill_B is None else batch.skill_B[one],
         noise={name: draws[one] for name, draws in batch.noise.items()},
     )
 
