@@ -1,4 +1,4 @@
-"""A prompt: three pieces that each decide one thing, composed. There is no class per combination."""
+"""A prompt: pieces that each decide one thing, composed. There is no class per combination."""
 
 from __future__ import annotations
 
@@ -130,11 +130,6 @@ class Prompt(nn.Module):
         return PromptOutput(
             made.vectors_BPD, before_BJ, in_input, made.weights_BK, layers, made.loss, score_B, seen
         )
-
-    @property
-    def observes(self) -> bool:
-        """Say whether a piece learns from the losses of its choices."""
-        return any(selector.observes for selector in self.selectors.values())
 
     def begin_update(self, step: int, max_steps: int) -> None:
         for selector in self.selectors.values():
