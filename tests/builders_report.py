@@ -49,12 +49,13 @@ def make_record(*overrides: str, **changes: Any) -> RunRecord:
         resolved["seed"] = int(override.removeprefix("seed="))
     content = {**DEFAULTS, **copy.deepcopy(changes)}
     run_id, cell_id = records.identify(resolved, content["data_sha256"])
-    named = ("task", "backbone", "prompt", "regime", "protocol", "data")
+    named = ("task", "backbone", "prompt", "regime", "protocol")
     record = RunRecord(
         **{
             "run_id": run_id,
             "cell_id": cell_id,
             **{group: resolved[group]["name"] for group in named},
+            "data": resolved["data"]["title"],
             "seed": resolved["seed"],
             "selection": resolved["trainer"]["selection"],
             "config": resolved,

@@ -6,7 +6,6 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import mean, stdev
 
 from dp_bench.report.expand import MULTITASK
 from dp_bench.report.frame import Cell, Row, Table
@@ -48,7 +47,8 @@ def _numbers() -> dict[tuple[str, ...], float]:
 
 def printed(table: Table, row: Row, task: str, cell: Cell | None) -> Printed | None:
     """Return what the paper has for a cell, or None; `task` may be `mean`, of its five tasks alone."""
-    if table.header.data != "superglue" or row.records[0].prompt.endswith(MULTITASK):
+    data = row.records[0].config["data"]
+    if data["name"] != "superglue" or data["limit"] is not None or row.records[0].prompt.endswith(MULTITASK):
         return None
     own_tasks = {task for *_, task in _numbers()} - {"mean"}
     if task == "mean" and set(table.tasks) != own_tasks:
@@ -59,16 +59,16 @@ def printed(table: Table, row: Row, task: str, cell: Cell | None) -> Printed | N
     value = _numbers()[key]
     if cell is None:
         return Printed(value, None, None)
-    return Printed(value, cell.mean - value, _p_of_one_more(list(cell.values.values()), value))
+    return Printed(value, cell.mean - value, _p_of_one_more(cell, value))
 
 
-def _p_of_one_more(values: list[float], value: float) -> float | None:
+def _p_of_one_more(cell: Cell, value: float) -> float | None:
     """Return the two-sided p of one further draw at `value`, were it one of the same normal population."""
-    if len(values) < 2:
+    if cell.sd is None:
         return None
-    spread = stdev(values) * (1 + 1 / len(values)) ** 0.5
+    spread = cell.sd * (1 + 1 / cell.n) ** 0.5
     if spread == 0:
-        return 1.0 if value == values[0] else 0.0
+        return 1.0 if value == cell.mean else 0.0
     from scipy.special import stdtr
 
-    return float(2 * stdtr(len(values) - 1, -abs(value - mean(values)) / spread))
+    return float(2 * stdtr(cell.n - 1, -abs(value - cell.mean) / spread))
