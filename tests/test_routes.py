@@ -124,6 +124,9 @@ def test_it_forgets_what_it_saw_before_its_window_and_knows_nothing_at_first() -
         bandit(ridge, x, losses)
     torch.testing.assert_close(fresh.weight_JD, worn.weight_JD)
     assert int(worn.number_seen) == 400
+    narrow = make_ridge(window=50, fit_until=1.1)  # less than one update brings
+    bandit(narrow, x, losses)
+    assert torch.equal(narrow.inputs_ND, x[-50:])
 
 
 def test_an_outcome_that_was_never_seen_promises_what_an_average_one_does() -> None:

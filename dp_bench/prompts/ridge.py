@@ -116,7 +116,9 @@ class Ridge(Selector):
 
     def _keep(self, summary_BD: Tensor, outcome_B: Tensor, loss_B: Tensor) -> None:
         """Put what was seen in the place of what was seen longest ago."""
-        number, rows = len(loss_B), len(self.losses_N)
+        rows = len(self.losses_N)
+        summary_BD, outcome_B, loss_B = (own[-rows:] for own in (summary_BD, outcome_B, loss_B))
+        number = len(loss_B)
         at_B = (self.number_seen + torch.arange(number, device=self.number_seen.device)) % rows
         self.inputs_ND[at_B] = summary_BD.to(self.inputs_ND)
         self.outcomes_N[at_B] = outcome_B.to(self.outcomes_N)
