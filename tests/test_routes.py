@@ -466,11 +466,14 @@ def test_tables_flag_a_route_that_knows_the_answer(tmp_path: Path) -> None:
         return replace(own, diagnostics=found, routes=routes)
 
     runs = [routed("pool", seed, 0.6, "0 1 0 1") for seed in (0, 1)]
-    runs += [routed("routed", seed, 0.1, routes) for seed, routes in ((0, "0 1 1 0"), (1, "1 0 0 1"))]
+    runs += [
+        routed("routed", seed, 0.1, routes)
+        for seed, routes in ((0, "0 1 1 0"), (1, "1 0 0 1"), (2, "1 1 1 1"))
+    ]
     (table,) = build_tables(runs)
     sheet = make_sheet(table, Options(columns=["routes"]))
     cells = {line[0].text: (line[1].text, line[-1].text) for line in sheet.lines}
     assert cells["pool"][0].endswith("§") and not cells["routed"][0].endswith("§")
-    assert cells["routed"][1] == "label 0.10, skill 0.70, seeds 1.00"
+    assert cells["routed"][1] == ("label 0.10, skill 0.70, seeds 1.00, 1 of 3 runs use one member")
     (note,) = [note for note in sheet.notes if "routes by the answer" in note]
     assert "60 % (pool on " in note and "routed on" not in note

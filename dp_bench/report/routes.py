@@ -61,14 +61,22 @@ def in_words(row: Row) -> str:
     }
     agreed = [value for task in tasks if (value := agreement(row, task)) is not None]
     parts = [f"{name} {mean(values):.2f}" for name, values in {**found, "seeds": agreed}.items() if values]
+    made = [record for record in row.records if record.routes]
+    collapsed = sum(_is_collapsed(record) for record in made)
+    parts += [f"{collapsed} of {len(made)} runs use one member"] if collapsed else []
     return ", ".join(parts) or "-"
+
+
+def _is_collapsed(record: RunRecord) -> bool:
+    return len(set(record.routes.split())) == 1
 
 
 def agreement(row: Row, task: str) -> float | None:
     """Return the mean adjusted Rand index of the routes of each two seeds: 1 where they part the texts alike
-    under whatever names, 0 where no more than chance would."""
+    under whatever names, 0 where no more than chance would. What uses one member alone does not part them."""
     by_length: dict[int, list[np.ndarray]] = defaultdict(list)
-    for routes in (_routes(record) for record in row.records if record.task == task and record.routes):
+    own = (record for record in row.records if record.task == task and record.routes)
+    for routes in (_routes(record) for record in own if not _is_collapsed(record)):
         by_length[len(routes)].append(routes)
     pairs = [pair for own in by_length.values() for pair in combinations(own, 2)]
     return mean(adjusted_rand(one, other) for one, other in pairs) if pairs else None
