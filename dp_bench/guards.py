@@ -31,6 +31,9 @@ USUAL = {
 }
 
 
+ALONE = 0.99  # a member's weight, beside which the others do not count
+
+
 def before_training(settings: RunSettings, optimizer: FullSettings) -> Iterator[str]:
     """Look at the settings alone."""
     kind = _what_is_trained(settings.prompt)
@@ -71,6 +74,13 @@ def of_predictions(choices: NDArray[np.int64], where: str) -> Iterator[str]:
     """Look at what is predicted for the rows of a split."""
     if len(choices) > 1 and (choices == choices[0]).all():
         yield f"all {len(choices)} predictions on {where} are the same"
+
+
+def of_pool(weights_NK: NDArray[np.float32], where: str) -> Iterator[str]:
+    """Look at the weights that a pool's members have for the rows of a split."""
+    heaviest = int(weights_NK[0].argmax())
+    if weights_NK.shape[1] > 1 and len(weights_NK) > 1 and (weights_NK[:, heaviest] > ALONE).all():
+        yield f"the pool has collapsed: member {heaviest} alone makes the prompt of all rows of {where}"
 
 
 def of_outcomes(name: str, outcomes: NDArray[np.int64], where: str) -> Iterator[str]:

@@ -327,8 +327,8 @@ class Trainer:
             for name, outcomes in (("position", own.position_N), ("length", own.length_N)):
                 if isinstance(self.prompt.selectors[name], PerInstance | Ridge):
                     self._warn(guards.of_outcomes(name, outcomes, split.name))
-            if isinstance(self.prompt.route, PerInstance | Ridge) and own.route_N is not None:
-                self._warn(guards.of_outcomes("route", own.route_N, split.name))
+            if own.is_routed and own.pool_weights_NK is not None:
+                self._warn(guards.of_pool(own.pool_weights_NK, split.name))
 
     def _warn(self, found: Iterable[str]) -> None:
         for text in found:

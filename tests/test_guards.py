@@ -76,6 +76,13 @@ def test_constant_predictions_and_collapsed_selectors_are_told(experiment: Build
         trainer.prompt.position.linear.bias[2] = 1e3  # type: ignore[union-attr, operator, index]
     trainer.fit()
     assert any("position selector has collapsed: it chooses 2" in text for text in trainer.warnings)
+    pool = make_trainer(experiment("prompt=pool", *QUICK, "trainer.lr=1e-9"), tmp_path / "pool")
+    pool.fit()
+    assert not any("collapsed" in text for text in pool.warnings)
+    with torch.no_grad():
+        pool.prompt.vectors.linear.bias[3] = 1e3  # type: ignore[union-attr, operator, index]
+    pool._look_at({"rte": pool._predict(pool.select_splits[0])})
+    assert any("member 3 alone makes the prompt of all rows of select" in text for text in pool.warnings)
 
 
 def test_warnings_are_kept_in_the_record_once(experiment: Build) -> None:
