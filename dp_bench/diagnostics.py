@@ -72,42 +72,50 @@ def _rng(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng(derive(seed, *names))
 
 
+Strata = list[tuple[Numbers, Numbers]]  # route and group of each text, of each task apart
+
+
 def _routes(reports: Mapping[str, Report]) -> dict[str, float]:
-    """Return what the routes of all reported texts tell: of label, prediction, sub-skill and task."""
-    own = [report for report in reports.values() if report.predictions.route_N is not None]
-    route_N = np.concatenate([_some(report.predictions.route_N) for report in own])
-    first = np.cumsum([0, *(len(report.split.task.labels) for report in own)])  # labels of a task apart
-    groups = {
-        "label": [report.split.encoded.labels + n for report, n in zip(own, first, strict=False)],
-        "prediction": [report.predictions.choices + n for report, n in zip(own, first, strict=False)],
+    """Return what the routes of all reported texts tell: of label and prediction within each task, of the
+    sub-skill, and of the task itself."""
+    own = [(r, r.predictions.route_N) for r in reports.values() if r.predictions.route_N is not None]
+    told: dict[str, Strata] = {
+        "label": [(route_N, report.split.encoded.labels) for report, route_N in own],
+        "prediction": [(route_N, report.predictions.choices) for report, route_N in own],
     }
-    if all(report.split.encoded.skills is not None for report in own):
-        groups["skill"] = [_some(report.split.encoded.skills) for report in own]
+    skills = [(route_N, s) for report, route_N in own if (s := report.split.encoded.skills) is not None]
+    if len(skills) == len(own):
+        told["skill"] = [_one(skills)]
     if len(own) > 1:
-        groups["task"] = [np.full(len(report.split), number) for number, report in enumerate(own)]
-    found = {}
-    for name, parts in groups.items():
-        group_N = np.concatenate(parts)
-        found[f"route_purity_{name}"] = purity(route_N, group_N)
-        found[f"route_lambda_{name}"] = explained(route_N, group_N)
-    return found
+        told["task"] = [_one([(route_N, np.full(len(route_N), n)) for n, (_, route_N) in enumerate(own)])]
+    return {
+        f"route_{measure}_{name}": of(strata)
+        for name, strata in told.items()
+        for measure, of in (("purity", purity), ("lambda", explained))
+    }
 
 
-def _some(values: Numbers | None) -> Numbers:
-    assert values is not None
-    return values
+def _one(strata: Strata) -> tuple[Numbers, Numbers]:
+    routes, groups = zip(*strata, strict=True)
+    return np.concatenate(routes), np.concatenate(groups)
 
 
-def purity(route_N: Numbers, group_N: Numbers) -> float:
+def purity(strata: Strata) -> float:
     """Return the share of texts whose group is the most frequent one of their route."""
-    return sum(_most(group_N[route_N == route]) for route in np.unique(route_N)) / len(group_N)
+    return _right(strata) / sum(len(group_N) for _, group_N in strata)
 
 
-def explained(route_N: Numbers, group_N: Numbers) -> float:
+def explained(strata: Strata) -> float:
     """Return Goodman and Kruskal's lambda: the share of the errors of guessing the most frequent group that
     knowing the route saves, from 0 to 1. Unlike purity it is 0 for what says nothing of unequal groups."""
-    errors = len(group_N) - _most(group_N)
-    return (purity(route_N, group_N) * len(group_N) - _most(group_N)) / errors if errors else 0.0
+    without = sum(_most(group_N) for _, group_N in strata)
+    errors = sum(len(group_N) for _, group_N in strata) - without
+    return (_right(strata) - without) / errors if errors else 0.0
+
+
+def _right(strata: Strata) -> int:
+    """Return how many groups are guessed from the routes."""
+    return sum(_most(group_N[route_N == k]) for route_N, group_N in strata for k in np.unique(route_N))
 
 
 def _most(values: Numbers) -> int:

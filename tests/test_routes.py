@@ -419,11 +419,16 @@ def test_an_oracle_routes_by_the_sub_skill_that_the_data_names(
 def test_purity_and_what_a_route_explains() -> None:
     route = np.array([0, 0, 0, 1, 1, 1, 1, 1])
     label = np.array([1, 1, 0, 0, 0, 0, 0, 1])
-    assert purity(route, label) == 6 / 8
-    assert explained(route, label) == pytest.approx((6 - 5) / (8 - 5))
-    assert explained(np.zeros(8, dtype=np.int64), label) == 0.0
-    assert explained(label, label) == 1.0 and explained(1 - label, label) == 1.0
-    assert explained(route, np.zeros(8, dtype=np.int64)) == 0.0
+    nothing = np.zeros(8, dtype=np.int64)
+    assert purity([(route, label)]) == 6 / 8
+    assert explained([(route, label)]) == pytest.approx((6 - 5) / (8 - 5))
+    assert explained([(nothing, label)]) == 0.0
+    assert explained([(label, label)]) == 1.0 and explained([(1 - label, label)]) == 1.0
+    assert explained([(route, nothing)]) == 0.0
+    # A route that knows the task and nothing else knows no label.
+    assert explained([(nothing, label), (nothing + 1, 1 - label)]) == 0.0
+    both = explained([(route, label), (label, label)])
+    assert both == pytest.approx((6 + 8 - 5 - 5) / (16 - 10))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def by_the_answer(table: Table) -> dict[tuple[str, str], float]:
     found = {}
     for row in table.rows:
         for task in row.cells:
-            value = explained(row, task, "label")
+            value = what_it_tells(row, task, "label")
             if value is not None and value >= BY_ANSWER:
                 found[row.label, task] = value
     return found
@@ -44,7 +44,7 @@ def notes(table: Table) -> list[str]:
     ]
 
 
-def explained(row: Row, task: str, group: str) -> float | None:
+def what_it_tells(row: Row, task: str, group: str) -> float | None:
     """Return the mean over seeds of what a row's routes tell of label, prediction, skill or task."""
     values = [r.diagnostics.get(f"route_lambda_{group}") for r in row.records if r.task == task]
     known = [value for value in values if value is not None]
@@ -56,13 +56,13 @@ def in_words(row: Row) -> str:
     most."""
     tasks = list(row.cells)
     found = {
-        group: [v for task in tasks if (v := explained(row, task, group)) is not None]
+        group: [v for task in tasks if (v := what_it_tells(row, task, group)) is not None]
         for group in ("label", "skill", "task")
     }
     agreed = [value for task in tasks if (value := agreement(row, task)) is not None]
     parts = [f"{name} {mean(values):.2f}" for name, values in {**found, "seeds": agreed}.items() if values]
-    made = [record for record in row.records if record.routes]
-    collapsed = sum(_is_collapsed(record) for record in made)
+    made = {record.run_id: record for record in row.records if record.routes}
+    collapsed = sum(_is_collapsed(record) for record in made.values())
     parts += [f"{collapsed} of {len(made)} runs use one member"] if collapsed else []
     return ", ".join(parts) or "-"
 
