@@ -11,6 +11,8 @@ from typing import Any
 from dp_bench.data.readers import READERS
 from dp_bench.data.template import Template
 from dp_bench.settings import (
+    LEARNED,
+    POOLS,
     Estimator,
     Head,
     Init,
@@ -23,11 +25,12 @@ from dp_bench.settings import (
     Scoring,
     TaskSettings,
     TrainerSettings,
+    class_of,
 )
 from dp_bench.types import UserError
 
 PARTS = re.compile(r"dp_bench\.prompts\.\w+\.\w+")  # what a `_target_` may name
-LOOKING = (".PerInstance", ".Ridge", ".Pool", ".SimilarityPool", ".KeyedPool", ".TaskPool")  # at a summary
+LOOKING = ("PerInstance", "Ridge", *POOLS)  # at a summary
 SELECTORS = ("position", "length", "route")
 NAMED_OUTCOMES = ("all", "half", "none")
 SITES = ("encoder", "decoder", "cross")
@@ -99,8 +102,8 @@ def _input_problems(settings: RunSettings) -> Iterator[str]:
     for key in ("standardise", "erase_label", "shuffle_input"):
         if not getattr(prompt, key):
             continue
-        pieces = (prompt.position, prompt.length, prompt.vectors, prompt.route or {})
-        if not any(str(piece.get("_target_")).endswith(LOOKING) for piece in pieces):
+        pieces = (prompt.position, prompt.length, prompt.vectors, prompt.route)
+        if not any(class_of(piece) in LOOKING for piece in pieces):
             yield (
                 f"prompt.{key} is about what a selector looks at, and prompt={prompt.name} has none that "
                 "looks: take it away, or use prompt=dynamic."
@@ -204,8 +207,7 @@ def _training_problems(prompt: PromptSettings) -> Iterator[str]:
 def _estimator_problems(prompt: PromptSettings) -> Iterator[str]:
     if prompt.estimator is None:
         return
-    targets = {name: str((getattr(prompt, name) or {}).get("_target_")) for name in SELECTORS}
-    learned = [n for n, t in targets.items() if t.endswith((".PerTask", ".PerInstance", ".Ridge"))]
+    learned = [name for name in SELECTORS if class_of(getattr(prompt, name)) in LEARNED]
     if not learned:
         yield (
             f"prompt.estimator={prompt.estimator.value} is about a learned position, length or route, of "
@@ -228,8 +230,8 @@ def _route_problems(prompt: PromptSettings) -> Iterator[str]:
             "none: add prompt/vectors=routed, or take it away."
         )
     for name in SELECTORS:
-        piece = getattr(prompt, name) or {}
-        if str(piece.get("_target_")).endswith(".Ridge"):
+        piece = getattr(prompt, name)
+        if class_of(piece) == "Ridge":
             yield from _ridge_problems(f"prompt.{name}", piece)
     group = (prompt.route or {}).get("group", "task")
     if group not in ("task", "skill"):
@@ -292,7 +294,7 @@ def _layer_problems(prompt: PromptSettings) -> Iterator[str]:
                 "prompt/vectors=none leaves nothing to train without prompt/layers=table or "
                 "prompt/layers=mlp."
             )
-        is_fixed = str(prompt.position.get("_target_")).endswith(".Fixed")
+        is_fixed = class_of(prompt.position) == "Fixed"
         if not is_fixed or prompt.position.get("outcome", "all") != "all":
             yield (
                 f"prompt{'.position.outcome' if is_fixed else '/position'} has no meaning with "

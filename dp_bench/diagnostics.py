@@ -8,14 +8,14 @@ says yes and a prompt that says no", however well it scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dp_bench.evaluation import Predictions, Report, predict, score
 from dp_bench.model import PromptedModel
-from dp_bench.prompts.ridge import Ridge
-from dp_bench.prompts.selectors import PerInstance, Random
+from dp_bench.prompts.selectors import Random
 from dp_bench.randomness import derive
 from dp_bench.settings import RunSettings
 
@@ -35,29 +35,19 @@ def after_training(
 
 def _controls(model: PromptedModel, reports: Mapping[str, Report], settings: RunSettings) -> dict[str, float]:
     prompt, seed = model.prompt, settings.seed_of("gumbel")
-    size = settings.trainer.eval_batch_size
+    again = partial(predict, model, batch_size=settings.trainer.eval_batch_size, seed=seed)
     controls: dict[str, Callable[[str, Report], Predictions]] = {}
-    if isinstance(prompt.position, PerInstance | Ridge):
-        controls["shuffled_position"] = lambda name, own: predict(
-            model,
-            own.split,
-            batch_size=size,
-            seed=seed,
-            positions=_rng(seed, "shuffle", name).permutation(own.predictions.position_N),
+    if prompt.position.is_per_text:
+        controls["shuffled_position"] = lambda name, own: again(
+            own.split, positions=_rng(seed, "shuffle", name).permutation(own.predictions.position_N)
         )
     if prompt.vectors.is_routed and prompt.needs_summary:
-        controls["shuffled_input"] = lambda name, own: predict(
-            model,
-            own.split.with_inputs_of_others(derive(seed, "input of others", name)),
-            batch_size=size,
-            seed=seed,
+        controls["shuffled_input"] = lambda name, own: again(
+            own.split.with_inputs_of_others(derive(seed, "input of others", name))
         )
-    if isinstance(prompt.route, PerInstance | Ridge | Random):
-        controls["random_route"] = lambda name, own: predict(
-            model,
+    if prompt.route is not None and (prompt.route.is_per_text or isinstance(prompt.route, Random)):
+        controls["random_route"] = lambda name, own: again(
             own.split,
-            batch_size=size,
-            seed=seed,
             routes=_rng(seed, "route", name).integers(prompt.vectors.num_prompts, size=len(own.split)),
         )
     several = len(reports) > 1

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dp_bench.settings import FullSettings, Method, OptimizerName, PromptSettings, RunSettings
+from dp_bench.settings import FullSettings, Method, OptimizerName, PromptSettings, RunSettings, class_of
 
 # Learning rates that are seen to work: of vectors, of keys and values, of LoRA and BitFit, of a whole
 # backbone.
@@ -54,7 +54,7 @@ def _what_is_trained(prompt: PromptSettings) -> str:
         return "some weights"
     if prompt.layers is None:
         return "prompt"
-    is_mlp = str(prompt.layers.get("_target_")).endswith(".Mlp")
+    is_mlp = class_of(prompt.layers) == "Mlp"
     return f"keys and values{' out of an MLP' if is_mlp else ''}"
 
 

@@ -164,10 +164,10 @@ def fit_input(input: SelectorInput, train: Sequence[Split]) -> None:
     """Fit what becomes of summaries to the training rows of every task. Labels are centred within their task,
     so that the task itself is not erased with them; texts with choices of their own have none."""
     summaries, labels = [], []
+    widths = [len(own.task.labels) for own in train]
     for number, split in enumerate(train):
         assert split.summary_ND is not None
         summaries.append(split.summary_ND[torch.from_numpy(split.encoded.rows)])
-        widths = [len(own.task.labels) for own in train]
         labels_N = torch.from_numpy(split.encoded.labels)
         onehot = (labels_N[:, None] == torch.arange(widths[number])).double()
         before, behind = sum(widths[:number]), sum(widths[number + 1 :])

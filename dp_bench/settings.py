@@ -15,6 +15,15 @@ from typing import Any
 
 from omegaconf import MISSING
 
+# Classes of dp_bench.prompts that choose for a prompt: the learned selectors, and the pools.
+LEARNED = ("PerTask", "PerInstance", "Ridge")
+POOLS = ("Pool", "SimilarityPool", "KeyedPool", "TaskPool")
+
+
+def class_of(piece: Mapping[str, Any] | None) -> str:
+    """Return the class that a piece of a prompt is built of, without its module; "" for no piece."""
+    return str((piece or {}).get("_target_", "")).rsplit(".", 1)[-1]
+
 
 class OnMissing(Enum):
     micro = "micro"
@@ -208,11 +217,11 @@ class PromptSettings:
 
     @property
     def is_routed(self) -> bool:
-        return str(self.vectors.get("_target_", "")).endswith(".Routed")
+        return class_of(self.vectors) == "Routed"
 
     @property
     def in_layers_alone(self) -> bool:
-        return str(self.vectors.get("_target_", "")).endswith(".NoVectors")
+        return class_of(self.vectors) == "NoVectors"
 
 
 class FewShotSplit(Enum):

@@ -30,8 +30,6 @@ from dp_bench.model import PromptedModel
 from dp_bench.objective import objective
 from dp_bench.profiling import stage
 from dp_bench.progress import Reporter
-from dp_bench.prompts.ridge import Ridge
-from dp_bench.prompts.selectors import PerInstance
 from dp_bench.randomness import derive, generator
 from dp_bench.records import replace_file, write_json, write_lines, write_text
 from dp_bench.settings import (
@@ -325,7 +323,7 @@ class Trainer:
             own = predictions[split.task.name]
             self._warn(guards.of_predictions(own.choices, split.name))
             for name, outcomes in (("position", own.position_N), ("length", own.length_N)):
-                if isinstance(self.prompt.selectors[name], PerInstance | Ridge):
+                if self.prompt.selectors[name].is_per_text:
                     self._warn(guards.of_outcomes(name, outcomes, split.name))
             if own.is_routed and own.pool_weights_NK is not None:
                 self._warn(guards.of_pool(own.pool_weights_NK, split.name))

@@ -82,12 +82,7 @@ def _draw(out: Path, table: pd.DataFrame, shown: Landscape) -> None:
     left.set_xlabel("cosine of an estimator's mean with the exact gradient")
     left.set_title(f"a dot a setting, a bar their mean ({len(own)} settings)", fontsize=9)
     inspect.draw_line(right, shown)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    records.replace_file(
-        out / "gradients.png",
-        lambda temporary: canvas.savefig(temporary, format="png", dpi=150, metadata={"Software": None}),
-    )
+    inspect.save(canvas, out)
 
 
 def _summary(table: pd.DataFrame, examples: int, draws: int) -> str:

@@ -14,6 +14,7 @@ from dp_bench.types import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from dp_bench.gradients import Landscape, Quality
 
@@ -134,13 +135,18 @@ def _draw(folder: Path, landscape: Landscape, found: list[Quality]) -> None:
     left.invert_yaxis()
     left.legend(fontsize=8, frameon=False, loc="lower left")
     draw_line(right, landscape)
-    for axes in (left, right):
+    save(canvas, folder)
+    pyplot.close(canvas)
+
+
+def save(canvas: Figure, folder: Path) -> None:
+    """Leave a figure of gradients, the same bytes for the same numbers."""
+    for axes in canvas.axes:
         axes.spines[["top", "right"]].set_visible(False)
     records.replace_file(
         folder / "gradients.png",
         lambda temporary: canvas.savefig(temporary, format="png", dpi=150, metadata={"Software": None}),
     )
-    pyplot.close(canvas)
 
 
 def draw_line(axes: Axes, landscape: Landscape) -> None:

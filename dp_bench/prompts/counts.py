@@ -47,14 +47,22 @@ def _mlp(w: Widths, tasks: int) -> int:
     return sum(P * w.d_model + (w.d_model + 1) * HIDDEN + (HIDDEN + 1) * width for width in own)
 
 
+def _pool_of(k: int) -> Count:
+    return Count("K P D + K (D + 1)", lambda w, n: k * P * w.d_model + k * (w.d_model + 1))
+
+
+def _pool_and_split_of(k: int) -> Count:
+    return Count("K P D + (K + J) (D + 1)", lambda w, n: k * P * w.d_model + (k + P + 1) * (w.d_model + 1))
+
+
+def _members_of(k: int) -> Count:
+    return Count("K P D", lambda w, n: k * P * w.d_model)
+
+
 _fixed = Count("P D", lambda w, n: P * w.d_model)
 _task = Count("P D + N J", lambda w, n: P * w.d_model + n * (P + 1))
 _instance = Count("P D + (D + 1) J", lambda w, n: P * w.d_model + (w.d_model + 1) * (P + 1))
-_pool = Count("K P D + K (D + 1)", lambda w, n: K * P * w.d_model + K * (w.d_model + 1))
-_both = Count("K P D + (K + J) (D + 1)", lambda w, n: K * P * w.d_model + (K + P + 1) * (w.d_model + 1))
-_routed = Count("K P D + K (D + 1)", lambda w, n: ROUTED_K * P * w.d_model + ROUTED_K * (w.d_model + 1))
-_routed_alone = Count("K P D", lambda w, n: ROUTED_K * P * w.d_model)
-_members = Count("K P D", lambda w, n: K * P * w.d_model)
+_pool = _pool_of(K)
 _none = Count("0", lambda w, n: 0)
 
 COUNTS = {
@@ -62,16 +70,15 @@ COUNTS = {
     **dict.fromkeys(("adap_pos", "adap_len"), _task),
     **dict.fromkeys(("adap_ins_pos", "adap_ins_len"), _instance),
     **dict.fromkeys(("adap_ins_vec", "pool"), _pool),
-    **dict.fromkeys(("routed", "routed_full", "routed_mixture", "mixture", "shuffled_route"), _routed),
-    **dict.fromkeys(("random_route", "oracle_route"), _routed_alone),
-    "ridge_position": _instance,
-    "routed_position": Count(
-        "K P D + (K + J) (D + 1)",
-        lambda w, n: ROUTED_K * P * w.d_model + (ROUTED_K + P + 1) * (w.d_model + 1),
+    **dict.fromkeys(
+        ("routed", "routed_full", "routed_mixture", "mixture", "shuffled_route"), _pool_of(ROUTED_K)
     ),
-    **dict.fromkeys(("adap_ins_vec_pos", "dynamic"), _both),
+    **dict.fromkeys(("random_route", "oracle_route"), _members_of(ROUTED_K)),
+    "ridge_position": _instance,
+    "routed_position": _pool_and_split_of(ROUTED_K),
+    **dict.fromkeys(("adap_ins_vec_pos", "dynamic"), _pool_and_split_of(K)),
     "adap_pos_ins_vec": Count("K P D + K (D + 1) + N J", lambda w, n: _pool.value(w, n) + n * (P + 1)),
-    **dict.fromkeys(("fixed_kp", "uniform_pool"), _members),
+    **dict.fromkeys(("fixed_kp", "uniform_pool"), _members_of(K)),
     "prefix_tuning": Count(
         "for each kind of attention: P D + (D + 1) 512 + 513 (2 S W); 2 P S W without the MLP", _mlp
     ),

@@ -43,6 +43,11 @@ class Selector(nn.Module):
         return self.needs_noise and not self.noise_at_eval
 
     @property
+    def is_per_text(self) -> bool:
+        """Say whether it learns to choose for each text, from its summary."""
+        return self.is_learned and self.needs_summary
+
+    @property
     def noise_columns(self) -> int:
         """How many Gumbel numbers an example takes."""
         return noise_columns(self.num_outcomes, self.estimator)

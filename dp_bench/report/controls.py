@@ -7,12 +7,11 @@ from dp_bench.records import RunRecord
 from dp_bench.report.expand import MULTITASK
 from dp_bench.report.frame import Row, Table
 from dp_bench.report.stats import ALPHA, compare
+from dp_bench.settings import LEARNED, POOLS, class_of
 
 CONTROLS = ("zero_shot", "majority", "linear_probe", "fixed", "postfix", "split", "random_position")
 # Of pools and of routed vectors. Not oracle_route: it is told what others have to find.
 MORE_CONTROLS = ("fixed_kp", "uniform_pool", "random_route", "shuffled_route")
-SELECTORS = ("PerTask", "PerInstance", "Ridge")
-POOLS = ("Pool", "SimilarityPool", "KeyedPool", "TaskPool")
 
 
 def is_dynamic(record: RunRecord) -> bool:
@@ -25,8 +24,7 @@ def is_dynamic(record: RunRecord) -> bool:
 
 def is_chosen(record: RunRecord, piece: str) -> bool:
     """Say whether a learned selector chooses a piece of a run's prompt."""
-    target = str((record.config["prompt"].get(piece) or {}).get("_target_", "")).rsplit(".", 1)[-1]
-    return target in (POOLS if piece == "vectors" else SELECTORS)
+    return class_of(record.config["prompt"].get(piece)) in (POOLS if piece == "vectors" else LEARNED)
 
 
 def is_control(record: RunRecord) -> bool:
