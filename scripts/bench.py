@@ -482,23 +482,31 @@ def dtype_of(precision: str) -> Any:
 def make_t5(given: argparse.Namespace, precision: str, attention: str) -> Any:
     """Build a T5 1.1 with random weights in one precision."""
     import torch
-    from transformers import T5Config, T5ForConditionalGeneration
+    from transformers import T5ForConditionalGeneration
 
-    d_model, d_ff, layers, heads = SIZES[given.size]
+    with torch.device(given.device):
+        model = T5ForConditionalGeneration(t5_config(given.size, attention))
+    return model.to(dtype_of(precision)).eval()
+
+
+def t5_config(size: str, attention: str = "sdpa", *, layers: int | None = None) -> Any:
+    """Return the dimensions of a T5 1.1, or of one with so many layers."""
+    from transformers import T5Config
+
+    d_model, d_ff, its_layers, heads = SIZES[size]
     config = T5Config(
         vocab_size=VOCABULARY,
         d_model=d_model,
         d_ff=d_ff,
         d_kv=64,
-        num_layers=layers,
+        num_layers=layers or its_layers,
         num_heads=heads,
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
         decoder_start_token_id=0,
     )
     config._attn_implementation = attention
-    with torch.device(given.device):
-        return T5ForConditionalGeneration(config).to(dtype_of(precision)).eval()
+    return config
 
 
 def build(system: str, texts: list[list[int]], precision: str, given: argparse.Namespace) -> System:

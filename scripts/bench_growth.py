@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import SIZES, boolq_lengths_or_like, dtype_of, machine_name, make_t5, ours, timed
+from bench import SIZES, boolq_lengths_or_like, dtype_of, machine_name, make_t5, ours, t5_config, timed
 
 DYNAMIC = "prompt=adap_ins_vec_pos"
 AXES: dict[str, tuple[int, ...]] = {
@@ -160,28 +160,7 @@ def num_weights(size: str) -> int:
     from transformers import T5ForConditionalGeneration
 
     with torch.device("meta"):
-        return sum(
-            p.numel() for p in T5ForConditionalGeneration(t5_config(size, SIZES[size][2])).parameters()
-        )
-
-
-def t5_config(size: str, layers: int) -> Any:
-    from transformers import T5Config
-
-    d_model, d_ff, _, heads = SIZES[size]
-    config = T5Config(
-        vocab_size=32128,
-        d_model=d_model,
-        d_ff=d_ff,
-        d_kv=64,
-        num_layers=layers,
-        num_heads=heads,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        decoder_start_token_id=0,
-    )
-    config._attn_implementation = "sdpa"
-    return config
+        return sum(p.numel() for p in T5ForConditionalGeneration(t5_config(size)).parameters())
 
 
 def kept_bytes(size: str, layers: int, batch: int, tokens: int) -> int:
@@ -190,7 +169,7 @@ def kept_bytes(size: str, layers: int, batch: int, tokens: int) -> int:
     from transformers import T5ForConditionalGeneration
 
     with torch.device("meta"):
-        model = T5ForConditionalGeneration(t5_config(size, layers)).to(dtype_of("bf16")).eval()
+        model = T5ForConditionalGeneration(t5_config(size, layers=layers)).to(dtype_of("bf16")).eval()
         embeds = torch.zeros(batch, tokens, SIZES[size][0], dtype=dtype_of("bf16"), requires_grad=True)
     own = {p.untyped_storage()._cdata for p in model.requires_grad_(False).parameters()}
     seen: dict[int, int] = {}

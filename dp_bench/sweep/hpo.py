@@ -76,8 +76,9 @@ def search(
         return typed
     studies = _studies(tuned, settings, folder)
     assert settings.trials is not None
-    for number in range(settings.trials):
-        _round(number, tuned, studies, settings, folder, extra_dir, jobs=jobs, gpus=gpus, console=console)
+    with Workers(jobs, folder, gpus, extra_dir) as workers:
+        for number in range(settings.trials):
+            _round(number, tuned, studies, settings, folder, extra_dir, workers, console)
     named = {study.study_name: study for study in studies}
     return _reported(typed, cells, named, settings, folder, extra_dir)
 
@@ -137,9 +138,7 @@ def _round(
     settings: HpoSettings,
     folder: Path,
     extra_dir: Path | None,
-    *,
-    jobs: int,
-    gpus: Sequence[str],
+    workers: Workers,
     console: Console,
 ) -> None:
     """Make trial `number` of every cell that has not made it yet.
@@ -162,11 +161,7 @@ def _round(
 
     console.print(f"{whole.name}: {len(whole.runs)} runs", markup=False)
     found = states(folder, [run.run_id for run in whole.runs])
-    costs = Costs(load_all(folder))
-    with (
-        Watch(whole, found, costs, jobs, console) as watch,
-        Workers(jobs, folder, gpus, extra_dir) as workers,
-    ):
+    with Watch(whole, found, Costs(load_all(folder)), workers.jobs, console) as watch:
         watch.expect(whole.runs)
         outcomes = workers.run(whole.runs, watch)
     refused = [outcome for outcome in outcomes if outcome.kind == "refused"]

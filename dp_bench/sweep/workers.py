@@ -56,8 +56,7 @@ class Workers:
     def __init__(
         self, jobs: int, results_dir: Path, gpus: Sequence[str] = (), extra_dir: Path | None = None
     ) -> None:
-        self.results_dir, self.gpus, self.extra_dir = results_dir, gpus, extra_dir
-        self._jobs = jobs
+        self.jobs, self.results_dir, self.gpus, self.extra_dir = jobs, results_dir, gpus, extra_dir
         self._events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self._workers: list[_Worker] = []
 
@@ -103,9 +102,9 @@ class Workers:
     def _idle(self, wanted: int) -> list[_Worker]:
         """Return workers with nothing to do, new ones among them, no more than are wanted."""
         idle = [worker for worker in self._workers if worker.run is None]
-        while len(idle) < wanted and len(self._workers) < self._jobs:
+        while len(idle) < wanted and len(self._workers) < self.jobs:
             taken = {worker.place for worker in self._workers}
-            place = next(number for number in range(self._jobs) if number not in taken)
+            place = next(number for number in range(self.jobs) if number not in taken)
             worker = _Worker(place, self._environment(place), self._events)
             self._workers.append(worker)
             idle.append(worker)
@@ -113,7 +112,7 @@ class Workers:
 
     def _environment(self, place: int) -> dict[str, str]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        own = {"OMP_NUM_THREADS": str(max(1, cores // self._jobs))}
+        own = {"OMP_NUM_THREADS": str(max(1, cores // self.jobs))}
         visible = {"CUDA_VISIBLE_DEVICES": self.gpus[place % len(self.gpus)]} if self.gpus else {}
         return {**own, **os.environ, **visible}
 
