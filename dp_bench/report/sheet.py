@@ -9,7 +9,7 @@ from statistics import mean, median
 from dp_bench.records import RunRecord
 from dp_bench.report import paper, routes, stats
 from dp_bench.report.controls import control_notes
-from dp_bench.report.frame import DEGENERATE_MARK, MEAN, Cell, Header, Row, Table
+from dp_bench.report.frame import DEGENERATE_MARK, Cell, Header, Row, Table
 from dp_bench.report.stats import Comparison
 
 DIFFERS_MARK = "†"
@@ -75,7 +75,7 @@ def cell_text(cell: Cell | None, mark: str = "", aggregate: str = "mean") -> str
 
 def make_sheet(table: Table, options: Options = Options()) -> Sheet:
     """Lay out a table with the columns and marks that are asked for."""
-    tasks = (*table.tasks, MEAN)
+    tasks = table.columns
     compared = _compared(table, options)
     ranks = stats.supported_ranks(table)
     heads = [table.row_head]
