@@ -180,6 +180,16 @@ def test_marks_and_ranks_need_support() -> None:
     assert any("5 seeds" in note and "cannot go under 0.0625" in note for note in five.notes)
 
 
+def test_a_reference_that_stands_in_several_rows_is_asked_for_by_its_whole_name() -> None:
+    longer = scored(["task=rte", "prompt=fixed", "trainer.max_steps=99"], [60.0 + seed for seed in range(8)])
+    table = only([*rows(fixed=[60.0] * 8, split=[70.0 + seed for seed in range(8)]), *longer])
+    (note,) = [note for note in make_sheet(table, Options()).notes if note.startswith("no row is compared")]
+    assert note.endswith('fixed is in 2; name one: --reference "fixed [max_steps=60]"')
+    named = make_sheet(table, Options(reference="fixed [max_steps=60]"))
+    assert any(note.startswith("† differs from fixed [max_steps=60]") for note in named.notes)
+    assert row(named, "split [max_steps=60]")[1].endswith("†")
+
+
 def test_a_control_within_reach_is_named_in_words() -> None:
     def note(**scores: Sequence[float]) -> str:
         (text,) = [n for n in control_notes(only(rows(**scores))) if n.startswith("best control / best")]

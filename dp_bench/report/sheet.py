@@ -126,7 +126,7 @@ def _compared(table: Table, options: Options) -> list[Comparison]:
 def _test_notes(table: Table, compared: list[Comparison], options: Options) -> list[str]:
     several = [c for c in compared if c.n > 1]
     if not several:
-        return []
+        return _which_reference(table, options)
     if options.by_examples:
         rest = "paired bootstrap over examples"
     else:
@@ -142,6 +142,14 @@ def _test_notes(table: Table, compared: list[Comparison], options: Options) -> l
         f"{DIFFERS_MARK} differs from {options.reference}: {rest}, p < {stats.ALPHA} after Holm's correction "
         f"for {len(compared)} comparisons"
     ]
+
+
+def _which_reference(table: Table, options: Options) -> list[str]:
+    """Say how to name a row to compare with, where the usual one is split by its settings."""
+    split = [row.label for row in table.rows if row.label.startswith(f"{options.reference} [")]
+    if not split:
+        return []
+    return [f'no row is compared: {options.reference} is in {len(split)}; name one: --reference "{split[0]}"']
 
 
 def _beside(printed: paper.Printed | None) -> list[Shown]:
