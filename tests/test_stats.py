@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
@@ -184,10 +185,14 @@ def test_a_reference_that_stands_in_several_rows_is_asked_for_by_its_whole_name(
     longer = scored(["task=rte", "prompt=fixed", "trainer.max_steps=99"], [60.0 + seed for seed in range(8)])
     table = only([*rows(fixed=[60.0] * 8, split=[70.0 + seed for seed in range(8)]), *longer])
     (note,) = [note for note in make_sheet(table, Options()).notes if note.startswith("no row is compared")]
-    assert note.endswith('fixed is in 2; name one: --reference "fixed [max_steps=60]"')
+    assert note.endswith('fixed is in 2 rows; name one: --reference "fixed [max_steps=60]"')
     named = make_sheet(table, Options(reference="fixed [max_steps=60]"))
     assert any(note.startswith("† differs from fixed [max_steps=60]") for note in named.notes)
     assert row(named, "split [max_steps=60]")[1].endswith("†")
+    alone = make_sheet(
+        with_restarts(only([*longer, *rows(split=[70.0 + seed for seed in range(8)])]), 2, "score"), Options()
+    )
+    assert any(note.startswith("† differs from fixed [max_steps=99]:") for note in alone.notes), alone.notes
 
 
 def test_a_control_within_reach_is_named_in_words() -> None:
@@ -204,6 +209,15 @@ def test_a_control_within_reach_is_named_in_words() -> None:
     ahead = note(fixed=[60.0 + i for i in range(8)], adap_pos=[70.0 + i for i in range(8)])
     assert "ahead of every control: p = 0.0078 over 8 seeds" in ahead
     assert "one seed in common: no test" in note(fixed=[60], adap_pos=[70])
+
+
+def test_the_best_of_several_restarts_is_not_what_a_prompt_is_held_against() -> None:
+    made = [
+        replace(record, select_score=record.score)
+        for record in rows(fixed=[60.0, 90.0] * 4, adap_pos=[80.0] * 8)
+    ]
+    notes = control_notes(with_restarts(only(made), 2, "score"))
+    assert any("RTE fixed 75.00 / adap_pos 80.00" in note for note in notes), notes
 
 
 def test_missing_controls_are_named_and_tables_without_dynamic_prompts_left_alone() -> None:

@@ -34,10 +34,11 @@ def is_control(record: RunRecord) -> bool:
 def control_notes(table: Table) -> list[str]:
     """Say in words how the best control of each task compares with the best dynamic prompt, and which
     controls are not in the table. Nothing where there is no dynamic prompt."""
-    dynamic = [row for row in table.rows if is_dynamic(row.records[0])]
+    rows = [row for row in table.rows if row.restarts == 1]  # more are another budget
+    dynamic = [row for row in rows if is_dynamic(row.records[0])]
     if not dynamic:
         return []
-    controls = [row for row in table.rows if is_control(row.records[0])]
+    controls = [row for row in rows if is_control(row.records[0])]
     notes = [_missing(table, controls)]
     said = [text for task in table.columns if (text := _verdict(table, task, dynamic, controls))]
     if said:

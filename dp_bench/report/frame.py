@@ -92,6 +92,7 @@ class Row:
     cells: dict[str, Cell]  # by task
     records: tuple[RunRecord, ...]
     optimism: Cell | None = None  # scores selected on the reported split less those selected on held-out rows
+    restarts: int = 1  # runs of which each score is the best one's
 
     def average(self, tasks: Sequence[str]) -> Cell | None:
         """Return the mean over tasks, for each seed that all of them have; None where a task or all seeds are

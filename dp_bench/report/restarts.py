@@ -35,4 +35,4 @@ def _best_of(row: Row, number: int, metric: str) -> Row | None:
         if values:
             cells[task] = Cell(values, row.cells[task].degenerate)
             spent += [record for group in groups for record in group]
-    return Row(f"{row.label}, best of {number}", cells, tuple(spent)) if cells else None
+    return Row(f"{row.label}, best of {number}", cells, tuple(spent), restarts=number) if cells else None

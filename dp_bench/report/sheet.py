@@ -116,11 +116,17 @@ def make_sheet(table: Table, options: Options = Options()) -> Sheet:
 
 
 def _compared(table: Table, options: Options) -> list[Comparison]:
-    reference = next((row for row in table.rows if row.label == options.reference), None)
-    if reference is None or table.row_head != "prompt":
+    found = _references(table, options.reference)
+    if len(found) != 1 or table.row_head != "prompt":
         return []
-    pairs = stats.against(table, reference)
+    pairs = stats.against(table, found[0])
     return stats.compare(table, pairs, correct=options.correct, by_examples=options.by_examples)
+
+
+def _references(table: Table, name: str) -> list[Row]:
+    """Return the row of that label, or those of that prompt where settings part them."""
+    exact = [row for row in table.rows if row.label == name]
+    return exact or [row for row in table.rows if row.label.startswith(f"{name} [") and row.restarts == 1]
 
 
 def _test_notes(table: Table, compared: list[Comparison], options: Options) -> list[str]:
@@ -139,17 +145,20 @@ def _test_notes(table: Table, compared: list[Comparison], options: Options) -> l
                 f"seeds cannot go under {least:g}; --tests examples tests over examples"
             ]
     return [
-        f"{DIFFERS_MARK} differs from {options.reference}: {rest}, p < {stats.ALPHA} after Holm's correction "
+        f"{DIFFERS_MARK} differs from {compared[0].b}: {rest}, p < {stats.ALPHA} after Holm's correction "
         f"for {len(compared)} comparisons"
     ]
 
 
 def _which_reference(table: Table, options: Options) -> list[str]:
-    """Say how to name a row to compare with, where the usual one is split by its settings."""
-    split = [row.label for row in table.rows if row.label.startswith(f"{options.reference} [")]
-    if not split:
+    """Say how to name a row to compare with, where the usual one is parted by its settings."""
+    found = _references(table, options.reference)
+    if len(found) < 2:
         return []
-    return [f'no row is compared: {options.reference} is in {len(split)}; name one: --reference "{split[0]}"']
+    return [
+        f"no row is compared: {options.reference} is in {len(found)} rows; "
+        f'name one: --reference "{found[0].label}"'
+    ]
 
 
 def _beside(printed: paper.Printed | None) -> list[Shown]:
