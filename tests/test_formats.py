@@ -19,7 +19,7 @@ from dp_bench.commands.plot import plot
 from dp_bench.commands.tables import Asked, tables
 from dp_bench.config import Experiment
 from dp_bench.records import RunRecord
-from dp_bench.report import index
+from dp_bench.report import index, plots
 from dp_bench.report.frame import build_tables
 from dp_bench.report.html import to_html
 from dp_bench.report.latex import escape, to_latex
@@ -262,11 +262,31 @@ def test_figures_come_with_the_numbers_that_they_show(
     assert set(training["step"]) == {2, 4, 6} and set(training["piece"]) == {"position"}
     assert training.groupby("step")["share"].sum().tolist() == pytest.approx([1, 1, 1])
     lengths = pd.read_csv(tmp_path / "plots" / "length.csv")
-    assert set(lengths["num_tokens"]) == {4, 8, 20}
+    assert set(lengths["num_tokens"]) == {4, 8, 20} and set(lengths["prompt"]) == {"fixed", "adap_ins_pos"}
+    assert set(curves["prompt"]) == {"adap_ins_pos", "fixed [num_tokens=4]", "fixed [num_tokens=8]"}
     matrix = pd.read_csv(tmp_path / "plots" / "transfer.csv").set_index("evaluated_on")["score"]
     assert matrix["CB"] == pytest.approx(runs[0].transfer["cb"]["score"])
     with pytest.raises(UserError, match="Did you mean curves"):
         plot(tmp_path / "results", ["curve"], None, None)
+
+
+def test_runs_that_differ_in_a_setting_never_make_one_point(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    made = [
+        make_record(
+            "prompt=routed", f"prompt.vectors.num_prompts={members}", f"seed={seed}", *more, score=score
+        )
+        for members, score in ((1, 60.0), (2, 80.0), (4, 70.0))
+        for seed in (0, 1)
+        for more in ((), ("trainer.max_steps=9",))
+    ]
+    made.append(make_record("prompt=fixed", score=50.0))
+    figure = plots.by_members([plots.Source(record, tmp_path) for record in made])
+    assert figure is not None
+    assert set(figure.points["prompt"]) == {"routed [max_steps=9]", "routed [max_steps=60]"}
+    assert set(figure.points["count"]) == {2} and set(figure.points["num_prompts"]) == {1, 2, 4}
+    pareto = plots.by_parameters([plots.Source(record, tmp_path) for record in made])
+    assert pareto is not None and len(pareto.points) == 7
 
 
 # ---------------------------------------------------------------------------------------------- index

@@ -8,7 +8,7 @@ other than those of their prompts, such as the training budget, every row names 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, sqrt
 from statistics import fmean
@@ -202,15 +202,19 @@ def value_of(record: RunRecord, metric: str) -> float | None:
     return record.metrics.get(metric)
 
 
-def _base(record: RunRecord) -> tuple[str, ...]:
+def data_title(record: RunRecord) -> str:
+    """Return what a run's data are called, with what part or which world of them it had."""
     data = record.config["data"]
     own = [f"first {data['limit']} rows of each file"] if data["limit"] is not None else []
     own += (
         [f"{data['difficulty']}, world seed {data['world_seed']}"] if data["difficulty"] is not None else []
     )
-    own_text = f" ({'; '.join(own)})" if own else ""
+    return f"{record.data} ({'; '.join(own)})" if own else record.data
+
+
+def _base(record: RunRecord) -> tuple[str, ...]:
     return (
-        f"{record.data}{own_text}",
+        data_title(record),
         record.backbone,
         _regime(record),
         record.protocol,
@@ -264,19 +268,7 @@ def _table(
     more = _searched(records)
     header = Header(data, backbone, random_weights, regime, protocol, selection, split, weights, more)
     tasks, titles = _columns(records)
-    # Rows differ in their prompts; where they differ in anything else, each of them says so.
-    variants = _Variants()
-    differing = variants.differing(records)
-    common = {(t, key) for t, key in differing if not key.startswith(("prompt.", "regime."))}
-    grouped: dict[str, list[RunRecord]] = defaultdict(list)
-    for prompt in sorted({record.prompt for record in records}):
-        own = [record for record in records if record.prompt == prompt]
-        differing = common | variants.differing(own)
-        keys = sorted({key for _, key in differing})
-        for record in own:
-            # A task's own settings are other ones than another task's anyway.
-            named = [key for key in keys if not key.startswith("task.") or (record.task, key) in differing]
-            grouped[_label(record, variants.settings(record), named)].append(record)
+    grouped, common = _by_label(records)
     rows = [_row(label, group, metric, optimism) for label, group in grouped.items()]
     rows.sort(key=lambda row: (min(r.trainable_parameters for r in row.records), row.label))
     return Table(
@@ -284,8 +276,35 @@ def _table(
         tasks,
         titles,
         tuple(row for row in rows if row.cells),
-        tuple(_notes(records, rows, metric, any(key.startswith("trainer.") for _, key in common))),
+        tuple(_notes(records, rows, metric, any(key.startswith("trainer.") for key in common))),
     )
+
+
+def row_labels(records: Sequence[RunRecord], *, leave_out: Collection[str] = ()) -> dict[str, str]:
+    """Return by run id what the row of each run is called beside the others; `leave_out` names settings that
+    part no rows."""
+    grouped, _ = _by_label(records, leave_out)
+    return {record.run_id: label for label, own in grouped.items() for record in own}
+
+
+def _by_label(
+    records: Sequence[RunRecord], leave_out: Collection[str] = ()
+) -> tuple[dict[str, list[RunRecord]], set[str]]:
+    """Part records into rows, which differ in their prompts; where they differ in anything else, each of them
+    says so. Return also the settings that all prompts' rows name."""
+    variants = _Variants()
+    differing = {(task, key) for task, key in variants.differing(records) if key not in leave_out}
+    common = {(t, key) for t, key in differing if not key.startswith(("prompt.", "regime."))}
+    grouped: dict[str, list[RunRecord]] = defaultdict(list)
+    for prompt in sorted({record.prompt for record in records}):
+        own = [record for record in records if record.prompt == prompt]
+        differing = common | {(t, key) for t, key in variants.differing(own) if key not in leave_out}
+        keys = sorted({key for _, key in differing})
+        for record in own:
+            # A task's own settings are other ones than another task's anyway.
+            named = [key for key in keys if not key.startswith("task.") or (record.task, key) in differing]
+            grouped[_label(record, variants.settings(record), named)].append(record)
+    return grouped, {key for _, key in common}
 
 
 def _searched(records: list[RunRecord]) -> tuple[str, ...]:
@@ -349,7 +368,7 @@ class _Variants:
             self._known[key] = _settings(record)
         return self._known[key]
 
-    def differing(self, records: list[RunRecord]) -> set[tuple[str, str]]:
+    def differing(self, records: Sequence[RunRecord]) -> set[tuple[str, str]]:
         """Return task and setting where records of the task differ."""
         kinds = {self._key(record): record for record in records}
         flats = [(record.task, self.settings(record), _is_trained(record)) for record in kinds.values()]

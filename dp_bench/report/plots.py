@@ -6,17 +6,19 @@ Every function takes finished runs and gives a `Figure`, or None where the runs 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from dp_bench.records import RunRecord
+from dp_bench.records import RunRecord, flatten
 from dp_bench.report.controls import is_chosen, is_dynamic
-from dp_bench.report.frame import TASK_ORDER, transfer_tables
+from dp_bench.report.frame import TASK_ORDER, data_title, row_labels, transfer_tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 WIDE, HIGH = 3.6, 2.8  # inches a panel
 MOST_COLUMNS = 3
 MOST_TICKS = 6
+TITLE_WIDTH = 48  # characters a line
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "osD^vP*X"
@@ -41,7 +44,7 @@ class Source:
     def place(self) -> str:
         """What it is a run of, apart from its prompt, its seed and its task."""
         record = self.record
-        return f"{record.data}, {record.backbone}, {record.regime}, {record.protocol}"
+        return f"{data_title(record)}, {record.backbone}, {record.regime}, {record.protocol}"
 
     def history(self) -> list[dict[str, Any]]:
         path = self.folder / "metrics.jsonl"
@@ -77,8 +80,8 @@ def entropies(runs: Sequence[Source]) -> Figure | None:
 def choices_over_training(runs: Sequence[Source]) -> Figure | None:
     """Heat maps of the positions and lengths that were chosen for the selection split, update by update."""
     lines = [
-        {**_names(run), "piece": piece, "step": entry["step"], "value": value, "count": count}
-        for run in runs
+        {**names, "piece": piece, "step": entry["step"], "value": value, "count": count}
+        for run, names in _named(runs)
         for entry in run.history()
         for piece in ("position", "length")
         if is_chosen(run.record, piece)
@@ -105,8 +108,8 @@ def choices_over_training(runs: Sequence[Source]) -> Figure | None:
 
 def _curves(runs: Iterable[Source], key: str, label: str) -> Figure | None:
     lines = [
-        {**_names(run), "seed": run.record.seed, "step": entry["step"], key: entry[key]}
-        for run in runs
+        {**names, "seed": run.record.seed, "step": entry["step"], key: entry[key]}
+        for run, names in _named(runs)
         for entry in run.history()
         if key in entry
     ]
@@ -131,22 +134,25 @@ def _curves(runs: Iterable[Source], key: str, label: str) -> Figure | None:
 
 def by_length(runs: Sequence[Source]) -> Figure | None:
     """Score against the number of prompt vectors, where it was varied."""
-    return _against(runs, "num_tokens", "prompt vectors", lambda r: r.config["prompt"]["num_tokens"])
+    return _against(runs, "prompt.num_tokens", "prompt vectors")
+
+
+def by_members(runs: Sequence[Source]) -> Figure | None:
+    """Score against the number of a pool's members, where it was varied."""
+    return _against(runs, "prompt.vectors.num_prompts", "members")
 
 
 def by_shots(runs: Sequence[Source]) -> Figure | None:
     """Score against training examples a class, where that was varied."""
-    few = [run for run in runs if run.record.config["regime"]["shots"] is not None]
-    return _against(few, "shots", "examples a class", lambda r: r.config["regime"]["shots"])
+    return _against(runs, "regime.shots", "examples a class")
 
 
-def _against(
-    runs: Sequence[Source], name: str, label: str, value: Callable[[RunRecord], Any]
-) -> Figure | None:
+def _against(runs: Sequence[Source], setting: str, label: str) -> Figure | None:
+    name = setting.rsplit(".", 1)[-1]
     lines = [
-        {**_names(run), name: value(run.record), "seed": run.record.seed, "score": run.record.score}
-        for run in runs
-        if run.record.num_updates
+        {**names, name: value, "seed": run.record.seed, "score": run.record.score}
+        for run, names in _named(runs, [setting])
+        if run.record.num_updates and (value := flatten(run.record.config).get(setting)) is not None
     ]
     points = pd.DataFrame(lines)
     if points.empty or points.groupby("prompt")[name].nunique().max() < 2:
@@ -177,8 +183,8 @@ def by_seconds(runs: Sequence[Source]) -> Figure | None:
 
 def _pareto(runs: Sequence[Source], key: str, label: str) -> Figure | None:
     lines = [
-        {**_names(run), key: max(getattr(run.record, key), 1e-3), "score": run.record.score}
-        for run in runs
+        {**names, key: max(getattr(run.record, key), 1e-3), "score": run.record.score}
+        for run, names in _named(runs)
         if run.record.num_updates
     ]
     if not lines:
@@ -203,7 +209,7 @@ def _pareto(runs: Sequence[Source], key: str, label: str) -> Figure | None:
 def choices(runs: Sequence[Source]) -> Figure | None:
     """Histogram of the positions and lengths that were chosen for the reported examples, by their label."""
     lines = []
-    for run in runs:
+    for run, names in _named(runs):
         found = run.predictions() if is_dynamic(run.record) else None
         if found is None:
             continue
@@ -215,7 +221,7 @@ def choices(runs: Sequence[Source]) -> Figure | None:
                 counts = own.groupby(["gold", piece]).size()
                 for gold, value, count in counts.reset_index().itertuples(index=False):
                     label = labels[int(gold)] if 0 <= int(gold) < len(labels) else "any"
-                    where = {**_names(run), "task": str(task), "piece": piece, "label": label}
+                    where = {**names, "task": str(task), "piece": piece, "label": label}
                     lines.append({**where, "value": int(value), "count": int(count)})
     if not lines:
         return None
@@ -276,6 +282,7 @@ def transfer(runs: Sequence[Source]) -> Figure | None:
 KINDS: dict[str, Callable[[Sequence[Source]], Figure | None]] = {
     "curves": learning_curves,
     "length": by_length,
+    "members": by_members,
     "shots": by_shots,
     "parameters": by_parameters,
     "seconds": by_seconds,
@@ -286,8 +293,20 @@ KINDS: dict[str, Callable[[Sequence[Source]], Figure | None]] = {
 }
 
 
-def _names(run: Source) -> dict[str, str]:
-    return {"place": run.place, "task": run.record.task, "prompt": run.record.prompt}
+def _named(runs: Iterable[Source], leave_out: Collection[str] = ()) -> list[tuple[Source, dict[str, str]]]:
+    """Return runs with what they are drawn under: as in tables, runs that differ in a setting, but for those
+    to leave out, never make one point."""
+    by_place: dict[str, list[Source]] = defaultdict(list)
+    for run in runs:
+        by_place[run.place].append(run)
+    found = []
+    for place, own in by_place.items():
+        labels = row_labels([run.record for run in own], leave_out=leave_out)
+        found += [
+            (run, {"place": place, "task": run.record.task, "prompt": labels[run.record.run_id]})
+            for run in own
+        ]
+    return found
 
 
 def _labels(record: RunRecord, task: str) -> list[str]:
@@ -326,7 +345,7 @@ def _panels(points: pd.DataFrame, draw: Panel, column: str = "task") -> Canvas:
     several = len({key[0] for key in keys}) > 1
     for axes, (place, name) in zip(grid.flat, keys, strict=False):
         draw(axes, points[(points["place"] == place) & (points[column] == name)])
-        axes.set_title(f"{name}\n{place}" if several else name, fontsize=9)
+        axes.set_title(f"{name}\n{fill(place, TITLE_WIDTH)}" if several else name, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in list(grid.flat)[len(keys) :]:
         axes.set_visible(False)
