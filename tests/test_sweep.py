@@ -124,17 +124,19 @@ def test_what_runs_took_tells_what_the_others_will_take() -> None:
     plan = make_plan([*TINY, "prompt=fixed,dynamic,majority", "seed=0"])
     ids = {run.labels["prompt"]: run.run_id for run in plan.runs}
 
-    def about(prompt: str, costs: Costs, updates: int = 4) -> float | None:
+    def about(prompt: str, costs: Costs, updates: int = 4, **groups: str) -> float | None:
         resolved = json.loads(json.dumps(plan.resolved[ids[prompt]]))
         resolved["trainer"]["max_steps"] = updates
-        return costs.seconds(plan.cells[ids[prompt]], resolved)
+        for group, name in groups.items():
+            resolved[group]["name"] = name
+        return costs.seconds(f"{plan.cells[ids[prompt]]}{groups}", resolved)
 
     def record(prompt: str, seconds: float) -> RunRecord:
         fields: dict[str, Any] = dict.fromkeys(RunRecord.__dataclass_fields__)
         return RunRecord(
             **{
                 **fields,
-                "cell_id": plan.cells[ids[prompt]],
+                "cell_id": f"{plan.cells[ids[prompt]]}{{}}",
                 "config": plan.resolved[ids[prompt]],
                 "total_seconds": seconds,
                 "trainable_parameters": 1,
@@ -146,6 +148,8 @@ def test_what_runs_took_tells_what_the_others_will_take() -> None:
     assert about("fixed", costs) == 12.0
     assert about("fixed", costs, updates=8) == 24.0, "in proportion"
     assert about("dynamic", costs) == 12.0, "another prompt on the same task is the next best guess"
+    assert about("fixed", costs, data="other") == 12.0, "and then the same backbone on other data"
+    assert about("fixed", costs, backbone="other") is None
     assert about("majority", costs) is None, "a baseline that trains nothing is not like them"
 
 

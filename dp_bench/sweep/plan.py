@@ -139,7 +139,7 @@ def first_line(directory: Path) -> str:
 
 
 class Costs:
-    """What runs took so far, to say what the others will take: by cell, task and prompt, or backbone."""
+    """What runs took so far, to say what the others will take: by cell, task and prompt, data or backbone."""
 
     def __init__(self, found: Iterable[RunRecord]) -> None:
         self._seconds: dict[tuple[str, ...], list[float]] = {}
@@ -165,8 +165,9 @@ class Costs:
 
 def _kinds(cell_id: str, resolved: Mapping[str, Any]) -> list[tuple[str, ...]]:
     task, prompt = resolved["task"]["name"], resolved["prompt"]
-    where = (resolved["data"]["name"], resolved["backbone"]["name"], prompt["method"])
-    return [(cell_id,), (*where, task, prompt["name"]), (*where, task), where]
+    anywhere = (resolved["backbone"]["name"], prompt["method"])
+    where = (resolved["data"]["name"], *anywhere)
+    return [(cell_id,), (*where, task, prompt["name"]), (*where, task), where, anywhere]
 
 
 def _updates(resolved: Mapping[str, Any]) -> int:
