@@ -8,7 +8,7 @@ other than those of their prompts, such as the training budget, every row names 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, sqrt
 from statistics import fmean
@@ -280,29 +280,37 @@ def _table(
     )
 
 
-def row_labels(records: Sequence[RunRecord], *, leave_out: Collection[str] = ()) -> dict[str, str]:
-    """Return by run id what the row of each run is called beside the others; `leave_out` names settings that
-    part no rows."""
-    grouped, _ = _by_label(records, leave_out)
+def row_labels(
+    records: Sequence[RunRecord], place: Callable[[RunRecord], str], leave_out: Collection[str] = ()
+) -> dict[str, str]:
+    """Return by run id what the row of each run is called, in all places alike; a setting is named where it
+    differs within a place, unless it is one to leave out."""
+    grouped, _ = _by_label(records, place, leave_out)
     return {record.run_id: label for label, own in grouped.items() for record in own}
 
 
+def _task(record: RunRecord) -> str:
+    return record.task
+
+
 def _by_label(
-    records: Sequence[RunRecord], leave_out: Collection[str] = ()
+    records: Sequence[RunRecord],
+    place: Callable[[RunRecord], str] = _task,
+    leave_out: Collection[str] = (),
 ) -> tuple[dict[str, list[RunRecord]], set[str]]:
     """Part records into rows, which differ in their prompts; where they differ in anything else, each of them
     says so. Return also the settings that all prompts' rows name."""
-    variants = _Variants()
-    differing = {(task, key) for task, key in variants.differing(records) if key not in leave_out}
-    common = {(t, key) for t, key in differing if not key.startswith(("prompt.", "regime."))}
+    variants = _Variants(place)
+    differing = {(at, key) for at, key in variants.differing(records) if key not in leave_out}
+    common = {(at, key) for at, key in differing if not key.startswith(("prompt.", "regime."))}
     grouped: dict[str, list[RunRecord]] = defaultdict(list)
     for prompt in sorted({record.prompt for record in records}):
         own = [record for record in records if record.prompt == prompt]
-        differing = common | {(t, key) for t, key in variants.differing(own) if key not in leave_out}
+        differing = common | {(at, key) for at, key in variants.differing(own) if key not in leave_out}
         keys = sorted({key for _, key in differing})
         for record in own:
             # A task's own settings are other ones than another task's anyway.
-            named = [key for key in keys if not key.startswith("task.") or (record.task, key) in differing]
+            named = [key for key in keys if not key.startswith("task.") or (place(record), key) in differing]
             grouped[_label(record, variants.settings(record), named)].append(record)
     return grouped, {key for _, key in common}
 
@@ -359,7 +367,8 @@ def _is_trained(record: RunRecord) -> bool:
 class _Variants:
     """What may tell rows of a table apart, worked out once for runs that differ in their seed only."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Callable[[RunRecord], str]) -> None:
+        self._place = place
         self._known: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def settings(self, record: RunRecord) -> dict[str, Any]:
@@ -369,15 +378,17 @@ class _Variants:
         return self._known[key]
 
     def differing(self, records: Sequence[RunRecord]) -> set[tuple[str, str]]:
-        """Return task and setting where records of the task differ."""
+        """Return place and setting where records of the place differ; the place is the task, in a table."""
         kinds = {self._key(record): record for record in records}
-        flats = [(record.task, self.settings(record), _is_trained(record)) for record in kinds.values()]
+        flats = [
+            (self._place(record), self.settings(record), _is_trained(record)) for record in kinds.values()
+        ]
         keys = {key for _, flat, _ in flats for key in flat}
         values: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for task, flat, trained in flats:
+        for place, flat, trained in flats:
             for key in keys if trained else flat:  # what trains nothing differs in no setting of the trainer
-                values[task, key].add(repr(flat.get(key)))
-        return {task_and_key for task_and_key, seen in values.items() if len(seen) > 1}
+                values[place, key].add(repr(flat.get(key)))
+        return {place_and_key for place_and_key, seen in values.items() if len(seen) > 1}
 
     @staticmethod
     def _key(record: RunRecord) -> tuple[Any, ...]:

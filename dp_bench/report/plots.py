@@ -6,7 +6,6 @@ Every function takes finished runs and gives a `Figure`, or None where the runs 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 WIDE, HIGH = 3.6, 2.8  # inches a panel
 MOST_COLUMNS = 3
 MOST_TICKS = 6
-TITLE_WIDTH = 48  # characters a line
+TITLE_WIDTH = 42  # characters a line
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "osD^vP*X"
@@ -39,12 +38,6 @@ class Source:
 
     record: RunRecord
     folder: Path
-
-    @property
-    def place(self) -> str:
-        """What it is a run of, apart from its prompt, its seed and its task."""
-        record = self.record
-        return f"{data_title(record)}, {record.backbone}, {record.regime}, {record.protocol}"
 
     def history(self) -> list[dict[str, Any]]:
         path = self.folder / "metrics.jsonl"
@@ -155,7 +148,11 @@ def _against(runs: Sequence[Source], setting: str, label: str) -> Figure | None:
         if run.record.num_updates and (value := flatten(run.record.config).get(setting)) is not None
     ]
     points = pd.DataFrame(lines)
-    if points.empty or points.groupby("prompt")[name].nunique().max() < 2:
+    if points.empty:
+        return None
+    varied = points.groupby(["place", "task", "prompt"])[name].transform("nunique") > 1
+    points = points[varied.groupby([points["place"], points["task"]]).transform("any")]
+    if points.empty:
         return None
     spread = points.groupby(["place", "task", "prompt", name])["score"].agg(["mean", "std", "count"])
     spread = spread.reset_index()
@@ -167,6 +164,7 @@ def _against(runs: Sequence[Source], setting: str, label: str) -> Figure | None:
             axes.errorbar(line[name], line["mean"], spreads, label=prompt, capsize=2, **styles[prompt])
         axes.set_xlabel(label)
         axes.set_ylabel("score")
+        axes.locator_params(axis="x", integer=True)
 
     return Figure(_panels(spread, draw), spread)
 
@@ -296,17 +294,24 @@ KINDS: dict[str, Callable[[Sequence[Source]], Figure | None]] = {
 def _named(runs: Iterable[Source], leave_out: Collection[str] = ()) -> list[tuple[Source, dict[str, str]]]:
     """Return runs with what they are drawn under: as in tables, runs that differ in a setting, but for those
     to leave out, never make one point."""
-    by_place: dict[str, list[Source]] = defaultdict(list)
-    for run in runs:
-        by_place[run.place].append(run)
-    found = []
-    for place, own in by_place.items():
-        labels = row_labels([run.record for run in own], leave_out=leave_out)
-        found += [
-            (run, {"place": place, "task": run.record.task, "prompt": labels[run.record.run_id]})
-            for run in own
-        ]
-    return found
+    found = list(runs)
+    labels = row_labels([run.record for run in found], _place_and_task, leave_out)
+    return [
+        (
+            run,
+            {"place": _place(run.record), "task": run.record.task, "prompt": labels[run.record.run_id]},
+        )
+        for run in found
+    ]
+
+
+def _place(record: RunRecord) -> str:
+    """Return what a run is one of, apart from its prompt, its seed and its task."""
+    return f"{data_title(record)}, {record.backbone}, {record.regime}, {record.protocol}"
+
+
+def _place_and_task(record: RunRecord) -> str:
+    return f"{_place(record)}, {record.task}"
 
 
 def _labels(record: RunRecord, task: str) -> list[str]:
