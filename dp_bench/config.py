@@ -100,7 +100,9 @@ def describe(group: str, option: str) -> str:
     return sentence.lstrip("# ").strip()
 
 
+@cache
 def register_schema() -> None:
+    """Tell Hydra, once a process, what settings there are and of what types."""
     ConfigStore.instance().store(name="schema", node=RunSettings)
     OmegaConf.register_new_resolver("of", _value_of, replace=True)
 

@@ -12,6 +12,7 @@ from hydra._internal.utils import get_args_parser
 
 from dp_bench import cli, config
 from dp_bench.config import GROUPS
+from dp_bench.sweep.expand import axes_of, expand
 from dp_bench.types import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -84,18 +85,27 @@ def test_every_file_is_an_option() -> None:
     assert options | {CONFIGS / "train.yaml"} | launchers == set(FILES)
 
 
+def is_fitted_to_data(prompt: str) -> bool:
+    own = yaml.safe_load((CONFIGS / "prompt" / f"{prompt}.yaml").read_text("utf-8"))
+    return bool(own.get("standardise"))
+
+
 @pytest.mark.parametrize("protocol", ["clean", "authors"])
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_every_prompt_builds_on_every_task(prompt: str, protocol: str) -> None:
-    fitted = yaml.safe_load((CONFIGS / "prompt" / f"{prompt}.yaml").read_text("utf-8")).get("standardise")
-    if fitted and protocol == "authors":  # which draws anew what would be fitted to
+def test_every_prompt_builds_on_every_task(protocol: str) -> None:
+    prompts = [name for name in PROMPTS if protocol == "clean" or not is_fitted_to_data(name)]
+    words = (f"task={','.join(TASKS)}", f"prompt={','.join(prompts)}", f"protocol={protocol}")
+    (axes,) = axes_of(words, None)
+    built = [choice.experiment.resolved for choice in expand(axes, None)]
+    made = [(own["task"]["name"], own["prompt"]["name"], own["protocol"]["name"]) for own in built]
+    assert sorted(made) == sorted((task, prompt, protocol) for task in TASKS for prompt in prompts)
+
+
+def test_what_is_fitted_to_summaries_has_no_place_where_they_are_drawn_anew() -> None:
+    fitted = [name for name in PROMPTS if is_fitted_to_data(name)]
+    assert "routed" in fitted
+    for prompt in fitted:
         with pytest.raises(UserError, match="use protocol=clean"):
             resolved(f"prompt={prompt}", "protocol=authors")
-        return
-    for task in TASKS:
-        made = resolved(f"task={task}", f"prompt={prompt}", f"protocol={protocol}")
-        named = (made["task"]["name"], made["prompt"]["name"], made["protocol"]["name"])
-        assert named == (task, prompt, protocol)
 
 
 @pytest.mark.parametrize(
