@@ -150,7 +150,8 @@ def main() -> int:
     text, good = verdict(figures, peaks, given)
     text += "\n\n" + Worker(DEVIATION, "bf16", cores, given).say()
     print(text)
-    path = given.out / f"{machine_name(given.device)}.json"
+    asked = "" if given.threads is None else f"-{plural(given.threads, 'thread').replace(' ', '-')}"
+    path = given.out / f"{machine_name(given.device)}{asked}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         json.dumps(report(figures, peaks, given, [*tables, text]), indent=1) + "\n", encoding="utf-8"
