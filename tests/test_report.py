@@ -183,6 +183,18 @@ def test_a_run_that_was_repeated_on_another_device_or_folder_stays_in_its_row() 
     assert only(made).rows[0].cells["rte"].n == 2
 
 
+def test_a_piece_that_is_exchanged_is_named_and_not_spelled_out() -> None:
+    words = ("task=rte", "prompt=routed")
+    made = [make_record(*words), make_record(*words, "prompt/route=instance", "prompt.estimator=reinforce")]
+    labels = {row.label for row in only(made).rows}
+    assert labels == {
+        "routed [estimator=null, route=Ridge]",
+        "routed [estimator=reinforce, route=PerInstance]",
+    }
+    made.append(make_record(*words, "prompt.route.window=99"))
+    assert "routed [estimator=null, route=Ridge, route.window=99]" in {row.label for row in only(made).rows}
+
+
 @pytest.mark.parametrize(
     ("setting", "labels"),
     [

@@ -27,6 +27,7 @@ NOT_A_VARIANT = (
     *VOLATILE,
 )
 SPLITTING = ("trainer.selection", "trainer.heldout_fraction", "trainer.heldout_max")
+TARGET = "_target_"  # the class of a piece
 MEAN = "mean"  # in the place of a task: the mean over all of them
 DEGENERATE = "degenerate draw"  # how a note on a lopsided few-shot draw begins
 DEGENERATE_MARK = "‡"
@@ -378,17 +379,22 @@ class _Variants:
         return self._known[key]
 
     def differing(self, records: Sequence[RunRecord]) -> set[tuple[str, str]]:
-        """Return place and setting where records of the place differ; the place is the task, in a table."""
+        """Return place and setting where records of the place differ; the place is the task, in a table.
+
+        Where a piece is exchanged, its name is all there is to say: settings count among pieces of one class.
+        """
         kinds = {self._key(record): record for record in records}
         flats = [
             (self._place(record), self.settings(record), _is_trained(record)) for record in kinds.values()
         ]
         keys = {key for _, flat, _ in flats for key in flat}
-        values: dict[tuple[str, str], set[str]] = defaultdict(set)
+        values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
         for place, flat, trained in flats:
             for key in keys if trained else flat:  # what trains nothing differs in no setting of the trainer
-                values[place, key].add(repr(flat.get(key)))
-        return {place_and_key for place_and_key, seen in values.items() if len(seen) > 1}
+                piece, _, name = key.rpartition(".")
+                of = "" if name == TARGET else str(flat.get(f"{piece}.{TARGET}"))
+                values[place, key, of].add(repr(flat.get(key)))
+        return {(place, key) for (place, key, _), seen in values.items() if len(seen) > 1}
 
     @staticmethod
     def _key(record: RunRecord) -> tuple[Any, ...]:
@@ -396,12 +402,13 @@ class _Variants:
 
 
 def _label(record: RunRecord, flat: Mapping[str, Any], keys: Sequence[str]) -> str:
-    parts = [
-        f"{key.removeprefix('prompt.').removeprefix('trainer.').removeprefix('regime.')}={_plain(flat[key])}"
-        for key in keys
-        if key in flat
-    ]
+    parts = [f"{_short(key)}={_plain(flat[key])}" for key in keys if key in flat]
     return f"{record.prompt} [{', '.join(parts)}]" if parts else record.prompt
+
+
+def _short(key: str) -> str:
+    own = key.removeprefix("prompt.").removeprefix("trainer.").removeprefix("regime.")
+    return own.removesuffix(f".{TARGET}")
 
 
 def _plain(value: Any) -> str:

@@ -150,8 +150,7 @@ def _against(runs: Sequence[Source], setting: str, label: str) -> Figure | None:
     points = pd.DataFrame(lines)
     if points.empty:
         return None
-    varied = points.groupby(["place", "task", "prompt"])[name].transform("nunique") > 1
-    points = points[varied.groupby([points["place"], points["task"]]).transform("any")]
+    points = points[points.groupby(["place", "task", "prompt"])[name].transform("nunique") > 1]
     if points.empty:
         return None
     spread = points.groupby(["place", "task", "prompt", name])["score"].agg(["mean", "std", "count"])
@@ -362,6 +361,7 @@ def _panels(points: pd.DataFrame, draw: Panel, column: str = "task") -> Canvas:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     if handles:
-        canvas.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
+        names = [fill(label, TITLE_WIDTH) for label in handles]
+        canvas.legend(handles.values(), names, loc="outside right upper", fontsize=8, frameon=False)
     pyplot.close(canvas)
     return canvas
