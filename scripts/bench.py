@@ -562,6 +562,7 @@ def ours(
         "body_start": [0] * len(texts),
         "body_end": [len(ids) - 1 for ids in texts],
         "label": [i % 2 for i in range(len(texts))],
+        "skill": [-1] * len(texts),
     }
     encoded = EncodedSplit(datasets.Dataset.from_dict(columns), "texts", np.arange(len(texts)))
     dims = replace(backbone.dims, num_tasks=num_tasks)
