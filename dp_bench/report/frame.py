@@ -301,13 +301,14 @@ def _by_label(
 ) -> tuple[dict[str, list[RunRecord]], set[str]]:
     """Part records into rows, which differ in their prompts; where they differ in anything else, each of them
     says so. Return also the settings that all prompts' rows name."""
-    variants = _Variants(place)
-    differing = {(at, key) for at, key in variants.differing(records) if key not in leave_out}
-    common = {(at, key) for at, key in differing if not key.startswith(("prompt.", "regime."))}
+    variants = _Variants(place, leave_out)
+    common = {
+        (at, key) for at, key in variants.differing(records) if not key.startswith(("prompt.", "regime."))
+    }
     grouped: dict[str, list[RunRecord]] = defaultdict(list)
     for prompt in sorted({record.prompt for record in records}):
         own = [record for record in records if record.prompt == prompt]
-        differing = common | {(at, key) for at, key in variants.differing(own) if key not in leave_out}
+        differing = common | variants.differing(own)
         keys = sorted({key for _, key in differing})
         for record in own:
             # A task's own settings are other ones than another task's anyway.
@@ -368,14 +369,14 @@ def _is_trained(record: RunRecord) -> bool:
 class _Variants:
     """What may tell rows of a table apart, worked out once for runs that differ in their seed only."""
 
-    def __init__(self, place: Callable[[RunRecord], str]) -> None:
-        self._place = place
+    def __init__(self, place: Callable[[RunRecord], str], leave_out: Collection[str]) -> None:
+        self._place, self._leave_out = place, leave_out
         self._known: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def settings(self, record: RunRecord) -> dict[str, Any]:
         key = self._key(record)
         if key not in self._known:
-            self._known[key] = _settings(record)
+            self._known[key] = {k: v for k, v in _settings(record).items() if k not in self._leave_out}
         return self._known[key]
 
     def differing(self, records: Sequence[RunRecord]) -> set[tuple[str, str]]:
@@ -388,12 +389,12 @@ class _Variants:
             (self._place(record), self.settings(record), _is_trained(record)) for record in kinds.values()
         ]
         keys = {key for _, flat, _ in flats for key in flat}
+        # Where the class of the piece stands that a setting is one of; of a class itself nowhere.
+        pieces = {key: "" if key.endswith(TARGET) else f"{key.rpartition('.')[0]}.{TARGET}" for key in keys}
         values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
         for place, flat, trained in flats:
             for key in keys if trained else flat:  # what trains nothing differs in no setting of the trainer
-                piece, _, name = key.rpartition(".")
-                of = "" if name == TARGET else str(flat.get(f"{piece}.{TARGET}"))
-                values[place, key, of].add(repr(flat.get(key)))
+                values[place, key, str(flat.get(pieces[key]))].add(repr(flat.get(key)))
         return {(place, key) for (place, key, _), seen in values.items() if len(seen) > 1}
 
     @staticmethod
