@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,9 @@ def test_every_file_is_an_option() -> None:
     assert options | {CONFIGS / "train.yaml"} | launchers == set(FILES)
 
 
+@cache
 def is_fitted_to_data(prompt: str) -> bool:
-    own = yaml.safe_load((CONFIGS / "prompt" / f"{prompt}.yaml").read_text("utf-8"))
-    return bool(own.get("standardise"))
+    return bool(config.compose((f"prompt={prompt}",)).prompt.get("standardise"))
 
 
 @pytest.mark.parametrize("protocol", ["clean", "authors"])
