@@ -101,6 +101,7 @@ def tune(place: Workplace) -> Learned:
             f"task={settings.task.name} does not say so: use a mixture, such as data=micro_mix2, or the "
             "tasks of regime=multitask as sub-skills with prompt.route.group=task."
         )
+    place.backbone.refuse_beyond(_longest(place) + settings.prompt.num_tokens)  # before hours of training
     if settings.prompt.trains_backbone:
         place.backbone.thaw()
     if settings.prompt.method is Method.lora:
@@ -201,6 +202,12 @@ def make_prompt(place: Workplace) -> Prompt:
     if settings.prompt.init is Init.saved:
         load_saved(prompt, settings.prompt.saved_file)
     return prompt
+
+
+def _longest(place: Workplace) -> int:
+    """Return the tokens of the longest text that the run reads."""
+    read = [split for own in place.data for split in (own.train, own.select, own.report)]
+    return max(split.longest for split in (*read, *(encoded for _, encoded in place.transfer)))
 
 
 def _first_ids(place: Workplace) -> list[int]:

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from dp_bench import run
 from dp_bench.backbones.attention import NAMES
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.load import byte_tokenizer, load_backbone
+from dp_bench.config import Experiment
 from dp_bench.prompts.layout import insert
 from dp_bench.settings import BackboneSettings, Family, Head, Pooling, SplitOrder
 from dp_bench.types import Batch, LayerPrompt, PromptOutput, UserError
@@ -359,6 +361,14 @@ def test_texts_beyond_the_positions_are_refused(backbones: Callable[..., Backbon
     backbone, batch = backbones(kind), batch_of([62, 9])
     with pytest.raises(UserError, match=r"lower task\.max_length or prompt\.num_tokens"):
         answers(backbone, batch, output(batch, torch.randn(9, backbone.dims.width), 9))
+
+
+def test_texts_beyond_the_positions_are_refused_before_anything_is_trained(
+    experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dp_bench.methods.Trainer", lambda *_, **__: pytest.fail("training began"))
+    with pytest.raises(UserError, match="and BertForMaskedLM has 640: lower"):
+        run.run(experiment("backbone=bert_tiny_random", "prompt.num_tokens=600"))
 
 
 def test_a_family_that_is_not_the_checkpoints_is_refused() -> None:

@@ -18,16 +18,6 @@ def position_ids(mask_BS: Tensor) -> Tensor:
     return (mask_BS.long().cumsum(1) - 1).clamp(min=0)
 
 
-def refuse_beyond(num_positions: int, places_BS: Tensor, model: nn.Module) -> None:
-    """Raise UserError where a text has more slots than the model's table of positions."""
-    if places_BS.shape[1] < num_positions // 2 or int(places_BS.max()) < num_positions:
-        return  # the first half of the question waits for no GPU
-    raise UserError(
-        f"Text and prompt take {int(places_BS.max()) + 1} positions, and {type(model).__name__} has "
-        f"{num_positions}: lower task.max_length or prompt.num_tokens."
-    )
-
-
 def fuse_activations(model: nn.Module) -> None:
     """Compute the tanh form of GELU, T5's and GPT-2's, by one kernel in the place of eight."""
     from transformers.activations import NewGELUActivation
@@ -100,6 +90,24 @@ class Backbone(nn.Module):
             special_ids=tuple(sorted(set(self.tokenizer.all_special_ids))),
             summary_width=getattr(config, "word_embed_proj_dim", config.hidden_size),  # OPT's states
         )
+
+    @property
+    def num_positions(self) -> int | None:
+        """How many slots the table of positions has, or None where positions are relative or rotary."""
+        return None
+
+    def refuse_beyond(self, num_slots: int) -> None:
+        """Raise UserError where a text with its prompt takes more slots than there are positions."""
+        if self.num_positions is not None and num_slots > self.num_positions:
+            raise UserError(
+                f"Text and prompt take {num_slots} positions, and {type(self.model).__name__} has "
+                f"{self.num_positions}: lower task.max_length or prompt.num_tokens."
+            )
+
+    def refuse_places(self, places_BS: Tensor) -> None:
+        """Refuse what stands beyond the positions; texts that are short by far wait for no GPU."""
+        if self.num_positions is not None and places_BS.shape[1] >= self.num_positions // 2:
+            self.refuse_beyond(int(places_BS.max()) + 1)
 
     def use_own_attention(self) -> None:
         """Route every attention through the seam for per-layer prompts."""

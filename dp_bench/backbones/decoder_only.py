@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_bench.backbones.attention import attending
-from dp_bench.backbones.backbone import Backbone, position_ids, refuse_beyond
+from dp_bench.backbones.backbone import Backbone, position_ids
 from dp_bench.types import Prompted
 
 TYPES = ("gpt2", "llama", "mistral", "opt", "qwen2", "qwen3")
@@ -30,11 +30,14 @@ class DecoderOnly(Backbone):
         model: Any = self.model
         return getattr(model, model.base_model_prefix)
 
-    def encode(self, x_BTD: Tensor, mask_BT: Tensor, first_B1: Tensor | int = 0) -> Tensor:
+    @property
+    def num_positions(self) -> int | None:
         config: Any = self.model.config
+        return int(config.max_position_embeddings) if config.model_type in LEARNED_POSITIONS else None
+
+    def encode(self, x_BTD: Tensor, mask_BT: Tensor, first_B1: Tensor | int = 0) -> Tensor:
         places_BT = position_ids(mask_BT) + first_B1
-        if config.model_type in LEARNED_POSITIONS:
-            refuse_beyond(config.max_position_embeddings, places_BT, self.model)
+        self.refuse_places(places_BT)
         states: Tensor = self._base(
             inputs_embeds=x_BTD,
             attention_mask=mask_BT.long(),

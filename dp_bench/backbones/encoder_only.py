@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_bench.backbones.attention import attending
-from dp_bench.backbones.backbone import Backbone, position_ids, refuse_beyond
+from dp_bench.backbones.backbone import Backbone, position_ids
 from dp_bench.settings import Pooling
 from dp_bench.types import Prompted
 
@@ -32,7 +32,11 @@ class EncoderOnly(Backbone):
         config: Any = model.config
         # RoBERTa keeps the positions up to that of padding for itself.
         self.first_position = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-        self.num_positions = config.max_position_embeddings - self.first_position
+
+    @property
+    def num_positions(self) -> int:
+        config: Any = self.model.config
+        return int(config.max_position_embeddings) - self.first_position
 
     @property
     def stacks(self) -> list[nn.Module]:
@@ -45,7 +49,7 @@ class EncoderOnly(Backbone):
 
     def encode(self, x_BTD: Tensor, mask_BT: Tensor, first_B1: Tensor | int = 0) -> Tensor:
         places_BT = position_ids(mask_BT) + first_B1
-        refuse_beyond(self.num_positions, places_BT, self.model)
+        self.refuse_places(places_BT)
         states: Tensor = self._base(
             inputs_embeds=x_BTD,
             attention_mask=mask_BT.long(),
