@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 WIDE, HIGH = 3.6, 2.8  # inches a panel
 MOST_COLUMNS = 3
 MOST_TICKS = 6
-TITLE_WIDTH = 42  # characters a line
+TITLE_WIDTH = 34  # characters a line, which a panel has room for
+LEGEND_WIDTH = 42
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "osD^vP*X"
@@ -361,7 +362,7 @@ def _panels(points: pd.DataFrame, draw: Panel, column: str = "task") -> Canvas:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     if handles:
-        names = [fill(label, TITLE_WIDTH) for label in handles]
+        names = [fill(label, LEGEND_WIDTH) for label in handles]
         canvas.legend(handles.values(), names, loc="outside right upper", fontsize=8, frameon=False)
     pyplot.close(canvas)
     return canvas
