@@ -214,6 +214,22 @@ def test_rows_that_differ_in_more_than_their_prompts_say_so(setting: str, labels
     assert any(note.startswith("every row") for note in table.notes) is not setting.startswith("trainer.")
 
 
+def test_settings_that_a_row_does_not_go_by_do_not_name_it() -> None:
+    made = [
+        make_record("task=rte", "prompt=fixed", "trainer.full.lr=0.1"),
+        make_record("task=rte", "prompt=postfix"),
+        make_record("task=rte", "prompt=fine_tuning", "trainer.lr=0.1"),
+    ]
+    assert sorted(row.label for row in only(made).rows) == ["fine_tuning", "fixed", "postfix"]
+    made.append(make_record("task=rte", "prompt=fine_tuning", "trainer.full.lr=0.1"))
+    assert sorted(row.label for row in only(made).rows) == [
+        "fine_tuning [full.lr=0.1]",
+        "fine_tuning [full.lr=3e-05]",
+        "fixed",
+        "postfix",
+    ]
+
+
 def test_a_task_that_was_run_with_another_text_leaves_the_other_tasks_in_one_row() -> None:
     made = [make_record(f"task={task}", "prompt=fixed") for task in TASKS]
     shorter = make_record("task=rte", "prompt=fixed", "task.max_length=99")

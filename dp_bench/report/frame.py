@@ -26,6 +26,7 @@ NOT_A_VARIANT = (
     "regime.transfer",
     *VOLATILE,
 )
+OPTIMIZER = ("trainer.optimizer", "trainer.lr", "trainer.weight_decay")  # in trainer.full: of all weights
 SPLITTING = ("trainer.selection", "trainer.heldout_fraction", "trainer.heldout_max")
 TARGET = "_target_"  # the class of a piece
 MEAN = "mean"  # in the place of a task: the mean over all of them
@@ -353,17 +354,31 @@ def _row(
 
 def _settings(record: RunRecord) -> dict[str, Any]:
     """Return what may tell rows apart; on which other tasks a prompt is tried changes nothing of its own."""
-    flat = {k: v for k, v in flatten(record.config).items() if k not in NOT_A_VARIANT}
+    flat = flatten(record.config)
+    flat = {k: v for k, v in flat.items() if k not in NOT_A_VARIANT and _is_read(record, k)}
     hpo = record.config.get("hpo") or {}
-    if not _is_trained(record):  # of the trainer, only what splits the data
-        flat = {k: v for k, v in flat.items() if not k.startswith("trainer.") or k in SPLITTING}
-    elif hpo.get("name"):  # what was searched for differs from task to task: the search is what rows share
+    if _is_trained(record) and hpo.get("name"):
+        # What was searched for differs from task to task: the search is what rows share.
         flat = {k: v for k, v in flat.items() if k not in hpo["searched"]} | {"hpo": hpo["name"]}
     return {k: v for k, v in flat.items() if not k.startswith(("transfer.", "regime.task_settings."))}
 
 
 def _is_trained(record: RunRecord) -> bool:
     return Method(record.config["prompt"]["method"]).is_trained
+
+
+def _trains_backbone(record: RunRecord) -> bool:
+    prompt = record.config["prompt"]
+    return prompt["method"] == Method.fine_tuning.value or prompt.get("freeze_backbone") is False
+
+
+def _is_read(record: RunRecord, key: str) -> bool:
+    """Tell whether a run goes by a setting: of the trainer one that trains nothing goes by what splits the
+    data alone, and the others by one of its two optimizers."""
+    if not key.startswith("trainer.") or key in SPLITTING:
+        return True
+    others = key in OPTIMIZER if _trains_backbone(record) else key.startswith("trainer.full.")
+    return _is_trained(record) and not others
 
 
 class _Variants:
@@ -385,16 +400,16 @@ class _Variants:
         Where a piece is exchanged, its name is all there is to say: settings count among pieces of one class.
         """
         kinds = {self._key(record): record for record in records}
-        flats = [
-            (self._place(record), self.settings(record), _is_trained(record)) for record in kinds.values()
-        ]
-        keys = {key for _, flat, _ in flats for key in flat}
+        flats = [(record, self.settings(record)) for record in kinds.values()]
+        keys = {key for _, flat in flats for key in flat}
         # Where the class of the piece stands that a setting is one of; of a class itself nowhere.
         pieces = {key: "" if key.endswith(TARGET) else f"{key.rpartition('.')[0]}.{TARGET}" for key in keys}
         values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-        for place, flat, trained in flats:
-            for key in keys if trained else flat:  # what trains nothing differs in no setting of the trainer
-                values[place, key, str(flat.get(pieces[key]))].add(repr(flat.get(key)))
+        for record, flat in flats:
+            place = self._place(record)
+            for key in keys:
+                if key in flat or _is_read(record, key):  # what it does not go by tells it from nothing
+                    values[place, key, str(flat.get(pieces[key]))].add(repr(flat.get(key)))
         return {(place, key) for (place, key, _), seen in values.items() if len(seen) > 1}
 
     @staticmethod
@@ -424,7 +439,7 @@ def _plain(value: Any) -> str:
 
 def _budget(record: RunRecord) -> str:
     trainer = record.config["trainer"]
-    tuned = trainer["full"] if record.config["prompt"]["method"] == "fine_tuning" else trainer
+    tuned = trainer["full"] if _trains_backbone(record) else trainer
     return (
         f"at most {trainer['max_steps']} updates of {trainer['batch_size']} examples, "
         f"{tuned['optimizer']}, lr {tuned['lr']}"
