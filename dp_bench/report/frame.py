@@ -408,7 +408,8 @@ class _Variants:
         for record, flat in flats:
             place = self._place(record)
             for key in keys:
-                if key in flat or _is_read(record, key):  # what it does not go by tells it from nothing
+                # What a run does not go by tells it from nothing.
+                if key in flat or (_is_trained(record) and _is_read(record, key)):
                     values[place, key, str(flat.get(pieces[key]))].add(repr(flat.get(key)))
         return {(place, key) for (place, key, _), seen in values.items() if len(seen) > 1}
 
