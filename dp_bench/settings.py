@@ -66,6 +66,10 @@ class Method(Enum):
         """Say whether it draws nothing, so that one run stands for every seed."""
         return self in (Method.zero_shot, Method.majority)
 
+    def trains_backbone(self, freeze_backbone: bool | None) -> bool:
+        """Say whether all weights are trained: fine-tuning, or P-tuning as its authors did it."""
+        return self is Method.fine_tuning or freeze_backbone is False
+
 
 class Scoring(Enum):
     words = "words"  # one label word a label, the same for every example
@@ -206,8 +210,8 @@ class PromptSettings:
 
     @property
     def trains_backbone(self) -> bool:
-        """Whether all weights are trained: fine-tuning, or P-tuning as its authors did it."""
-        return self.method is Method.fine_tuning or self.freeze_backbone is False
+        """Whether all weights are trained, with trainer.full."""
+        return self.method.trains_backbone(self.freeze_backbone)
 
     @property
     def saved_file(self) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import fsum, sqrt
 from statistics import fmean
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from typing import Any
 
 from dp_bench.records import VOLATILE, RunRecord, flatten
 from dp_bench.report.expand import MULTITASK, by_evaluated_task, by_task, trained_on
-from dp_bench.settings import Method
+from dp_bench.settings import FullSettings, Method
 
 TASK_ORDER = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc", "axb", "axg")
 # Said by the header, the row's name or the cell already, or without influence on a result.
@@ -26,7 +26,8 @@ NOT_A_VARIANT = (
     "regime.transfer",
     *VOLATILE,
 )
-OPTIMIZER = ("trainer.optimizer", "trainer.lr", "trainer.weight_decay")  # in trainer.full: of all weights
+# Of prompts; trainer.full has others for all weights.
+OPTIMIZER = tuple(f"trainer.{own.name}" for own in fields(FullSettings))
 SPLITTING = ("trainer.selection", "trainer.heldout_fraction", "trainer.heldout_max")
 TARGET = "_target_"  # the class of a piece
 MEAN = "mean"  # in the place of a task: the mean over all of them
@@ -369,7 +370,7 @@ def _is_trained(record: RunRecord) -> bool:
 
 def _trains_backbone(record: RunRecord) -> bool:
     prompt = record.config["prompt"]
-    return prompt["method"] == Method.fine_tuning.value or prompt.get("freeze_backbone") is False
+    return Method(prompt["method"]).trains_backbone(prompt.get("freeze_backbone"))
 
 
 def _is_read(record: RunRecord, key: str) -> bool:
@@ -407,9 +408,8 @@ class _Variants:
         values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
         for record, flat in flats:
             place = self._place(record)
-            for key in keys:
-                # What a run does not go by tells it from nothing.
-                if key in flat or (_is_trained(record) and _is_read(record, key)):
+            for key in keys if _is_trained(record) else flat:
+                if _is_read(record, key):  # what a run does not go by tells it from nothing
                     values[place, key, str(flat.get(pieces[key]))].add(repr(flat.get(key)))
         return {(place, key) for (place, key, _), seen in values.items() if len(seen) > 1}
 
