@@ -408,6 +408,12 @@ def task_problems(task: TaskSettings) -> Iterator[str]:
         )
     if task.reader not in READERS:
         yield f"task.reader={task.reader} is unknown: use {', '.join(READERS)}."
+    for name in task.together or ():
+        if name not in task.fields:
+            yield (
+                f"task.together names '{name}', which is no field of the task: its fields are "
+                f"{', '.join(task.fields)}."
+            )
     for metric in task.metrics:
         if metric not in METRICS:
             yield f"task.metrics names '{metric}', which is unknown: use {', '.join(METRICS)}."

@@ -145,6 +145,9 @@ def build(cfg: DictConfig, extra_dir: Path | None = None) -> Experiment:
     Raises UserError naming every problem at once.
     """
     extra_dir = extra_dir or _extra_dir()
+    if cfg.data.templated:
+        cfg = deepcopy(cfg)
+        _keep_nothing_together(cfg.task)
     problems = _whole_problems(cfg, extra_dir)
     if problems:
         raise UserError(_paragraph(problems))
@@ -158,13 +161,20 @@ def build(cfg: DictConfig, extra_dir: Path | None = None) -> Experiment:
         resolved["prompt"]["init_sha256"] = _saved_sha256(settings.prompt)
     regime = settings.regime
     own = regime.task_settings or {}
-    transfer = {name: _task(name, own.get(name, {}), extra_dir) for name in regime.transfer or ()}
+
+    def other_task(name: str) -> DictConfig:
+        node = _task(name, own.get(name, {}), extra_dir)
+        if settings.data.templated:
+            _keep_nothing_together(node)
+        return node
+
+    transfer = {name: other_task(name) for name in regime.transfer or ()}
     if transfer:
         resolved["transfer"] = {name: _plain(node) for name, node in transfer.items()}
     others = tuple(_task_settings(node) for node in transfer.values())
     if regime.tasks is None:
         return Experiment(settings, resolved, (settings.task,), others)
-    several = {name: _task(name, own.get(name, {}), extra_dir) for name in regime.tasks}
+    several = {name: other_task(name) for name in regime.tasks}
     tasks = tuple(_task_settings(node) for node in several.values())
     for task in tasks:
         if task.trains_on is not None:
@@ -177,6 +187,13 @@ def build(cfg: DictConfig, extra_dir: Path | None = None) -> Experiment:
     plain = {name: _plain(node) for name, node in several.items()}
     resolved["task"] = {"name": name, "title": title, "tasks": plain}
     return Experiment(settings, resolved, tasks, others)
+
+
+def _keep_nothing_together(task: DictConfig) -> None:
+    """Leave out which texts keep rows together, where a generator has so few sentences that all rows share some."""
+    for node in (task, task.train_task):
+        if node is not None:
+            node.together = None
 
 
 def reopen(resolved: Mapping[str, Any], results_dir: Path) -> Experiment:

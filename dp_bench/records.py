@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dp_bench.types import UserError
@@ -38,6 +39,7 @@ VOLATILE = (
     "data.dir",
     "data.hub",
     "data.revision",
+    "data.templated",
 )
 PACKAGES = (
     "torch",
@@ -106,17 +108,25 @@ class RunRecord:
     transfer: dict[str, dict[str, Any]] = field(default_factory=dict)  # the same of regime.transfer's tasks
 
 
-def identify(resolved: Mapping[str, Any], data_sha256: str) -> tuple[str, str]:
-    """Return run id and cell id of a resolved configuration on data with this digest."""
+def identify(
+    resolved: Mapping[str, Any], data_sha256: str, extra: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, str]:
+    """Return run id and cell id of a resolved configuration on data with this digest; `extra` has further facts
+    on which the result depends."""
     # null is "not set": a setting that a later version adds, and that is null, leaves the ids as they are.
-    kept = {k: v for k, v in flatten(resolved).items() if k not in VOLATILE and v is not None}
-    kept["data.sha256"] = data_sha256
+    kept = {k: v for k, v in flatten(resolved).items() if not is_volatile(k) and v is not None}
+    kept = {**kept, "data.sha256": data_sha256, **extra}
     seed = kept.pop("seed")
     cell = _digest(kept)
     readable = "-".join(
         str(kept[f"{group}.name"]) for group in ("task", "backbone", "prompt", "regime", "protocol")
     )
     return f"{readable}-s{seed}-{_digest({**kept, 'seed': seed})}", cell
+
+
+def is_volatile(key: str) -> bool:
+    """Say whether a setting leaves the id as it is: it changes no result, or enters the id as something else."""
+    return key in VOLATILE or key.endswith(".together")  # of each task: identity.facts says what it leads to
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dp_bench import checks, ranks, records
 from dp_bench.config import Experiment
 from dp_bench.data.source import Source, locate
+from dp_bench.identity import identify
 from dp_bench.progress import Reporter
 from dp_bench.records import RunRecord
 from dp_bench.settings import Method, TaskSettings
@@ -39,7 +40,7 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     """
     settings = experiment.settings
     sources = Sources.of(experiment)
-    run_id, cell_id = records.identify(experiment.resolved, sources.sha256)
+    run_id, cell_id = identify(experiment, sources.trained, sources.sha256)
     directory = Path(settings.results_dir) / "runs" / run_id
     if ranks.size() > 1:
         checks.refuse_ranks(settings)

@@ -150,6 +150,9 @@ class TaskSettings:
     choices: list[str] = field(default_factory=list)  # fields with an example's choices; none: the reader's
     template: str = MISSING  # text of the input; {field} is replaced
     shorten: str = MISSING  # the field that gives way at its end when the text is too long
+    # Fields whose texts keep rows on one side: rows that share one are never trained on and held out, nor drawn
+    # twice. None: `shorten` alone.
+    together: list[str] | None = None
     max_length: int = MISSING  # tokens of the text with </s>, without prompt vectors
     metrics: list[str] = MISSING  # their mean is the task score
     only_file: str | None = None  # stem of a diagnostic's one file, in place of data.validation_file
@@ -265,6 +268,9 @@ class DataSettings:
     train_file: str = MISSING  # stem of the file trained on
     validation_file: str = MISSING  # stem of the file reported on
     limit: int | None = None  # keep the first rows of each file only; shown in every table header
+    templated: bool | None = (
+        None  # rows share sentences because a generator has few: task.together is not read
+    )
     difficulty: str | None = None  # easy, default, hard: generate the micro benchmark; None: read files
     world_seed: int = 0  # of the generator; read with `difficulty` only
     # mix2, mix3, mix4, skewed, liar: what the generator writes in place of BoolQ; read with `difficulty`

@@ -18,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from dp_bench.data.grouping import components
 from dp_bench.settings import FewShotSplit, RegimeSettings, TaskSettings
 from dp_bench.types import Example, UserError
 
@@ -81,14 +82,15 @@ def sampled(examples: Sequence[Example], shots: int, seed: int) -> Draw:
 
 
 def ordered(examples: Sequence[Example], seed: int) -> dict[int, list[Example]]:
-    """Return the examples of each class in the order of the draw, each text used once."""
+    """Return the examples of each class in the order of the draw, of those that share a text the first."""
     by_class: dict[int, list[Example]] = {
         e.label: [] for e in sorted(examples, key=_label) if e.label is not None
     }
-    used: set[str] = set()
+    component_of = dict(zip((e.id for e in examples), components([e.source for e in examples]), strict=True))
+    used: set[int] = set()
     for example in sorted(examples, key=lambda e: sha256(f"{seed}/{e.id}".encode()).digest()):
-        if example.label is not None and example.source not in used:
-            used.add(example.source)
+        if example.label is not None and component_of[example.id] not in used:
+            used.add(component_of[example.id])
             by_class[example.label].append(example)
     return by_class
 

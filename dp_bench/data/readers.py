@@ -138,12 +138,21 @@ def _flat(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterato
     for record in records:
         name = f"{task.name}/{split}/{record.index()}"
         fields = {field: record.text(field) for field in task.fields}
-        # `task.shorten` names the long text that the other fields ask about: BoolQ has several questions on a
-        # passage, RTE repeats a premise.
-        source = _source(task, fields[task.shorten])
+        source = " ".join(_source(task, text) for text in kept_together(task, fields))
         label, skill = record.label(task.labels), record.skill()
         example = Example(name, fields, _choices(task, fields), label, group=name, source=source, skill=skill)
         yield record, example
+
+
+def kept_together(task: TaskSettings, fields: Mapping[str, str]) -> list[str]:
+    """Return the texts of which no two sides of a split may have the same one, each once.
+
+    Those are the fields of `task.together`, whatever their case and spaces; without it, as in rows that are
+    generated from templates, the field that gives way alone, as it is.
+    """
+    if task.together is None:
+        return [fields[task.shorten]]
+    return list(dict.fromkeys(" ".join(fields[name].casefold().split()) for name in task.together))
 
 
 def _source(task: TaskSettings, text: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dp_bench import records
+from dp_bench.identity import identify
 from dp_bench.records import RunRecord
 from dp_bench.run import Sources
 from dp_bench.settings import Method
@@ -76,12 +77,13 @@ def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
     folders = {choice.experiment.settings.results_dir for choice in choices}
     if len(folders) > 1:
         raise UserError(f"results_dir={','.join(sorted(folders))}: a sweep writes to one folder.")
-    digests: dict[str, str] = {}
+    found: dict[str, Sources] = {}
     runs: dict[str, Run] = {}
     resolved: dict[str, Mapping[str, Any]] = {}
     cells: dict[str, str] = {}
     for choice in choices:
-        run_id, cell_id = records.identify(choice.experiment.resolved, _data_sha256(choice, digests))
+        sources = _sources(choice, found)
+        run_id, cell_id = identify(choice.experiment, sources.trained, sources.sha256)
         runs.setdefault(run_id, Run(run_id, choice.words, _labels(choice)))
         resolved[run_id], cells[run_id] = choice.experiment.resolved, cell_id
     experiments = tuple(own["experiment"][0].split("=", 1)[1] for own in axes if "experiment" in own)
@@ -89,12 +91,12 @@ def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
     return Plan(name, Path(folders.pop()), tuple(runs.values()), resolved, cells, experiments)
 
 
-def _data_sha256(choice: Choice, known: dict[str, str]) -> str:
+def _sources(choice: Choice, known: dict[str, Sources]) -> Sources:
     """Find the data of a run's tasks, once for all runs that read them."""
     resolved = choice.experiment.resolved
     key = json.dumps([resolved["task"], resolved.get("transfer"), resolved["data"]], sort_keys=True)
     if key not in known:
-        known[key] = Sources.of(choice.experiment).sha256
+        known[key] = Sources.of(choice.experiment)
     return known[key]
 
 

@@ -1,0 +1,37 @@
+"""What names a run: its resolved configuration, the files it reads, and what it makes of them."""
+
+from __future__ import annotations
+
+from dp_bench import records
+from dp_bench.config import Experiment
+from dp_bench.data.grouping import grouping
+from dp_bench.data.source import Source
+from dp_bench.settings import FewShotSplit, RunSettings, Selection
+
+
+def facts(experiment: Experiment, trained: tuple[Source, ...]) -> dict[str, str]:
+    """Return what enters a run's id beside its configuration and the digest of its files.
+
+    `split.TASK`: which training rows were kept together, where that is not what earlier versions did and where
+    rows are held out or drawn.
+    """
+    settings = experiment.settings
+    found = {}
+    if _divides_rows(settings):
+        for task, source in zip(experiment.tasks, trained, strict=True):
+            digest = grouping(task.training, source.train, settings.data.limit)
+            if digest is not None:
+                found[f"split.{task.training.name}"] = digest[:16]
+    return found
+
+
+def _divides_rows(settings: RunSettings) -> bool:
+    regime = settings.regime
+    if regime.shots is not None:
+        return regime.split is FewShotSplit.sampled
+    return settings.trainer.selection is Selection.heldout
+
+
+def identify(experiment: Experiment, trained: tuple[Source, ...], data_sha256: str) -> tuple[str, str]:
+    """Return the run id and the cell id of an experiment whose tasks are trained on these sources."""
+    return records.identify(experiment.resolved, data_sha256, facts(experiment, trained))
