@@ -190,7 +190,7 @@ def build(cfg: DictConfig, extra_dir: Path | None = None) -> Experiment:
 
 
 def _keep_nothing_together(task: DictConfig) -> None:
-    """Leave out which texts keep rows together, where a generator has so few sentences that all rows share some."""
+    """Drop what keeps rows together: a generator has so few sentences that all its rows share some."""
     for node in (task, task.train_task):
         if node is not None:
             node.together = None

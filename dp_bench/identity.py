@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from dp_bench import records
 from dp_bench.config import Experiment
 from dp_bench.data.grouping import grouping
@@ -9,11 +11,18 @@ from dp_bench.data.source import Source
 from dp_bench.settings import FewShotSplit, RunSettings, Selection
 
 
+@dataclass(frozen=True)
+class Identity:
+    run_id: str
+    cell_id: str  # equal for runs that differ in their seed only
+    facts: dict[str, str]
+
+
 def facts(experiment: Experiment, trained: tuple[Source, ...]) -> dict[str, str]:
     """Return what enters a run's id beside its configuration and the digest of its files.
 
-    `split.TASK`: which training rows were kept together, where that is not what earlier versions did and where
-    rows are held out or drawn.
+    `split.TASK`: which training rows were kept together, where rows are held out or drawn and where earlier
+    versions kept others together.
     """
     settings = experiment.settings
     found = {}
@@ -32,6 +41,7 @@ def _divides_rows(settings: RunSettings) -> bool:
     return settings.trainer.selection is Selection.heldout
 
 
-def identify(experiment: Experiment, trained: tuple[Source, ...], data_sha256: str) -> tuple[str, str]:
-    """Return the run id and the cell id of an experiment whose tasks are trained on these sources."""
-    return records.identify(experiment.resolved, data_sha256, facts(experiment, trained))
+def identify(experiment: Experiment, trained: tuple[Source, ...], data_sha256: str) -> Identity:
+    """Name an experiment whose tasks are trained on these sources."""
+    found = facts(experiment, trained)
+    return Identity(*records.identify(experiment.resolved, data_sha256, found), found)

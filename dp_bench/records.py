@@ -98,6 +98,7 @@ class RunRecord:
     config: dict[str, Any]
     cell_id: str  # equal for runs that differ in their seed only
     schema_version: int = SCHEMA_VERSION
+    facts: dict[str, str] = field(default_factory=dict)  # what named it beside config and data (identity.py)
     notes: list[str] = field(default_factory=list)  # of the draw of few-shot rows
     diagnostics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)  # of guards.py: why it may not have learned
@@ -111,8 +112,8 @@ class RunRecord:
 def identify(
     resolved: Mapping[str, Any], data_sha256: str, extra: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[str, str]:
-    """Return run id and cell id of a resolved configuration on data with this digest; `extra` has further facts
-    on which the result depends."""
+    """Return run id and cell id of a resolved configuration on data with this digest; `extra` has further
+    facts on which the result depends."""
     # null is "not set": a setting that a later version adds, and that is null, leaves the ids as they are.
     kept = {k: v for k, v in flatten(resolved).items() if not is_volatile(k) and v is not None}
     kept = {**kept, "data.sha256": data_sha256, **extra}
@@ -125,7 +126,7 @@ def identify(
 
 
 def is_volatile(key: str) -> bool:
-    """Say whether a setting leaves the id as it is: it changes no result, or enters the id as something else."""
+    """Say whether a setting stays out of the id: it changes no result, or enters as something else."""
     return key in VOLATILE or key.endswith(".together")  # of each task: identity.facts says what it leads to
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dp_bench import checks, ranks, records
 from dp_bench.config import Experiment
 from dp_bench.data.source import Source, locate
-from dp_bench.identity import identify
+from dp_bench.identity import Identity, identify
 from dp_bench.progress import Reporter
 from dp_bench.records import RunRecord
 from dp_bench.settings import Method, TaskSettings
@@ -40,13 +40,14 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     """
     settings = experiment.settings
     sources = Sources.of(experiment)
-    run_id, cell_id = identify(experiment, sources.trained, sources.sha256)
+    identity = identify(experiment, sources.trained, sources.sha256)
+    run_id = identity.run_id
     directory = Path(settings.results_dir) / "runs" / run_id
     if ranks.size() > 1:
         checks.refuse_ranks(settings)
     with ranks.together(), reporter or Reporter(quiet=not ranks.leads()) as report:
         if not ranks.leads():
-            return ranks.from_leader(None) or _run(experiment, sources, directory, cell_id, report)
+            return ranks.from_leader(None) or _run(experiment, sources, directory, identity, report)
         finished = records.load(directory)
         if finished and not settings.rerun:
             report.skipped(
@@ -61,16 +62,16 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
             if finished:
                 shutil.rmtree(directory / "checkpoint", ignore_errors=True)
             ranks.from_leader(None)  # the others may begin
-            return _recorded(experiment, sources, directory, cell_id, report)
+            return _recorded(experiment, sources, directory, identity, report)
 
 
 def _recorded(
-    experiment: Experiment, sources: Sources, directory: Path, cell_id: str, report: Reporter
+    experiment: Experiment, sources: Sources, directory: Path, identity: Identity, report: Reporter
 ) -> RunRecord:
     """Run, and leave word of how it ended in status.json."""
     records.write_status(directory, "running")
     try:
-        return _run(experiment, sources, directory, cell_id, report)
+        return _run(experiment, sources, directory, identity, report)
     except UserError:
         records.forget(directory)
         raise
@@ -158,7 +159,7 @@ def open_workplace(experiment: Experiment, sources: Sources, directory: Path, re
 
 
 def _run(
-    experiment: Experiment, sources: Sources, directory: Path, cell_id: str, report: Reporter
+    experiment: Experiment, sources: Sources, directory: Path, identity: Identity, report: Reporter
 ) -> RunRecord:
     # Imported here: a skipped or rejected run must not wait for torch.
     from dp_bench import machine
@@ -232,7 +233,8 @@ def _run(
         command=records.command(),
         started=started,
         config=experiment.resolved,
-        cell_id=cell_id,
+        cell_id=identity.cell_id,
+        facts=identity.facts,
         notes=[note for own in data for note in own.notes],
         diagnostics={
             **{k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},

@@ -150,8 +150,8 @@ class TaskSettings:
     choices: list[str] = field(default_factory=list)  # fields with an example's choices; none: the reader's
     template: str = MISSING  # text of the input; {field} is replaced
     shorten: str = MISSING  # the field that gives way at its end when the text is too long
-    # Fields whose texts keep rows on one side: rows that share one are never trained on and held out, nor drawn
-    # twice. None: `shorten` alone.
+    # Fields whose texts keep rows on one side of every split: of rows that share one, none is trained on
+    # while another is held out, and one is drawn. None: `shorten` alone.
     together: list[str] | None = None
     max_length: int = MISSING  # tokens of the text with </s>, without prompt vectors
     metrics: list[str] = MISSING  # their mean is the task score

@@ -36,8 +36,8 @@ class Example:
 
     `label` indexes `choices` and is None where the release hides it (test splits). Where several choices are
     right (ReCoRD), `golds` has them all and `label` the first. Examples with one `group` are scored together
-    (the answers to one MultiRC question). `source` names the texts of an example, separated by spaces; examples
-    that share one, directly or through others, never stand on both sides of a train/held-out split.
+    (the answers to one MultiRC question). `source` names the texts of an example, separated by spaces;
+    examples that share one, directly or through others, never stand on both sides of a train/held-out split.
     """
 
     id: str  # "rte/val/3"; MultiRC "multirc/val/5/2/1": passage, question, answer

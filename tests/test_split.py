@@ -6,7 +6,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
+from dp_bench.data.grouping import components
 from dp_bench.data.split import held_out
 from dp_bench.types import UserError
 
@@ -32,6 +35,32 @@ def test_a_source_stays_on_one_side(seed: int) -> None:
     assert not {sources[row] for row in train} & {sources[row] for row in held}
     largest = max(Counter(sources).values())
     assert 60 <= len(held) < 60 + largest
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_that_share_a_text_through_others_stay_on_one_side(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    pairs = generator.integers(0, 400, (200, 2))  # two sentences a row, as in WiC
+    train, held = held_out([f"s{a} s{b}" for a, b in pairs], [0, 1] * 100, 0.1, 500, seed)
+    assert len(held)
+    assert not set(pairs[train].ravel()) & set(pairs[held].ravel())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_connects_most_rows_is_trained_on(seed: int) -> None:
+    train, held = held_out(["big"] * 70 + singles(30), [0, 1] * 50, 0.1, 500, seed)
+    assert set(range(70)) <= set(train)
+    assert len(held) == 10
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_components_are_those_of_the_graph(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    rows = [set(generator.integers(0, 60, generator.integers(1, 4)).tolist()) for _ in range(40)]
+    shared = coo_matrix([[bool(a & b) for a in rows] for b in rows])
+    _, labels = connected_components(shared)
+    found = components([" ".join(f"t{text}" for text in row) for row in rows])
+    assert [[a == b for a in found] for b in found] == [[a == b for a in labels] for b in labels]
 
 
 def test_labels_keep_their_shares() -> None:

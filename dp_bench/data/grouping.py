@@ -39,8 +39,8 @@ def grouping(task: TaskSettings, file: SplitFile, limit: int | None) -> str | No
     """Return a digest of which rows of a training file `task.together` keeps together; None where they are
     those that `task.shorten` alone keeps together.
 
-    Versions before `task.together` looked at that one field. A run whose rows are parted as they were then has
-    the numbers that it had then, and keeps its id.
+    Versions before `task.together` looked at that one field. A run whose rows are parted as they were then
+    has the numbers that it had then, and keeps its id.
     """
     if task.together is None or task.together == [task.shorten]:
         return None

@@ -1,8 +1,8 @@
 """Hold out a part of the training set to select on, so that the split that is reported stays untouched.
 
-Rows that share a text stay on one side, and so do those that share one with a row that shares one with them:
-MultiRC has some sixty answers to a passage, WiC several pairs with the same sentence, and a held-out row whose
-sentence was trained on says little.
+Rows that share a text stay on one side, directly or through others: MultiRC has some sixty answers to a
+passage, WiC several pairs with the same sentence, and a held-out row whose sentence was trained on says
+little.
 """
 
 from __future__ import annotations
@@ -43,16 +43,20 @@ def held_out(
     for component in _stratified(rows_of, labels, seed)[:-1]:  # one at least stays to train on
         if len(taken) >= target:
             break
-        taken += rows_of[component]
+        if len(rows_of[component]) <= len(sources) / 2:  # what connects most rows is trained on
+            taken += rows_of[component]
+    if not taken:  # two components, of which the larger came first
+        taken = min(rows_of.values(), key=len)
     held = np.array(sorted(taken), dtype=np.int64)
     return np.setdiff1d(np.arange(len(sources), dtype=np.int64), held), held
 
 
 def _stratified(rows_of: dict[int, list[int]], labels: Sequence[int], seed: int) -> list[int]:
-    """Return the components in a random order of which every beginning has about the same mixture of labels.
+    """Return the components in a random order of which every beginning has about the same mixture of
+    labels.
 
-    A component belongs to the stratum of its rarest label. Within a stratum of m sources in random order, number
-    i comes at (i + 1/2) / m of the way; sorting all by that place interleaves the strata evenly.
+    A component belongs to the stratum of its rarest label. Within a stratum of m components in random order,
+    number i comes at (i + 1/2) / m of the way; sorting all by that interleaves the strata evenly.
     """
     frequency = Counter(labels)
     strata: dict[int, list[int]] = {}

@@ -83,9 +83,10 @@ def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
     cells: dict[str, str] = {}
     for choice in choices:
         sources = _sources(choice, found)
-        run_id, cell_id = identify(choice.experiment, sources.trained, sources.sha256)
+        identity = identify(choice.experiment, sources.trained, sources.sha256)
+        run_id = identity.run_id
         runs.setdefault(run_id, Run(run_id, choice.words, _labels(choice)))
-        resolved[run_id], cells[run_id] = choice.experiment.resolved, cell_id
+        resolved[run_id], cells[run_id] = choice.experiment.resolved, identity.cell_id
     experiments = tuple(own["experiment"][0].split("=", 1)[1] for own in axes if "experiment" in own)
     name = _name(experiments, words)
     return Plan(name, Path(folders.pop()), tuple(runs.values()), resolved, cells, experiments)
