@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from conftest import task_settings
 
-from dp_bench.data.readers import ExampleFile, read_examples
 from dp_bench.data.grouping import components
+from dp_bench.data.readers import ExampleFile, read_examples
 from dp_bench.data.source import locate, split_file
 from dp_bench.settings import DataSettings, Scoring, TaskSettings
 from dp_bench.types import Example, UserError
