@@ -111,7 +111,8 @@ def predict(
     prompt = model.prompt
     names = prompt.noisy_selectors(training=False, sample_at_eval=sample)
     stream = generator(seed, "evaluate", split.name, step if sample else 0)
-    noise = prompt.draw_noise(len(split), stream, selectors=names)
+    drawn = prompt.draw_noise(len(split), stream, selectors=names)
+    noise = {name: prompt.selectors[name].shared(draws) for name, draws in drawn.items()}
     num_vectors = prompt.vectors.num_tokens
     if positions is not None:
         outcomes = positions if model.order is SplitOrder.paper else num_vectors - positions

@@ -8,7 +8,7 @@ from dp_bench import records
 from dp_bench.config import Experiment
 from dp_bench.data.grouping import grouping
 from dp_bench.data.source import Source
-from dp_bench.settings import FewShotSplit, RunSettings, Selection
+from dp_bench.settings import FewShotSplit, RunSettings, Selection, class_of
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,24 @@ def facts(experiment: Experiment, trained: tuple[Source, ...]) -> dict[str, str]
 
     `split.TASK`: which training rows were kept together, where rows are held out or drawn and where earlier
     versions kept others together.
+    `reported`: that the score is the evaluation that selected, where both are on the same rows and a control
+    draws; earlier versions drew once more. (A protocol whose evaluations draw has a revision.)
     """
     settings = experiment.settings
     found = {}
+    if settings.trainer.selection is Selection.validation and _draws_always(settings):
+        found["reported"] = "the evaluation that selected"
     if _divides_rows(settings):
         for task, source in zip(experiment.tasks, trained, strict=True):
             digest = grouping(task.training, source.train, settings.data.limit)
             if digest is not None:
                 found[f"split.{task.training.name}"] = digest[:16]
     return found
+
+
+def _draws_always(settings: RunSettings) -> bool:
+    pieces = (settings.prompt.position, settings.prompt.length, settings.prompt.route)
+    return any(class_of(piece) == "Random" for piece in pieces)
 
 
 def _divides_rows(settings: RunSettings) -> bool:

@@ -338,11 +338,13 @@ def _splits(place: Workplace, *, with_summaries: bool) -> Splits:
         return Split(full_name, task, encoded, summaries.get(encoded.fingerprint), number, prompt_task)
 
     data = list(enumerate(place.data))
+    # What selects on the reported rows is their evaluation, draws and all.
+    reported = ["select" if own.select is own.report else "report" for own in place.data]
     transfer = enumerate(place.transfer, start=len(data))
     return Splits(
         [split("train", own.task.training, own.train, i) for i, own in data],
         [split("select", own.task.training, own.select, i) for i, own in data],
-        [split("report", own.task, own.report, i) for i, own in data]
+        [split(reported[i], own.task, own.report, i) for i, own in data]
         + [split("report", task, encoded, i) for i, (task, encoded) in transfer],
     )
 

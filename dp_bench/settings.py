@@ -333,10 +333,15 @@ class ProtocolSettings:
     relu_position: bool = MISSING  # B4
     sample_at_eval: bool = MISSING  # B2
     shared_task_draw: bool = MISSING  # one Gumbel draw per micro-batch for task-level selectors
+    rows_a_draw: int | None = None  # and at evaluation one for so many rows, the authors' batch
     first_vocab_init: list[str] = MISSING  # B11: prompts initialised from vocabulary rows 0, 1, 2 …
     uniform_init: list[str] = MISSING  # B11: prompts initialised from U(-0.5, 0.5)
     tanh_pool: list[str] = MISSING  # B12: prompts whose pool weights go through tanh
     step_each_micro_batch: list[str] = MISSING  # B1: prompts updated after every micro-batch
+    sum_losses: bool | None = None  # B19: micro-batches' mean losses are added up, not averaged
+    warmup_from_zero: bool | None = None  # the first step has rate 0
+    whole_classes: bool | None = None  # few-shot: a class with too few rows gives all of them to train on
+    revision: int | None = None  # raised when the same switches come to other numbers
 
 
 @dataclass

@@ -149,6 +149,7 @@ class Trainer:
         self.weights = [factors.get(split.task.name, 1.0) for split in train]
         self.sample_at_eval = settings.protocol.sample_at_eval
         self.step_each_micro_batch = settings.prompt.name in settings.protocol.step_each_micro_batch
+        self.sum_losses = self.step_each_micro_batch or bool(settings.protocol.sum_losses)
         self.progress = Progress()
         self.warnings: list[str] = []  # each once
         self.best = self._state()
@@ -217,19 +218,20 @@ class Trainer:
         total = torch.zeros((), device=self.accelerator.device)
         num_examples = sum(map(len, places))
         self.prompt.begin_update(step, self.trainer.max_steps)
-        for micro_batch, is_last in self._micro_batches(places, step):
+        number = 0
+        for number, (micro_batch, is_last) in enumerate(self._micro_batches(places, step)):
             share = len(micro_batch) / num_examples
             goal = objective(self.model, self.prompt, micro_batch, tau)
             total += goal.loss * share
             loss = goal.to_minimise * self.weights[micro_batch.task]
             if goal.added is not None:
                 loss = loss + goal.added
-            self._backward(loss if self.step_each_micro_batch else loss * share)
+            self._backward(loss if self.sum_losses else loss * share)
             if self.step_each_micro_batch and not is_last:
-                self._step_optimizer(step)
+                self._step_optimizer(step, number)
         ranks.sum_gradients(self.parameters)
         self.accelerator.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm)
-        self._step_optimizer(step)
+        self._step_optimizer(step, number)
         self.prompt.end_update()
         mean_loss = float(ranks.total(total))
         if not math.isfinite(mean_loss):
@@ -262,14 +264,24 @@ class Trainer:
         self.accelerator.backward(loss)
 
     @stage("optimizer")
-    def _step_optimizer(self, step: int) -> None:
-        warmup = min(1.0, (step + 1) / self.trainer.warmup_steps) if self.trainer.warmup_steps else 1.0
+    def _step_optimizer(self, step: int, number: int) -> None:
+        """Step after micro-batch `number` of update `step`, both counted from 0."""
+        warmup = self._warmup(step, number)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * warmup
         if (step + 1) % self.trainer.eval_every == 0:
             self._warn(guards.of_gradients(self._named_parameters()))
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def _warmup(self, step: int, number: int) -> float:
+        """Return the share of the learning rate that a step of the optimizer has."""
+        t = self.trainer
+        done = step  # steps of the optimizer before this one
+        if self.step_each_micro_batch:
+            done = step * -(-t.batch_size // (t.micro_batch_size or t.batch_size)) + number
+        counted = done if self.settings.protocol.warmup_from_zero else done + 1
+        return min(1.0, counted / t.warmup_steps) if t.warmup_steps else 1.0
 
     def _evaluate(self, mean_loss: float | None) -> None:
         started = time.perf_counter()

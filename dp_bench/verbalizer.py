@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dp_bench.backbones.backbone import Backbone
+from dp_bench.backbones.backbone import Backbone, at_least_fp32
 from dp_bench.data.tokens import word_prefix
 from dp_bench.randomness import fork
 from dp_bench.settings import Head, Scoring, TaskSettings
@@ -55,7 +55,7 @@ class LabelWords(Verbalizer):
         self.register_buffer("word_ids_C", torch.tensor(label_word_ids(words, tokenizer)), persistent=False)
 
     def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
-        return backbone.word_logits(backbone(prompted), self.get_buffer("word_ids_C")).float()
+        return at_least_fp32(backbone.word_logits(backbone(prompted), self.get_buffer("word_ids_C")))
 
 
 class WholeChoices(Verbalizer):

@@ -88,7 +88,7 @@ def test_an_update_is_the_weighted_sum_of_its_tasks_losses(several: Build, tmp_p
         )
         trainer = make_trainer(own, tmp_path / name)
         kept: list[torch.Tensor] = []
-        trainer._step_optimizer = lambda step: kept.append(trainer.parameters[0].grad.clone())  # type: ignore
+        trainer._step_optimizer = lambda step, number: kept.append(trainer.parameters[0].grad.clone())  # type: ignore
         trainer._update(places, 0)
         return kept[0]
 

@@ -113,8 +113,8 @@ def test_authors_protocol_updates_after_every_micro_batch_where_their_script_doe
             ),
             tmp_path / name,
         )
-        steps: list[int] = []
-        monkeypatch.setattr(trainer, "_step_optimizer", steps.append)
+        steps: list[tuple[int, int]] = []
+        monkeypatch.setattr(trainer, "_step_optimizer", lambda *at, steps=steps: steps.append(at))
         trainer._update((np.arange(8),), 0)
         counts[name] = len(steps)
     assert counts == {"fixed": 4, "adap_ins_pos": 1}  # docs/protocol.md B1
@@ -195,7 +195,7 @@ def test_warm_up_is_linear_and_ends(experiment: Build, tmp_path: Path) -> None:
     trainer = make_trainer(experiment("prompt=fixed", "trainer.warmup_steps=4", "trainer.lr=0.2"), tmp_path)
     seen = []
     for step in range(6):
-        trainer._step_optimizer(step)
+        trainer._step_optimizer(step, 0)
         seen.append(trainer.optimizer.param_groups[0]["lr"])
     assert seen == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2, 0.2])
 
@@ -206,7 +206,7 @@ def test_gradients_are_clipped_to_the_maximum(
     trainer = make_trainer(experiment("prompt=fixed", "trainer.max_grad_norm=0.001"), tmp_path)
     norms: list[float] = []
 
-    def look(step: int) -> None:
+    def look(step: int, number: int) -> None:
         norms.append(
             float(torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None]).norm())
         )

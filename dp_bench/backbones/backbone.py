@@ -18,6 +18,11 @@ def position_ids(mask_BS: Tensor) -> Tensor:
     return (mask_BS.long().cumsum(1) - 1).clamp(min=0)
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Return half precision as fp32, and anything finer as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def fuse_activations(model: nn.Module) -> None:
     """Compute the tanh form of GELU, T5's and GPT-2's, by one kernel in the place of eight."""
     from transformers.activations import NewGELUActivation

@@ -37,10 +37,17 @@ class Draw:
 
 
 def draw(
-    regime: RegimeSettings, task: TaskSettings, examples: Sequence[Example], where: str, *, official: bool
+    regime: RegimeSettings,
+    task: TaskSettings,
+    examples: Sequence[Example],
+    where: str,
+    *,
+    official: bool,
+    whole_classes: bool = False,
 ) -> Draw:
     """Draw as the regime says from a whole training set, which `where` names in messages.
 
+    `whole_classes` lets a class with too few rows train on all of them, which leaves it none to select on.
     Raises UserError when a shipped draw does not resolve to the rows it was made from; a sampled one is held
     to that only where the data claim to be the `official` release.
     """
@@ -51,31 +58,36 @@ def draw(
     else:
         drawn = sampled(examples, regime.shots, regime.split_seed)
         shipped = _shipped()["sampled"].get(task.name, {}).get(f"{regime.shots}/{regime.split_seed}")
-        if shipped is None or not official:
-            return drawn
     found = digest([*drawn.train, *drawn.select])
-    if found != shipped:
+    if shipped is not None and (official or regime.split is FewShotSplit.fewglue) and found != shipped:
         raise UserError(
             f"The few-shot rows of {task.title} in {where} are not those of the official release: their "
             "digest is "
             f"{found[:12]}, not {shipped[:12]}. `dp-bench data check` says which file differs."
         )
+    if whole_classes and regime.split is FewShotSplit.sampled:
+        return sampled(examples, regime.shots, regime.split_seed, whole_classes=True)
     return drawn
 
 
-def sampled(examples: Sequence[Example], shots: int, seed: int) -> Draw:
-    """Draw `shots` examples a class to train on and as many to select on; a class with too few is halved."""
+def sampled(examples: Sequence[Example], shots: int, seed: int, *, whole_classes: bool = False) -> Draw:
+    """Draw `shots` examples a class to train on and as many to select on.
+
+    A class with too few is halved, or with `whole_classes` trained on as a whole.
+    """
     train: list[Example] = []
     select: list[Example] = []
     notes = []
     for label, own in ordered(examples, seed).items():
-        number = min(shots, len(own) // 2)
-        if number < shots:
+        number = min(shots, len(own) if whole_classes else len(own) // 2)
+        to_select = own[number : 2 * number]
+        if len(to_select) < shots:
             notes.append(
-                f"class {label} has {len(own)} rows to draw from, not {2 * shots}: {number} and {number}"
+                f"class {label} has {len(own)} rows to draw from, not {2 * shots}: "
+                f"{number} and {len(to_select)}"
             )
         train += own[:number]
-        select += own[number : 2 * number]
+        select += to_select
     if not train:
         raise UserError(f"The training set has too few rows to draw regime.shots={shots} a class from it.")
     return Draw(train, select, tuple(notes))

@@ -71,7 +71,14 @@ def _few_shot(
     data = settings.data
     examples = list(ExampleFile(task, file, file.split, data.limit))
     official = data.name == "superglue" and data.limit is None
-    drawn = draw(settings.regime, task, examples, str(file.path), official=official)
+    drawn = draw(
+        settings.regime,
+        task,
+        examples,
+        str(file.path),
+        official=official,
+        whole_classes=bool(settings.protocol.whole_classes),
+    )
     whole = _encoded(settings, tokenizer, task, file, [*drawn.train, *drawn.select])
     first = len(drawn.train)
     notes = (*drawn.notes, *degenerate(drawn.train, task))

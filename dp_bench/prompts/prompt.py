@@ -15,7 +15,7 @@ from dp_bench.prompts.layers import Layers
 from dp_bench.prompts.selectors import Fixed, PerInstance, PerTask, Selector
 from dp_bench.prompts.vectors import Pool, Routed, Vectors
 from dp_bench.randomness import fork
-from dp_bench.settings import Estimator, Init, PromptSettings, ProtocolSettings
+from dp_bench.settings import Estimator, Init, PromptSettings, ProtocolSettings, SplitOrder
 from dp_bench.types import Dims, PromptOutput
 
 
@@ -204,9 +204,13 @@ def build(
             estimator=settings.estimator or Estimator.gumbel_st,
             input=_input(settings, dims),
         )
+    if isinstance(prompt.position, Fixed) and protocol.split_order is SplitOrder.code:
+        # Said as in the paper, so many before the text; the authors' rule counts those behind it.
+        prompt.position.outcome = in_input - prompt.position.outcome
     for selector in prompt.selectors.values():
         if isinstance(selector, PerTask):
             selector.shared_draw = protocol.shared_task_draw
+            selector.rows_a_draw = protocol.rows_a_draw or 1
         if isinstance(selector, PerInstance):
             selector.relu = protocol.relu_position
     if isinstance(prompt.vectors, Pool):

@@ -66,6 +66,10 @@ class Selector(nn.Module):
     def end_update(self) -> None:
         """Hear that an update is over."""
 
+    def shared(self, noise_NJ: Tensor) -> Tensor:
+        """Return the noise of a whole split at evaluation, where several rows may share one draw."""
+        return noise_NJ
+
     def log_prob(self, chosen_BJ: Tensor, summary_BD: Tensor | None, task_B: Tensor) -> Tensor:
         """Return the log-probability of one-hot outcomes: [B]."""
         logits_BJ = self.logits(summary_BD, task_B)
@@ -104,14 +108,21 @@ class Fixed(Selector):
 
 
 class PerTask(Selector):
-    """J free logits for each task (paper: adap_pos). `shared_draw` uses one draw for a whole micro-batch."""
+    """J free logits for each task (paper: adap_pos).
+
+    `shared_draw` uses one draw for a whole micro-batch in training, and one for every `rows_a_draw` rows at
+    an evaluation that draws.
+    """
 
     needs_task = True
     needs_noise = True
 
-    def __init__(self, num_outcomes: int, dims: Dims, *, shared_draw: bool = False) -> None:
+    def __init__(
+        self, num_outcomes: int, dims: Dims, *, shared_draw: bool = False, rows_a_draw: int = 1
+    ) -> None:
         super().__init__(num_outcomes)
         self.shared_draw = shared_draw
+        self.rows_a_draw = rows_a_draw
         self.logits_NJ = nn.Parameter(torch.rand(dims.num_tasks, num_outcomes) - 0.5)  # as the authors
 
     def logits(self, summary_BD: Tensor | None, task_B: Tensor) -> Tensor:
@@ -120,9 +131,12 @@ class PerTask(Selector):
     def forward(
         self, summary_BD: Tensor | None, task_B: Tensor, noise_BJ: Tensor | None, temperature: float
     ) -> Tensor:
-        if noise_BJ is not None and self.shared_draw:
+        if noise_BJ is not None and self.shared_draw and self.training:
             noise_BJ = noise_BJ[:1].expand_as(noise_BJ)
         return super().forward(summary_BD, task_B, noise_BJ, temperature)
+
+    def shared(self, noise_NJ: Tensor) -> Tensor:
+        return noise_NJ[:: self.rows_a_draw].repeat_interleave(self.rows_a_draw, 0)[: len(noise_NJ)]
 
 
 class PerInstance(Selector):

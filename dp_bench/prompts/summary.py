@@ -16,7 +16,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dp_bench.backbones.backbone import Backbone
+from dp_bench.backbones.backbone import Backbone, at_least_fp32
 from dp_bench.data.batches import evaluation_batches
 from dp_bench.data.encode import EncodedSplit
 from dp_bench.records import replace_file
@@ -33,21 +33,22 @@ def summary_width(backbone: Backbone, kind: Summary) -> int:
 def summarise(
     backbone: Backbone, ids_BT: Tensor, mask_BT: Tensor, kind: Summary, *, pad_to: int | None = None
 ) -> Tensor:
-    """Return one fp32 vector a text: [B,D]."""
+    """Return one vector a text, in fp32 or finer: [B,D]."""
     if pad_to is not None and pad_to > ids_BT.shape[1]:
         missing = pad_to - ids_BT.shape[1]
         ids_BT = torch.nn.functional.pad(ids_BT, (0, missing), value=backbone.tokenizer.pad_token_id)
         mask_BT = torch.nn.functional.pad(mask_BT, (0, missing), value=False)
     x_BTD = backbone.embed(ids_BT)
     states_BTD = x_BTD if kind is Summary.embedding_mean else backbone.encode(x_BTD, mask_BT)
+    states_BTD = at_least_fp32(states_BTD)
     if kind in (Summary.first, Summary.last):
         real_BT = mask_BT.long() * torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
         place_B = real_BT.argmax(1) if kind is Summary.last else mask_BT.long().argmax(1)
-        return states_BTD[torch.arange(len(place_B), device=place_B.device), place_B].float()
+        return states_BTD[torch.arange(len(place_B), device=place_B.device), place_B]
     if pad_to is not None:
-        return states_BTD.float().mean(1)
-    weights_BT = mask_BT.float() / mask_BT.sum(1, keepdim=True)
-    return torch.einsum("bt,btd->bd", weights_BT, states_BTD.float())
+        return states_BTD.mean(1)
+    weights_BT = mask_BT.to(states_BTD.dtype) / mask_BT.sum(1, keepdim=True)
+    return torch.einsum("bt,btd->bd", weights_BT, states_BTD)
 
 
 def cached_summaries(
