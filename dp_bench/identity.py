@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dp_bench import records
+from dp_bench.backbones import checkpoint
 from dp_bench.config import Experiment
 from dp_bench.data.grouping import grouping
 from dp_bench.data.source import Source
@@ -19,15 +20,17 @@ class Identity:
 
 
 def facts(experiment: Experiment, trained: tuple[Source, ...]) -> dict[str, str]:
-    """Return what enters a run's id beside its configuration and the digest of its files.
+    """Return what enters a run's id beside its configuration and the digest of its files, or in place of a
+    setting of that name.
 
+    `backbone.…`: what weights and tokenizer are, in place of where they lie.
     `split.TASK`: which training rows were kept together, where rows are held out or drawn and where earlier
     versions kept others together.
     `reported`: that the score is the evaluation that selected, where both are on the same rows and a control
     draws; earlier versions drew once more. (A protocol whose evaluations draw has a revision.)
     """
     settings = experiment.settings
-    found = {}
+    found = checkpoint.facts(settings.backbone, settings.cache)
     if settings.trainer.selection is Selection.validation and _draws_always(settings):
         found["reported"] = "the evaluation that selected"
     if _divides_rows(settings):

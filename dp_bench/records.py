@@ -40,6 +40,7 @@ VOLATILE = (
     "data.hub",
     "data.revision",
     "data.templated",
+    "backbone.sha256",
 )
 PACKAGES = (
     "torch",

@@ -163,6 +163,7 @@ def _run(
 ) -> RunRecord:
     # Imported here: a skipped or rejected run must not wait for torch.
     from dp_bench import machine
+    from dp_bench.backbones.checkpoint import commit_of, folder_sha256
     from dp_bench.evaluation import mean_score
     from dp_bench.methods import learn
 
@@ -225,7 +226,8 @@ def _run(
         checkpoint={
             "name_or_path": settings.backbone.name_or_path,
             "revision": settings.backbone.revision,
-            "commit": getattr(getattr(backbone.model, "config", None), "_commit_hash", None),
+            "commit": commit_of(settings.backbone),
+            "sha256": folder_sha256(settings.backbone.name_or_path, settings.cache),
             "fingerprint": fingerprint,
         },
         versions=records.versions(),

@@ -176,6 +176,8 @@ class BackboneSettings:
     head: Head = Head.verbalizer
     name_or_path: str | None = None  # hub name or directory; None builds random weights from `random_init`
     revision: str | None = None
+    # Digest of the files that `name_or_path` names, where they travel in a package (backbones/checkpoint.py).
+    sha256: str | None = None
     tokenizer: str | None = None  # hub name or directory; None: the checkpoint's own
     random_init: dict[str, Any] | None = None  # arguments of the family's transformers config
     init_seed: int = 0

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from conftest import SHARED, task_settings
+from conftest import FIXTURES, SHARED, task_settings
 
-from dp_bench import config, records
+from dp_bench import config, digests, records
+from dp_bench.backbones import checkpoint
 from dp_bench.data.grouping import grouping
 from dp_bench.data.readers import read_examples
 from dp_bench.data.source import split_file
 from dp_bench.data.split import held_out
+from dp_bench.hub import hub_reachable
 from dp_bench.identity import identify
-from dp_bench.run import Sources
+from dp_bench.records import RunRecord
+from dp_bench.run import Sources, run
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -78,3 +83,108 @@ def test_no_sentence_of_the_official_rows_is_on_both_sides(name: str) -> None:
     assert len(held) >= min(500, round(0.1 * len(examples)))
     assert (grouping(task, file, None) is None) == (name == "copa")
     assert grouping(replace(task, together=[task.shorten]), file, None) is None
+
+
+def save_gpt2(folder: Path, seed: int) -> None:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from dp_bench.backbones.load import byte_tokenizer
+
+    torch.manual_seed(seed)
+    tokenizer = byte_tokenizer("gpt2")
+    config = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=len(tokenizer), n_positions=600)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def local_run(folder: Path, results: Path) -> RunRecord:
+    words = [
+        "task=rte",
+        "prompt=fixed",
+        "trainer=smoke",
+        "trainer.max_steps=2",
+        "device=cpu",
+        "backbone=local",
+    ]
+    where = [f"backbone.name_or_path={folder}", "backbone.answer_cue=' Answer:'", f"data.dir={FIXTURES}"]
+    return run(config.build(config.compose([*words, *where, f"results_dir={results}"])))
+
+
+def test_a_run_is_named_by_its_weights_and_not_by_where_they_lie(tmp_path: Path) -> None:
+    one, other, copy = (tmp_path / name for name in ("one", "other", "copy"))
+    save_gpt2(one, 0)
+    save_gpt2(other, 1)
+    shutil.copytree(one, copy)
+    results = tmp_path / "results"
+    first = local_run(one, results)
+    assert first.checkpoint["sha256"] and first.checkpoint["commit"] is None
+    assert local_run(copy, results).run_id == first.run_id, "the same weights elsewhere"
+    shutil.copyfile(other / "model.safetensors", one / "model.safetensors")
+    second = local_run(one, results)
+    assert second.run_id != first.run_id, "other weights at the same place"
+    assert second.checkpoint["fingerprint"] != first.checkpoint["fingerprint"]
+    assert local_run(other, results).run_id == second.run_id
+    for record in (first, second):
+        assert records.identify(record.config, record.data_sha256, record.facts)[0] == record.run_id
+
+
+def test_the_configuration_of_a_model_counts_as_its_weights_do(tmp_path: Path) -> None:
+    save_gpt2(tmp_path / "model", 0)
+    before = checkpoint.folder_sha256(str(tmp_path / "model"), tmp_path)
+    (tmp_path / "model" / "README.md").write_text("nothing that a model is read from")
+    assert checkpoint.folder_sha256(str(tmp_path / "model"), tmp_path) == before
+    path = tmp_path / "model" / "config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "layer_norm_epsilon": 0.1}))
+    assert checkpoint.folder_sha256(str(tmp_path / "model"), tmp_path) != before
+
+
+def test_a_hub_model_is_named_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    hub_reachable.cache_clear()
+    settings = config.build(config.compose(["backbone=t5_base", "data.dir=."])).settings.backbone
+    assert checkpoint.facts(settings, tmp_path) == {}  # not here, and no hub to ask
+    refs = tmp_path / "models--google--t5-base-lm-adapt" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("a" * 40)
+    assert checkpoint.facts(settings, tmp_path) == {"backbone.revision": "a" * 40}
+    assert checkpoint.commit_of(replace(settings, revision="b" * 40)) == "b" * 40
+
+
+@pytest.mark.parametrize("name", ["t5_micro", "minilm"])
+def test_weights_in_a_package_are_those_that_its_name_stands_for(name: str, tmp_path: Path) -> None:
+    settings = config.build(config.compose([f"backbone={name}", "data.dir=."])).settings.backbone
+    found = checkpoint.folder_sha256(settings.name_or_path, tmp_path)
+    if found is None:
+        pytest.skip("the package is not installed")
+    assert found == settings.sha256
+    assert checkpoint.facts(settings, tmp_path) == {}
+    other = checkpoint.facts(replace(settings, sha256="0" * 64), tmp_path)
+    assert other == {"backbone.name_or_path": f"sha256:{found}"}
+
+
+def test_a_large_file_is_read_once_and_again_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "LARGE", 1)
+    path, read = tmp_path / "weights", []
+    computed = digests._computed
+    monkeypatch.setattr(digests, "_computed", lambda path: read.append(path) or computed(path))
+
+    def settled(content: bytes) -> str:
+        path.write_bytes(content)
+        monkeypatch.setattr(digests, "SETTLED_SECONDS", -1.0)
+        digests._kept.cache_clear()
+        return digests.file_sha256(path, tmp_path / "memory")
+
+    first = settled(b"one")
+    digests._kept.cache_clear()  # another process
+    assert digests.file_sha256(path, tmp_path / "memory") == first == sha256(b"one").hexdigest()
+    assert len(read) == 1
+    assert settled(b"two") == sha256(b"two").hexdigest()
+    (entry,) = (tmp_path / "memory").iterdir()
+    entry.write_text('{"state": [')
+    digests._kept.cache_clear()
+    assert digests.file_sha256(path, tmp_path / "memory") == sha256(b"two").hexdigest()

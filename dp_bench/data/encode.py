@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from pyarrow import compute
 from torch import Tensor
 
-from dp_bench.data.source import file_sha256
 from dp_bench.data.template import Rendered, Template
 from dp_bench.data.tokens import Tokens, word_prefix
+from dp_bench.digests import file_sha256
 from dp_bench.settings import Scoring
 from dp_bench.types import Batch, Example, UserError
 

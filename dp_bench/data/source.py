@@ -10,11 +10,11 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from dp_bench.digests import file_sha256
 from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable
 from dp_bench.settings import DataSettings, TaskSettings
 from dp_bench.types import UnreachableError, UserError
@@ -123,19 +123,6 @@ def _generated(task: TaskSettings, data: DataSettings, cache: Path) -> Path:
 
 def split_file(path: Path, role: str | None = None) -> SplitFile:
     return SplitFile(path, file_sha256(path), role)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file; computed once a process while its state stays."""
-    state = path.stat()
-    # Clocks of file systems tick slowly: a file that replaces another may have its size and time.
-    return _sha256(path, state.st_size, state.st_mtime_ns, state.st_ino)
-
-
-@lru_cache(maxsize=1024)
-def _sha256(path: Path, size: int, mtime_ns: int, inode: int) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------- records
