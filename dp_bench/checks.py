@@ -6,13 +6,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from dp_bench.data.readers import READERS
 from dp_bench.data.template import Template
+from dp_bench.prompts import catalogue
 from dp_bench.settings import (
-    LEARNED,
-    POOLS,
     Estimator,
     Head,
     Init,
@@ -25,15 +23,9 @@ from dp_bench.settings import (
     Scoring,
     TaskSettings,
     TrainerSettings,
-    class_of,
 )
 from dp_bench.types import UserError
 
-PARTS = re.compile(r"dp_bench\.prompts\.\w+\.\w+")  # what a `_target_` may name
-LOOKING = ("PerInstance", "Ridge", *POOLS)  # at a summary
-SELECTORS = ("position", "length", "route")
-NAMED_OUTCOMES = ("all", "half", "none")
-SITES = ("encoder", "decoder", "cross")
 METRICS = (
     *("accuracy", "macro_f1", "f1a", "exact_match", "token_f1", "token_em", "matthews", "gender_parity"),
 )
@@ -102,8 +94,7 @@ def _input_problems(settings: RunSettings) -> Iterator[str]:
     for key in ("standardise", "erase_label", "shuffle_input"):
         if not getattr(prompt, key):
             continue
-        pieces = (prompt.position, prompt.length, prompt.vectors, prompt.route)
-        if not any(class_of(piece) in LOOKING for piece in pieces):
+        if not any(piece.looks for piece in catalogue.used(prompt.pieces).values()):
             yield (
                 f"prompt.{key} is about what a selector looks at, and prompt={prompt.name} has none that "
                 "looks: take it away, or use prompt=dynamic."
@@ -168,20 +159,9 @@ def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
     if prompt.num_tokens < 1:
         yield f"prompt.num_tokens={prompt.num_tokens} leaves nothing to train: use at least 1."
         return
-    for name in ("position", "length", "vectors", "layers", "route"):
-        piece: dict[str, Any] | None = getattr(prompt, name)
-        if piece is None:
-            continue
-        for target in (piece.get("_target_"), *_inner_targets(piece)):
-            if not PARTS.fullmatch(str(target)):
-                yield (
-                    f"prompt.{name}: _target_={'null' if target is None else target} is refused: only parts "
-                    "of this package (dp_bench.prompts.…) are built from a config."
-                )
-        yield from _outcome_problems(name, piece.get("outcome", "all"), prompt.num_tokens)
+    yield from catalogue.problems(prompt.pieces, prompt.num_tokens)
     if prompt.length.get("outcome") in (0, "none"):
         yield "prompt.length.outcome keeps no vector at all: use at least 1."
-    yield from _size_problems(prompt)
     yield from _layer_problems(prompt)
     yield from _estimator_problems(prompt)
     yield from _route_problems(prompt)
@@ -207,7 +187,7 @@ def _training_problems(prompt: PromptSettings) -> Iterator[str]:
 def _estimator_problems(prompt: PromptSettings) -> Iterator[str]:
     if prompt.estimator is None:
         return
-    learned = [name for name in SELECTORS if class_of(getattr(prompt, name)) in LEARNED]
+    learned = [part for part, piece in catalogue.used(prompt.pieces).items() if piece.is_learned]
     if not learned:
         yield (
             f"prompt.estimator={prompt.estimator.value} is about a learned position, length or route, of "
@@ -229,62 +209,8 @@ def _route_problems(prompt: PromptSettings) -> Iterator[str]:
             f"prompt/route chooses among the members of routed vectors, of which prompt={prompt.name} has "
             "none: add prompt/vectors=routed, or take it away."
         )
-    for name in SELECTORS:
-        piece = getattr(prompt, name)
-        if class_of(piece) == "Ridge":
-            yield from _ridge_problems(f"prompt.{name}", piece)
-    group = (prompt.route or {}).get("group", "task")
-    if group not in ("task", "skill"):
-        yield f"prompt.route.group={group} is unknown: use task or skill."
     if prompt.selector_lr is not None and not 0 < prompt.selector_lr < math.inf:
         yield f"prompt.selector_lr={prompt.selector_lr} must be positive, or null for the prompt's."
-
-
-def _ridge_problems(where: str, piece: dict[str, Any]) -> Iterator[str]:
-    for key in ("window", "refit_every"):
-        if not _is_count(piece.get(key, 1)):
-            yield f"{where}.{key}={piece[key]} must be at least 1."
-    for key, most in (("ridge", math.inf), ("explore", 1), ("sharpen_until", 1), ("fit_until", 1)):
-        value = piece.get(key, 0.5)
-        if not _is_number(value) or not (0 < value <= most or (key == "explore" and value == 0)):
-            above = "from 0" if key == "explore" else "above 0"
-            yield f"{where}.{key}={value} must be a number {above}{'' if most > 1 else ' and at most 1'}."
-    sharpness = piece.get("sharpness", [1, 6])
-    if not (isinstance(sharpness, list) and len(sharpness) == 2 and all(map(_is_number, sharpness))):
-        yield f"{where}.sharpness={sharpness} must be two numbers, at the start and at the end: [1, 6]."
-
-
-def _size_problems(prompt: PromptSettings) -> Iterator[str]:
-    wrong = False
-    for piece, key, may_be_null in (
-        ("vectors", "num_prompts", False),
-        ("vectors", "num_chosen", False),
-        ("vectors", "num_layers", False),
-        ("vectors", "hidden", True),
-        ("layers", "hidden", True),
-    ):
-        value = (getattr(prompt, piece) or {}).get(key, 1)
-        if not (_is_count(value) or (may_be_null and value is None)):
-            wrong = True
-            yield f"prompt.{piece}.{key}={value} must be at least 1{', or null' if may_be_null else ''}."
-    key_weight = prompt.vectors.get("key_weight", 0)
-    if not (isinstance(key_weight, (int, float)) and 0 <= key_weight < math.inf):
-        yield f"prompt.vectors.key_weight={key_weight} must be a number, not negative."
-    num_prompts, num_chosen = (prompt.vectors.get(key, 1) for key in ("num_prompts", "num_chosen"))
-    if not wrong and (prompt.num_tokens % num_chosen or num_chosen > num_prompts):
-        yield (
-            f"prompt.vectors.num_chosen={num_chosen} members make up prompt.num_tokens={prompt.num_tokens} "
-            f"rows and come out of num_prompts={num_prompts}: it must divide the first and not exceed the "
-            "second."
-        )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _layer_problems(prompt: PromptSettings) -> Iterator[str]:
@@ -294,16 +220,13 @@ def _layer_problems(prompt: PromptSettings) -> Iterator[str]:
                 "prompt/vectors=none leaves nothing to train without prompt/layers=table or "
                 "prompt/layers=mlp."
             )
-        is_fixed = class_of(prompt.position) == "Fixed"
-        if not is_fixed or prompt.position.get("outcome", "all") != "all":
+        is_fixed = "outcome" in prompt.position
+        if prompt.position.get("outcome") != "all":
             yield (
                 f"prompt{'.position.outcome' if is_fixed else '/position'} has no meaning with "
                 "prompt/vectors=none: keys and values of the layers have no place in the text. Use "
                 "prompt/position=fixed as it is, or add prompt/vectors=single."
             )
-    sites = (prompt.layers or {}).get("sites", SITES)
-    if not isinstance(sites, list | tuple) or not sites or any(kind not in SITES for kind in sites):
-        yield f"prompt.layers.sites={sites} must be a list of some of {', '.join(SITES)}, such as [encoder]."
 
 
 def _init_problems(prompt: PromptSettings) -> Iterator[str]:
@@ -327,22 +250,6 @@ def _init_problems(prompt: PromptSettings) -> Iterator[str]:
             "prompt.init=text gives every member of a pool the same words, between which it could not learn "
             "to choose: use prompt.init=vocab or prompt.init=label_words."
         )
-
-
-def _inner_targets(tree: Any) -> Iterator[Any]:
-    """Yield every `_target_` below the top of a piece: Hydra would build those too."""
-    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        if isinstance(value, dict) and "_target_" in value:
-            yield value["_target_"]
-        yield from _inner_targets(value)
-
-
-def _outcome_problems(name: str, outcome: Any, num_tokens: int) -> Iterator[str]:
-    is_count = isinstance(outcome, int) and not isinstance(outcome, bool)
-    if (is_count and 0 <= outcome <= num_tokens) or outcome in NAMED_OUTCOMES:
-        return
-    allowed = f"{', '.join(NAMED_OUTCOMES)} or a number from 0 to prompt.num_tokens={num_tokens}"
-    yield f"prompt.{name}.outcome={outcome} has no meaning: use {allowed}."
 
 
 def _regime_problems(settings: RunSettings) -> Iterator[str]:

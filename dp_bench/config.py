@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -31,6 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dp_bench.checks import problems_of, task_problems
+from dp_bench.prompts import catalogue
 from dp_bench.settings import Init, PromptSettings, RunSettings, TaskSettings
 from dp_bench.suggest import did_you_mean, suggest_key
 from dp_bench.types import UserError
@@ -98,6 +100,33 @@ def describe(group: str, option: str) -> str:
     first = (config_dir() / group / f"{option}.yaml").read_text(encoding="utf-8").splitlines()
     sentence = next(line for line in first if line.startswith("#") and "@package" not in line)
     return sentence.lstrip("# ").strip()
+
+
+def prompt_settings(name: str, extra_dir: Path | None = None) -> dict[str, Any]:
+    """Return the settings of a prompt as its files have them: what Hydra composes, for a list in no time."""
+    settings: dict[str, Any] = {}
+    content = dict(_yaml("prompt", name, extra_dir))
+    for default in content.pop("defaults", ["_self_"]):
+        if default == "_self_":
+            for key, value in content.items():
+                merged = isinstance(value, dict) and isinstance(settings.get(key), dict)
+                settings[key] = settings[key] | value if merged else value
+        elif isinstance(default, str):
+            settings |= prompt_settings(default, extra_dir)
+        else:
+            ((part, option),) = default.items()
+            settings[part] = None if option is None else dict(_yaml(f"prompt/{part}", option, extra_dir))
+    return settings
+
+
+@cache
+def _yaml(group: str, option: str, extra_dir: Path | None) -> dict[str, Any]:
+    """Read the file of an option, a user's before a shipped one."""
+    folders = [*([extra_dir] if extra_dir else []), config_dir()]
+    paths = [folder / group / f"{option}.yaml" for folder in folders]
+    path = next((path for path in paths if path.is_file()), paths[-1])
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content
 
 
 @cache
@@ -274,18 +303,15 @@ def _extra_dir() -> Path | None:
 def build_prompt(
     experiment: Experiment, dims: Dims, embedding_VD: Tensor | None, first_ids: Sequence[int] = ()
 ) -> Prompt:
-    """Instantiate the prompt that the settings describe; the one place where a `_target_` becomes an object.
+    """Build the prompt that the settings describe.
 
     `embedding_VD` is what vocabulary initialisation reads; `init=uniform` does without. `first_ids` are the
     tokens of `init=text` and `init=label_words`.
     """
-    from hydra.utils import instantiate
-
     from dp_bench.prompts.prompt import build
 
     settings = experiment.settings.prompt
-    names = ("position", "length", "vectors", "layers", "route")
-    pieces = {name: instantiate(getattr(settings, name)) for name in names}
+    pieces: dict[str, Any] = {part: catalogue.build(piece) for part, piece in settings.pieces.items()}
     seed = experiment.settings.seed_of("init")
     return build(settings, experiment.settings.protocol, seed, dims, embedding_VD, first_ids, **pieces)
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dp_bench.settings import FullSettings, Method, OptimizerName, PromptSettings, RunSettings, class_of
+from dp_bench.prompts import catalogue
+from dp_bench.settings import FullSettings, Method, OptimizerName, PromptSettings, RunSettings
 
 # Learning rates that are seen to work: of vectors, of keys and values, of LoRA and BitFit, of a whole
 # backbone.
@@ -52,10 +53,8 @@ def _what_is_trained(prompt: PromptSettings) -> str:
         return "all weights"
     if prompt.method is not Method.prompt:
         return "some weights"
-    if prompt.layers is None:
-        return "prompt"
-    is_mlp = class_of(prompt.layers) == "Mlp"
-    return f"keys and values{' out of an MLP' if is_mlp else ''}"
+    layers = catalogue.of(prompt.layers)
+    return "prompt" if layers is None else layers.rates
 
 
 def of_gradients(named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[str]:

@@ -9,7 +9,8 @@ from dp_bench.backbones import checkpoint
 from dp_bench.config import Experiment
 from dp_bench.data.grouping import grouping
 from dp_bench.data.source import Source
-from dp_bench.settings import FewShotSplit, RunSettings, Selection, class_of
+from dp_bench.prompts import catalogue
+from dp_bench.settings import FewShotSplit, RunSettings, Selection
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,7 @@ def facts(experiment: Experiment, trained: tuple[Source, ...]) -> dict[str, str]
 
 
 def _draws_always(settings: RunSettings) -> bool:
-    pieces = (settings.prompt.position, settings.prompt.length, settings.prompt.route)
-    return any(class_of(piece) == "Random" for piece in pieces)
+    return any(piece.is_random for piece in catalogue.used(settings.prompt.pieces).values())
 
 
 def _divides_rows(settings: RunSettings) -> bool:

@@ -15,14 +15,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-# Classes of dp_bench.prompts that choose for a prompt: the learned selectors, and the pools.
-LEARNED = ("PerTask", "PerInstance", "Ridge")
-POOLS = ("Pool", "SimilarityPool", "KeyedPool", "TaskPool")
-
-
-def class_of(piece: Mapping[str, Any] | None) -> str:
-    """Return the class that a piece of a prompt is built of, without its module; "" for no piece."""
-    return str((piece or {}).get("_target_", "")).rsplit(".", 1)[-1]
+from dp_bench.prompts import catalogue
 
 
 class OnMissing(Enum):
@@ -225,12 +218,19 @@ class PromptSettings:
         return path / "prompt.safetensors" if path.is_dir() else path
 
     @property
+    def pieces(self) -> dict[str, dict[str, Any] | None]:
+        """The pieces by the part that each decides, as `prompts.catalogue` reads them."""
+        return {part: getattr(self, part) for part in catalogue.PARTS}
+
+    @property
     def is_routed(self) -> bool:
-        return class_of(self.vectors) == "Routed"
+        known = catalogue.of(self.vectors)
+        return known is not None and known.needs_route
 
     @property
     def in_layers_alone(self) -> bool:
-        return class_of(self.vectors) == "NoVectors"
+        known = catalogue.of(self.vectors)
+        return known is not None and known.is_empty
 
 
 class FewShotSplit(Enum):

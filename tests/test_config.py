@@ -102,6 +102,14 @@ def test_every_prompt_builds_on_every_task(protocol: str) -> None:
     assert set(made) == {(task, prompt, protocol) for task in TASKS for prompt in named}
 
 
+@pytest.mark.parametrize("name", PROMPTS)
+def test_the_settings_of_a_prompt_are_read_as_hydra_composes_them(name: str) -> None:
+    composed = config._plain(config.compose((f"prompt={name}",)).prompt)
+    read = config.prompt_settings(name)
+    assert read == {key: value for key, value in composed.items() if key in read}
+    assert not any(value for key, value in composed.items() if key not in read)
+
+
 def test_what_is_fitted_to_summaries_has_no_place_where_they_are_drawn_anew() -> None:
     fitted = [name for name in PROMPTS if is_fitted_to_data(name)]
     assert "routed" in fitted
@@ -282,7 +290,9 @@ def test_a_users_folder_adds_a_prompt(mine: Path) -> None:
 
 
 def test_a_users_file_is_checked_like_ours(mine: Path) -> None:
-    with pytest.raises(UserError, match="outcome=3 has no meaning"):
+    with pytest.raises(
+        UserError, match=r"outcome=3 must be all, half, none or a number from 0 to prompt.num_tokens=2"
+    ):
         config.check(["prompt=mine", "prompt.num_tokens=2"], mine)
 
 
@@ -295,7 +305,7 @@ def test_a_users_file_is_checked_like_ours(mine: Path) -> None:
         ("defaults: [fixed, _self_]\nname: broken\nvectors: {_target_: os.getpid}\n", "os.getpid is refused"),
         (
             "defaults: [dynamic, _self_]\nname: broken\nvectors: {inner: [{_target_: os.getpid}]}\n",
-            "os.getpid is refused",
+            "prompt.vectors.inner is no setting of Pool",
         ),
         (
             "defaults: [fixed, _self_]\nname: broken\nvectors: {_target_: dp_bench.records.subprocess.run}\n",

@@ -434,7 +434,7 @@ def test_purity_and_what_a_route_explains() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["prompt=pool", "prompt/route=ridge"], "of which prompt=pool has none"),
+        (["prompt=pool", "prompt/route=ridge"], "of which prompt=adap_ins_vec has none"),
         (["prompt=fixed", "prompt/vectors=routed"], "add prompt/route=ridge"),
         (
             ["prompt=routed", "prompt.route.explore=2"],
@@ -444,7 +444,7 @@ def test_purity_and_what_a_route_explains() -> None:
         (["prompt=routed", "prompt.route.window=0"], "prompt.route.window=0 must be at least 1"),
         (["prompt=routed", "prompt.route.sharpness=[1]"], "must be two numbers"),
         (["prompt=ridge_position", "prompt.position.fit_until=0"], "prompt.position.fit_until=0"),
-        (["prompt=oracle_route", "prompt.route.group=word"], "use task or skill"),
+        (["prompt=oracle_route", "prompt.route.group=word"], "must be task or skill"),
         (["prompt=routed_position", "prompt.estimator=exact"], "position and route are both learned"),
         (["prompt=fixed", "prompt.shuffle_input=true"], "has none that looks"),
         (["prompt=routed", "prompt.selector_lr=-1"], "prompt.selector_lr=-1"),
@@ -470,7 +470,7 @@ def test_tables_flag_a_route_that_knows_the_answer(tmp_path: Path) -> None:
         found = {"route_lambda_label": label, "route_lambda_skill": 0.7}
         return replace(own, diagnostics=found, routes=routes)
 
-    runs = [routed("pool", seed, 0.6, "0 1 0 1") for seed in (0, 1)]
+    runs = [routed("adap_ins_vec", seed, 0.6, "0 1 0 1") for seed in (0, 1)]
     runs += [
         routed("routed", seed, 0.1, routes)
         for seed, routes in ((0, "0 1 1 0"), (1, "1 0 0 1"), (2, "1 1 1 1"))
@@ -478,7 +478,7 @@ def test_tables_flag_a_route_that_knows_the_answer(tmp_path: Path) -> None:
     (table,) = build_tables(runs)
     sheet = make_sheet(table, Options(columns=["routes"]))
     cells = {line[0].text: (line[1].text, line[-1].text) for line in sheet.lines}
-    assert cells["pool"][0].endswith("§") and not cells["routed"][0].endswith("§")
+    assert cells["adap_ins_vec"][0].endswith("§") and not cells["routed"][0].endswith("§")
     assert cells["routed"][1] == ("label 0.10, skill 0.70, seeds 1.00, 1 of 3 runs use one member")
     (note,) = [note for note in sheet.notes if "routes by the answer" in note]
     assert "60 % (pool on " in note and "routed on" not in note

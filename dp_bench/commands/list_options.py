@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dp_bench import records
-from dp_bench.prompts.counts import COUNTS, T5
+from dp_bench.prompts.counts import T5, formula, trained
 from dp_bench.report.index import load_all
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
@@ -55,13 +55,12 @@ def _options(group: str) -> list[tuple[str, str]]:
 
 
 def _count(name: str) -> str:
-    """Return the formula of a prompt's trained numbers, and their count on T5-base with P = 20."""
-    if name not in COUNTS:
-        return "what its pieces add up to"
-    count = COUNTS[name]
-    number = count.value(T5["base"], 1)
-    on_base = "" if number <= 0 else f": {number:,} on T5-base"
-    return f"{count.formula}{on_base}"
+    """Return the formula of a prompt's trained numbers, and their count on T5-base."""
+    from dp_bench.config import prompt_settings
+
+    prompt = prompt_settings(name)
+    number = trained(prompt, T5["base"], 1)
+    return f"{formula(prompt)}{f': {number:,} on T5-base' if number else ''}"
 
 
 def _runs(results_dir: Path) -> list[tuple[str, str]]:

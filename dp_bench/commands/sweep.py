@@ -13,7 +13,7 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
-from dp_bench.prompts.counts import COUNTS, T5
+from dp_bench.prompts.counts import T5, trained
 from dp_bench.report.index import load_all
 from dp_bench.sweep.expand import split_words
 from dp_bench.sweep.grid import counts
@@ -213,10 +213,10 @@ def _trainable(runs: Sequence[Run], plan: Plan, costs: Costs) -> str:
 
 
 def _by_formula(run: Run, plan: Plan) -> int | None:
-    """Return the count of a prompt as it is shipped on one of the T5s whose widths are known."""
-    prompt, size = run.labels["prompt"], run.labels["backbone"].rsplit("t5_", 1)[-1]
-    own_settings = any(word.startswith(("prompt.", "prompt/", "backbone.")) for word in run.words)
-    if size not in T5 or prompt not in COUNTS or own_settings or prompt in ("linear_probe", "fine_tuning"):
+    """Return the count of a prompt on one of the T5s whose widths are known."""
+    size, resolved = run.labels["backbone"].rsplit("t5_", 1)[-1], plan.resolved[run.run_id]
+    if size not in T5 or any(word.startswith("backbone.") for word in run.words):
         return None
-    tasks = plan.resolved[run.run_id]["regime"]["tasks"] or [run.labels["task"]]
-    return COUNTS[prompt].value(T5[size], len(tasks))
+    tasks = resolved["regime"]["tasks"] or [run.labels["task"]]
+    labels = resolved["task"].get("labels") or []
+    return trained(resolved["prompt"], T5[size], len(tasks), len(labels))

@@ -3,11 +3,11 @@ comes."""
 
 from __future__ import annotations
 
+from dp_bench.prompts import catalogue
 from dp_bench.records import RunRecord
 from dp_bench.report.expand import MULTITASK
 from dp_bench.report.frame import Row, Table
 from dp_bench.report.stats import ALPHA, compare
-from dp_bench.settings import LEARNED, POOLS, class_of
 
 CONTROLS = ("zero_shot", "majority", "linear_probe", "fixed", "postfix", "split", "random_position")
 # Of pools and of routed vectors. Not oracle_route: it is told what others have to find.
@@ -24,7 +24,8 @@ def is_dynamic(record: RunRecord) -> bool:
 
 def is_chosen(record: RunRecord, piece: str) -> bool:
     """Say whether a learned selector chooses a piece of a run's prompt."""
-    return class_of(record.config["prompt"].get(piece)) in (POOLS if piece == "vectors" else LEARNED)
+    known = catalogue.of(record.config["prompt"].get(piece))
+    return known is not None and (known.is_learned or known.has_members)
 
 
 def is_control(record: RunRecord) -> bool:
