@@ -481,4 +481,4 @@ def test_tables_flag_a_route_that_knows_the_answer(tmp_path: Path) -> None:
     assert cells["adap_ins_vec"][0].endswith("§") and not cells["routed"][0].endswith("§")
     assert cells["routed"][1] == ("label 0.10, skill 0.70, seeds 1.00, 1 of 3 runs use one member")
     (note,) = [note for note in sheet.notes if "routes by the answer" in note]
-    assert "60 % (pool on " in note and "routed on" not in note
+    assert "60 % (adap_ins_vec on " in note and "routed on" not in note
