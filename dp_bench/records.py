@@ -104,6 +104,8 @@ class RunRecord:
     diagnostics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)  # of guards.py: why it may not have learned
     routes: str = ""  # which member of a pool each reported example has: numbers, one behind the other
+    # By task, how many examples have the texts of others (data/overlap.py).
+    overlap: dict[str, dict[str, int]] = field(default_factory=dict)
     # Of a multitask run, title, score, select_score, metrics, num_examples and notes of each task; `score` is
     # their mean and `metrics` has names such as "rte/accuracy".
     by_task: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -8,7 +8,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,6 +238,7 @@ def _run(
         cell_id=identity.cell_id,
         facts=identity.facts,
         notes=[note for own in data for note in own.notes],
+        overlap={own.task.name: asdict(own.overlap) for own in data},
         diagnostics={
             **{k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},
             **learned.diagnostics,

@@ -39,7 +39,7 @@ from dp_bench.digests import file_sha256
 from dp_bench.settings import Scoring
 from dp_bench.types import Batch, Example, UserError
 
-CODE_VERSION = 3  # raise it when the same input is to be encoded differently
+CODE_VERSION = 4  # raise it when the same input is to be encoded differently
 CHUNK = 1000  # texts tokenised at once: enough for the tokenizer's threads, little enough for memory
 DATA = "data.arrow"
 MANIFEST = "manifest.json"  # digests of the other files of a cache entry
@@ -53,11 +53,11 @@ logger = logging.getLogger(__name__)
 class EncodedSplit:
     """A split in token ids, or some rows of it.
 
-    `dataset` is always the whole split, memory-mapped from the cache, with the columns id, group, source,
-    input_ids, body_start, body_end, label (-1 where hidden), skill (-1 where unknown) and num_cut; where
-    whole choices are scored also choices, choice_ids (each with the end token) and golds. `rows` numbers what
-    is selected from it; everything below is in that order, and `collate` takes places in that order, as `len`
-    suggests.
+    `dataset` is always the whole split, memory-mapped from the cache, with the columns id, group, source, text
+    (a digest of what the example says), input_ids, body_start, body_end, label (-1 where hidden), skill (-1
+    where there is none), num_cut and num_unknown; where whole choices are scored also choices, choice_ids
+    (each with the end token) and golds. `rows` numbers what is selected from it; everything below is in that
+    order, and `collate` takes places in that order, as `len` suggests.
     """
 
     dataset: datasets.Dataset
@@ -114,6 +114,16 @@ class EncodedSplit:
     def num_cut(self) -> NDArray[np.int64]:
         """Tokens that each text lost to the maximum length."""
         return self._integers("num_cut")
+
+    @cached_property
+    def texts(self) -> NDArray[np.int64]:
+        """A digest of the texts of each example, whatever their case and spaces."""
+        return self._integers("text")
+
+    @property
+    def share_unknown(self) -> float:
+        """Share of the tokens that the tokenizer has no piece for, in 0..1."""
+        return int(self._integers("num_unknown").sum()) / max(1, int(self.lengths.sum()))
 
     @property
     def longest(self) -> int:
@@ -258,6 +268,7 @@ def _encoded(
     tokens = Tokens(tokenizer)
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id in special else []
     before_word = word_prefix(tokenizer)
+    unknown = tokenizer.unk_token_id
     remaining = iter(examples)
     while chunk := list(islice(remaining, CHUNK)):
         texts = [template.render(example.fields) for example in chunk]
@@ -281,6 +292,8 @@ def _encoded(
                     "label": -1 if example.label is None else example.label,
                     "skill": -1 if example.skill is None else example.skill,
                     "num_cut": cut,
+                    "num_unknown": 0 if unknown is None else body.count(unknown),
+                    "text": _digest_of_texts(example),
                 }
             )
         if scoring is Scoring.choices:
@@ -291,6 +304,11 @@ def _encoded(
                 row["choice_ids"] = [[*ids, *end] for ids in islice(choice_ids, len(example.choices))]
                 row["golds"] = _golds(example)
         yield rows
+
+
+def _digest_of_texts(example: Example) -> int:
+    texts = "\0".join(" ".join(text.casefold().split()) for text in example.fields.values())
+    return int.from_bytes(sha256(texts.encode()).digest()[:8], "big", signed=True)
 
 
 def _golds(example: Example) -> tuple[int, ...]:
@@ -363,7 +381,8 @@ def _schema(scoring: Scoring) -> Any:
     columns = {
         **dict.fromkeys(("id", "group", "source"), text),
         "input_ids": pyarrow.list_(integer),
-        **dict.fromkeys(("body_start", "body_end", "label", "skill", "num_cut"), integer),
+        **dict.fromkeys(("body_start", "body_end", "label", "skill", "num_cut", "num_unknown"), integer),
+        "text": pyarrow.int64(),
     }
     if scoring is Scoring.choices:
         columns["choices"] = pyarrow.list_(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from dp_bench.data.encode import EncodedSplit, encode
 from dp_bench.data.fewshot import degenerate, draw
+from dp_bench.data.overlap import Overlap
 from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import Source, SplitFile
 from dp_bench.data.split import held_out
@@ -20,6 +21,9 @@ from dp_bench.settings import RunSettings, Scoring, Selection, TaskSettings
 from dp_bench.types import Example, UserError
 
 logger = logging.getLogger(__name__)
+
+
+UNKNOWN = 0.03  # the share of unknown tokens from which it is told
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class TaskData:
     select: EncodedSplit
     report: EncodedSplit
     whole_train: EncodedSplit  # train and what is held out of it, in the order of the file
-    notes: tuple[str, ...] = ()  # what a reader of the result should know of the draw
+    overlap: Overlap  # of the examples trained on or selected on with the reported ones
+    notes: tuple[str, ...] = ()  # what a reader of the result should know of the data
 
 
 def prepare(settings: RunSettings, task: TaskSettings, source: Source, tokenizer: Any) -> TaskData:
@@ -44,19 +49,30 @@ def prepare(settings: RunSettings, task: TaskSettings, source: Source, tokenizer
     on_report = trainer.selection is Selection.validation
     if settings.regime.shots is not None:
         train, select, whole, notes = _few_shot(settings, task.training, tokenizer, source.train)
-        return TaskData(task, train, report if on_report else select, report, whole, notes)
-    whole = _encoded(settings, tokenizer, task.training, source.train, None)
-    labelled = whole.select(np.flatnonzero(whole.labels >= 0))
-    if on_report:
-        return TaskData(task, labelled, report, report, whole)
-    kept, held = held_out(
-        labelled.sources,
-        labelled.labels.tolist(),
-        trainer.heldout_fraction,
-        trainer.heldout_max,
-        derive(settings.seed_of("heldout"), "heldout"),
-    )
-    return TaskData(task, labelled.select(kept), labelled.select(held), report, whole)
+    else:
+        whole, notes = _encoded(settings, tokenizer, task.training, source.train, None), ()
+        train = select = whole.select(np.flatnonzero(whole.labels >= 0))
+        if not on_report:
+            kept, held = held_out(
+                train.sources,
+                train.labels.tolist(),
+                trainer.heldout_fraction,
+                trainer.heldout_max,
+                derive(settings.seed_of("heldout"), "heldout"),
+            )
+            train, select = train.select(kept), train.select(held)
+    overlap = Overlap.of(whole, report)
+    notes = (*notes, *overlap.notes(len(report)), *_unknown(whole, report))
+    return TaskData(task, train, report if on_report else select, report, whole, overlap, notes)
+
+
+def _unknown(train: EncodedSplit, report: EncodedSplit) -> Iterator[str]:
+    for name, split in (("training", train), ("reported", report)):
+        if split.share_unknown > UNKNOWN:
+            yield (
+                f"{100 * split.share_unknown:.0f} % of the tokens of the {name} texts are unknown to this "
+                "backbone's tokenizer: it reads little of them"
+            )
 
 
 def prepare_report(settings: RunSettings, task: TaskSettings, source: Source, tokenizer: Any) -> EncodedSplit:

@@ -1,0 +1,88 @@
+"""Reported rows that were trained on, and texts with two labels, are counted, said, and marked in tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SHARED
+
+from dp_bench import config
+from dp_bench.config import Experiment
+from dp_bench.report.frame import build_tables
+from dp_bench.report.sheet import make_sheet
+from dp_bench.run import run
+
+Build = Callable[..., Experiment]
+QUICK = ("prompt=majority",)
+
+
+def rte(number: int, label: str, text: str | None = None) -> dict[str, Any]:
+    said = text or f"Number {number} is said."
+    return {"premise": f"The text {said}", "hypothesis": said, "label": label, "idx": number}
+
+
+def write(folder: Path, **files: list[dict[str, Any]]) -> str:
+    (folder / "RTE").mkdir(parents=True)
+    for name, rows in files.items():
+        text = "".join(json.dumps({**row, "idx": n}) + "\n" for n, row in enumerate(rows))
+        (folder / "RTE" / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return f"data.dir={folder}"
+
+
+YES, NO = "entailment", "not_entailment"
+
+
+def test_a_validation_file_that_is_the_training_file_is_told_and_marked(
+    experiment: Build, tmp_path: Path
+) -> None:
+    rows = [rte(n, (YES, NO)[n % 2]) for n in range(40)]
+    record = run(experiment(*QUICK, write(tmp_path, train=rows, val=rows)))
+    assert record.overlap["rte"] == {
+        "reported_in_train": 40,
+        "with_other_label": 0,
+        "train_contradicts": 0,
+        "reported_contradicts": 0,
+    }
+    assert any("40 of 40 reported examples (100.0 %)" in note for note in record.notes)
+    (table,) = build_tables([record])
+    sheet = make_sheet(table)
+    assert sheet.lines[0][1].text.endswith("¶")
+    assert any(note.startswith("¶") for note in sheet.notes)
+
+
+def test_texts_are_the_same_whatever_their_case_and_spaces(experiment: Build, tmp_path: Path) -> None:
+    train = [rte(n, YES) for n in range(30)] + [rte(0, NO, "number 3 IS  said.")]
+    val = [rte(50, YES), rte(4, NO), rte(5, YES), rte(60, YES), rte(60, NO)]
+    found = run(experiment(*QUICK, write(tmp_path, train=train, val=val))).overlap["rte"]
+    assert found == {
+        "reported_in_train": 2,
+        "with_other_label": 1,
+        "train_contradicts": 2,
+        "reported_contradicts": 2,
+    }
+
+
+def test_clean_files_say_nothing(experiment: Build) -> None:
+    record = run(experiment(*QUICK))
+    assert not any(record.overlap["rte"].values())
+    assert record.notes == []
+    assert not any(note.startswith("¶") for note in make_sheet(build_tables([record])[0]).notes)
+
+
+def test_what_a_tokenizer_does_not_know_is_told_before_training(experiment: Build) -> None:
+    words = ("backbone=t5_micro", "prompt=zero_shot", "data.limit=16")
+    record = run(experiment(*words))
+    assert any("tokens of the training texts are unknown to this" in note for note in record.notes)
+
+
+@pytest.mark.parametrize("task", ["boolq", "cb", "copa", "rte", "wic", "wsc"])
+def test_the_official_files_share_no_row(task: str, tmp_path: Path) -> None:
+    if not SHARED.is_dir():
+        pytest.skip("the official SuperGLUE files are not beside the checkout")
+    words = [f"task={task}", "prompt=majority", "backbone=t5_tiny_random", f"data.dir={SHARED / 'superglue'}"]
+    record = run(config.build(config.compose([*words, "device=cpu", f"results_dir={tmp_path}"])))
+    assert not any(record.overlap[task].values())
