@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from dp_bench.commands.finished import check_words, finished_runs
 from dp_bench.records import RunRecord
 from dp_bench.report import paper, stats
 from dp_bench.report import tables as report
+from dp_bench.report.aliases import prompt_aliases
 from dp_bench.report.frame import Table, build_tables, transfer_tables
 from dp_bench.report.restarts import with_restarts
 from dp_bench.report.sheet import AGGREGATES, BUDGET, COLUMNS, Options, Sheet, make_sheet
@@ -87,10 +88,16 @@ def _chosen(results_dir: Path, asked: Asked) -> list[RunRecord]:
     """Return the records that the tables are of; raise UserError where there are none."""
     found = finished_runs(results_dir, asked.experiment)
     prompts, tasks = {r.prompt for r in found}, {task for r in found for task in (r.task, *r.by_task)}
-    check_words("--rows", asked.rows, sorted(prompts))
+    rows = [_today(row, prompts) for row in asked.rows]
+    check_words("--rows", rows, sorted(prompts))
     check_words("--tasks", asked.tasks, sorted(tasks))
-    found = [r for r in found if not asked.rows or r.prompt in asked.rows]
+    found = [r for r in found if not rows or r.prompt in rows]
     return [r for r in found if not asked.tasks or {r.task, *r.by_task} & set(asked.tasks)]
+
+
+def _today(name: str, known: Collection[str]) -> str:
+    """Return what is called `name` here, or what a prompt of that name is called today."""
+    return name if name in known else prompt_aliases().get(name, name)
 
 
 def _of_tasks(table: Table, tasks: Sequence[str]) -> Table:
@@ -110,6 +117,7 @@ def _metrics(found: Sequence[RunRecord]) -> set[str]:
 
 def _reference(label: str, built: Sequence[Table]) -> str:
     labels = sorted({row.label for table in built for row in table.rows})
+    label = _today(label, labels)
     if label not in (*labels, "fixed"):  # without a fixed prompt nothing is marked
         check_words("--reference", [label], labels)
     return label

@@ -122,7 +122,10 @@ def over_examples(
     total = by_source.sum(0)
     rng = np.random.default_rng(seed)
     drawn = (rng.integers(0, len(sizes), len(sizes)) for _ in range(RESAMPLES))
-    draws = np.array([total[own].sum() / sizes[own].sum() for own in drawn]) / len(a)
+    alone = len(sizes) == num_examples
+    draws = np.array(
+        [total[own].sum() / (num_examples if alone else sizes[own].sum()) for own in drawn]
+    ) / len(a)
     low, high = np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2])
     tail = min(np.mean(draws <= 0), np.mean(draws >= 0))
     p_bootstrap = min(1.0, float(2 * (tail * RESAMPLES + 1) / (RESAMPLES + 1)))
