@@ -450,6 +450,21 @@ def test_the_best_of_several_restarts_is_chosen_by_the_selection_score() -> None
     assert len(with_restarts(table, 6).rows) == 2
 
 
+def test_over_examples_a_restart_is_the_run_that_was_chosen() -> None:
+    made = [
+        replace(record, select_score=record.score) for record in rows(fixed=[40.0, 80.0], split=[60.0, 20.0])
+    ]
+
+    def correct(record: RunRecord, task: str) -> Mapping[str, bool]:
+        return {f"rte/val/{i}": i < record.score for i in range(100)}
+
+    table = with_restarts(only(made), 2)
+    best = [row for row in table.rows if row.restarts == 2]
+    (found,) = stats.compare(table, [(best[0], best[1])], correct=correct)
+    assert found.difference == 20.0 and found.examples is not None
+    assert found.examples.low < 20.0 < found.examples.high and found.examples.low > 5.0
+
+
 def test_restarts_are_of_one_draw() -> None:
     """(score, selection score) by draw and seed; the best of another draw is no restart of this one."""
     scores = {(0, 0): (50.0, 70.0), (0, 1): (90.0, 60.0), (1, 0): (60.0, 99.0), (1, 1): (40.0, 98.0)}

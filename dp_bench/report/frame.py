@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import fsum, sqrt
 from statistics import fmean
 from types import MappingProxyType
@@ -124,6 +124,8 @@ class Row:
     records: tuple[RunRecord, ...]
     twins: tuple[Twins, ...] = ()
     restarts: int = 1  # runs of which each score is the best one's
+    # By task, seed and draw: the run whose score stands there, where that is one of another seed.
+    chosen: Mapping[tuple[str, tuple[int, int]], RunRecord] = field(default_factory=dict)
 
     @property
     def optimism(self) -> Cell | None:

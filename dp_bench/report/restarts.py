@@ -27,17 +27,18 @@ def with_restarts(table: Table, number: int) -> Table:
 def _best_of(row: Row, number: int) -> Row | None:
     places = by_place(record for record in row.records if record.num_updates)
     cells, spent = {}, []
+    chosen: dict[tuple[str, Place], RunRecord] = {}
     for task, runs in places.items():
         selected = {place: fmean(map(_selection, several)) for place, several in runs.items()}
         groups = _groups(sorted(runs), number)
-        values = {
-            group[0]: row.cells[task].values[max(group, key=lambda place: selected[place])]
-            for group in groups
-        }
-        if values:
+        best = {group[0]: max(group, key=lambda place: selected[place]) for group in groups}
+        if best:
+            values = {first: row.cells[task].values[place] for first, place in best.items()}
             cells[task] = Cell(values, row.cells[task].degenerate)
+            chosen |= {(task, first): runs[place][0] for first, place in best.items()}
             spent += [record for group in groups for place in group for record in runs[place]]
-    return Row(f"{row.label}, best of {number}", cells, tuple(spent), restarts=number) if cells else None
+    label = f"{row.label}, best of {number}"
+    return Row(label, cells, tuple(spent), restarts=number, chosen=chosen) if cells else None
 
 
 def _groups(places: Sequence[Place], number: int) -> list[list[Place]]:

@@ -131,9 +131,9 @@ def _cell_notes(table: Table, aggregate: str) -> list[str]:
 def _optimism_notes(table: Table) -> list[str]:
     """Say what the two runs of a difference were trained on: selecting on held-out rows takes some away."""
     pairs = sorted({(own.title, *own.trained_on) for row in table.rows for own in row.twins})
-    if not pairs:
-        return []
     said = "optimism: scores selected on the reported split less those selected on held-out rows, same seed"
+    if not pairs:
+        return [f"{said}; no run of this table has such a twin"]
     unlike = [pair for pair in pairs if pair[1] != pair[2]]
     if not unlike:
         return [f"{said}, trained on as many rows"]
@@ -181,7 +181,7 @@ def _example_notes(table: Table, compared: list[Comparison]) -> list[str]:
     """Say what the test over examples was made of; of comparisons without predictions, that it was not."""
     tested = [c for c in compared if c.examples is not None]
     missing = [c for c in compared if c.examples is None and c.task != MEAN]
-    lacking = "the predictions of both runs are not there, or are of other examples"
+    lacking = "predictions.parquet is not there for the runs of both rows, or is of other examples"
     if not tested:
         return [f"no difference is marked: {lacking}"] if missing else []
     sizes = {c.task: c.examples for c in tested if c.examples}

@@ -308,6 +308,8 @@ def _on_examples(
 
 def _at(row: Row, task: str, place: Place) -> RunRecord | None:
     """Return the run of a row at a seed and draw; of one without seeds that on the same draw, or any."""
+    if row.chosen:
+        return row.chosen.get((task, place))
     own = [record for record in row.records if record.task == task]
     found = [record for record in own if draw_of(record) == place]
     if not found and is_seedless(row):
