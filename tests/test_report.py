@@ -413,6 +413,10 @@ def test_two_searches_are_two_rows() -> None:
     for order in (made, made[::-1]):
         table = only(order)
         assert {row.label: (row.cells["rte"].mean, row.cells["rte"].n) for row in table.rows} == expected
+        assert sorted(note for note in table.notes if "updates of" in note) == [
+            "fixed [hpo.trials=2]: at most 60 updates of 16 examples, adafactor, lr 0.1",
+            "fixed [hpo.trials=6]: at most 60 updates of 16 examples, adafactor, lr 0.2",
+        ]
     alike = only([*(found(2, 0.1, seed) for seed in (0, 1)), *(found(2, 0.2, seed) for seed in (0, 1))])
     assert {row.label: (row.cells["rte"].mean, row.cells["rte"].n) for row in alike.rows} == {
         **{"fixed [lr=0.1]": (60.0, 2), "fixed [lr=0.2]": (70.0, 2)}

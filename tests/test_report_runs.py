@@ -22,7 +22,8 @@ from dp_bench.records import RunRecord
 from dp_bench.report import stats
 from dp_bench.report.expand import by_task
 from dp_bench.report.frame import Row, Table, build_tables, by_place, transfer_tables
-from dp_bench.report.sheet import Options, make_sheet
+from dp_bench.report.routes import agreement
+from dp_bench.report.sheet import Options, extra, make_sheet
 from dp_bench.report.tables import to_csv, to_markdown
 
 TINY = (
@@ -50,6 +51,7 @@ MADE: dict[str, tuple[str, ...]] = {
     "draw 1": ("regime=fewshot", "regime.shots=3", "regime.split_seed=1"),
     "multirc": ("task=multirc", "prompt=majority"),
 }
+ROUTES = {0: "0 0 1 1 0 1", 1: "0 1 1 1 0 0"}
 Built = dict[str, tuple[Experiment, RunRecord]]
 
 
@@ -157,6 +159,9 @@ def test_runs_that_claim_one_place_are_one_or_told_apart_or_said(left: list[RunR
     assert table.rows[0].cells["rte"].values == {(0, 0): both[0].score}
     (note,) = [note for note in table.notes if "counted once" in note]
     assert note.startswith("1 run with the settings") and both[1].run_id in note
+    routed = [replace(record, seed=seed, routes=routes) for record in both for seed, routes in ROUTES.items()]
+    once, twice = (build_tables(some)[0].rows[0] for some in (routed[:2], routed))
+    assert agreement(twice, "rte") == agreement(once, "rte") != 1.0, "no run agrees with itself"
     other = replace(both[1], score=both[0].score + 8)
     (table,) = build_tables([both[0], other])
     assert table.rows[0].cells["rte"].values == {(0, 0): pytest.approx(both[0].score + 4)}
@@ -172,6 +177,12 @@ def test_what_a_prompt_is_tried_on_besides_changes_no_row(left: list[RunRecord],
     (table,) = build_tables(of(left, made, *own))
     counts = {row.label: {task: cell.n for task, cell in row.cells.items()} for row in table.rows}
     assert counts == {"fixed": {"rte": 3, "cb": 1}, "fixed (multitask)": {"rte": 2, "cb": 2}}
+
+
+def test_a_run_on_several_tasks_took_its_time_once(left: list[RunRecord], made: Built) -> None:
+    (record,) = of(left, made, "both 0")
+    (row,) = build_tables([replace(record, total_seconds=7200.0)])[0].rows
+    assert extra(row, "hours", ("cb", "rte")).text == "2.00 CPU"
 
 
 def test_a_record_has_the_digest_of_what_was_trained_on_and_its_id_that_of_all(made: Built) -> None:
@@ -309,15 +320,25 @@ def aliases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     return make
 
 
+def under(record: RunRecord, name: str) -> RunRecord:
+    """Return the record that the same run left when its prompt was called otherwise."""
+    prompt = {**record.config["prompt"], "name": name}
+    run_id = record.run_id.replace(record.prompt, name)
+    return replace(record, prompt=name, run_id=run_id, config={**record.config, "prompt": prompt})
+
+
 def test_a_prompt_that_is_an_alias_has_one_row_and_the_papers_number(aliases: Callable[..., None]) -> None:
-    names = ("dynamic", "adap_ins_vec_pos", "pool", "adap_ins_vec", "fixed")
+    words = ("task=cb", "backbone=t5_base")
     made = [
-        make_record("task=cb", f"prompt={name}", f"seed={seed}", "backbone=t5_base", score=80.0 + seed)
-        for name in names
+        make_record(*words, f"prompt={name}", f"seed={seed}", score=80.0 + seed)
+        for name in ("dynamic", "adap_ins_vec", "fixed")
         for seed in (0, 1)
     ]
-    made += [make_record("task=cb", "prompt=pool", "seed=2", "backbone=t5_base", score=90.0)]
-    authors = make_record("task=cb", "prompt=pool", "seed=0", "protocol=authors", score=70.0)
+    made += [under(record, "adap_ins_vec_pos") for record in made[:2]]
+    made += [under(record, "pool") for record in made[2:4]]
+    made += [under(make_record(*words, "prompt=adap_ins_vec", "seed=2", score=90.0), "pool")]
+    authors = under(make_record(*words, "prompt=adap_ins_vec", "protocol=authors", score=70.0), "pool")
+    assert {row.label for row in build_tables([authors])[0].rows} == {"pool"}
     aliases(adap_ins_vec_pos="dynamic", pool="adap_ins_vec")
     (table,) = build_tables(made)
     assert {row.label: row.cells["cb"].n for row in table.rows} == {

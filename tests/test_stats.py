@@ -396,7 +396,7 @@ def test_the_papers_numbers_stand_beside_ours_and_nothing_is_guessed() -> None:
     made = [
         *scored(["task=boolq", "prompt=fixed", "backbone=t5_base"], [62.0, 64.0, 66.0]),
         *scored(["task=cb", "prompt=adap_ins_pos", "backbone=t5_base"], [80.0]),
-        *scored(["task=cb", "prompt=dynamic", "backbone=t5_base"], [80.0]),
+        *scored(["task=cb", "prompt=l2p_pool", "backbone=t5_base"], [80.0]),
     ]
     sheet = make_sheet(only(made, "accuracy"), Options(against_paper=True))
     assert sheet.heads[:7] == ["prompt", "BoolQ", "paper", "Δ (p)", "CB", "paper", "Δ (p)"]
@@ -405,7 +405,7 @@ def test_the_papers_numbers_stand_beside_ours_and_nothing_is_guessed() -> None:
     p = 2 * scipy_stats.t.sf((64 - 62.35) / spread, 2)
     assert fixed[1:7] == ["64.00 ± 2.00 (3)", "62.35", f"+1.65 ({p:.2g})", "-", "78.57", "-"]
     assert row(sheet, "adap_ins_pos")[4:7] == ["80.00 (1)", *row(sheet, "adap_ins_pos")[5:7]]
-    assert row(sheet, "dynamic")[4:7] == ["80.00 (1)", "-", "-"], "the paper has no such row"
+    assert row(sheet, "l2p_pool")[4:7] == ["80.00 (1)", "-", "-"], "the paper has no such row"
     assert any("the best of about 40 noisy evaluations" in line for line in sheet.header.lines())
     assert any(line.startswith("ours: protocol clean") for line in sheet.header.lines())
 

@@ -133,6 +133,11 @@ class Row:
         values = {(number, 0): own.difference for number, own in enumerate(self.twins)}
         return Cell(values) if values else None
 
+    @property
+    def distinct(self) -> list[RunRecord]:
+        """The records of each task, one a seed and draw: a run that was made twice is one."""
+        return [runs[0] for by_draw in by_place(self.records).values() for runs in by_draw.values()]
+
     def average(self, tasks: Sequence[str]) -> Cell | None:
         """Return the mean over tasks, for each seed that all of them have; None where a task or all seeds are
         missing."""
@@ -583,26 +588,31 @@ def _budget(record: RunRecord) -> str:
     )
 
 
-def _budget_notes(records: list[RunRecord]) -> list[str]:
-    """Say what the trained rows could spend, naming the rows and the tasks where that differs."""
+def _budget_notes(records: list[RunRecord], labels: Mapping[str, str]) -> list[str]:
+    """Say what the trained rows could spend, naming the rows and the tasks where that differs: by their
+    prompts, or where rows of one prompt differ by their labels."""
     trained = [record for record in records if record.num_updates and is_trained(record.config)]
     by_budget: dict[str, list[RunRecord]] = defaultdict(list)
+    by_cell: dict[tuple[str, str], set[str]] = defaultdict(set)
     for record in trained:
-        by_budget[_budget(record)].append(record)
-    all_rows, all_tasks = _rows_and_tasks(trained)
+        budget = _budget(record)
+        by_budget[budget].append(record)
+        by_cell[record.prompt, record.task].add(budget)
+    several = {prompt for (prompt, _), budgets in by_cell.items() if len(budgets) > 1}
+
+    def rows_and_tasks(own: list[RunRecord]) -> tuple[list[str], list[str]]:
+        names = {labels[_entry(r)] if r.prompt in several else r.prompt for r in own}
+        return sorted(names), sorted({str(record.config["task"]["title"]) for record in own})
+
+    all_rows, all_tasks = rows_and_tasks(trained)
     everyone = "every row" if len(trained) == len(records) else "every trained row"
     notes = []
     for budget, own in by_budget.items():
-        rows, tasks = _rows_and_tasks(own)
+        rows, tasks = rows_and_tasks(own)
         who = everyone if rows == all_rows else ", ".join(rows)
         where = "" if tasks == all_tasks else f" on {', '.join(tasks)}"
         notes.append(f"{who}{where}: {budget}")
     return notes
-
-
-def _rows_and_tasks(records: list[RunRecord]) -> tuple[list[str], list[str]]:
-    tasks = {str(record.config["task"]["title"]) for record in records}
-    return sorted({record.prompt for record in records}), sorted(tasks)
 
 
 def _notes(records: list[RunRecord], rows: list[Row], metric: str, budgets_differ: bool) -> list[str]:
@@ -612,7 +622,8 @@ def _notes(records: list[RunRecord], rows: list[Row], metric: str, budgets_diffe
         "trainable parameters"
     ]
     if not budgets_differ:
-        notes += _budget_notes(records)
+        labels = {_entry(record): row.label for row in rows for record in row.records}
+        notes += _budget_notes(records, labels)
     if any(cell.n == 1 for row in rows for cell in row.cells.values()):
         notes.append("a cell with n = 1 says nothing about the spread over seeds")
     if any(cell.degenerate for row in rows for cell in row.cells.values()):

@@ -250,7 +250,8 @@ def extra(row: Row, column: str, tasks: Sequence[str]) -> Shown:  # noqa: PLR091
     if column == "routes":
         return Shown(routes.in_words(row))
     if column == "hours":
-        hours = sum(record.total_seconds for record in row.records) / 3600
+        runs = {record.run_id: record.total_seconds for record in row.records}  # one on several tasks is one
+        hours = sum(runs.values()) / 3600
         return Shown(f"{hours:.2f} {_device(row)}", hours)
     if column == "seconds":
         seconds = mean(record.total_seconds for record in row.records)
