@@ -29,7 +29,8 @@ def _name(option: str, files: Mapping[str, Path]) -> str | None:
     """Return the `name` that a file sets, or that it inherits from the last of its defaults that has one."""
     import yaml
 
-    content: dict[str, Any] = yaml.safe_load(files[option].read_text(encoding="utf-8")) or {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is built
+    content: dict[str, Any] = yaml.load(files[option].read_text(encoding="utf-8"), loader) or {}
     if "name" in content:
         return str(content["name"])
     inherited = [entry for entry in content.get("defaults") or () if isinstance(entry, str)]

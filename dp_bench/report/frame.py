@@ -350,7 +350,7 @@ def _table(
     notes = _notes(records, rows, metric, any(key.startswith("trainer.") for key in common))
     if left_out:
         tasks_without = ", ".join(sorted({str(r.config["task"]["title"]) for r in left_out}))
-        notes.append(f"left out, without {metric}: {len(left_out)} runs on {tasks_without}")
+        notes.append(f"left out, without {metric}: {_runs(len(left_out))} on {tasks_without}")
     return Table(header, tasks, titles, tuple(rows), (*notes, *repeats))
 
 
@@ -387,7 +387,9 @@ def _by_label(
             # A task's own settings are other ones than another task's anyway.
             named = [key for key in keys if not key.startswith("task.") or (place(record), key) in differing]
             grouped[_named(record.prompt, variants.settings(record), named)].append(record)
-    return _by_what_was_found(grouped, place), {key for _, key in common}
+    # What is left out tells runs apart that are expected at one place.
+    parted = grouped if leave_out else _by_what_was_found(grouped, place)
+    return parted, {key for _, key in common}
 
 
 def _by_what_was_found(
@@ -408,7 +410,7 @@ def _by_what_was_found(
         values = Counter((key, here) for key, _, here in found)
         keys = sorted({key for (key, _), number in values.items() if number > 1})
         for record in own:
-            parted[_named(label, flatten(record.config), keys)].append(record)
+            parted[_named(label, flatten(record.config), keys) if keys else label].append(record)
     return parted
 
 
@@ -493,7 +495,8 @@ def _settings(record: RunRecord) -> dict[str, Any]:
     """Return what may tell rows apart; on which other tasks a prompt is tried changes nothing of its own."""
     flat = flatten(record.config)
     flat["precision"] = record.precision
-    flat = {k: v for k, v in flat.items() if k not in {*NOT_A_VARIANT, *_unread(record)}}
+    left_out = {*NOT_A_VARIANT, *_unread(record)}
+    flat = {k: v for k, v in flat.items() if k not in left_out}
     hpo = record.config.get(SEARCH) or {}
     if is_trained(record.config) and hpo.get("name"):
         # What was searched for differs from task to task: the search is what rows share.
