@@ -26,6 +26,8 @@ from dp_bench.report.routes import agreement
 from dp_bench.report.sheet import Options, extra, make_sheet
 from dp_bench.report.tables import to_csv, to_markdown
 
+pytest.importorskip("peft", reason="the peft extra is not installed: one of the runs is LoRA's")
+
 TINY = (
     *("backbone=t5_tiny_random", "trainer=smoke", "trainer.precision=fp32", "device=cpu"),
     *("trainer.max_steps=2", "trainer.eval_every=2", "trainer.batch_size=4"),
