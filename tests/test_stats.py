@@ -297,7 +297,7 @@ def test_predictions_decide_where_they_are_asked_for() -> None:
     nothing = make_sheet(only(made), Options(by_examples=True, correct=lambda *_: None))
     assert nothing.comparisons[0].examples is None and "†" not in row(nothing, "split")[1]
     assert not any("bootstrap" in note or "Holm" in note for note in nothing.notes), "it was not made"
-    assert any(note.startswith("no difference is marked: the predictions") for note in nothing.notes)
+    assert any(note.startswith("no difference is marked: predictions.parquet") for note in nothing.notes)
 
 
 def test_tests_over_seeds_and_over_examples_are_never_corrected_together() -> None:
