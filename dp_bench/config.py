@@ -125,7 +125,8 @@ def _yaml(group: str, option: str, extra_dir: Path | None) -> dict[str, Any]:
     folders = [*([extra_dir] if extra_dir else []), config_dir()]
     paths = [folder / group / f"{option}.yaml" for folder in folders]
     path = next((path for path in paths if path.is_file()), paths[-1])
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is built
+    content: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), loader)
     return content
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dp_bench.effective import optimizer_of
 from dp_bench.prompts import catalogue
-from dp_bench.settings import FullSettings, Method, OptimizerName, PromptSettings, RunSettings
+from dp_bench.settings import Method, OptimizerName, PromptSettings, RunSettings
 
 # Learning rates that are seen to work: of vectors, of keys and values, of LoRA and BitFit, of a whole
 # backbone.
@@ -35,15 +36,17 @@ USUAL = {
 ALONE = 0.99  # a member's weight, beside which the others do not count
 
 
-def before_training(settings: RunSettings, optimizer: FullSettings) -> Iterator[str]:
+def before_training(settings: RunSettings) -> Iterator[str]:
     """Look at the settings alone."""
+    used = optimizer_of(settings)
     kind = _what_is_trained(settings.prompt)
-    low, high = USUAL[optimizer.optimizer, kind]
-    if not low <= optimizer.lr <= high:
-        yield (
-            f"lr {optimizer.lr:g} is outside of what usually works for {kind} with "
-            f"{optimizer.optimizer.value}: {low:g} to {high:g}"
-        )
+    if used is not None:
+        low, high = USUAL[OptimizerName(used.name), kind]
+        if not low <= used.lr <= high:
+            yield (
+                f"lr {used.lr:g} is outside of what usually works for {kind} with {used.name}: "
+                f"{low:g} to {high:g}"
+            )
     if settings.protocol.frozen_dropout:
         yield "dropout is on in the frozen model, which adds noise to every forward pass"
 

@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -88,7 +88,7 @@ class RunRecord:
     peak_memory_kind: str  # "cuda" or "process"
     device: str
     precision: str
-    data_sha256: str
+    data_sha256: str  # of the files of the tasks that were trained on; those of `transfer` have their own
     data_files: dict[str, dict[str, str]]
     share_truncated: dict[str, float]
     checkpoint: dict[str, str | None]
@@ -110,6 +110,9 @@ class RunRecord:
     # their mean and `metrics` has names such as "rte/accuracy".
     by_task: dict[str, dict[str, Any]] = field(default_factory=dict)
     transfer: dict[str, dict[str, Any]] = field(default_factory=dict)  # the same of regime.transfer's tasks
+    # What it was trained with: name, lr, weight_decay, selector_lr. Empty where nothing was; older records
+    # have none, and effective.optimizer_of computes it.
+    optimizer: dict[str, Any] = field(default_factory=dict)
 
 
 def identify(
@@ -131,6 +134,11 @@ def identify(
 def is_volatile(key: str) -> bool:
     """Say whether a setting stays out of the id: it changes no result, or enters as something else."""
     return key in VOLATILE or key.endswith(".together")  # of each task: identity.facts says what it leads to
+
+
+def digest_of(digests: Sequence[str]) -> str:
+    """Return the digest of the only task's files, or one over those of several tasks."""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 import traceback
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dp_bench import checks, ranks, records
 from dp_bench.config import Experiment
 from dp_bench.data.source import Source, locate
+from dp_bench.effective import needs_fp32, optimizer_of
 from dp_bench.identity import Identity, identify
 from dp_bench.progress import Reporter
 from dp_bench.records import RunRecord
@@ -101,9 +101,13 @@ class Sources:
 
     @property
     def sha256(self) -> str:
-        """The digest of the only task's files, or one over those of all tasks."""
-        both = [source.sha256 for source in (*self.trained, *self.transfer)]
-        return both[0] if len(both) == 1 else hashlib.sha256("\n".join(both).encode()).hexdigest()
+        """The digest of all that a run reads, for its id: what it is tried on besides is part of that."""
+        return records.digest_of([source.sha256 for source in (*self.trained, *self.transfer)])
+
+    @property
+    def trained_sha256(self) -> str:
+        """The digest of what it is trained on."""
+        return records.digest_of([source.sha256 for source in self.trained])
 
     @property
     def files(self) -> dict[str, dict[str, str]]:
@@ -133,8 +137,8 @@ def open_workplace(experiment: Experiment, sources: Sources, directory: Path, re
     device = machine.resolve_device(settings.device)
     machine.set_threads(settings.trainer.cpu_threads)
     dtype = machine.resolve_dtype(settings.trainer.precision, device)
-    if settings.prompt.trains_backbone or settings.prompt.method is Method.bitfit:
-        dtype = torch.float32  # updates of weights kept in bf16 are lost to rounding
+    if needs_fp32(settings):
+        dtype = torch.float32
     tokenizer = load_tokenizer(settings.backbone)
     data = tuple(
         prepare(settings, task, source, tokenizer)
@@ -175,6 +179,7 @@ def _run(
     _announce(place, f"{machine.device_name(device)}, weights in {machine.dtype_name(dtype)}")
     machine.watch_memory(device)
     learned = learn(place)
+    used = optimizer_of(settings)
 
     memory, memory_kind = machine.peak_memory(device)
     progress = learned.progress
@@ -217,7 +222,7 @@ def _run(
         peak_memory_kind=memory_kind,
         device=machine.device_name(device),
         precision=machine.dtype_name(dtype),
-        data_sha256=sources.sha256,
+        data_sha256=sources.trained_sha256,
         data_files=sources.files,
         share_truncated={
             name: sum(own.num_truncated for own in splits) / num_examples[name]
@@ -247,6 +252,7 @@ def _run(
         routes=learned.routes,
         by_task=by_task if len(data) > 1 else {},
         transfer=tried,
+        optimizer=asdict(used) if progress.step and used is not None else {},
     )
     if ranks.leads():
         _leave(record, directory, learned.weights, prediction_table(learned.reports))
@@ -354,8 +360,9 @@ def _leave(record: RunRecord, directory: Path, weights: dict[str, Tensor], predi
 
 
 def prediction_table(reports: Mapping[str, Report]) -> Any:
-    """Return one row an example: id, gold, prediction, log-probability of each choice, chosen position and
-    length, and member of a pool; with several tasks, those of one after another, named in `task`."""
+    """Return one row an example: id, group, source (which texts it is about), gold, prediction,
+    log-probability of each choice, chosen position and length, and member of a pool; with several tasks,
+    those of one after another, named in `task`."""
     import pandas as pd
 
     columns = [pd.DataFrame(_columns(report)) for report in reports.values()]
@@ -374,6 +381,7 @@ def _columns(report: Report) -> dict[str, Any]:
     return {
         "id": encoded.ids,
         "group": encoded.groups,
+        "source": encoded.sources,
         "gold": encoded.labels,
         "prediction": predictions.choices,
         **{f"score_{name}": scores[:, i] for i, name in enumerate(names)},

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from dp_bench import guards, profiling, ranks
 from dp_bench.data.batches import Rows, mixing_rates, training_rows
+from dp_bench.effective import OptimizerUsed, optimizer_of
 from dp_bench.evaluation import Predictions, Score, Split, mean_score, predict, score
 from dp_bench.model import PromptedModel
 from dp_bench.objective import objective
@@ -32,13 +33,7 @@ from dp_bench.profiling import stage
 from dp_bench.progress import Reporter
 from dp_bench.randomness import derive, generator
 from dp_bench.records import replace_file, write_json, write_lines, write_text
-from dp_bench.settings import (
-    FullSettings,
-    OptimizerName,
-    RunSettings,
-    Schedule,
-    TemperatureSettings,
-)
+from dp_bench.settings import OptimizerName, RunSettings, Schedule, TemperatureSettings
 from dp_bench.types import Batch
 
 
@@ -70,17 +65,6 @@ def temperature(settings: TemperatureSettings, step: int, max_steps: int) -> flo
     return max(settings.end, settings.start * math.exp(-3e-5 / settings.anneal * step * (step + 1) / 2))
 
 
-def optimizer_settings(settings: RunSettings) -> FullSettings:
-    """Return what a method is trained with: its own settings where it has some, else the trainer's."""
-    own, trainer = settings.prompt, settings.trainer
-    usual = trainer.full if own.trains_backbone else trainer
-    return FullSettings(
-        optimizer=own.optimizer or usual.optimizer,
-        lr=usual.lr if own.lr is None else own.lr,
-        weight_decay=usual.weight_decay if own.weight_decay is None else own.weight_decay,
-    )
-
-
 Groups = Sequence[nn.Parameter] | Sequence[dict[str, Any]]  # with learning rates of their own
 
 
@@ -98,16 +82,16 @@ def parameter_groups(
     return groups
 
 
-def make_optimizer(settings: FullSettings, parameters: Groups) -> torch.optim.Optimizer:
+def make_optimizer(used: OptimizerUsed, parameters: Groups) -> torch.optim.Optimizer:
     """Return Adafactor as Lester et al. (2021) use it, without relative steps or scaling, or AdamW."""
-    if settings.optimizer is OptimizerName.adamw:
-        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    if used.name == OptimizerName.adamw.value:
+        return torch.optim.AdamW(parameters, lr=used.lr, weight_decay=used.weight_decay)
     from transformers.optimization import Adafactor
 
     optimizer: torch.optim.Optimizer = Adafactor(
         parameters,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
+        lr=used.lr,
+        weight_decay=used.weight_decay,
         relative_step=False,
         scale_parameter=False,
         warmup_init=False,
@@ -138,12 +122,12 @@ class Trainer:
         self.reporter = reporter
         self.prompt = model.prompt
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer_settings = optimizer_settings(settings)
         # Ranks share gradients themselves, once an update: no wrapper around the model.
         self.model = accelerator.prepare_model(model, evaluation_mode=ranks.size() > 1)
-        if self.parameters:
-            groups = parameter_groups(self.parameters, model.prompt.choosing(), settings.prompt.selector_lr)
-            self.optimizer = accelerator.prepare(make_optimizer(self.optimizer_settings, groups))
+        used = optimizer_of(settings)
+        if self.parameters and used is not None:
+            groups = parameter_groups(self.parameters, model.prompt.choosing(), used.selector_lr)
+            self.optimizer = accelerator.prepare(make_optimizer(used, groups))
             self.rates = [group["lr"] for group in self.optimizer.param_groups]
         factors = settings.regime.task_weights or {}
         self.weights = [factors.get(split.task.name, 1.0) for split in train]
@@ -158,7 +142,7 @@ class Trainer:
         """Train from the last checkpoint, or from the start, to the end, and leave the best prompt in the
         model."""
         self._resume()
-        self._warn(guards.before_training(self.settings, self.optimizer_settings))
+        self._warn(guards.before_training(self.settings))
         t, last = self.trainer, self.trainer.max_steps
         self.reporter.begin("training", total=last, completed=self.progress.step)
         rows = training_rows(

@@ -12,7 +12,6 @@ from test_trainer import make_trainer
 
 from dp_bench import guards, run
 from dp_bench.config import Experiment
-from dp_bench.trainer import optimizer_settings
 
 Build = Callable[..., Experiment]
 
@@ -42,7 +41,7 @@ QUICK = ("trainer.max_steps=4", "trainer.eval_every=2", "trainer.batch_size=8", 
 )
 def test_unusual_settings_are_told(experiment: Build, overrides: list[str], told: str) -> None:
     settings = experiment(*overrides).settings
-    found = list(guards.before_training(settings, optimizer_settings(settings)))
+    found = list(guards.before_training(settings))
     assert (len(found) == 1 and told in found[0]) if told else not found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dp_bench.records import RunRecord
 from dp_bench.report.frame import Table, build_tables
 from dp_bench.report.sheet import COLUMNS, Options, Sheet, cell_text, make_sheet
 from dp_bench.report.tables import COSTS, to_csv, to_markdown, to_terminal
+from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
 TASKS = ("boolq", "cb", "multirc", "rte", "wic")
@@ -363,6 +365,22 @@ def test_nothing_is_cut_off_on_a_terminal(many: list[RunRecord]) -> None:
             assert squeezed(sentence) in squeezed(text)
 
 
+def test_brackets_and_colons_are_shown_on_a_terminal(many: list[RunRecord]) -> None:
+    """Rich would read `[max_steps=9]` as markup and `:warning:` as a picture."""
+    odd = [
+        make_record("task=rte", "prompt=fixed", "trainer.max_steps=9", score=80.0 + seed, seed=seed)
+        for seed in range(7)
+    ]
+    table = only([*odd, *(make_record("task=rte", "prompt=split", seed=seed) for seed in range(7))])
+    table = replace(table, titles={"rte": "RTE [all]"}, notes=(*table.notes, "a :warning: [red]sign[/red]"))
+    own = make_sheet(table, Options(reference="fixed [max_steps=9]"))
+    for console in (Console(file=StringIO(), width=200), make_console(file=StringIO(), width=200)):
+        console.print(to_terminal(own))
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        for sentence in (*own.header.lines(), *own.notes, *own.heads, *(line[0].text for line in own.lines)):
+            assert squeezed(sentence) in squeezed(text)
+
+
 def squeezed(text: str) -> str:
     return re.sub(r"\s+", "", text)
 
@@ -371,6 +389,67 @@ def drawn_columns(text: str) -> list[str]:
     """Return what each column of a drawn table says from top to bottom."""
     lines = [re.split("[┃│]", line)[1:-1] for line in text.splitlines()]
     return [squeezed("".join(column)) for column in zip(*filter(None, lines), strict=True)]
+
+
+def test_notes_say_what_the_cells_are() -> None:
+    table = only(scored(["task=rte"], [60, 61, 70]))
+    means, medians = (make_sheet(table, Options(aggregate=how)) for how in ("mean", "median"))
+    assert means.notes[0].startswith("mean ± sd over seeds")
+    assert medians.notes[0].startswith("median [lowest, highest] over seeds")
+    assert not any(
+        "±" in text for text in (*medians.notes, *(c.text for line in medians.lines for c in line))
+    )
+
+
+def test_two_searches_are_two_rows() -> None:
+    """That the second tried more says its label; that both found the same is one run, once."""
+
+    def found(trials: int, lr: float, seed: int, task: str = "rte", **more: str) -> RunRecord:
+        words = ("prompt=fixed", "hpo=lr", f"hpo.trials={trials}", f"trainer.lr={lr}", f"seed={seed}")
+        return make_record(f"task={task}", *words, score=50.0 + 100 * lr)
+
+    made = [*(found(2, 0.1, seed) for seed in (0, 1)), *(found(6, 0.2, seed) for seed in (0, 1))]
+    expected = {"fixed [hpo.trials=2]": (60.0, 2), "fixed [hpo.trials=6]": (70.0, 2)}
+    for order in (made, made[::-1]):
+        table = only(order)
+        assert {row.label: (row.cells["rte"].mean, row.cells["rte"].n) for row in table.rows} == expected
+        assert sorted(note for note in table.notes if "updates of" in note) == [
+            "fixed [hpo.trials=2]: at most 60 updates of 16 examples, adafactor, lr 0.1",
+            "fixed [hpo.trials=6]: at most 60 updates of 16 examples, adafactor, lr 0.2",
+        ]
+    alike = only([*(found(2, 0.1, seed) for seed in (0, 1)), *(found(2, 0.2, seed) for seed in (0, 1))])
+    assert {row.label: (row.cells["rte"].mean, row.cells["rte"].n) for row in alike.rows} == {
+        **{"fixed [lr=0.1]": (60.0, 2), "fixed [lr=0.2]": (70.0, 2)}
+    }, "another space, say: what they found tells them apart"
+    several = only([found(2, 0.1, 0), found(2, 0.3, 0, task="cb")])
+    assert [row.label for row in several.rows] == ["fixed"], "each task has its own rate"
+
+
+def test_settings_that_a_run_does_not_read_part_no_rows() -> None:
+    def label(*words: str) -> set[str]:
+        made = [make_record("task=rte", *words, "seed=0"), make_record("task=rte", words[0], "seed=1")]
+        return {row.label for row in only(made).rows}
+
+    for words in (
+        ("prompt=lora", "trainer.lr=0.1"),
+        ("prompt=lora", "trainer.full.lr=0.1"),
+        ("prompt=prefix_tuning", "trainer.optimizer=adamw", "trainer.weight_decay=0.1"),
+        ("prompt=fine_tuning", "trainer.lr=0.1"),
+        ("prompt=fine_tuning", "trainer.precision=bf16"),
+        ("prompt=fixed", "trainer.temperature.start=0.9", "trainer.temperature.end=0.4"),
+        ("prompt=adap_pos", "trainer.temperature.anneal=3"),
+        ("prompt=fixed", "regime.split_seed=3"),
+        ("prompt=majority", "trainer.warmup_steps=3"),
+    ):
+        assert label(*words) == {words[0].removeprefix("prompt=")}, words
+    for words in (
+        ("prompt=lora", "prompt.lr=0.1"),
+        ("prompt=fixed", "trainer.weight_decay=0.1"),
+        ("prompt=fine_tuning", "trainer.full.lr=0.1"),
+        ("prompt=adap_pos", "trainer.temperature.start=0.9"),
+        ("prompt=fixed", "trainer.heldout_fraction=0.2"),
+    ):
+        assert len(label(*words)) == 2, words
 
 
 def test_a_metric_is_shown_instead_of_the_score() -> None:

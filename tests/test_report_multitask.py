@@ -73,17 +73,6 @@ def test_mixtures_of_other_tasks_or_rates_are_other_rows() -> None:
     assert labels == ["fixed (multitask) [mixing=equal]", "fixed (multitask) [mixing=proportional]"]
 
 
-def test_what_a_prompt_is_tried_on_besides_changes_no_row() -> None:
-    made = [
-        multitask("prompt=fixed", cb=70.0, rte=50.0),
-        multitask("prompt=fixed", "seed=1", "regime.transfer=[wic]", cb=72.0, rte=52.0),
-        single("cb", 80.0, "prompt=fixed"),
-        single("cb", 82.0, "prompt=fixed", "seed=1", "regime.transfer=[wic]"),
-    ]
-    (table,) = build_tables(made)
-    assert [(row.label, row.cells["cb"].n) for row in table.rows] == [("fixed", 2), ("fixed (multitask)", 2)]
-
-
 def test_the_transfer_matrix_has_trained_tasks_in_rows_and_evaluated_ones_in_columns() -> None:
     def transferred(task: str, other: str, own: float, there: float, seed: int) -> RunRecord:
         far = entry(other, there)

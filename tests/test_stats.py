@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
+from itertools import product
 from statistics import mean
 from typing import Any
 
@@ -15,7 +17,7 @@ from scipy import stats as scipy_stats
 from dp_bench.records import RunRecord
 from dp_bench.report import paper, stats
 from dp_bench.report.controls import control_notes
-from dp_bench.report.frame import Table, build_tables
+from dp_bench.report.frame import Cell, Row, Table, build_tables
 from dp_bench.report.restarts import with_restarts
 from dp_bench.report.sheet import Options, Sheet, make_sheet
 
@@ -64,6 +66,37 @@ def test_five_seeds_cannot_go_under_a_sixteenth_and_many_are_sampled() -> None:
         (noise,), np.mean, permutation_type="samples", n_resamples=200_000, rng=0
     ).pvalue
     assert stats.sign_flip(noise) == pytest.approx(exact, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "differences", [[0.1, 0.2, -0.3], [1, 2, -3, 4, -4], [0.7, -0.7], [60.1 - 60, 60 - 60.1]]
+)
+def test_sums_that_are_equal_but_for_rounding_are_ties(differences: list[float]) -> None:
+    """A sum of zero is what any signs reach at least: exactly 1, in whatever order and scale."""
+    for scale in (1.0, 1 / 3, 1e-3):
+        for own in (differences, differences[::-1]):
+            assert stats.sign_flip([scale * value for value in own]) == 1.0
+
+
+def all_sums(values: Sequence[Any]) -> list[Any]:
+    """Return the sum of the values under each way to give them signs."""
+    signs = product((1, -1), repeat=len(values))
+    return [sum(sign * value for sign, value in zip(own, values, strict=True)) for own in signs]
+
+
+def test_the_sign_flip_test_counts_ties_as_fractions_do() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        whole = [Fraction(int(value), 7) for value in rng.integers(-4, 5, 6)]
+        flipped = [
+            sum(s * d for s, d in zip(signs, whole, strict=True)) for signs in product((1, -1), repeat=6)
+        ]
+        exact = mean(abs(other) >= abs(sum(whole)) for other in flipped)
+        assert stats.sign_flip([float(value) for value in whole]) == pytest.approx(exact, abs=1e-12)
+
+
+def test_differences_that_are_nothing_but_rounding_are_none() -> None:
+    assert stats.sign_flip([1.4e-14] * 8) == 1.0
 
 
 def test_holm_is_its_definition() -> None:
@@ -119,7 +152,107 @@ def test_the_test_over_examples_keeps_its_level() -> None:
     assert np.mean([own.p_bootstrap < 0.05 for own in found]) < 0.18
 
 
+def test_examples_about_one_text_are_one_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where texts are right or wrong as a whole, a test that takes their answers for independent rejects far
+    too often; one that resamples texts does not."""
+    monkeypatch.setattr(stats, "RESAMPLES", 399)
+    rng = np.random.default_rng(7)
+    texts = np.repeat(np.arange(40), 10)
+    names = [f"multirc/val/{text}" for text in texts]
+    found = []
+    for trial in range(150):
+        easy = rng.random((2, 40)) < 0.6  # for the one row and for the other
+        a, b = (rng.random((1, 400)) < np.where(own[texts], 0.9, 0.3) for own in easy)
+        alone, by_text = (stats.over_examples(a, b, trial, sources) for sources in (None, names))
+        assert (alone.num_sources, by_text.num_sources) == (400, 40)
+        found.append([own for test in (alone, by_text) for own in (test.p_bootstrap, test.p_mcnemar)])
+    rejected = (np.array(found) < 0.05).mean(0)
+    error = 3 * (0.05 * 0.95 / 150) ** 0.5
+    assert (rejected[:2] > 0.2).all(), "what the issue is"
+    assert (rejected[2:] < 0.05 + error).all()
+
+
+def test_mcnemar_by_source_is_the_exact_group_permutation_test() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.random((1, 60)) < 0.7, rng.random((1, 60)) < 0.5
+    names = [str(text) for text in rng.integers(0, 9, 60)]
+    gains = [
+        sum(int(x) - int(y) for x, y, name in zip(a[0], b[0], names, strict=True) if name == text)
+        for text in sorted(set(names))
+    ]
+    sums = all_sums(gains)
+    exact = mean(abs(other) >= abs(sum(gains)) for other in sums)
+    assert stats.over_examples(a, b, 0, names).p_mcnemar == pytest.approx(exact, abs=1e-12)
+    alone = [str(number) for number in range(60)]
+    one, other = stats.over_examples(a, b, 0), stats.over_examples(a, b, 0, alone)
+    assert one.p_mcnemar == other.p_mcnemar and one.num_sources == 60
+
+
+def test_the_source_of_an_example_is_read_in_its_id() -> None:
+    assert [stats.source_in(name) for name in ("multirc/val/5/2/1", "record/val/3/0", "rte/val/7")] == [
+        *("multirc/val/5", "record/val/3", "rte/val/7")
+    ]
+
+
 # ---------------------------------------------------------------------------------------------- pairing
+
+
+def drawn(values: Mapping[tuple[int, int], float], prompt: str) -> Row:
+    return Row(prompt, {"rte": Cell(dict(values))}, (make_record("task=rte", f"prompt={prompt}"),))
+
+
+def table_of(*rows: Row) -> Table:
+    return replace(only(rows[0].records), rows=rows)
+
+
+@pytest.mark.parametrize(("draws", "seeds"), [(5, 5), (3, 5), (6, 2), (8, 3)])
+def test_over_seeds_and_few_shot_draws_the_test_keeps_its_level(draws: int, seeds: int) -> None:
+    """Two rows without a true difference, of which each draw favours one: all its seeds say so."""
+    rng = np.random.default_rng(draws)
+    places = [(seed, draw) for seed in range(seeds) for draw in range(draws)]
+    rejected, as_pairs, trials = 0, 0, 400
+    for _ in range(trials):
+        favour, noise = rng.normal(0, 3, draws), rng.normal(0, 1, (2, len(places)))
+        a = {place: 60 + favour[place[1]] + noise[0, i] for i, place in enumerate(places)}
+        b = {place: 60 + noise[1, i] for i, place in enumerate(places)}
+        table = table_of(drawn(a, "fixed"), drawn(b, "split"))
+        (found,) = stats.compare(table, stats.all_pairs(table))
+        assert (found.n, found.over) == (draws, "draws")
+        assert found.difference == pytest.approx(mean(a.values()) - mean(b.values()))
+        rejected += found.p < 0.05
+        if len(places) <= 12:
+            as_pairs += stats.sign_flip([a[place] - b[place] for place in places]) < 0.05
+    assert rejected / trials < 0.05 + 3 * (0.05 * 0.95 / trials) ** 0.5
+    if len(places) <= 12:
+        assert as_pairs / trials > 0.1, "taken for independent pairs they are not"
+
+
+def on_draw(record: RunRecord, draw: int, score: float) -> RunRecord:
+    regime = {**record.config["regime"], "split_seed": draw}
+    named = {"run_id": f"{record.run_id}-{draw}", "config": {**record.config, "regime": regime}}
+    return replace(record, **named, score=score, metrics={"accuracy": score})
+
+
+def test_over_draws_intervals_are_over_draws_too_and_notes_say_so() -> None:
+    made = [
+        on_draw(record, draw, 50.0 + gain + draw + record.seed / 3)
+        for prompt, gain in (("fixed", 0.0), ("split", 9.0), ("majority", -9.0))
+        for record in scored(["task=rte", f"prompt={prompt}", "regime=fewshot"], [0.0] * 3)
+        for draw in range(8)
+        if prompt != "majority" or record.seed == 0
+    ]
+    table = only(made)
+    sheet = make_sheet(table, Options(columns=("ci",)))
+    low, high = stats.interval([50.0 + draw + 1 / 3 for draw in range(8)])
+    assert row(sheet, "fixed")[-1] == f"{low:.2f} to {high:.2f}"
+    assert {(c.n, c.over) for c in sheet.comparisons} == {(8, "draws")}, "majority has one run a draw"
+    assert any("sign-flip test over draws" in note for note in sheet.notes)
+    assert any("tests and intervals are over the draws" in note for note in sheet.notes)
+    assert row(sheet, "split")[1].endswith("†")
+    few = make_sheet(only([record for record in made if record.config["regime"]["split_seed"] < 5]))
+    assert any(
+        "with 5 draws the p of the exact test over draws cannot go under 0.0625" in n for n in few.notes
+    )
 
 
 def test_only_seeds_that_both_have_are_compared() -> None:
@@ -160,6 +293,30 @@ def test_predictions_decide_where_they_are_asked_for() -> None:
     assert found.examples.low > 0
     nothing = make_sheet(only(made), Options(by_examples=True, correct=lambda *_: None))
     assert nothing.comparisons[0].examples is None and "†" not in row(nothing, "split")[1]
+    assert not any("bootstrap" in note or "Holm" in note for note in nothing.notes), "it was not made"
+    assert any(note.startswith("no difference is marked: predictions.parquet") for note in nothing.notes)
+
+
+def test_tests_over_seeds_and_over_examples_are_never_corrected_together() -> None:
+    ten = range(10)
+    made = rows(fixed=[60.0 + s for s in ten], split=[70.0 + s for s in ten], postfix=[80.0 + s for s in ten])
+
+    def correct(record: RunRecord, task: str) -> Mapping[str, bool] | None:
+        if record.prompt == "postfix":
+            return None
+        return {f"multirc/val/{i // 4}/{i % 4}": i < 4 * record.score for i in range(400)}
+
+    sheet = make_sheet(only(made), Options(by_examples=True, correct=correct))
+    found = {c.a: c for c in sheet.comparisons}
+    assert found["postfix"].p < 0.01 and found["postfix"].p_holm is None and not found["postfix"].supported
+    tested = found["split"].examples
+    assert tested is not None and (tested.num_sources, tested.num_examples) == (100, 400)
+    assert found["split"].p_holm == tested.p_bootstrap, "a family of one"
+    (note,) = [note for note in sheet.notes if note.startswith("† differs")]
+    assert note.endswith("for 1 comparisons") and "RTE 100 texts with 400 examples" in note
+    assert any(note.startswith("not tested: postfix on RTE") for note in sheet.notes)
+    one = make_sheet(only([r for r in made if r.seed == 0]), Options(by_examples=True, correct=correct))
+    assert any(note.startswith("† differs") for note in one.notes), "one run each is enough for examples"
 
 
 # ---------------------------------------------------------------------------------------------- marks
@@ -190,7 +347,7 @@ def test_a_reference_that_stands_in_several_rows_is_asked_for_by_its_whole_name(
     assert any(note.startswith("† differs from fixed [max_steps=60]") for note in named.notes)
     assert row(named, "split [max_steps=60]")[1].endswith("†")
     alone = make_sheet(
-        with_restarts(only([*longer, *rows(split=[70.0 + seed for seed in range(8)])]), 2, "score"), Options()
+        with_restarts(only([*longer, *rows(split=[70.0 + seed for seed in range(8)])]), 2), Options()
     )
     assert any(note.startswith("† differs from fixed [max_steps=99]:") for note in alone.notes), alone.notes
 
@@ -216,7 +373,7 @@ def test_the_best_of_several_restarts_is_not_what_a_prompt_is_held_against() -> 
         replace(record, select_score=record.score)
         for record in rows(fixed=[60.0, 90.0] * 4, adap_pos=[80.0] * 8)
     ]
-    notes = control_notes(with_restarts(only(made), 2, "score"))
+    notes = control_notes(with_restarts(only(made), 2))
     assert any("RTE fixed 75.00 / adap_pos 80.00" in note for note in notes), notes
 
 
@@ -236,7 +393,7 @@ def test_the_papers_numbers_stand_beside_ours_and_nothing_is_guessed() -> None:
     made = [
         *scored(["task=boolq", "prompt=fixed", "backbone=t5_base"], [62.0, 64.0, 66.0]),
         *scored(["task=cb", "prompt=adap_ins_pos", "backbone=t5_base"], [80.0]),
-        *scored(["task=cb", "prompt=dynamic", "backbone=t5_base"], [80.0]),
+        *scored(["task=cb", "prompt=l2p_pool", "backbone=t5_base"], [80.0]),
     ]
     sheet = make_sheet(only(made, "accuracy"), Options(against_paper=True))
     assert sheet.heads[:7] == ["prompt", "BoolQ", "paper", "Δ (p)", "CB", "paper", "Δ (p)"]
@@ -245,7 +402,7 @@ def test_the_papers_numbers_stand_beside_ours_and_nothing_is_guessed() -> None:
     p = 2 * scipy_stats.t.sf((64 - 62.35) / spread, 2)
     assert fixed[1:7] == ["64.00 ± 2.00 (3)", "62.35", f"+1.65 ({p:.2g})", "-", "78.57", "-"]
     assert row(sheet, "adap_ins_pos")[4:7] == ["80.00 (1)", *row(sheet, "adap_ins_pos")[5:7]]
-    assert row(sheet, "dynamic")[4:7] == ["80.00 (1)", "-", "-"], "the paper has no such row"
+    assert row(sheet, "l2p_pool")[4:7] == ["80.00 (1)", "-", "-"], "the paper has no such row"
     assert any("the best of about 40 noisy evaluations" in line for line in sheet.header.lines())
     assert any(line.startswith("ours: protocol clean") for line in sheet.header.lines())
 
@@ -263,7 +420,9 @@ def test_the_reference_is_the_papers_and_its_means_are_those_of_its_tasks() -> N
 def test_another_benchmark_has_no_number_of_the_paper() -> None:
     made = scored(["task=boolq", "prompt=fixed", "backbone=t5_base", "data=micro"], [62.0, 64.0])
     sheet = make_sheet(only(made, "accuracy"), Options(against_paper=True))
-    assert row(sheet, "fixed")[2:4] == ["-", "-"]
+    assert sheet.heads == ["prompt", "BoolQ"], "no empty columns"
+    assert any(note.endswith("has no number for any row of this table") for note in sheet.notes)
+    assert not any("paper" in line for line in sheet.header.lines())
 
 
 def test_columns_of_the_budget_say_what_was_spent() -> None:
@@ -279,10 +438,70 @@ def test_the_best_of_several_restarts_is_chosen_by_the_selection_score() -> None
     runs = [make_record(f"seed={n}", score=s, select_score=own) for n, (s, own) in enumerate(scores)]
     runs.append(make_record("prompt=majority", score=40.0, num_updates=0))
     (table,) = build_tables(runs)
-    more = with_restarts(table, 2, "score")
+    more = with_restarts(table, 2)
     rows = {row.label: row for row in more.rows}
     label = runs[0].prompt
     assert set(rows) == {label, f"{label}, best of 2", "majority"}
     assert rows[f"{label}, best of 2"].cells["boolq"].values == {(0, 0): 50.0, (2, 0): 40.0}
     assert len(rows[f"{label}, best of 2"].records) == 4
-    assert len(with_restarts(table, 6, "score").rows) == 2
+    assert len(with_restarts(table, 6).rows) == 2
+
+
+def test_over_examples_a_restart_is_the_run_that_was_chosen() -> None:
+    made = [
+        replace(record, select_score=record.score) for record in rows(fixed=[40.0, 80.0], split=[60.0, 20.0])
+    ]
+
+    def correct(record: RunRecord, task: str) -> Mapping[str, bool]:
+        return {f"rte/val/{i}": i < record.score for i in range(100)}
+
+    table = with_restarts(only(made), 2)
+    best = [row for row in table.rows if row.restarts == 2]
+    (found,) = stats.compare(table, [(best[0], best[1])], correct=correct)
+    assert found.difference == 20.0 and found.examples is not None
+    assert found.examples.low < 20.0 < found.examples.high and found.examples.low > 5.0
+
+
+def test_restarts_are_of_one_draw() -> None:
+    """(score, selection score) by draw and seed; the best of another draw is no restart of this one."""
+    scores = {(0, 0): (50.0, 70.0), (0, 1): (90.0, 60.0), (1, 0): (60.0, 99.0), (1, 1): (40.0, 98.0)}
+    few = ("regime=fewshot", "task=rte", "prompt=fixed")
+    made = [
+        make_record(*few, f"regime.split_seed={draw}", f"seed={seed}", score=score, select_score=selected)
+        for (draw, seed), (score, selected) in scores.items()
+    ]
+    best = {row.label: row for row in with_restarts(only(made), 2).rows}["fixed, best of 2"]
+    assert best.cells["rte"].values == {(0, 0): 50.0, (0, 1): 60.0}
+
+
+def test_a_restart_on_several_tasks_is_the_same_run_for_all_of_them() -> None:
+    def entry(score: float, selected: float) -> dict[str, Any]:
+        content = {
+            "title": "-",
+            "score": score,
+            "select_score": selected,
+            "metrics": {},
+            "select_metrics": {},
+        }
+        return {**content, "num_examples": {"train": 9}, "notes": [], "data_sha256": "d" * 64}
+
+    files = {
+        f"{task}/{name}": {"file": f"{name[:3]}.jsonl"}
+        for task in ("cb", "rte")
+        for name in ("train", "validation")
+    }
+    runs = [
+        {"cb": entry(10.0, 90.0), "rte": entry(11.0, 10.0)},  # 50 in the mean: best on CB alone
+        {"cb": entry(20.0, 60.0), "rte": entry(21.0, 60.0)},  # 60
+        {"cb": entry(30.0, 10.0), "rte": entry(31.0, 80.0)},  # 45: best on RTE alone
+    ]
+    words = ("prompt=fixed", "regime=multitask", "regime.tasks=[cb,rte]")
+    made = [
+        make_record(*words, f"seed={seed}", by_task=own, data_files=files, select_score=99.0 - seed)
+        for seed, own in enumerate(runs)
+    ]
+    rows = {row.label: row for row in with_restarts(only(made), 3).rows}
+    best = rows["fixed (multitask), best of 3"]
+    assert {task: cell.values for task, cell in best.cells.items()} == {
+        **{"cb": {(0, 0): 20.0}, "rte": {(0, 0): 21.0}}
+    }

@@ -18,6 +18,7 @@ from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import SplitFile, folders, split_file, subfolder
 from dp_bench.hub import hub_cache_dir
 from dp_bench.settings import Scoring, TaskSettings
+from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
 HUB = "aps/super_glue"
@@ -71,7 +72,7 @@ class Found:
 
 def check(directory: Path | None = None) -> int:
     """Print what is found and return 0 if a task can be trained on it and no file is broken, else 2."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = make_console(width=None if sys.stdout.isatty() else 120)
     return _check_cache(console) if directory is None else _check_directory(console, directory.expanduser())
 
 

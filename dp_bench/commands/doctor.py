@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from dp_bench import config, records
 from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable
+from dp_bench.terminal import make_console
 
 
 def doctor() -> int:
@@ -24,7 +24,7 @@ def doctor() -> int:
         table.add_row("git", f"{git['commit']}{', with changes' if git['dirty'] else ''}")
     for name, text in (*_device(), *_places(), *_checkpoints()):
         table.add_row(name, text)
-    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    make_console(soft_wrap=True).print(table)
     return 0
 
 

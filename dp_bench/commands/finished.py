@@ -6,14 +6,16 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from dp_bench.records import RunRecord
+from dp_bench.report.aliases import canonical
 from dp_bench.report.index import load_all
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
 
 def finished_runs(results_dir: Path, experiment: str | None = None) -> list[RunRecord]:
-    """Return the finished runs below a folder, or those of one experiment; raise UserError without any."""
-    found = load_all(results_dir)
+    """Return the finished runs below a folder, or those of one experiment, under the names that their prompts
+    have today; raise UserError without any."""
+    found = canonical(load_all(results_dir))
     if not found:
         raise UserError(
             f"There are no finished runs below {results_dir / 'runs'}. Start one: dp-bench train task=rte "

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from dp_bench import config, records
+from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def inspect(
         table.add_column(head, justify="right" if place else "left")
     for line in lines:
         table.add_row(*line)
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console(soft_wrap=True)
     console.print(table)
     notes = [
         "cosine, bias and noise against the exact gradient of the expected loss for the position selector's "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from dp_bench import records
 from dp_bench.prompts.counts import T5, formula, trained
 from dp_bench.report.index import load_all
 from dp_bench.suggest import did_you_mean
+from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
 GROUPS = {
@@ -39,7 +39,7 @@ def list_options(kind: str, results_dir: Path) -> int:
     table.add_column()
     for name, text in lines:
         table.add_row(name, text)
-    console = Console(highlight=False, markup=False)
+    console = make_console()
     if console.is_terminal:
         console.print(table)
     else:

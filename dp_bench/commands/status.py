@@ -9,6 +9,7 @@ from rich.console import Console
 
 from dp_bench.sweep.grid import LEGEND, counts, grid
 from dp_bench.sweep.plan import State, first_line, make_plan, saved_plans, states
+from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
 FAILURES_SHOWN = 20
@@ -16,7 +17,7 @@ FAILURES_SHOWN = 20
 
 def status(results_dir: Path, experiment: str | None) -> int:
     """Print a grid for each sweep below `results_dir`, or for those of one experiment."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console(soft_wrap=True)
     sweeps = _sweeps(results_dir, experiment)
     if not sweeps and not (results_dir / "runs").is_dir():
         raise UserError(

@@ -20,6 +20,7 @@ from dp_bench.sweep.grid import counts
 from dp_bench.sweep.plan import Costs, Plan, Run, State, first_line, make_plan, states
 from dp_bench.sweep.watch import Watch, duration, duration_of
 from dp_bench.sweep.workers import Workers
+from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
 LOCAL_GPUS = "local_gpus"  # launcher=local_gpus, as it is called among launchers: --gpus all
@@ -51,7 +52,7 @@ def sweep(words: Sequence[str], options: Options) -> int:
         options = replace(options, gpus=options.gpus or "all")
     gpus = _gpus(options.gpus)
     jobs = _jobs(options, gpus, hydra_words)
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console(soft_wrap=True)
     if any(word.split("=")[0] == "hpo" for word in ours):
         from dp_bench.sweep.hpo import search
 

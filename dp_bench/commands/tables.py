@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from dp_bench import records
 from dp_bench.commands.finished import check_words, finished_runs
+from dp_bench.data.grouping import components
 from dp_bench.records import RunRecord
 from dp_bench.report import paper, stats
 from dp_bench.report import tables as report
+from dp_bench.report.aliases import prompt_aliases
 from dp_bench.report.frame import Table, build_tables, transfer_tables
 from dp_bench.report.restarts import with_restarts
 from dp_bench.report.sheet import AGGREGATES, BUDGET, COLUMNS, Options, Sheet, make_sheet
+from dp_bench.terminal import make_console
 from dp_bench.types import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMATS = ("md", "csv", "tex", "html")
 
@@ -62,13 +67,15 @@ def tables(results_dir: Path, asked: Asked) -> int:
     if asked.best_of is not None:
         if asked.best_of < 2:
             raise UserError(f"--best-of {asked.best_of}: give the number of restarts, 2 or more.")
-        built = [with_restarts(table, asked.best_of, metric) for table in built]
+        built = [with_restarts(table, asked.best_of) for table in built]
+    predictions = Predictions(results_dir) if asked.tests == "examples" else None
     options = Options(
         columns=list(dict.fromkeys([*asked.columns, *(BUDGET if asked.budget else ())])),
         against_paper=asked.against == "paper",
         reference=_reference(asked.reference, built),
         by_examples=asked.tests == "examples",
-        correct=Predictions(results_dir) if asked.tests == "examples" else None,
+        correct=predictions,
+        sources=None if predictions is None else predictions.sources,
         aggregate=asked.aggregate,
     )
     sheets = [make_sheet(table, options) for table in built]
@@ -82,10 +89,16 @@ def _chosen(results_dir: Path, asked: Asked) -> list[RunRecord]:
     """Return the records that the tables are of; raise UserError where there are none."""
     found = finished_runs(results_dir, asked.experiment)
     prompts, tasks = {r.prompt for r in found}, {task for r in found for task in (r.task, *r.by_task)}
-    check_words("--rows", asked.rows, sorted(prompts))
+    rows = [_today(row, prompts) for row in asked.rows]
+    check_words("--rows", rows, sorted(prompts))
     check_words("--tasks", asked.tasks, sorted(tasks))
-    found = [r for r in found if not asked.rows or r.prompt in asked.rows]
+    found = [r for r in found if not rows or r.prompt in rows]
     return [r for r in found if not asked.tasks or {r.task, *r.by_task} & set(asked.tasks)]
+
+
+def _today(name: str, known: Collection[str]) -> str:
+    """Return what is called `name` here, or what a prompt of that name is called today."""
+    return name if name in known else prompt_aliases().get(name, name)
 
 
 def _of_tasks(table: Table, tasks: Sequence[str]) -> Table:
@@ -105,6 +118,7 @@ def _metrics(found: Sequence[RunRecord]) -> set[str]:
 
 def _reference(label: str, built: Sequence[Table]) -> str:
     labels = sorted({row.label for table in built for row in table.rows})
+    label = _today(label, labels)
     if label not in (*labels, "fixed"):  # without a fixed prompt nothing is marked
         check_words("--reference", [label], labels)
     return label
@@ -115,12 +129,23 @@ class Predictions:
 
     def __init__(self, results_dir: Path) -> None:
         self.results_dir = results_dir
-        self._read = lru_cache(maxsize=64)(self._right)
+        self._read = lru_cache(maxsize=64)(self._answers)
 
     def __call__(self, record: RunRecord, task: str) -> Mapping[str, bool] | None:
-        return self._read(record.run_id).get(task) or self._read(record.run_id).get("")
+        found = self._of(record, task)
+        return None if found is None else dict(zip(found["id"], found["right"], strict=True))
 
-    def _right(self, run_id: str) -> dict[str, dict[str, bool]]:
+    def sources(self, record: RunRecord, task: str) -> Mapping[str, str] | None:
+        """Return for each example the text that it is about, alone or through others that share one."""
+        found = self._of(record, task)
+        return None if found is None else dict(zip(found["id"], found["about"], strict=True))
+
+    def _of(self, record: RunRecord, task: str) -> pd.DataFrame | None:
+        found = self._read(record.run_id)
+        return found.get(task, found.get(""))
+
+    def _answers(self, run_id: str) -> dict[str, pd.DataFrame]:
+        """Return id, right and about of each example, by task; of a run on one task under ""."""
         import pandas as pd
 
         path = self.results_dir / "runs" / run_id / "predictions.parquet"
@@ -128,15 +153,23 @@ class Predictions:
             return {}
         frame = pd.read_parquet(path)
         frame["right"] = frame["gold"] == frame["prediction"]
-        if "task" not in frame:
-            return {"": dict(zip(frame["id"], frame["right"], strict=True))}
-        return {
-            str(task): dict(zip(own["id"], own["right"], strict=True)) for task, own in frame.groupby("task")
-        }
+        parts = (
+            {"": frame} if "task" not in frame else {str(task): own for task, own in frame.groupby("task")}
+        )
+        return {task: own.assign(about=_about(own))[["id", "right", "about"]] for task, own in parts.items()}
+
+
+def _about(frame: pd.DataFrame) -> list[str]:
+    """Name for each example all that hangs together with it: its source and its group, as the file has them,
+    or else as the ids say."""
+    names = [stats.source_in(name) for name in frame["group" if "group" in frame else "id"]]
+    if "source" in frame:
+        names = [f"{name} {source}" for name, source in zip(names, frame["source"], strict=True)]
+    return [str(component) for component in components(names)]
 
 
 def _print(sheets: Sequence[Sheet]) -> None:
-    console = Console(highlight=False)
+    console = make_console()
     if console.is_terminal:
         for sheet in sheets:
             console.print(report.to_terminal(sheet))
@@ -176,7 +209,9 @@ def _comparisons(table: Table, sheet: Sheet, options: Options, *, all_pairs: boo
     if sheet.comparisons and not all_pairs:
         return sheet.comparisons
     pairs = stats.all_pairs(table)
-    return stats.compare(table, pairs, correct=options.correct, by_examples=options.by_examples)
+    return stats.compare(
+        *(table, pairs), correct=options.correct, sources=options.sources, by_examples=options.by_examples
+    )
 
 
 def _tell_unfinished(results_dir: Path) -> None:

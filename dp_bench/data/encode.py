@@ -53,9 +53,9 @@ logger = logging.getLogger(__name__)
 class EncodedSplit:
     """A split in token ids, or some rows of it.
 
-    `dataset` is always the whole split, memory-mapped from the cache, with the columns id, group, source, text
-    (a digest of what the example says), input_ids, body_start, body_end, label (-1 where hidden), skill (-1
-    where there is none), num_cut and num_unknown; where whole choices are scored also choices, choice_ids
+    `dataset` is always the whole split, memory-mapped from the cache, with the columns id, group, source,
+    text (a digest of what the example says), input_ids, body_start, body_end, label (-1 where hidden), skill
+    (-1 where there is none), num_cut and num_unknown; where whole choices are scored also choices, choice_ids
     (each with the end token) and golds. `rows` numbers what is selected from it; everything below is in that
     order, and `collate` takes places in that order, as `len` suggests.
     """

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dp_bench.data.grouping import components
+from dp_bench.data.notes import DEGENERATE
 from dp_bench.settings import FewShotSplit, RegimeSettings, TaskSettings
 from dp_bench.types import Example, UserError
 
@@ -141,7 +142,7 @@ def degenerate(train: Sequence[Example], task: TaskSettings) -> tuple[str, ...]:
     ]
     if not scarce:
         return ()
-    return (f"degenerate draw: of the {len(train)} training rows of {task.title}, {', '.join(scarce)}",)
+    return (f"{DEGENERATE}: of the {len(train)} training rows of {task.title}, {', '.join(scarce)}",)
 
 
 def digest(examples: Sequence[Example]) -> str:

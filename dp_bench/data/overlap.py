@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dp_bench.data.encode import EncodedSplit
-
-BOTH_SIDES = "on both sides: "  # how the note on reported rows that are training rows begins
+from dp_bench.data.notes import BOTH_SIDES
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class Overlap:
             other = f", {self.with_other_label} of them with another label" if self.with_other_label else ""
             share = f"{100 * self.reported_in_train / num_reported:.1f} %"
             yield (
-                f"{BOTH_SIDES}{self.reported_in_train} of {num_reported} reported examples ({share}) have the "
-                f"texts of training examples{other}"
+                f"{BOTH_SIDES}: {self.reported_in_train} of {num_reported} reported examples ({share}) have "
+                f"the texts of training examples{other}"
             )
         for name, number in (("training", self.train_contradicts), ("reported", self.reported_contradicts)):
             if number:

@@ -55,7 +55,12 @@ class Source:
     @property
     def sha256(self) -> str:
         """One digest over the contents of both files."""
-        return sha256(f"{self.train.sha256}\n{self.validation.sha256}\n".encode()).hexdigest()
+        return digest_of_both(self.train.sha256, self.validation.sha256)
+
+
+def digest_of_both(train: str, validation: str) -> str:
+    """Return the digest of a task's data, from those of its two files."""
+    return sha256(f"{train}\n{validation}\n".encode()).hexdigest()
 
 
 def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) -> Source:

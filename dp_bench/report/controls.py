@@ -78,7 +78,7 @@ def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -
     found = [c for c in compare(table, [(ours, best)]) if c.task == task and c.n > 1]
     if not found:
         return f"{said} (one seed in common: no test)"
-    p, n = found[0].p, found[0].n
+    p, pairs = found[0].p, f"{found[0].n} {found[0].over}"
     if p >= ALPHA:
-        return f"{said} (the control is within the test's reach: p = {p:.2g} over {n} seeds)"
-    return f"{said} (ahead of every control: p = {p:.2g} over {n} seeds)"
+        return f"{said} (the control is within the test's reach: p = {p:.2g} over {pairs})"
+    return f"{said} (ahead of every control: p = {p:.2g} over {pairs})"

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from dp_bench.records import RunRecord
+from dp_bench.data.source import digest_of_both
+from dp_bench.records import RunRecord, digest_of
 
 MULTITASK = " (multitask)"  # behind a prompt's name in tables
 
@@ -19,7 +20,9 @@ def by_task(records: Iterable[RunRecord]) -> list[RunRecord]:
     expanded: list[RunRecord] = []
     for record in records:
         if not record.by_task:
-            expanded.append(record)
+            digest = trained_sha256(record)
+            same = digest == record.data_sha256
+            expanded.append(record if same else replace(record, data_sha256=digest))
         for task, entry in record.by_task.items():
             named = replace(
                 _for(record, task, entry, record.config["task"]["tasks"][task]),
@@ -43,6 +46,19 @@ def by_evaluated_task(records: Iterable[RunRecord]) -> list[RunRecord]:
                 for task, entry in record.transfer.items()
             ]
     return expanded
+
+
+def trained_sha256(record: RunRecord) -> str:
+    """Return the digest of the data that a run was trained on. Older records of runs with `regime.transfer`
+    have one over the tasks that those were tried on as well."""
+    if record.by_task:
+        return digest_of([entry["data_sha256"] for entry in record.by_task.values()])
+    own = [record.data_files.get(name, {}).get("sha256") for name in ("train", "validation")]
+    others = [entry["data_sha256"] for entry in record.transfer.values()]
+    if not others or None in own:
+        return record.data_sha256
+    alone = digest_of_both(str(own[0]), str(own[1]))
+    return alone if record.data_sha256 == digest_of([alone, *others]) else record.data_sha256
 
 
 def trained_on(record: RunRecord) -> str:

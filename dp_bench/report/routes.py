@@ -46,7 +46,7 @@ def notes(table: Table) -> list[str]:
 
 def what_it_tells(row: Row, task: str, group: str) -> float | None:
     """Return the mean over seeds of what a row's routes tell of label, prediction, skill or task."""
-    values = [r.diagnostics.get(f"route_lambda_{group}") for r in row.records if r.task == task]
+    values = [r.diagnostics.get(f"route_lambda_{group}") for r in row.distinct if r.task == task]
     known = [value for value in values if value is not None]
     return mean(known) if known else None
 
@@ -61,7 +61,7 @@ def in_words(row: Row) -> str:
     }
     agreed = [value for task in tasks if (value := agreement(row, task)) is not None]
     parts = [f"{name} {mean(values):.2f}" for name, values in {**found, "seeds": agreed}.items() if values]
-    made = {record.run_id: record for record in row.records if record.routes}
+    made = {record.run_id: record for record in row.distinct if record.routes}
     collapsed = sum(_is_collapsed(record) for record in made.values())
     parts += [f"{collapsed} of {len(made)} runs use one member"] if collapsed else []
     return ", ".join(parts) or "-"
@@ -75,7 +75,7 @@ def agreement(row: Row, task: str) -> float | None:
     """Return the mean adjusted Rand index of the routes of each two seeds: 1 where they part the texts alike
     under whatever names, 0 where no more than chance would. What uses one member alone does not part them."""
     by_length: dict[int, list[np.ndarray]] = defaultdict(list)
-    own = (record for record in row.records if record.task == task and record.routes)
+    own = (record for record in row.distinct if record.task == task and record.routes)
     for routes in (_routes(record) for record in own if not _is_collapsed(record)):
         by_length[len(routes)].append(routes)
     pairs = [pair for own in by_length.values() for pair in combinations(own, 2)]

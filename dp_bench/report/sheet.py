@@ -9,7 +9,7 @@ from statistics import mean, median
 from dp_bench.records import RunRecord
 from dp_bench.report import paper, routes, stats
 from dp_bench.report.controls import control_notes
-from dp_bench.report.frame import DEGENERATE_MARK, Cell, Header, Row, Table
+from dp_bench.report.frame import MEAN, MEAN_SD, Cell, Header, Row, Table
 from dp_bench.report.stats import Comparison
 
 DIFFERS_MARK = "†"
@@ -48,6 +48,7 @@ class Options:
     # What a mark rests on: the test over seeds, or over examples where predictions are there.
     by_examples: bool = False
     correct: stats.Correct | None = None
+    sources: stats.SourceOf | None = None  # what examples are about
     aggregate: str = "mean"
 
 
@@ -70,7 +71,7 @@ def cell_text(cell: Cell | None, mark: str = "", aggregate: str = "mean") -> str
         values = cell.values.values()
         spread = "" if cell.n == 1 else f" [{min(values):.2f}, {max(values):.2f}]"
         number = f"{median(values):.2f}{spread}"
-    return f"{number} ({cell.n}){DEGENERATE_MARK if cell.degenerate else ''}{mark}"
+    return f"{number} ({cell.n}){cell.marks}{mark}"
 
 
 def make_sheet(table: Table, options: Options = Options()) -> Sheet:
@@ -78,9 +79,11 @@ def make_sheet(table: Table, options: Options = Options()) -> Sheet:
     tasks = table.columns
     compared = _compared(table, options)
     ranks = stats.supported_ranks(table)
+    printed = paper.beside(table) if options.against_paper else {}
+    beside = {task for _, task in printed}
     heads = [table.row_head]
     for task in tasks:
-        heads += [table.titles.get(task, task), *(["paper", "Δ (p)"] if options.against_paper else [])]
+        heads += [table.titles.get(task, task), *(["paper", "Δ (p)"] if task in beside else [])]
     heads += [COLUMNS[column] for column in options.columns]
     lines = []
     marks = {(c.a, c.task) for c in compared if c.supported}
@@ -98,21 +101,44 @@ def make_sheet(table: Table, options: Options = Options()) -> Sheet:
                     ranks.get((row.label, task)),
                 )
             )
-            if options.against_paper:
-                line += _beside(paper.printed(table, row, task, cell))
+            if task in beside:
+                line += _beside(printed.get((row.label, task)))
         line += [extra(row, column, table.tasks) for column in options.columns]
         lines.append(line)
     notes = [
-        *table.notes,
+        *_cell_notes(table, options.aggregate),
         *_test_notes(table, compared, options),
         *routes.notes(table),
         *control_notes(table),
+        *(_optimism_notes(table) if "optimism" in options.columns else []),
     ]
     header = table.header
-    if options.against_paper:
+    if printed:
         header = replace(header, more=(*header.more, f"ours: protocol {header.protocol}; {paper.HEADER}"))
         notes.append(paper.NOTE)
+    if options.against_paper and (without := [task for task in tasks if task not in beside]):
+        which = "this table" if not printed else ", ".join(table.titles.get(task, task) for task in without)
+        notes.append(f"{paper.SOURCE} has no number for any row of {which}")
     return Sheet(header, heads, lines, notes, compared)
+
+
+def _cell_notes(table: Table, aggregate: str) -> list[str]:
+    """Return the notes of the table, with what the cells say as they are aggregated."""
+    said = {"mean": MEAN_SD, "median": "median [lowest, highest]"}[aggregate]
+    return [note.replace(MEAN_SD, said) for note in table.notes]
+
+
+def _optimism_notes(table: Table) -> list[str]:
+    """Say what the two runs of a difference were trained on: selecting on held-out rows takes some away."""
+    pairs = sorted({(own.title, *own.trained_on) for row in table.rows for own in row.twins})
+    said = "optimism: scores selected on the reported split less those selected on held-out rows, same seed"
+    if not pairs:
+        return [f"{said}; no run of this table has such a twin"]
+    unlike = [pair for pair in pairs if pair[1] != pair[2]]
+    if not unlike:
+        return [f"{said}, trained on as many rows"]
+    rows = "; ".join(f"{title} {here:,} and {there:,}" for title, here, there in unlike)
+    return [f"{said}; part of it is that the former were trained on more rows: {rows}"]
 
 
 def _compared(table: Table, options: Options) -> list[Comparison]:
@@ -120,7 +146,9 @@ def _compared(table: Table, options: Options) -> list[Comparison]:
     if len(found) != 1 or table.row_head != "prompt":
         return []
     pairs = stats.against(table, found[0])
-    return stats.compare(table, pairs, correct=options.correct, by_examples=options.by_examples)
+    return stats.compare(
+        *(table, pairs), correct=options.correct, sources=options.sources, by_examples=options.by_examples
+    )
 
 
 def _references(table: Table, name: str) -> list[Row]:
@@ -130,24 +158,47 @@ def _references(table: Table, name: str) -> list[Row]:
 
 
 def _test_notes(table: Table, compared: list[Comparison], options: Options) -> list[str]:
+    if options.by_examples:
+        return _example_notes(table, compared) or _which_reference(table, options)
     several = [c for c in compared if c.n > 1]
     if not several:
         return _which_reference(table, options)
-    if options.by_examples:
-        rest = "paired bootstrap over examples"
-    else:
-        rest = "exact sign-flip test over seeds"
-        most = max(c.n for c in several)
-        least = 2 / 2 ** min(most, stats.EXACT_UP_TO)
-        if least >= stats.ALPHA:
-            return [
-                f"no difference is marked, nor a best row: with {most} seeds the p of the exact test over "
-                f"seeds cannot go under {least:g}; --tests examples tests over examples"
-            ]
+    over = "draws" if any(c.over == "draws" for c in several) else "seeds"
+    most = max(c.n for c in several)
+    least = 2 / 2 ** min(most, stats.EXACT_UP_TO)
+    if least >= stats.ALPHA:
+        return [
+            f"no difference is marked, nor a best row: with {most} {over} the p of the exact test over "
+            f"{over} cannot go under {least:g}; --tests examples tests over examples"
+        ]
     return [
-        f"{DIFFERS_MARK} differs from {compared[0].b}: {rest}, p < {stats.ALPHA} after Holm's correction "
-        f"for {len(compared)} comparisons"
+        f"{DIFFERS_MARK} differs from {compared[0].b}: exact sign-flip test over {over}, p < {stats.ALPHA} "
+        f"after Holm's correction for {len(compared)} comparisons"
     ]
+
+
+def _example_notes(table: Table, compared: list[Comparison]) -> list[str]:
+    """Say what the test over examples was made of; of comparisons without predictions, that it was not."""
+    tested = [c for c in compared if c.examples is not None]
+    missing = [c for c in compared if c.examples is None and c.task != MEAN]
+    lacking = "predictions.parquet is not there for the runs of both rows, or is of other examples"
+    if not tested:
+        return [f"no difference is marked: {lacking}"] if missing else []
+    sizes = {c.task: c.examples for c in tested if c.examples}
+    grouped = "; ".join(
+        f"{table.titles.get(task, task)} {own.num_sources:,} texts with {own.num_examples:,} examples"
+        for task, own in sizes.items()
+        if own.num_sources < own.num_examples
+    )
+    by_source = f" (whole texts are resampled: {grouped})" if grouped else ""
+    notes = [
+        f"{DIFFERS_MARK} differs from {compared[0].b}: paired bootstrap over examples{by_source}, "
+        f"p < {stats.ALPHA} after Holm's correction for {len(tested)} comparisons"
+    ]
+    if missing:
+        pairs = ", ".join(dict.fromkeys(f"{c.a} on {table.titles.get(c.task, c.task)}" for c in missing))
+        notes.append(f"not tested: {pairs}; {lacking}")
+    return notes
 
 
 def _which_reference(table: Table, options: Options) -> list[str]:
@@ -180,7 +231,7 @@ def extra(row: Row, column: str, tasks: Sequence[str]) -> Shown:  # noqa: PLR091
         return Shown("-") if gain is None else Shown(f"{gain.mean:+.2f} ({gain.n})", gain.mean)
     if column == "ci":
         cell = row.average(tasks)
-        low, high = stats.interval(list(cell.values.values())) if cell else (None, None)
+        low, high = stats.interval(cell.independent) if cell else (None, None)
         return Shown("-") if low is None else Shown(f"{low:.2f} to {high:.2f}", low)
     if column == "params":
         return _span([record.trainable_parameters for record in row.records])
@@ -199,7 +250,8 @@ def extra(row: Row, column: str, tasks: Sequence[str]) -> Shown:  # noqa: PLR091
     if column == "routes":
         return Shown(routes.in_words(row))
     if column == "hours":
-        hours = sum(record.total_seconds for record in row.records) / 3600
+        runs = {record.run_id: record.total_seconds for record in row.records}  # one on several tasks is one
+        hours = sum(runs.values()) / 3600
         return Shown(f"{hours:.2f} {_device(row)}", hours)
     if column == "seconds":
         seconds = mean(record.total_seconds for record in row.records)

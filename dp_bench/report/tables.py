@@ -89,13 +89,13 @@ def _csv(lines: list[dict[str, object]]) -> str:
 
 def to_terminal(sheet: Sheet) -> RichTable:
     drawn = RichTable(
-        title="\n".join(sheet.header.lines()),
-        caption="\n".join(sheet.notes),
+        title=Text("\n".join(sheet.header.lines())),
+        caption=Text("\n".join(sheet.notes)),
         title_justify="left",
         caption_justify="left",
     )
     for i, head in enumerate(sheet.heads):
-        drawn.add_column(head, justify="left" if i == 0 else "right", overflow="fold")
+        drawn.add_column(Text(head), justify="left" if i == 0 else "right", overflow="fold")
     for line in sheet.lines:
         drawn.add_row(*(Text(shown.text, style=STYLES.get(shown.rank or 0, "")) for shown in line))
     return drawn

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from dp_bench.sweep.plan import State
 
@@ -31,9 +32,9 @@ def grid(labels: Mapping[str, Mapping[str, str]], states: Mapping[str, State]) -
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column(" ".join(key for key in shown if key in GROUPS), no_wrap=True)
     for task in columns:
-        table.add_column(task, no_wrap=True)
+        table.add_column(Text(task), no_wrap=True)
     for row, by_task in cells.items():
-        table.add_row(row, *(_cell(by_task[task]) for task in columns))
+        table.add_row(Text(row), *(_cell(by_task[task]) for task in columns))
     return table
 
 
@@ -51,17 +52,18 @@ def _shown(labels: Mapping[str, Mapping[str, str]]) -> list[str]:
     return sorted(differing, key=lambda key: GROUPS.index(key) if key in GROUPS else len(GROUPS))
 
 
-def _cell(own: Sequence[State]) -> str:
+def _cell(own: Sequence[State]) -> Text:
     """Return "3/5" done, and after it how many are not: r running, f failed, i interrupted."""
     if not own:
-        return "-"
+        return Text("-")
     found = Counter(own)
-    parts = [f"{found[State.done]}/{len(own)}"]
+    text = Text(f"{found[State.done]}/{len(own)}")
     for state in (State.running, State.failed, State.interrupted):
         if found[state]:
-            parts.append(f"[{STYLES[state]}]{found[state]}{state.value[0]}[/]")
-    text = " ".join(parts)
-    return f"[green]{text}[/]" if found[State.done] == len(own) else text
+            text.append(" ").append(f"{found[state]}{state.value[0]}", style=STYLES[state])
+    if found[State.done] == len(own):
+        text.stylize(STYLES[State.done])
+    return text
 
 
 LEGEND = "done/planned of each task; r running, f failed, i interrupted"

@@ -19,9 +19,8 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
-
 from dp_bench.progress import Reporter
+from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
 PROGRESS_SECONDS = 0.5
@@ -45,7 +44,7 @@ class Told(Reporter):
     """A reporter that tells the sweep how far the run is, and keeps its lines in the log."""
 
     def __init__(self, answers: Answers) -> None:
-        super().__init__(Console(highlight=False, soft_wrap=True, force_terminal=False))
+        super().__init__(make_console(soft_wrap=True, force_terminal=False))
         self._answers = answers
         self._what, self._completed, self._total, self._told = "", 0, 0, 0.0
         self.was_skipped = False
