@@ -266,6 +266,7 @@ def _size_problems(prompt: PromptSettings) -> Iterator[str]:
         ("vectors", "num_chosen", False),
         ("vectors", "num_layers", False),
         ("vectors", "hidden", True),
+        ("vectors", "mlp_hidden", True),
         ("layers", "hidden", True),
     ):
         value = (getattr(prompt, piece) or {}).get(key, 1)
