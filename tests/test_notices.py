@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_sweep import TINY, Sweep, sweep
 
 import dp_bench
 from dp_bench import records, run
@@ -21,6 +22,7 @@ from dp_bench.data import metrics
 from dp_bench.progress import Reporter, notice
 from dp_bench.trainer import Trainer
 
+assert sweep  # the fixture
 Build = Callable[..., Experiment]
 QUICK = ("trainer.max_steps=4", "trainer.eval_every=2", "trainer.batch_size=4", "prompt.num_tokens=2")
 PACKAGE = Path(dp_bench.__file__).parent
@@ -106,6 +108,17 @@ def test_a_resume_keeps_what_was_said_before_it(
     record = run.run(experiment(*words))
     assert sum("is damaged and is made again" in text for text in record.warnings) == 2
     assert record.warnings.count("seen in update 1 alone") == 1
+
+
+def test_a_sweep_passes_on_what_its_workers_say(sweep: Sweep, tmp_path: Path) -> None:
+    words = (*TINY, "prompt=fixed", "seed=0", "trainer.lr=1e-7")
+    code, said = sweep(*words)
+    (record,) = records.load_all(tmp_path / "results")
+    assert code == 0 and any("outside of what usually works" in text for text in record.warnings)
+    assert all(f"warning: {text}" in said for text in record.warnings)
+    tampered(tmp_path / "results" / "runs" / record.run_id, score=3.0)
+    code, said = sweep(*words, "rerun=true")
+    assert code == 0 and "rerun=true came to other numbers" in said and "was 3.0" in said
 
 
 def test_ranks_share_what_one_of_them_has_seen(tmp_path: Path) -> None:
