@@ -177,6 +177,11 @@ def _training_problems(prompt: PromptSettings) -> Iterator[str]:
             yield f"prompt.{key} is read by prompt=lora alone: take it away."
         if prompt.method is Method.lora and not (value or 0) > 0:
             yield f"prompt.{key}={'null' if value is None else value} must be positive: 8 and 16 are usual."
+    if prompt.target_modules is not None:
+        if prompt.method is not Method.lora:
+            yield "prompt.target_modules is read by prompt=lora alone: take it away."
+        if not all(prompt.target_modules) or not prompt.target_modules:
+            yield "prompt.target_modules is empty: name modules, such as [q_proj,v_proj], or use null."
     if prompt.method is not Method.prompt and prompt.freeze_backbone is not None:
         yield (
             f"prompt.freeze_backbone has no meaning with prompt={prompt.name}, which has no prompt: take it "

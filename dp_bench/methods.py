@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dp_bench import peft_methods
@@ -25,7 +26,7 @@ from dp_bench.evaluation import Predictions, Report, Split, predict, score
 from dp_bench.machine import make_accelerator
 from dp_bench.model import PromptedModel
 from dp_bench.progress import Reporter
-from dp_bench.prompts.init import load_saved
+from dp_bench.prompts.init import differences, load_saved
 from dp_bench.prompts.inputs import SelectorInput
 from dp_bench.prompts.prompt import Prompt
 from dp_bench.prompts.summary import cached_summaries, summary_width
@@ -64,7 +65,6 @@ class Learned:
     progress: Progress
     trainable_parameters: int
     weights: dict[str, Tensor]
-    warnings: tuple[str, ...] = ()
     diagnostics: dict[str, float] = field(default_factory=dict)
     routes: str = ""
 
@@ -102,12 +102,6 @@ def tune(place: Workplace) -> Learned:
             "tasks of regime=multitask as sub-skills with prompt.route.group=task."
         )
     place.backbone.refuse_beyond(_longest(place) + settings.prompt.num_tokens)  # before hours of training
-    if settings.prompt.trains_backbone:
-        place.backbone.thaw()
-    if settings.prompt.method is Method.lora:
-        peft_methods.add_lora(place.backbone, settings)
-    if settings.prompt.method is Method.bitfit:
-        peft_methods.thaw_biases(place.backbone, settings)
     model = make_model(place, prompt)
     splits = cached_splits(place, prompt)
     if prompt.input is not None:
@@ -142,7 +136,7 @@ def tune(place: Workplace) -> Learned:
     progress.eval_seconds += time.perf_counter() - started
     kept = _worth_keeping(model, settings)
     routes = " ".join(str(k) for own in reports.values() for k in own.predictions.routes)
-    return Learned(reports, progress, trainable, kept, tuple(trainer.warnings), diagnostics, routes)
+    return Learned(reports, progress, trainable, kept, diagnostics, routes)
 
 
 def cached_splits(place: Workplace, prompt: Prompt) -> Splits:
@@ -177,7 +171,14 @@ def fit_input(input: SelectorInput, train: Sequence[Split]) -> None:
 
 
 def make_model(place: Workplace, prompt: Prompt) -> PromptedModel:
+    """Return the model that a run trains: what its method trains of the backbone is trainable."""
     settings = place.settings
+    if settings.prompt.trains_backbone:
+        place.backbone.thaw()
+    if settings.prompt.method is Method.lora:
+        peft_methods.add_lora(place.backbone, settings)
+    if settings.prompt.method is Method.bitfit:
+        peft_methods.thaw_biases(place.backbone, settings)
     model = PromptedModel(
         place.backbone,
         prompt,
@@ -228,10 +229,35 @@ def _first_ids(place: Workplace) -> list[int]:
 
 def _worth_keeping(model: PromptedModel, settings: RunSettings) -> dict[str, Tensor]:
     """Return the trained tensors, the prompt's under its own names; of a wholly tuned backbone none."""
-    trained = model.trained_tensors()
+    trained = _trained(model)
     if settings.prompt.trains_backbone:
         trained = {name: value for name, value in trained.items() if not name.startswith("backbone.")}
-    return {name.removeprefix("prompt."): value for name, value in trained.items()}
+    return trained
+
+
+def _trained(model: PromptedModel) -> dict[str, Tensor]:
+    """Return all that training changes, under the names that a run's prompt.safetensors has for it."""
+    return {name.removeprefix("prompt."): value for name, value in model.trained_tensors().items()}
+
+
+def load_learned(model: PromptedModel, path: Path) -> None:
+    """Put all that a finished run has learned into a model that was made as its own was: prompt, classifier
+    head, and what it trained of the backbone. Raises UserError unless every tensor is there, in its shape."""
+    found, own = load_file(path), _trained(model)
+    lost = [name for name in own if name.startswith("backbone.") and name not in found]
+    if lost:
+        raise UserError(
+            f"{path.parent} trained {len(lost)} tensors of the backbone itself and has not kept them, as no "
+            "run with prompt.freeze_backbone=false does: what it learned cannot be put together again, and "
+            "its prompt means little on the weights that it started from. Train with "
+            "prompt.freeze_backbone=true, or look at the model before training with --fresh."
+        )
+    wrong = differences(found, own)
+    if wrong:
+        raise UserError(f"{path} holds something else than this run trains: {'; '.join(wrong)}.")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(found[name])
 
 
 def majority(place: Workplace) -> Learned:

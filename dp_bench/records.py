@@ -7,9 +7,11 @@ it read. Whoever starts the same run again finds it, wherever the data lies and 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -53,6 +55,10 @@ PACKAGES = (
     "numpy",
     "safetensors",
 )
+
+
+CIRCUMSTANCES = ("versions", "git", "device", "precision", "checkpoint")  # may explain other numbers
+KEPT_ASIDE = ("record.json", "config.yaml", "predictions.parquet", "prompt.safetensors")
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class RunRecord:
     facts: dict[str, str] = field(default_factory=dict)  # what named it beside config and data (identity.py)
     notes: list[str] = field(default_factory=list)  # of the draw of few-shot rows
     diagnostics: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)  # of guards.py: why it may not have learned
+    warnings: list[str] = field(default_factory=list)  # what the run said a reader should know, each once
     routes: str = ""  # which member of a pool each reported example has: numbers, one behind the other
     # By task, how many examples have the texts of others (data/overlap.py).
     overlap: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -210,6 +216,32 @@ def load(directory: Path) -> RunRecord | None:
         return RunRecord(**content)
     except TypeError as error:
         raise UserError(f"{path} is no record of a run ({error}). Move it away and run again.") from None
+
+
+def outcome(record: RunRecord) -> dict[str, float]:
+    """Return what a run came to, by dotted name: its scores and metrics on both splits, and each task's."""
+    names = ("score", "select_score", "metrics", "select_metrics", "best_step", "num_updates")
+    content = asdict(record)
+    entries = {
+        f"{task}.{name}": value
+        for part in (record.by_task, record.transfer)
+        for task, entry in part.items()
+        for name, value in flatten(entry).items()
+        if name.split(".")[0] in names
+    }
+    return {**flatten({name: content[name] for name in names}), **entries}
+
+
+def keep_aside(directory: Path) -> Path:
+    """Copy what a finished run has left to a folder of its own below it, where no table counts it, and
+    return that folder."""
+    free = (directory / f"before-{number}" for number in itertools.count(1))
+    folder = next(path for path in free if not path.exists())
+    folder.mkdir()
+    for name in KEPT_ASIDE:
+        if (directory / name).is_file():
+            shutil.copy2(directory / name, folder / name)
+    return folder
 
 
 def load_all(results_dir: Path) -> list[RunRecord]:

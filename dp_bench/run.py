@@ -7,7 +7,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,16 +62,21 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
             if finished:
                 shutil.rmtree(directory / "checkpoint", ignore_errors=True)
             ranks.from_leader(None)  # the others may begin
-            return _recorded(experiment, sources, directory, identity, report)
+            return _recorded(experiment, sources, directory, identity, report, finished)
 
 
 def _recorded(
-    experiment: Experiment, sources: Sources, directory: Path, identity: Identity, report: Reporter
+    experiment: Experiment,
+    sources: Sources,
+    directory: Path,
+    identity: Identity,
+    report: Reporter,
+    replaced: RunRecord | None,
 ) -> RunRecord:
     """Run, and leave word of how it ended in status.json."""
     records.write_status(directory, "running")
     try:
-        return _run(experiment, sources, directory, identity, report)
+        return _run(experiment, sources, directory, identity, report, replaced)
     except UserError:
         records.forget(directory)
         raise
@@ -163,7 +168,12 @@ def open_workplace(experiment: Experiment, sources: Sources, directory: Path, re
 
 
 def _run(
-    experiment: Experiment, sources: Sources, directory: Path, identity: Identity, report: Reporter
+    experiment: Experiment,
+    sources: Sources,
+    directory: Path,
+    identity: Identity,
+    report: Reporter,
+    replaced: RunRecord | None = None,
 ) -> RunRecord:
     # Imported here: a skipped or rejected run must not wait for torch.
     from dp_bench import machine
@@ -248,12 +258,14 @@ def _run(
             **{k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},
             **learned.diagnostics,
         },
-        warnings=list(learned.warnings),
+        warnings=report.share_warnings(),
         routes=learned.routes,
         by_task=by_task if len(data) > 1 else {},
         transfer=tried,
         optimizer=asdict(used) if progress.step and used is not None else {},
     )
+    if replaced is not None:
+        record = _compared(record, replaced, directory, report)
     if ranks.leads():
         _leave(record, directory, learned.weights, prediction_table(learned.reports))
     report.line(
@@ -331,6 +343,22 @@ def _examples(data: TaskData, selection: str) -> str:
         f"{100 * data.whole_train.share_truncated:.1f} % of the training texts shortened to "
         f"{data.task.max_length}"
     )
+
+
+def _compared(record: RunRecord, replaced: RunRecord, directory: Path, report: Reporter) -> RunRecord:
+    """Where a rerun comes to other numbers than the record that it replaces, say so and keep both."""
+    old, new = records.outcome(replaced), records.outcome(record)
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if not changed:
+        return record
+    shown = [f"{name} is {new.get(name)} and was {old.get(name)}" for name in changed[:4]]
+    also = [name for name in records.CIRCUMSTANCES if getattr(record, name) != getattr(replaced, name)]
+    report.warn(
+        f"rerun=true came to other numbers than the run that it replaces ({len(changed)} differ): "
+        f"{', '.join(shown)}. Different circumstances: {', '.join(also) or 'none that are recorded'}. What "
+        f"the run before left is kept in {records.keep_aside(directory)}"
+    )
+    return replace(record, warnings=list(report.warnings))
 
 
 def _leave(record: RunRecord, directory: Path, weights: dict[str, Tensor], predictions: Any) -> None:

@@ -205,6 +205,7 @@ class PromptSettings:
     weight_decay: float | None = None
     rank: int | None = None  # of LoRA's factors
     alpha: float | None = None  # LoRA's scale is alpha / rank
+    target_modules: list[str] | None = None  # matrices that LoRA adapts, by name; None: of query and value
 
     @property
     def trains_backbone(self) -> bool:

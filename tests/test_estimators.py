@@ -101,6 +101,104 @@ def test_rao_blackwell_is_the_mean_of_gumbel_with_less_noise() -> None:
     assert noise_columns(4, Estimator.rao_blackwell) == 4 * (1 + REDRAWS)
 
 
+def naive(estimator: Estimator, logits_BJ: Tensor, noise_BX: Tensor, tau: float) -> Tensor:
+    """Return the soft part of each straight-through estimator as its paper writes it, in float64."""
+    logits, noise = logits_BJ.double(), noise_BX.double()
+    number = logits.shape[1]
+    own, more = noise[:, :number], noise[:, number:]
+    hard = torch.nn.functional.one_hot((logits + own).argmax(1), number).double()
+    if estimator is Estimator.gumbel_st:
+        return ((logits + own) / tau).softmax(1)
+    if estimator is Estimator.st:
+        return logits.softmax(1)
+    if estimator is Estimator.reinmax:
+        half = (hard + (logits / tau).softmax(1)) / 2
+        return 2 * ((half.log() - logits).detach() + logits).softmax(1) - logits.softmax(1) / 2
+    waits = (-more).exp().reshape(len(logits), -1, number)  # standard exponentials
+    weights, z = logits.detach().exp()[:, None], logits.detach().exp().sum(1)[:, None, None]
+    first = (waits * hard[:, None]).sum(-1, keepdim=True) / z
+    shifted = -torch.where(hard[:, None] > 0, first, waits / weights + first).log()
+    return ((logits[:, None] + (shifted - logits.detach()[:, None])) / tau).softmax(-1).mean(1)
+
+
+def value_and_gradient(
+    estimator: Estimator, logits_BJ: Tensor, noise_BX: Tensor, tau: float, slope_BJ: Tensor
+) -> tuple[Tensor, Tensor]:
+    logits = logits_BJ.clone().requires_grad_()
+    drawn = draw(logits, noise_BX.to(logits.dtype), tau, estimator)
+    (gradient,) = torch.autograd.grad((drawn * slope_BJ.to(drawn.dtype)).sum(), logits)
+    return drawn.detach(), gradient
+
+
+@pytest.mark.parametrize("tau", [0.1, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("estimator", ST)
+def test_straight_through_gradients_are_those_of_the_published_formulas(
+    estimator: Estimator, tau: float
+) -> None:
+    torch.manual_seed(0)
+    logits, slope = 3 * torch.randn(50, 6, dtype=torch.float64), torch.randn(50, 6, dtype=torch.float64)
+    noise = gumbel(50, noise_columns(6, estimator))
+    found = value_and_gradient(estimator, logits, noise, tau, slope)[1]
+    theirs = logits.clone().requires_grad_()
+    (expected,) = torch.autograd.grad((naive(estimator, theirs, noise, tau) * slope).sum(), theirs)
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("size", [50.0, 88.8, 1e2, 1e4, 1e6])
+@pytest.mark.parametrize("estimator", ST)
+def test_large_logits_give_finite_draws_and_gradients_in_fp32(estimator: Estimator, size: float) -> None:
+    """exp(88.8) is infinite in fp32. Logits that differ by much, that are all large, and by a little."""
+    torch.manual_seed(0)
+    spread = size * torch.randn(40, 5)
+    level = size + torch.randn(40, 5)
+    for logits in (spread, level, -level, torch.cat([level[:, :4], -level[:, 4:]], dim=1)):
+        noise = gumbel(40, noise_columns(5, estimator)).float()
+        for tau in (0.1, 1.0):
+            value, found = value_and_gradient(estimator, logits, noise, tau, torch.randn(40, 5))
+            assert torch.isfinite(value).all() and torch.equal(value.sum(1), torch.ones(40))
+            assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("level", [0.0, 60.0, 300.0])
+def test_rao_blackwell_depends_on_differences_of_logits_alone(level: float) -> None:
+    torch.manual_seed(0)
+    logits, slope = torch.randn(30, 5, dtype=torch.float64), torch.randn(30, 5, dtype=torch.float64)
+    noise = gumbel(30, noise_columns(5, Estimator.rao_blackwell))
+    expected = value_and_gradient(Estimator.rao_blackwell, logits, noise, 0.7, slope)[1]
+    found = value_and_gradient(Estimator.rao_blackwell, logits + level, noise, 0.7, slope)[1]
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_most_extreme_draws_are_finite(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exponential draw may be 0, once in some 2^24, and -log(0) would be an infinite Gumbel number."""
+    from dp_bench.prompts import estimators
+
+    monkeypatch.setattr(Tensor, "exponential_", lambda own, **_: own.zero_())
+    noise = estimators.gumbel((8, 5 * (1 + REDRAWS)), torch.Generator(), dtype)
+    assert torch.isfinite(noise).all()
+    logits = torch.randn(8, 5, dtype=dtype)
+    for estimator in ST:
+        for factor in (1.0, 1e4):
+            found = value_and_gradient(estimator, factor * logits, noise, 0.5, logits)
+            assert all(torch.isfinite(part).all() for part in found)
+
+
+@pytest.mark.parametrize("estimator", list(Estimator))
+@pytest.mark.parametrize("size", [1e2, 1e4])
+def test_an_update_with_large_position_logits_is_finite(
+    make_backbone: Callable[..., Backbone], estimator: Estimator, size: float
+) -> None:
+    model = make_model(make_backbone, estimator, "adap_ins_pos").float()
+    with torch.no_grad():
+        for parameter in model.prompt.position.parameters():
+            parameter.mul_(size)
+    noise = {"position": gumbel(2, noise_columns(J, estimator)).float()}
+    batch = replace(batch_with(noise), summary_BD=texts(2).summary_BD.float())  # type: ignore[union-attr]
+    found = gradient(model, batch)
+    assert torch.isfinite(found).all()
+
+
 # ---------------------------------------------------------------------------------------------- on a model
 
 

@@ -57,6 +57,26 @@ def test_an_interrupted_search_goes_on_to_the_same_end(
     assert ids[0] == ids[1] and len(ids[0]) == 4
 
 
+def test_a_search_never_looks_at_the_reported_rows(sweep: Sweep, tmp_path: Path) -> None:
+    """Runs that select on the reported split are tuned on held-out rows all the same."""
+    pytest.importorskip("optuna")
+    words = (*TINY, "hpo=lr", "hpo.trials=1", "prompt=fixed", "seed=0")
+    for word, told in (("protocol=clean", False), ("trainer.selection=validation", True)):
+        assert ("trials select on held-out rows" in sweep(*words, word, "--dry-run")[1]) is told
+    code, said = sweep(*words, "protocol=authors")
+    assert code == 0 and "trials select on held-out rows" in said, said
+    folder = tmp_path / "results" / "hpo" / "lr"
+    trials = records.load_all(folder)
+    assert [record.selection for record in trials] == ["heldout"]
+    (reported,) = records.load_all(tmp_path / "results")
+    assert reported.selection == "validation" and reported.protocol == trials[0].protocol
+    (found,) = json.loads((folder / "best.json").read_text("utf-8")).values()
+    assert found["select_score"] == max(record.select_score for record in trials)
+    assert trials[0].num_examples["select"] != reported.num_examples["select"]
+    assert f"trainer.lr={reported.config['trainer']['lr']}" in found["settings"]
+    assert not any(setting.startswith("trainer.selection") for setting in found["settings"])
+
+
 def test_a_search_of_a_method_leaves_settings_of_others_alone() -> None:
     names = ("fixed", "lora", "majority")
     own = [config.build(config.compose(["hpo=lr", f"prompt={name}"])).resolved["hpo"] for name in names]
@@ -67,9 +87,10 @@ def test_a_search_of_a_method_leaves_settings_of_others_alone() -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (("hpo.trials=0",), "hpo= needs hpo.trials (at least 1)"),
+        (("++hpo.trials=0",), "hpo= needs hpo.trials (at least 1)"),
         (("hpo.seed=null",), "hpo= needs hpo.trials (at least 1), hpo.seed"),
         (("hpo.space.trainer.lr={low: 2, high: 1}",), "hpo.space"),
+        (("+hpo.space={trainer.selection: {choices: [heldout, validation]}}",), "trials use held-out rows"),
         (("hydra/launcher=joblib",), "decides on the next trial when one has ended"),
     ],
 )

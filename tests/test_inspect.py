@@ -154,3 +154,87 @@ def test_a_record_gives_its_experiment_back(experiment: Callable[..., Experiment
         config.reopen(
             config.build(config.compose(["regime=multitask", "regime.tasks=[cb,rte]"])).resolved, tmp_path
         )
+
+
+HEAD = ("backbone=bert_tiny_random", "backbone.head=classifier", "backbone.answer_cue=null")
+
+
+@pytest.mark.parametrize("words", [(), HEAD])
+def test_losses_are_those_of_the_trained_model_with_its_head(
+    experiment: Callable[..., Experiment], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """The run also reported the rows that it trained on: at the position that it chose for a text, the loss
+    is what predictions.parquet says of it."""
+    from dp_bench.backbones.load import load_tokenizer
+    from dp_bench.commands.inspect import measure
+    from dp_bench.data.prepare import prepare
+    from dp_bench.data.source import locate
+    from dp_bench.randomness import derive
+
+    trained = ("trainer.optimizer=adamw", "trainer.lr=0.05", "trainer.warmup_steps=0")  # a head that moves
+    own = experiment("prompt=adap_ins_pos", *QUICK, *trained, *words, "data.validation_file=train")
+    record = run.run(own)
+    folder = tmp_path / "results" / "runs" / record.run_id
+    landscape, _ = measure(folder, record, 6, 2, fresh=False)
+    settings = own.settings
+    source = locate(settings.task, settings.data)
+    train = prepare(settings, settings.task, source, load_tokenizer(settings.backbone)).train
+    rows = np.random.default_rng(derive(0, "inspect")).choice(len(train), 6, replace=False)
+    table = pd.read_parquet(folder / "predictions.parquet").set_index("id")
+    names = [name for name in table if name.startswith("score_")]
+    for row, number in enumerate(rows):
+        told = table.loc[train.ids[number]]
+        known = -told[names[int(told["gold"])]]
+        assert float(landscape.loss_NJ[row, int(told["position"])]) == pytest.approx(known, abs=1e-5)
+    fresh, _ = measure(folder, record, 6, 2, fresh=True)
+    assert (fresh.loss_NJ - landscape.loss_NJ).abs().max() > 1e-2
+
+
+def test_what_was_trained_and_not_kept_is_refused(
+    experiment: Callable[..., Experiment], inspect: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    record = run.run(experiment("prompt=adap_ins_pos", "prompt.freeze_backbone=false", *QUICK))
+    code, said = inspect(record.run_id, "--gradients")
+    assert code == 2 and "of the backbone itself and has not kept them" in " ".join(said.split())
+    assert "Traceback" not in said
+    code, said = inspect(record.run_id, "--gradients", "--fresh", "--examples", "4", "--draws", "4")
+    assert code == 0, "before training they are the checkpoint's"
+
+
+@pytest.mark.parametrize("change", ["missing", "shape", "extra"])
+def test_a_head_that_is_not_the_runs_is_refused(
+    experiment: Callable[..., Experiment],
+    inspect: Callable[..., tuple[int, str]],
+    tmp_path: Path,
+    change: str,
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    record = run.run(experiment("prompt=adap_ins_pos", *QUICK, *HEAD))
+    path = tmp_path / "results" / "runs" / record.run_id / "prompt.safetensors"
+    tensors = load_file(path)
+    name = "verbalizers.0.linear.bias"
+    if change == "missing":
+        del tensors[name]
+    elif change == "shape":
+        tensors[name] = torch.zeros(5)
+    else:
+        tensors["verbalizers.1.linear.bias"] = torch.zeros(2)
+    save_file(tensors, path)
+    code, said = inspect(record.run_id, "--gradients")
+    problem = "is 5 there and 2 here" if change == "shape" else "absent"
+    assert code == 2 and "verbalizers." in said and problem in said
+
+
+def test_other_weights_than_the_runs_are_refused(
+    experiment: Callable[..., Experiment], inspect: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    from test_notices import tampered
+
+    record = run.run(experiment("prompt=adap_ins_pos", *QUICK))
+    tampered(
+        tmp_path / "results" / "runs" / record.run_id,
+        checkpoint={**record.checkpoint, "fingerprint": "of other weights"},
+    )
+    code, said = inspect(record.run_id, "--gradients")
+    assert code == 2 and "was trained on other weights" in " ".join(said.split())

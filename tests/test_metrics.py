@@ -114,6 +114,19 @@ def test_gender_parity_asks_for_likeness_not_for_truth() -> None:
         gender_parity([], [])
 
 
+def test_gender_parity_is_that_of_the_benchmarks_scorer_and_a_pair_of_one_is_none() -> None:
+    """jiant's GenderParity, transcribed: rows 2i and 2i + 1 of a file, and a last row alone is left out."""
+    generator = np.random.default_rng(0)
+    for size in (2, 7, 40, 41):
+        predicted = generator.integers(0, 2, size)
+        same = sum(int(predicted[2 * i] == predicted[2 * i + 1]) for i in range(size // 2))
+        groups = [f"pair{row // 2}" for row in range(size)]
+        assert gender_parity(predicted, groups) == pytest.approx(100 * same / (size // 2), abs=1e-12)
+    assert gender_parity([0, 1, 1], ["a", "a", "b"]) == 0.0
+    with pytest.raises(ValueError, match="none of 2 predictions has its partner"):
+        gender_parity([1, 1], ["a", "b"])
+
+
 # ---------------------------------------------------------------------------------------------- texts
 
 

@@ -185,6 +185,121 @@ def test_lora_adds_the_published_formula_to_queries_and_values(kind: str) -> Non
     assert sum(p.numel() for p in trained.values()) == expected
 
 
+def unlisted(kind: str, **sizes: Any) -> Any:
+    """Return a tiny causal model of any type, as a backbone of a type that dp-bench does not list."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from dp_bench.backbones.decoder_only import DecoderOnly
+    from dp_bench.backbones.load import byte_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer("gpt2")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=300, **sizes))
+    return DecoderOnly(model, tokenizer)
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+UNLISTED: dict[str, dict[str, Any]] = {
+    "gpt_neox": SMALL,
+    "gemma": {**SMALL, "num_key_value_heads": 2, "head_dim": 8},
+    "phi": SMALL,
+    "falcon": {**SMALL, "alibi": False},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
+}
+
+
+def lora_settings(*words: str) -> Any:
+    return config.build(config.compose(["data.dir=.", "prompt=lora", *words])).settings
+
+
+@pytest.mark.parametrize("kind", list(UNLISTED))
+def test_lora_finds_query_and_value_of_model_types_that_nobody_listed(kind: str) -> None:
+    """By structure, and where peft knows the type, the same matrices as peft; each gets a gradient."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    from dp_bench import peft_methods
+
+    backbone = unlisted(kind, **UNLISTED[kind])
+    peft_methods.add_lora(backbone, lora_settings())
+    trained = {n: p for n, p in backbone.model.named_parameters() if p.requires_grad}
+    adapted = {name.split(".lora_")[0] for name in trained}
+    assert {name.rsplit(".", 1)[-1] for name in adapted} == set(KNOWN[kind]) - {"fc1", "fc2"}
+    assert len(adapted) == 2 * len(set(KNOWN[kind]) - {"fc1", "fc2"}), "of both layers"
+    backbone.model(torch.arange(3, 12)[None]).logits.logsumexp(-1).sum().backward()
+    assert all(p.grad is not None for p in trained.values())
+    assert all(float(p.grad.abs().max()) > 0 for n, p in trained.items() if "lora_B" in n)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bert", "albert", "roberta", "gpt2", "llama", "opt", "qwen3"])
+def test_lora_adapts_the_same_matrices_as_peft_with_the_same_first_values(kind: str) -> None:
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    from dp_bench import peft_methods
+    from dp_bench.randomness import fork
+
+    names = ["query", "value"] if kind == "albert" else KNOWN[kind]  # which peft does not list
+    ours, theirs = make(kind), make(kind)
+    own = lora_settings("prompt.rank=3")
+    peft_methods.add_lora(ours, own)
+    with fork(own.seed_of("init"), "lora"):
+        peft.inject_adapter_in_model(
+            peft.LoraConfig(r=3, lora_alpha=16, target_modules=names, fan_in_fan_out=kind == "gpt2"),
+            theirs.model,
+        )
+    found, known = dict(ours.model.named_parameters()), dict(theirs.model.named_parameters())
+    assert found.keys() == known.keys() and any("lora_A" in name for name in found)
+    assert all(torch.equal(value, known[name]) for name, value in found.items())
+
+
+def test_lora_adapts_what_is_named_and_says_what_there_is_to_name() -> None:
+    from dp_bench import peft_methods
+    from dp_bench.types import UserError
+
+    mamba = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+    with pytest.raises(UserError, match=r"no matrix of this 'mamba' model .* dt_proj, in_proj, out_proj"):
+        peft_methods.add_lora(unlisted("mamba", **mamba), lora_settings())
+    with pytest.raises(UserError, match=r"names q_projj, and this 'gemma' model has no such matrix. It has"):
+        backbone = unlisted("gemma", **UNLISTED["gemma"])
+        peft_methods.add_lora(backbone, lora_settings("prompt.target_modules=[q_projj,v_proj]"))
+    with pytest.raises(UserError, match="names lm_head"):  # whose rows are read without calling it
+        backbone = unlisted("gemma", **UNLISTED["gemma"])
+        peft_methods.add_lora(backbone, lora_settings("prompt.target_modules=[lm_head]"))
+    backbone = make("bert")
+    peft_methods.add_lora(backbone, lora_settings("prompt.target_modules=[attention.output.dense,key]"))
+    trained = {n for n, p in backbone.model.named_parameters() if p.requires_grad}
+    assert {name.split(".lora_")[0].split("layer.")[1][2:] for name in trained} == {
+        "attention.output.dense",
+        "attention.self.key",
+    }
+
+
+def test_lora_target_modules_are_part_of_a_run_only_where_they_are_set() -> None:
+    from dp_bench import records
+
+    plain, null, own = (
+        config.build(config.compose(["data.dir=.", "prompt=lora", *words])).resolved
+        for words in ((), ("prompt.target_modules=null",), ("prompt.target_modules=[k]",))
+    )
+    unknown = {**plain, "prompt": {k: v for k, v in plain["prompt"].items() if k != "target_modules"}}
+    ids = [records.identify(resolved, "") for resolved in (plain, null, unknown, own)]
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "falcon", "bloom"])
+def test_bitfit_trains_the_biases_of_model_types_that_nobody_listed(kind: str) -> None:
+    from dp_bench import peft_methods
+    from dp_bench.types import UserError
+
+    backbone = unlisted(kind, **UNLISTED[kind])
+    own = config.build(config.compose(["data.dir=.", "prompt=bitfit"])).settings
+    peft_methods.thaw_biases(backbone, own)
+    trained = {n: p for n, p in backbone.model.named_parameters() if p.requires_grad}
+    assert trained and all(name.endswith(".bias") for name in trained)
+    with pytest.raises(UserError, match="has none"):
+        peft_methods.thaw_biases(unlisted("gemma", **UNLISTED["gemma"]), own)
+
+
 def test_bitfit_trains_biases_alone_and_refuses_models_without() -> None:
     from dp_bench import peft_methods
     from dp_bench.types import UserError

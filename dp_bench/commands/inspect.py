@@ -80,11 +80,11 @@ def _folder(run: str, results_dir: Path) -> Path:
 def measure(
     directory: Path, record: records.RunRecord, examples: int, draws: int, fresh: bool
 ) -> tuple[Landscape, list[Quality]]:
-    """Judge the estimators on some training rows of a finished run, with its prompt or a fresh one."""
+    """Judge the estimators on some training rows of a finished run, with all that it has trained or as it was
+    before."""
     from dp_bench.gradients import CHUNK, judge, survey
-    from dp_bench.methods import cached_splits, fit_input, make_model, make_prompt
+    from dp_bench.methods import cached_splits, fit_input, load_learned, make_model, make_prompt
     from dp_bench.progress import Reporter
-    from dp_bench.prompts.init import load_saved
     from dp_bench.randomness import derive
     from dp_bench.run import Sources, open_workplace
 
@@ -93,16 +93,23 @@ def measure(
         raise UserError(f"{record.run_id} has no prompt, and nothing that chooses a position.")
     with Reporter() as report:
         place = open_workplace(experiment, Sources.of(experiment), directory, report)
+        if not fresh and place.fingerprint != record.checkpoint["fingerprint"]:
+            raise UserError(
+                f"{record.run_id} was trained on other weights than those that are now at "
+                f"{record.checkpoint['name_or_path']}: put the old ones back, or look at an untrained prompt "
+                "with --fresh."
+            )
         prompt = make_prompt(place)
+        model = make_model(place, prompt)
         if not fresh:
-            load_saved(prompt, directory / "prompt.safetensors")
+            load_learned(model, directory / "prompt.safetensors")
         (split,) = cached_splits(place, prompt).train
         if fresh and prompt.input is not None:
             fit_input(prompt.input, [split])
         rng = np.random.default_rng(derive(experiment.settings.seed, "inspect"))
         rows = rng.choice(len(split), min(examples, len(split)), replace=False)
         report.begin("positions", total=prompt.position.num_outcomes * -(-len(rows) // CHUNK))
-        landscape = survey(make_model(place, prompt), split, rows.tolist(), report.advance)
+        landscape = survey(model, split, rows.tolist(), report.advance)
     return landscape, judge(landscape, draws=draws, seed=experiment.settings.seed)
 
 

@@ -69,13 +69,20 @@ def matthews(labels: ArrayLike, predictions: ArrayLike) -> float:
 
 
 def gender_parity(predictions: ArrayLike, groups: Sequence[str]) -> float:
-    """Return the share of groups (AX-g's pairs) whose members are all predicted alike, right or wrong."""
+    """Return the share of groups (AX-g's pairs) whose members are all predicted alike, right or wrong.
+
+    A row without its partner is no pair and does not count, as in the benchmark's scorer, jiant's
+    GenderParity.
+    """
     predicted = np.asarray(predictions, dtype=np.int64)
     if len(groups) != len(predicted) or not len(groups):
         raise ValueError(f"{len(groups)} groups for {len(predicted)} predictions")
     _, first, group_of_row = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    is_pair = np.bincount(group_of_row) > 1
+    if not is_pair.any():
+        raise ValueError(f"none of {len(groups)} predictions has its partner, the other gender's")
     unlike = np.bincount(group_of_row, weights=predicted != predicted[first][group_of_row])
-    return 100.0 * float(np.mean(unlike == 0))
+    return 100.0 * float(np.mean(unlike[is_pair] == 0))
 
 
 def token_f1(predictions: Sequence[str], golds: Sequence[Sequence[str]]) -> float:

@@ -140,8 +140,9 @@ def _mlps(s: Sizes, own: Settings) -> int:
 
 def _lstm_and_mlp(s: Sizes, own: Settings) -> int:
     hidden, layers = own.get("hidden") or s.width // 2, own.get("num_layers", 2)
+    between = own.get("mlp_hidden") or 2 * hidden
     lstm = sum(2 * 4 * hidden * (above + hidden + 2) for above in (s.width, *[2 * hidden] * (layers - 1)))
-    return s.num_tokens * s.width + lstm + (2 * hidden + 1) * (2 * hidden) + (2 * hidden + 1) * s.width
+    return s.num_tokens * s.width + lstm + (2 * hidden + 1) * between + (between + 1) * s.width
 
 
 def _members(s: Sizes, own: Settings) -> int:
@@ -210,7 +211,7 @@ PIECES = (
         ("vectors",),
         "P D + 14 D^2 + 18 D",  # two layers of a bidirectional LSTM, D / 2 wide each way, and an MLP
         _lstm_and_mlp,
-        {"hidden": COUNT_OR_NULL, "num_layers": COUNT},
+        {"hidden": COUNT_OR_NULL, "mlp_hidden": COUNT_OR_NULL, "num_layers": COUNT},
         paper="P-tuning: Liu et al., 2021",
     ),
     Piece(
@@ -241,6 +242,7 @@ PIECES = (
         {
             **MEMBERS,
             "num_chosen": COUNT,
+            "positive_keys": SWITCH,
             "key_weight": Setting(number(0, low_too=True), "a number, not negative"),
         },
         _chosen_problem,

@@ -62,7 +62,9 @@ def draw(logits_BJ: Tensor, noise_BX: Tensor, temperature: float, estimator: Est
 
 def gumbel(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return standard Gumbel noise: added to logits, its arg-max is a draw from their softmax."""
-    return -torch.empty(shape, dtype=dtype).exponential_(generator=generator).log()
+    # A generator may return 0, whose logarithm would be an infinite draw and its gradient NaN.
+    waits = torch.empty(shape, dtype=dtype).exponential_(generator=generator)
+    return -waits.clamp(min=torch.finfo(dtype).tiny).log()
 
 
 def forced(outcome_B: Tensor, num_outcomes: int) -> Tensor:
@@ -78,18 +80,29 @@ def _reinmax(logits_BJ: Tensor, hard_BJ: Tensor, temperature: float) -> Tensor:
     """Second order in place of first (Liu et al., 2023, algorithm 2)."""
     plain_BJ = torch.softmax(logits_BJ, dim=-1)
     half_BJ = (hard_BJ + torch.softmax(logits_BJ / temperature, dim=-1)) / 2
-    half_BJ = torch.softmax((half_BJ.log() - logits_BJ).detach() + logits_BJ, dim=-1)
+    half_BJ = torch.softmax(_with_gradient_of(logits_BJ, half_BJ.log()), dim=-1)
     return 2 * half_BJ - plain_BJ / 2
 
 
 def _rao_blackwell(logits_BJ: Tensor, hard_BJ: Tensor, more_BX: Tensor, temperature: float) -> Tensor:
-    """The mean of Gumbel straight-through over noise that gives the same draw (Paulus et al., 2021)."""
+    """The mean of Gumbel straight-through over noise that gives the same draw (Paulus et al., 2021).
+
+    With `E` standard exponential, logits plus such noise are `-log(E_chosen / Z)` for what is drawn and
+    `-log(E_j / exp(logit_j) + E_chosen / Z)` for the others, `Z` the sum of exp(logit). In logarithms
+    throughout: exp(logit) overflows in fp32 from 88.7 on.
+    """
     with torch.no_grad():
         shape = (len(logits_BJ), -1, logits_BJ.shape[1])
-        waits_BKJ = (-more_BX.reshape(shape)).exp()  # standard exponential
-        theta_B1J = logits_BJ[:, None]
-        chosen_B1J = hard_BJ[:, None]
-        first_BK1 = (waits_BKJ * chosen_B1J).sum(-1, keepdim=True) / theta_B1J.exp().sum(-1, keepdim=True)
-        sums_BKJ = -torch.where(chosen_B1J > 0, first_BK1, waits_BKJ / theta_B1J.exp() + first_BK1).log()
-        noise_BKJ = sums_BKJ - theta_B1J
-    return torch.softmax((logits_BJ[:, None] + noise_BKJ) / temperature, dim=-1).mean(1)
+        log_waits_BKJ = -more_BX.reshape(shape)  # of standard exponentials
+        chosen_B1J = hard_BJ[:, None] > 0
+        log_first_BK1 = log_waits_BKJ.masked_fill(~chosen_B1J, 0).sum(-1, keepdim=True)
+        log_first_BK1 = log_first_BK1 - logits_BJ.logsumexp(-1)[:, None, None]
+        log_others_BKJ = torch.logaddexp(log_waits_BKJ - logits_BJ[:, None], log_first_BK1)
+        sums_BKJ = -torch.where(chosen_B1J, log_first_BK1, log_others_BKJ)
+    return torch.softmax(_with_gradient_of(logits_BJ[:, None], sums_BKJ) / temperature, dim=-1).mean(1)
+
+
+def _with_gradient_of(logits: Tensor, value: Tensor) -> Tensor:
+    """Return `value`, with the gradient of the logits. Their difference is exactly 0, where subtracting large
+    logits from a value and adding them again would round it."""
+    return value.detach() + (logits - logits.detach())

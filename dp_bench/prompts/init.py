@@ -7,7 +7,7 @@ pieces (docs/protocol.md B11).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -69,14 +69,19 @@ def load_saved(prompt: nn.Module, path: Path) -> None:
     found = {
         name: value for name, value in found.items() if not name.startswith(("backbone.", "verbalizers."))
     }
-    wrong = [
-        f"{name} is {_shape(found.get(name))} there and {_shape(own.get(name))} here"
-        for name in sorted(found.keys() | own.keys())
-        if _shape(found.get(name)) != _shape(own.get(name))
-    ]
+    wrong = differences(found, own)
     if wrong:
         raise UserError(f"prompt.init_from: {path} holds another prompt than this one: {'; '.join(wrong)}.")
     prompt.load_state_dict(found)
+
+
+def differences(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> list[str]:
+    """Say which tensors are missing on either side, or have another shape."""
+    return [
+        f"{name} is {_shape(there.get(name))} there and {_shape(here.get(name))} here"
+        for name in sorted(there.keys() | here.keys())
+        if _shape(there.get(name)) != _shape(here.get(name))
+    ]
 
 
 def _shape(value: Tensor | None) -> str:

@@ -66,7 +66,8 @@ class Single(Vectors):
 
 class Reparameterised(Vectors):
     """One soft prompt out of an encoder: P rows through a bidirectional LSTM and an MLP (P-tuning, Liu et
-    al., 2021). The LSTM is half as wide as the rows unless `hidden` says otherwise."""
+    al., 2021). Each direction of the LSTM is half as wide as the rows unless `hidden` says otherwise, and the
+    MLP between as wide as both directions unless `mlp_hidden` does: docs/deviations.md."""
 
     def __init__(
         self,
@@ -75,14 +76,16 @@ class Reparameterised(Vectors):
         init: Initialiser,
         *,
         hidden: int | None = None,
+        mlp_hidden: int | None = None,
         num_layers: int = 2,
     ) -> None:
         super().__init__(num_tokens)
         hidden = hidden or dims.width // 2
+        mlp_hidden = mlp_hidden or 2 * hidden
         self.prompt_PD = nn.Parameter(init(num_tokens))
         self.lstm = nn.LSTM(dims.width, hidden, num_layers, bidirectional=True, batch_first=True)
         self.mlp = nn.Sequential(
-            nn.Linear(2 * hidden, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, dims.width)
+            nn.Linear(2 * hidden, mlp_hidden), nn.ReLU(), nn.Linear(mlp_hidden, dims.width)
         )
 
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
@@ -157,7 +160,8 @@ class KeyedPool(Vectors):
     """The N members whose keys are nearest to the text, one behind the other (L2P, Wang et al., 2022, section
     4). Each has P / N rows; training draws the chosen keys towards their texts with `key_weight`.
 
-    The query is the frozen summary itself. Which members are chosen has no gradient.
+    The query is the frozen summary itself. Which members are chosen has no gradient. Keys start in U(-1, 1),
+    or with `positive_keys` in U(0, 1), whose directions are those of the authors' code: docs/deviations.md.
     """
 
     needs_summary = True
@@ -171,6 +175,7 @@ class KeyedPool(Vectors):
         num_prompts: int,
         num_chosen: int,
         key_weight: float,
+        positive_keys: bool = False,
     ) -> None:
         super().__init__(num_tokens)
         if num_tokens % num_chosen or num_chosen > num_prompts:
@@ -179,7 +184,8 @@ class KeyedPool(Vectors):
                 f"num_prompts={num_prompts}"
             )
         self.prompts_KPD = nn.Parameter(members(num_prompts, num_tokens // num_chosen, init))
-        self.keys_KD = nn.Parameter(torch.rand(num_prompts, dims.summary_width) * 2 - 1)
+        keys_KD = torch.rand(num_prompts, dims.summary_width)
+        self.keys_KD = nn.Parameter(keys_KD if positive_keys else keys_KD * 2 - 1)
         self.num_chosen = num_chosen
         self.key_weight = key_weight
 

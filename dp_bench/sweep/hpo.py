@@ -2,7 +2,8 @@
 
 `configs/hpo/NAME.yaml` says how many trials, of what, and with which seed. For each cell of a sweep, a task
 with a prompt and so on, an Optuna study is asked for settings and told the `select_score` that a run with
-them reached; the reported split is never looked at. The trials lie in a results folder of their own, so that
+them reached; the reported split is never looked at: a trial selects on held-out rows even where the reported
+runs do not, as under protocol=authors. The trials lie in a results folder of their own, so that
 no table shows them; what was asked and told lies in an SQLite file beside them, from which an interrupted
 search goes on. Then the best settings of each cell are run with the reported seeds.
 
@@ -23,7 +24,7 @@ from rich.console import Console
 from dp_bench import config, records
 from dp_bench.randomness import derive
 from dp_bench.report.index import load_all
-from dp_bench.settings import HpoSettings
+from dp_bench.settings import HpoSettings, Selection
 from dp_bench.sweep.plan import Costs, Plan, Run, make_plan, states
 from dp_bench.sweep.watch import Watch
 from dp_bench.sweep.workers import Workers
@@ -32,6 +33,7 @@ from dp_bench.types import UserError
 if TYPE_CHECKING:
     import optuna
 
+HELDOUT = Selection.heldout.value
 FORMS = "{low: 0.01, high: 1.0, log: true} or {choices: [1, 2, 4]}, and methods: [prompt, lora] if for some"
 
 
@@ -41,6 +43,7 @@ class Cell:
 
     runs: tuple[Run, ...]  # as they were typed, one a seed
     words: tuple[str, ...]  # of them all, without a seed
+    on_heldout: tuple[str, ...]  # what makes a trial select on held-out rows, where its words do not say so
     space: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -72,6 +75,12 @@ def search(
         f"{settings.seed}, in {folder}; {len(cells) - len(tuned)} cells have nothing to tune",
         markup=False,
     )
+    if any(cell.on_heldout for cell in tuned):
+        console.print(
+            f"  trials select on held-out rows (trainer.selection={HELDOUT}); the runs that are reported do "
+            "not",
+            markup=False,
+        )
     if dry_run:
         return typed
     studies = _studies(tuned, settings, folder)
@@ -84,11 +93,15 @@ def search(
 
 
 def _settings(words: Sequence[str], extra_dir: Path | None) -> HpoSettings:
-    own = [word for word in words if word.split("=")[0] == "hpo" or word.startswith("hpo.")]
+    own = [word for word in words if word.lstrip("+").split("=")[0].split(".")[0] == "hpo"]
     settings = config.build(config.compose(own, extra_dir), extra_dir).settings.hpo
     if not settings.trials or settings.trials < 1 or settings.seed is None or not settings.space:
         raise UserError("hpo= needs hpo.trials (at least 1), hpo.seed and hpo.space: see configs/hpo.")
     for key, entry in settings.space.items():
+        if key == "trainer.selection":
+            raise UserError(
+                "hpo.space: trainer.selection is no setting to search for: trials use held-out rows."
+            )
         bounds = {"low", "high"} <= entry.keys() and entry["low"] < entry["high"]
         if not bounds and not entry.get("choices"):
             raise UserError(f"hpo.space: {key} must be {FORMS}.")
@@ -104,7 +117,10 @@ def _cells(plan: Plan, settings: HpoSettings) -> list[Cell]:
     for own in grouped.values():
         searched = plan.resolved[own[0].run_id]["hpo"]["searched"]
         words = tuple(word for word in own[0].words if not word.startswith("seed="))
-        found.append(Cell(tuple(own), words, {k: v for k, v in settings.space.items() if k in searched}))
+        selection = plan.resolved[own[0].run_id]["trainer"]["selection"]
+        on_heldout = () if selection == HELDOUT else (f"trainer.selection={HELDOUT}",)
+        space = {k: v for k, v in settings.space.items() if k in searched}
+        found.append(Cell(tuple(own), words, on_heldout, space))
     return found
 
 
@@ -126,7 +142,7 @@ def _studies(cells: Sequence[Cell], settings: HpoSettings, folder: Path) -> list
 
 def _name(cell: Cell, settings: HpoSettings) -> str:
     """Name a study after all that a trial's score depends on, so that another search is another study."""
-    own = sorted(w for w in cell.words if w.split("=")[0] not in records.VOLATILE)
+    own = [*sorted(w for w in cell.words if w.split("=")[0] not in records.VOLATILE), *cell.on_heldout]
     text = repr((own, settings.seed, sorted((k, sorted(v.items())) for k, v in cell.space.items())))
     return f"{cell.title} {sha256(text.encode()).hexdigest()[:8]}"
 
@@ -150,7 +166,7 @@ def _round(
     for cell, study in zip(cells, studies, strict=True):
         if len(study.trials) > number and study.trials[number].state.is_finished():
             continue
-        words = [*cell.words, *_ask(study, number, cell, settings)]
+        words = [*cell.words, *_ask(study, number, cell, settings), *cell.on_heldout]
         asked.append(
             (study, make_plan([*words, f"seed={settings.seed}", f"results_dir={folder}"], extra_dir))
         )

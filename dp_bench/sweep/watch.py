@@ -75,9 +75,10 @@ class Watch:
         self._left.pop(run_id, None)
         done = outcome.kind in ("done", "elsewhere")
         self.states[run_id] = State.done if done else State.failed
-        text = outcome.message
+        text, warnings = outcome.message, list[str]()
         if done and (record := records.load(self.plan.results_dir / "runs" / run_id)):
             self.costs.add(record)
+            warnings = record.warnings  # printed by the worker too, to a log that is gone by now
             elsewhere = "in another sweep, " if outcome.kind == "elsewhere" else ""
             text = f"score {record.score:.2f}, {elsewhere}{duration(record.total_seconds)}"
         number = self._total - len(self._left)
@@ -87,6 +88,8 @@ class Watch:
             f"{text.splitlines()[0]}{f'; about {left} left' if left else ''}",
             markup=False,
         )
+        for warning in warnings:
+            self.console.print(f"  warning: {warning}", markup=False)
 
     def waiting(self, runs: Sequence[Run]) -> None:
         if not self._waits:
