@@ -64,7 +64,6 @@ class Learned:
     progress: Progress
     trainable_parameters: int
     weights: dict[str, Tensor]
-    warnings: tuple[str, ...] = ()
     diagnostics: dict[str, float] = field(default_factory=dict)
     routes: str = ""
 
@@ -142,7 +141,7 @@ def tune(place: Workplace) -> Learned:
     progress.eval_seconds += time.perf_counter() - started
     kept = _worth_keeping(model, settings)
     routes = " ".join(str(k) for own in reports.values() for k in own.predictions.routes)
-    return Learned(reports, progress, trainable, kept, tuple(trainer.warnings), diagnostics, routes)
+    return Learned(reports, progress, trainable, kept, diagnostics, routes)
 
 
 def cached_splits(place: Workplace, prompt: Prompt) -> Splits:

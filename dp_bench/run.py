@@ -240,7 +240,7 @@ def _run(
             **{k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},
             **learned.diagnostics,
         },
-        warnings=list(learned.warnings),
+        warnings=report.share_warnings(),
         routes=learned.routes,
         by_task=by_task if len(data) > 1 else {},
         transfer=tried,

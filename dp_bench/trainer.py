@@ -55,6 +55,7 @@ class Progress:
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # given so far, by whatever part of the run
 
 
 def temperature(settings: TemperatureSettings, step: int, max_steps: int) -> float:
@@ -151,7 +152,6 @@ class Trainer:
         self.step_each_micro_batch = settings.prompt.name in settings.protocol.step_each_micro_batch
         self.sum_losses = self.step_each_micro_batch or bool(settings.protocol.sum_losses)
         self.progress = Progress()
-        self.warnings: list[str] = []  # each once
         self.best = self._state()
 
     def fit(self) -> Progress:
@@ -178,6 +178,7 @@ class Trainer:
             self.reporter.advance(note=f"loss {losses[-1]:.3f}")
             if self.progress.step % t.eval_every == 0 or self.progress.step == last:
                 self._evaluate(float(np.mean(losses)))
+                self.progress.warnings = self.reporter.share_warnings()
                 if ranks.leads():
                     self._checkpoint()
                 losses.clear()
@@ -342,9 +343,7 @@ class Trainer:
 
     def _warn(self, found: Iterable[str]) -> None:
         for text in found:
-            if text not in self.warnings:
-                self.warnings.append(text)
-                self.reporter.line(f"  warning: {text}")
+            self.reporter.warn(text)
 
     def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield what is trained by gradient of the prompt and of a classifier head.
@@ -403,6 +402,7 @@ class Trainer:
         if saved is None:
             return
         self.progress = Progress(**saved["progress"])
+        self._warn(self.progress.warnings)
         self._bare_model.load_trained(saved["learned"])
         self.best = saved["best"]
         self.optimizer.load_state_dict(saved["optimizer"])
