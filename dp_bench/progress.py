@@ -29,8 +29,8 @@ def notice(text: str) -> None:
 
 
 class Reporter:
-    """Print lines, keep warnings, and on a terminal show a progress bar below. One run has one reporter, which
-    is in charge of its notices while it is entered."""
+    """Print lines, keep warnings, and on a terminal show a progress bar below. A run has one reporter, which
+    takes the run's notices while it is entered."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True, quiet=quiet)
