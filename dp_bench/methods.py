@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dp_bench import peft_methods
+from dp_bench import finite, peft_methods
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.config import Experiment, build_prompt
 from dp_bench.data.encode import EncodedSplit
@@ -265,7 +265,7 @@ def probe(place: Workplace) -> Learned:
     for ridge in RIDGES:
         weights = _logistic_regression(features["train"], labels, num_classes, ridge)
         logits = {name: _affine(x, weights) for name, x in features.items()}
-        selected = score(named["select"], _predictions(logits["select"]))
+        selected = score(named["select"], _predictions(place, named["select"], logits["select"]))
         fitted.append((selected.value, weights, logits))
     _, weights, logits = max(fitted, key=lambda fit: fit[0])
     kept = {"weights": weights.float(), "center": center.float(), "scale": scale.float()}
@@ -279,15 +279,17 @@ def _scored(
     splits = _splits(place, with_summaries=False)
     place.reporter.line(f"  {trainable:,} trainable parameters")
     (select,), (report, *_) = splits.select, splits.report
-    selected = score(select, _predictions(logits_of(select)))
+    selected = score(select, _predictions(place, select, logits_of(select)))
     progress = Progress(best_score=selected.value, best_metrics=selected.metrics)
     progress.history.append({"step": 0, "select_score": selected.value, "select_metrics": selected.metrics})
-    predictions = _predictions(logits_of(report))
+    predictions = _predictions(place, report, logits_of(report))
     reports = {report.task.name: Report(report, predictions, score(report, predictions))}
     return Learned(reports, progress, trainable, weights)
 
 
-def _predictions(logits_NC: np.ndarray) -> Predictions:
+def _predictions(place: Workplace, split: Split, logits_NC: np.ndarray) -> Predictions:
+    finite_N = np.isfinite(logits_NC).all(1)
+    finite.refuse_rows(split.encoded, finite_N, "The logits are", f"of {split.name}", place.backbone)
     nowhere = np.zeros(len(logits_NC), dtype=np.int64)
     return Predictions(logits_NC.astype(np.float32), nowhere, nowhere, None)
 

@@ -16,6 +16,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dp_bench import finite
 from dp_bench.backbones.backbone import Backbone, at_least_fp32
 from dp_bench.data.batches import evaluation_batches
 from dp_bench.data.encode import EncodedSplit
@@ -94,4 +95,6 @@ def _compute(
         ids_BT, mask_BT = batch.ids_BT.to(backbone.device), batch.mask_BT.to(backbone.device)
         summary_ND[batch.row_B] = summarise(backbone, ids_BT, mask_BT, kind, pad_to=pad_to).cpu()
         advance(len(places))
+    finite_N = summary_ND[torch.from_numpy(whole.rows)].isfinite().all(1).numpy()
+    finite.refuse_rows(whole, finite_N, "The frozen summaries are", "of a file", backbone)
     replace_file(path, lambda temporary: save_file({"summary": summary_ND}, temporary))
