@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dp_bench.data.encode import EncodedSplit
-from dp_bench.types import RunFailed
+from dp_bench.types import RunFailedError
 
 
-class NotFinite(RunFailed, FloatingPointError):
+class NotFiniteError(RunFailedError, FloatingPointError):
     """A loss, a logit, a gradient or a trained number is NaN or infinite."""
 
 
 def refuse_rows(
     encoded: EncodedSplit, finite_N: NDArray[np.bool_], what: str, where: str, model: nn.Module
 ) -> None:
-    """Raise NotFinite, naming the first example, unless what was computed for every row is finite."""
+    """Raise NotFiniteError, naming the first example, unless what was computed for every row is finite."""
     if finite_N.all():
         return
     first = encoded.ids[int(np.flatnonzero(~finite_N)[0])]
-    raise NotFinite(
+    raise NotFiniteError(
         f"{what} not finite for {np.count_nonzero(~finite_N)} of {len(finite_N)} examples {where}, the first "
         f"of them {first}. {likely_cause(model)}"
     )
@@ -32,7 +32,7 @@ def refuse_rows(
 
 def refuse_score(value: float, what: str) -> None:
     if not math.isfinite(value):
-        raise NotFinite(f"{what} is {value}, which is no score.")
+        raise NotFiniteError(f"{what} is {value}, which is no score.")
 
 
 def likely_cause(model: nn.Module) -> str:

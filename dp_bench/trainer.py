@@ -55,6 +55,7 @@ class Progress:
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    trained_on: dict[str, str] = field(default_factory=dict)  # digests of the backbone
     warnings: list[str] = field(default_factory=list)  # given so far, by whatever part of the run
 
 
@@ -129,6 +130,7 @@ class Trainer:
         directory: Path,
         accelerator: Accelerator,
         reporter: Reporter,
+        trained_on: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = settings
         self.trainer = settings.trainer
@@ -151,7 +153,7 @@ class Trainer:
         self.sample_at_eval = settings.protocol.sample_at_eval
         self.step_each_micro_batch = settings.prompt.name in settings.protocol.step_each_micro_batch
         self.sum_losses = self.step_each_micro_batch or bool(settings.protocol.sum_losses)
-        self.progress = Progress()
+        self.progress = Progress(trained_on=dict(trained_on or {}))
         self.best = self._state()
 
     def fit(self) -> Progress:
@@ -256,12 +258,14 @@ class Trainer:
                 first = encoded.ids[int(np.flatnonzero(encoded.rows == int(batch.row_B))[0])]
                 found = f", first by the example {first}"
                 break
-        raise finite.NotFinite(f"{what} at update {step + 1}{found}. {finite.likely_cause(self._bare_model)}")
+        raise finite.NotFiniteError(
+            f"{what} at update {step + 1}{found}. {finite.likely_cause(self._bare_model)}"
+        )
 
     def _refuse_parameters(self) -> None:
         """Refuse to go on with, or to keep, what is not finite."""
         if not all(bool(p.detach().isfinite().all()) for p in self.parameters):
-            raise finite.NotFinite(
+            raise finite.NotFiniteError(
                 f"What was trained is not finite after update {self.progress.step}. "
                 f"{finite.likely_cause(self._bare_model)}"
             )
@@ -427,6 +431,16 @@ class Trainer:
     def _resume(self) -> None:
         saved = ranks.from_leader(self._saved() if ranks.leads() else None)
         if saved is None:
+            return
+        there, here = saved["progress"].get("trained_on", {}), self.progress.trained_on
+        other = [name for name in here if there.get(name) != here[name]]
+        if other:
+            self._warn(
+                [
+                    f"{self.directory / 'checkpoint'} was trained on a backbone of other "
+                    f"{' and other '.join(other)}: it is not resumed, and training starts anew"
+                ]
+            )
             return
         self.progress = Progress(**saved["progress"])
         self._warn(self.progress.warnings)

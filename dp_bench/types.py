@@ -30,7 +30,7 @@ class UnreachableError(UserError):
     """A data set or checkpoint is neither on this machine nor to be had from the hub just now."""
 
 
-class RunFailed(Exception):
+class RunFailedError(Exception):
     """A run went wrong by what it computed: told in one paragraph, recorded as failed, exit code 1."""
 
 

@@ -63,7 +63,9 @@ def test_a_dead_relu_of_the_position_is_told_by_a_run(experiment: Build, tmp_pat
         trainer.prompt.position.linear.weight.zero_()  # type: ignore[union-attr, operator]
         trainer.prompt.position.linear.bias.fill_(-1.0)  # type: ignore[union-attr, operator]
     trainer.fit()
-    assert any("position.linear.weight is zero" in text and "ReLU" in text for text in trainer.warnings)
+    assert any(
+        "position.linear.weight is zero" in text and "ReLU" in text for text in trainer.reporter.warnings
+    )
 
 
 def test_constant_predictions_and_collapsed_selectors_are_told(experiment: Build, tmp_path: Path) -> None:
@@ -75,14 +77,16 @@ def test_constant_predictions_and_collapsed_selectors_are_told(experiment: Build
     with torch.no_grad():
         trainer.prompt.position.linear.bias[2] = 1e3  # type: ignore[union-attr, operator, index]
     trainer.fit()
-    assert any("position selector has collapsed: it chooses 2" in text for text in trainer.warnings)
+    assert any("position selector has collapsed: it chooses 2" in text for text in trainer.reporter.warnings)
     pool = make_trainer(experiment("prompt=pool", *QUICK, "trainer.lr=1e-9"), tmp_path / "pool")
     pool.fit()
-    assert not any("collapsed" in text for text in pool.warnings)
+    assert not any("collapsed" in text for text in pool.reporter.warnings)
     with torch.no_grad():
         pool.prompt.vectors.linear.bias[3] = 1e3  # type: ignore[union-attr, operator, index]
     pool._look_at({"rte": pool._predict(pool.select_splits[0])})
-    assert any("member 3 alone makes the prompt of all rows of select" in text for text in pool.warnings)
+    assert any(
+        "member 3 alone makes the prompt of all rows of select" in text for text in pool.reporter.warnings
+    )
 
 
 def test_warnings_are_kept_in_the_record_once(experiment: Build) -> None:
