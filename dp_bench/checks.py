@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 from dp_bench.data.readers import READERS
 from dp_bench.data.template import Template
@@ -34,12 +36,31 @@ METRICS = (
 def problems_of(settings: RunSettings) -> list[str]:
     """Return one sentence a problem: what is wrong, and what to type instead."""
     return [
+        *_not_finite(settings),
         *_run_problems(settings),
         *_trainer_problems(settings.trainer),
         *_prompt_problems(settings.prompt),
         *task_problems(settings.task),
         *_regime_problems(settings),
     ]
+
+
+def _not_finite(value: Any, key: str = "", *, is_open: bool = False) -> Iterator[str]:
+    """Refuse NaN and infinity wherever they stand. Where a setting's type is open, YAML's `nan` is a word."""
+    if is_dataclass(value):
+        for own in fields(value):
+            inside = getattr(value, own.name)
+            yield from _not_finite(inside, f"{key}{own.name}.", is_open="Any" in str(own.type))
+    elif isinstance(value, Mapping):
+        for name, inside in value.items():
+            yield from _not_finite(inside, f"{key}{name}.", is_open=is_open)
+    elif isinstance(value, list | tuple):
+        for inside in value:
+            yield from _not_finite(inside, key, is_open=is_open)
+    elif (isinstance(value, float) and not math.isfinite(value)) or (
+        is_open and isinstance(value, str) and value.lower().lstrip("+-.") in ("nan", "inf")
+    ):
+        yield f"{key.rstrip('.')}={value} is no number to compute with: give a finite one."
 
 
 def _run_problems(settings: RunSettings) -> Iterator[str]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dp_bench import ranks
+from dp_bench import finite, ranks
 from dp_bench.data import metrics
 from dp_bench.data.batches import evaluation_batches
 from dp_bench.data.encode import EncodedSplit
@@ -121,13 +121,17 @@ def predict(
         noise["route"] = forced(torch.from_numpy(routes), prompt.vectors.num_prompts)
     device = model.backbone.device
     pad_id = model.backbone.tokenizer.pad_token_id
-    columns: dict[str, list[Tensor]] = {"logits": [], "position": [], "length": [], "weights": []}
+    columns: dict[str, list[Tensor]] = {
+        name: [] for name in ("logits", "finite", "position", "length", "weights")
+    }
     batches = evaluation_batches(split.encoded.lengths, batch_size)
     for rows in ranks.own_share(batches):
-        answer = model(split.batch(rows, pad_id, noise).to(device))
+        batch = split.batch(rows, pad_id, noise).to(device)
+        answer = model(batch)
         outcome_B = answer.prompt.before_BJ.argmax(-1)
         length_B = answer.prompt.length_B
         columns["logits"].append(answer.logits_BC)
+        columns["finite"].append(_finite(answer.logits_BC, batch))
         columns["position"].append(outcome_B if model.order is SplitOrder.paper else num_vectors - outcome_B)
         columns["length"].append(
             torch.full_like(outcome_B, prompt.num_tokens) if length_B is None else length_B
@@ -140,6 +144,7 @@ def predict(
     back = np.argsort(np.concatenate([rows for first in range(number) for rows in batches[first::number]]))
     columns["logits"] = _padded(columns["logits"])
     stacked = {name: torch.cat(parts).numpy()[back] for name, parts in columns.items() if parts}
+    finite.refuse_rows(split.encoded, stacked["finite"], "The logits are", _where(split, step), model)
     return Predictions(
         stacked["logits"],
         stacked["position"],
@@ -147,6 +152,18 @@ def predict(
         stacked.get("weights"),
         prompt.vectors.is_routed,
     )
+
+
+def _finite(logits_BC: Tensor, batch: Batch) -> Tensor:
+    """Tell whether the logits of all choices that an example has are finite: [B]."""
+    finite_BC = logits_BC.isfinite()
+    if batch.choice_mask_BCA is not None:
+        finite_BC = finite_BC | ~batch.choice_mask_BCA.any(-1)
+    return finite_BC.all(-1)
+
+
+def _where(split: Split, step: int) -> str:
+    return f"of {split.name} after update {step}"
 
 
 def _from_all(parts: list[Tensor]) -> list[Tensor]:
@@ -181,7 +198,9 @@ def score(split: Split, predictions: Predictions) -> Score:
         choices=encoded.choices,
         golds=encoded.golds,
     )
-    return Score(metrics.task_score(task.metrics, values), values)
+    value = metrics.task_score(task.metrics, values)
+    finite.refuse_score(value, f"The score of {split.name}")
+    return Score(value, values)
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,17 @@ stands. All of them select on the same rows, predict the same rows, and leave th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dp_bench import peft_methods
+from dp_bench import finite, peft_methods
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.config import Experiment, build_prompt
 from dp_bench.data.encode import EncodedSplit
@@ -33,7 +34,7 @@ from dp_bench.prompts.summary import cached_summaries, summary_width
 from dp_bench.randomness import derive
 from dp_bench.settings import Init, Method, RunSettings, TaskSettings
 from dp_bench.trainer import Progress, Trainer
-from dp_bench.types import UserError
+from dp_bench.types import RunFailedError, UserError
 from dp_bench.verbalizer import Verbalizer, label_word_ids
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the linear probe, per example; the best by the selection score
@@ -101,7 +102,9 @@ def tune(place: Workplace) -> Learned:
             f"task={settings.task.name} does not say so: use a mixture, such as data=micro_mix2, or the "
             "tasks of regime=multitask as sub-skills with prompt.route.group=task."
         )
-    place.backbone.refuse_beyond(_longest(place) + settings.prompt.num_tokens)  # before hours of training
+    _refuse_beyond(place)  # before hours of training
+    if settings.prompt.init is Init.saved:
+        _tell_of_other_weights(place)
     model = make_model(place, prompt)
     splits = cached_splits(place, prompt)
     if prompt.input is not None:
@@ -116,8 +119,11 @@ def tune(place: Workplace) -> Learned:
         directory=place.directory,
         accelerator=make_accelerator(place.backbone.device),
         reporter=place.reporter,
+        trained_on={"weights": place.fingerprint, "configuration": place.backbone.configuration()},
     )
+    frozen = place.backbone.frozen()
     progress = trainer.fit() if trainable else trainer.evaluate_only()
+    _refuse_changes(place, frozen)
     started = time.perf_counter()
     reports = {}
     for split in splits.report:
@@ -137,6 +143,22 @@ def tune(place: Workplace) -> Learned:
     kept = _worth_keeping(model, settings)
     routes = " ".join(str(k) for own in reports.values() for k in own.predictions.routes)
     return Learned(reports, progress, trainable, kept, diagnostics, routes)
+
+
+def _refuse_changes(place: Workplace, before: Mapping[str, int]) -> None:
+    """Fail where training has changed what it is to leave alone: the frozen backbone, or the part of it that
+    a method such as LoRA does not train."""
+    after = place.backbone.frozen()
+    changed = [name for name in before if after.get(name) != before[name]]
+    wholly = not any(p.requires_grad for p in place.backbone.parameters())
+    if not changed and wholly and place.backbone.fingerprint() != place.fingerprint:
+        changed = ["of unknown name"]  # between loading and training
+    if changed:
+        raise RunFailedError(
+            f"The frozen backbone is not what it was before training: {len(changed)} of its tensors have "
+            f"changed, the first {changed[0]}. Nothing may write to frozen weights; the scores of this run "
+            "mean nothing. If no code was added to dp-bench, look for broken memory, and report it."
+        )
 
 
 def cached_splits(place: Workplace, prompt: Prompt) -> Splits:
@@ -205,10 +227,35 @@ def make_prompt(place: Workplace) -> Prompt:
     return prompt
 
 
-def _longest(place: Workplace) -> int:
-    """Return the tokens of the longest text that the run reads."""
+def _refuse_beyond(place: Workplace) -> None:
+    """Refuse texts that leave no position for the prompt, or for a whole choice behind them."""
     read = [split for own in place.data for split in (own.train, own.select, own.report)]
-    return max(split.longest for split in (*read, *(encoded for _, encoded in place.transfer)))
+    read += [encoded for _, encoded in place.transfer]
+    num_tokens = place.settings.prompt.num_tokens
+    place.backbone.refuse_beyond(max(split.longest for split in read) + num_tokens)
+    if place.backbone.continues_texts:  # a choice's last token is scored, but not read
+        behind = [split.longest + num_tokens + max(0, split.longest_choice - 1) for split in read]
+        place.backbone.refuse_beyond(max(behind), "Text, prompt and the longest choice")
+
+
+def _tell_of_other_weights(place: Workplace) -> None:
+    """Warn where the prompt that a run starts from was trained on another backbone."""
+    path = place.settings.prompt.saved_file
+    try:
+        with safe_open(path, "pt") as file:
+            said = file.metadata() or {}
+    except SafetensorError:
+        return  # refused where it is read
+    here = {"weights": place.fingerprint, "configuration": place.backbone.configuration()}
+    there = {"weights": said.get("backbone_fingerprint"), "configuration": said.get("backbone_configuration")}
+    other = [name for name, digest in there.items() if digest is not None and digest != here[name]]
+    if other:
+        place.reporter.warn(
+            f"prompt.init_from={path} was trained on a backbone of other {' and other '.join(other)} "
+            f"({said.get('backbone', 'unknown')}): its vectors were learned for another model"
+        )
+    if there["weights"] is None:
+        place.reporter.warn(f"prompt.init_from={path} does not say which backbone it was trained on")
 
 
 def _first_ids(place: Workplace) -> list[int]:
@@ -282,6 +329,7 @@ def probe(place: Workplace) -> Learned:
             "prompt=linear_probe needs the same labels for every example; those of "
             f"task={data.task.name} have choices of their own."
         )
+    place.backbone.refuse_beyond(max(max(own.whole_train.longest, own.report.longest) for own in place.data))
     splits = _splits(place, with_summaries=True)
     named = {"train": splits.train[0], "select": splits.select[0], "report": splits.report[0]}
     raw = {name: _features(split) for name, split in named.items()}
@@ -292,7 +340,7 @@ def probe(place: Workplace) -> Learned:
     for ridge in RIDGES:
         weights = _logistic_regression(features["train"], labels, num_classes, ridge)
         logits = {name: _affine(x, weights) for name, x in features.items()}
-        selected = score(named["select"], _predictions(logits["select"]))
+        selected = score(named["select"], _predictions(place, named["select"], logits["select"]))
         fitted.append((selected.value, weights, logits))
     _, weights, logits = max(fitted, key=lambda fit: fit[0])
     kept = {"weights": weights.float(), "center": center.float(), "scale": scale.float()}
@@ -306,15 +354,17 @@ def _scored(
     splits = _splits(place, with_summaries=False)
     place.reporter.line(f"  {trainable:,} trainable parameters")
     (select,), (report, *_) = splits.select, splits.report
-    selected = score(select, _predictions(logits_of(select)))
+    selected = score(select, _predictions(place, select, logits_of(select)))
     progress = Progress(best_score=selected.value, best_metrics=selected.metrics)
     progress.history.append({"step": 0, "select_score": selected.value, "select_metrics": selected.metrics})
-    predictions = _predictions(logits_of(report))
+    predictions = _predictions(place, report, logits_of(report))
     reports = {report.task.name: Report(report, predictions, score(report, predictions))}
     return Learned(reports, progress, trainable, weights)
 
 
-def _predictions(logits_NC: np.ndarray) -> Predictions:
+def _predictions(place: Workplace, split: Split, logits_NC: np.ndarray) -> Predictions:
+    finite_N = np.isfinite(logits_NC).all(1)
+    finite.refuse_rows(split.encoded, finite_N, "The logits are", f"of {split.name}", place.backbone)
     nowhere = np.zeros(len(logits_NC), dtype=np.int64)
     return Predictions(logits_NC.astype(np.float32), nowhere, nowhere, None)
 

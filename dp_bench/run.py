@@ -267,7 +267,8 @@ def _run(
     if replaced is not None:
         record = _compared(record, replaced, directory, report)
     if ranks.leads():
-        _leave(record, directory, learned.weights, prediction_table(learned.reports))
+        table = prediction_table(learned.reports)
+        _leave(record, directory, learned.weights, table, backbone.configuration())
     report.line(
         f"{record.run_id}: score {record.score:.2f} on {num_examples['report']} "
         f"{_split_name(sources.trained[0])} examples (best of update {record.best_step}, select "
@@ -361,7 +362,9 @@ def _compared(record: RunRecord, replaced: RunRecord, directory: Path, report: R
     return replace(record, warnings=list(report.warnings))
 
 
-def _leave(record: RunRecord, directory: Path, weights: dict[str, Tensor], predictions: Any) -> None:
+def _leave(
+    record: RunRecord, directory: Path, weights: dict[str, Tensor], predictions: Any, configuration: str
+) -> None:
     """Write what a finished run leaves; the record last but one, so that what it speaks of is there."""
     import yaml
     from safetensors.torch import save_file
@@ -374,6 +377,7 @@ def _leave(record: RunRecord, directory: Path, weights: dict[str, Tensor], predi
         "prompt": record.prompt,
         "backbone": str(record.checkpoint["name_or_path"]),
         "backbone_fingerprint": str(record.checkpoint["fingerprint"]),
+        "backbone_configuration": configuration,
         "score": f"{record.score:.4f}",
         "dp_bench": str(record.versions["dp-bench"]),
     }

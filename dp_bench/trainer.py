@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dp_bench import guards, profiling, ranks
+from dp_bench import finite, guards, profiling, ranks
 from dp_bench.data.batches import Rows, mixing_rates, training_rows
 from dp_bench.effective import OptimizerUsed, optimizer_of
 from dp_bench.evaluation import Predictions, Score, Split, mean_score, predict, score
@@ -50,6 +50,7 @@ class Progress:
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    trained_on: dict[str, str] = field(default_factory=dict)  # digests of the backbone
     warnings: list[str] = field(default_factory=list)  # given so far, by whatever part of the run
 
 
@@ -113,6 +114,7 @@ class Trainer:
         directory: Path,
         accelerator: Accelerator,
         reporter: Reporter,
+        trained_on: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = settings
         self.trainer = settings.trainer
@@ -135,7 +137,7 @@ class Trainer:
         self.sample_at_eval = settings.protocol.sample_at_eval
         self.step_each_micro_batch = settings.prompt.name in settings.protocol.step_each_micro_batch
         self.sum_losses = self.step_each_micro_batch or bool(settings.protocol.sum_losses)
-        self.progress = Progress()
+        self.progress = Progress(trained_on=dict(trained_on or {}))
         self.best = self._state()
 
     def fit(self) -> Progress:
@@ -215,25 +217,53 @@ class Trainer:
             if self.step_each_micro_batch and not is_last:
                 self._step_optimizer(step, number)
         ranks.sum_gradients(self.parameters)
-        self.accelerator.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm)
+        mean_loss = float(ranks.total(total))
+        if not (math.isfinite(mean_loss) and math.isfinite(float(norm))):
+            self._refuse_update(places, step, tau, mean_loss, float(norm))
         self._step_optimizer(step, number)
         self.prompt.end_update()
-        mean_loss = float(ranks.total(total))
-        if not math.isfinite(mean_loss):
-            raise FloatingPointError(
-                f"The loss is {mean_loss} at update {step + 1}. Lower trainer.lr, or try "
-                "trainer.precision=fp32."
-            )
         return mean_loss
 
-    def _micro_batches(self, places: tuple[Rows, ...], step: int) -> Iterator[tuple[Batch, bool]]:
+    def _refuse_update(
+        self, places: tuple[Rows, ...], step: int, tau: float, loss: float, norm: float
+    ) -> NoReturn:
+        """Say of an update that is not finite which example is the first to make it so by itself."""
+        what = f"The loss is {loss}" if not math.isfinite(loss) else f"The norm of the gradients is {norm}"
+        found = ", by no single example of it"
+        for batch, _ in self._micro_batches(places, step, size=1):
+            self.optimizer.zero_grad()
+            goal = objective(self.model, self.prompt, batch, tau)
+            if math.isfinite(float(goal.loss)):
+                goal.to_minimise.backward()  # type: ignore[no-untyped-call]
+            grads = [p.grad for p in self.parameters if p.grad is not None]
+            if not (math.isfinite(float(goal.loss)) and all(bool(g.isfinite().all()) for g in grads)):
+                encoded = self.train_splits[batch.task].encoded
+                first = encoded.ids[int(np.flatnonzero(encoded.rows == int(batch.row_B))[0])]
+                found = f", first by the example {first}"
+                break
+        raise finite.NotFiniteError(
+            f"{what} at update {step + 1}{found}. {finite.likely_cause(self._bare_model)}"
+        )
+
+    def _refuse_parameters(self) -> None:
+        """Refuse to go on with, or to keep, what is not finite."""
+        if not all(bool(p.detach().isfinite().all()) for p in self.parameters):
+            raise finite.NotFiniteError(
+                f"What was trained is not finite after update {self.progress.step}. "
+                f"{finite.likely_cause(self._bare_model)}"
+            )
+
+    def _micro_batches(
+        self, places: tuple[Rows, ...], step: int, size: int | None = None
+    ) -> Iterator[tuple[Batch, bool]]:
         """Cut an update's examples, task by task, with their noise, which is drawn for the whole update at
         once; give those that fall to this rank, and whether one is the update's last."""
         names = self.prompt.noisy_selectors(training=True, sample_at_eval=self.sample_at_eval)
         stream = generator(self.settings.seed_of("gumbel"), "noise", step)
         left = sum(map(len, places))
         noise = self.prompt.draw_noise(left, stream, selectors=names)
-        size = self.trainer.micro_batch_size or -(-left // ranks.size())
+        size = size or self.trainer.micro_batch_size or -(-left // ranks.size())
         turn = 0
         for split, own in zip(self.train_splits, places, strict=True):
             for part in (own[first : first + size] for first in range(0, len(own), size)):
@@ -271,6 +301,7 @@ class Trainer:
     def _evaluate(self, mean_loss: float | None) -> None:
         started = time.perf_counter()
         progress = self.progress
+        self._refuse_parameters()
         predictions = {split.task.name: self._predict(split) for split in self.select_splits}
         scores = {s.task.name: score(s, predictions[s.task.name]) for s in self.select_splits}
         overall = mean_score(scores)
@@ -384,6 +415,16 @@ class Trainer:
     def _resume(self) -> None:
         saved = ranks.from_leader(self._saved() if ranks.leads() else None)
         if saved is None:
+            return
+        there, here = saved["progress"].get("trained_on", {}), self.progress.trained_on
+        other = [name for name in here if there.get(name) != here[name]]
+        if other:
+            self._warn(
+                [
+                    f"{self.directory / 'checkpoint'} was trained on a backbone of other "
+                    f"{' and other '.join(other)}: it is not resumed, and training starts anew"
+                ]
+            )
             return
         self.progress = Progress(**saved["progress"])
         self._warn(self.progress.warnings)

@@ -30,6 +30,10 @@ class UnreachableError(UserError):
     """A data set or checkpoint is neither on this machine nor to be had from the hub just now."""
 
 
+class RunFailedError(Exception):
+    """A run went wrong by what it computed: told in one paragraph, recorded as failed, exit code 1."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One question to the model, read from a raw SuperGLUE record.

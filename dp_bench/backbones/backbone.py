@@ -4,13 +4,17 @@ a prompt."""
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dp_bench.backbones import attention
+from dp_bench.progress import notice
 from dp_bench.types import Dims, Prompted, Site, UserError
+
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
 def position_ids(mask_BS: Tensor) -> Tensor:
@@ -37,6 +41,7 @@ class Backbone(nn.Module):
     """A frozen language model. Subclasses say how their family embeds, encodes and answers."""
 
     scores_choices = True  # whether it can continue a text with a whole choice
+    continues_texts = False  # whether choices stand behind the text, and take positions there
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, dropout: bool = False) -> None:
         super().__init__()
@@ -101,12 +106,24 @@ class Backbone(nn.Module):
         """How many slots the table of positions has, or None where positions are relative or rotary."""
         return None
 
-    def refuse_beyond(self, num_slots: int) -> None:
-        """Raise UserError where a text with its prompt takes more slots than there are positions."""
+    @property
+    def trained_positions(self) -> int | None:
+        """How many slots a model with rotary positions has seen in its training, where it says so."""
+        return None
+
+    def refuse_beyond(self, num_slots: int, what: str = "Text and prompt") -> None:
+        """Raise UserError where a text with its prompt takes more slots than there are positions; give notice
+        where it takes more than the model was trained with."""
         if self.num_positions is not None and num_slots > self.num_positions:
             raise UserError(
-                f"Text and prompt take {num_slots} positions, and {type(self.model).__name__} has "
+                f"{what} take {num_slots} positions, and {type(self.model).__name__} has "
                 f"{self.num_positions}: lower task.max_length or prompt.num_tokens."
+            )
+        if self.trained_positions is not None and num_slots > self.trained_positions:
+            notice(
+                f"{what[0].lower()}{what[1:]} take up to {num_slots} positions, and "
+                f"{type(self.model).__name__} was trained with {self.trained_positions}: what it says of "
+                "longer texts it has not learned. Lower task.max_length or prompt.num_tokens"
             )
 
     def refuse_places(self, places_BS: Tensor) -> None:
@@ -182,7 +199,7 @@ class Backbone(nn.Module):
         """Return a digest of names, shapes and a sample of every weight: cheap, and another for another
         checkpoint.
 
-        It keys what is cached per checkpoint. Up to 4,096 values are read of each tensor.
+        It keys what is cached per checkpoint. Up to 8,191 values are read of each tensor.
         """
         digest = hashlib.sha256()
         for name, weight in self.model.state_dict().items():
@@ -192,3 +209,23 @@ class Backbone(nn.Module):
             digest.update(f"{name}{tuple(weight.shape)}".encode())
             digest.update(sample.numpy().tobytes())
         return digest.hexdigest()
+
+    def frozen(self) -> dict[str, int]:
+        """Return a checksum of all bits of each tensor that is not trained: one pass over the weights where
+        they lie."""
+        return {
+            name: int(weight.detach().view(BITS[weight.element_size()]).sum(dtype=torch.int64))
+            for name, weight in self.model.state_dict(keep_vars=True).items()
+            if not weight.requires_grad
+        }
+
+    def configuration(self) -> str:
+        """Return a digest of what beside the weights decides what the model computes of a text: the settings
+        of its config.json, less those that say where it comes from and how it is held."""
+        config: Any = self.model.config
+        kept = {
+            name: value
+            for name, value in config.to_dict().items()
+            if not name.startswith("_") and name not in ("architectures", "dtype", "transformers_version")
+        }
+        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()

@@ -21,6 +21,8 @@ LEARNED_POSITIONS = ("gpt2", "opt")
 class DecoderOnly(Backbone):
     """A causal language model with its tokenizer."""
 
+    continues_texts = True
+
     @property
     def stacks(self) -> list[nn.Module]:
         return [self._base]
@@ -34,6 +36,11 @@ class DecoderOnly(Backbone):
     def num_positions(self) -> int | None:
         config: Any = self.model.config
         return int(config.max_position_embeddings) if config.model_type in LEARNED_POSITIONS else None
+
+    @property
+    def trained_positions(self) -> int | None:
+        config: Any = self.model.config
+        return None if config.model_type in LEARNED_POSITIONS else config.max_position_embeddings
 
     def encode(self, x_BTD: Tensor, mask_BT: Tensor, first_B1: Tensor | int = 0) -> Tensor:
         places_BT = position_ids(mask_BT) + first_B1

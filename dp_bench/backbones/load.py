@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
-from dp_bench.backbones import attention, decoder_only, encoder_decoder, encoder_only
+from dp_bench.backbones import attention, decoder_only, encoder_decoder, encoder_only, files, tensors
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.checkpoint import commit_of, locate
 from dp_bench.backbones.decoder_only import DecoderOnly
 from dp_bench.backbones.encoder_decoder import EncoderDecoder
 from dp_bench.backbones.encoder_only import EncoderOnly
 from dp_bench.hub import hub_reachable
+from dp_bench.progress import notice
 from dp_bench.randomness import fork
 from dp_bench.settings import Attention, BackboneSettings, Family, Head, Pooling
 from dp_bench.types import UnreachableError, UserError
@@ -30,8 +32,6 @@ def load_tokenizer(settings: BackboneSettings) -> Any:
     from transformers import AutoTokenizer, T5Tokenizer
 
     folder = Path(where)
-    if folder.is_dir() and not any((folder / n).exists() for n in ("tokenizer.json", "spiece.model")):
-        raise UserError(f"{where} holds no tokenizer: a tokenizer.json or a spiece.model is expected there.")
     bare = folder.is_dir() and not any(
         (folder / n).exists() for n in ("config.json", "tokenizer_config.json")
     )
@@ -40,9 +40,19 @@ def load_tokenizer(settings: BackboneSettings) -> Any:
     )  # a folder with a vocabulary alone does not say whose it is
     revision = None if settings.tokenizer else commit_of(settings)
     tokenizer = _reach(loader, where, revision, "tokenizer", settings)
+    if folder.is_dir():
+        files.refuse_vocabulary(folder, tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # GPT-2, LLaMA: padding is masked, so that any token serves
     return tokenizer
+
+
+def _pad_inside(tokenizer: Any, num_rows: int) -> None:
+    """Pad with a token that the embedding has a row for. Padding is masked, so that any token serves."""
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= num_rows:
+        end = tokenizer.eos_token_id
+        inside = end if end is not None and end < num_rows else 0
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(inside)
 
 
 FAMILIES = {
@@ -67,6 +77,11 @@ def load_backbone(
         config = _random_config(settings, len(tokenizer))
     else:
         config = _reach(transformers.AutoConfig, where, commit_of(settings), "checkpoint", settings)
+        if getattr(config, "auto_map", None):
+            notice(
+                f"{where} names Python code of its own (auto_map in its config.json), which is not run: the "
+                f"weights are read by transformers' '{config.model_type}' model"
+            )
     family = _family(config, settings)
     auto = {
         Family.encoder_decoder: transformers.AutoModelForSeq2SeqLM,
@@ -80,8 +95,12 @@ def load_backbone(
         with fork(settings.init_seed, "backbone"):
             model = auto.from_config(config)
     else:
-        options = {"dtype": dtype, "attn_implementation": chosen}
-        model = _reach(auto, where, commit_of(settings), "checkpoint", settings, **options)
+        # Tensors of another shape are reported too, so that they can be named.
+        report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        options = {"dtype": dtype, "attn_implementation": chosen, **report}
+        model, loaded = _reach(auto, where, commit_of(settings), "checkpoint", settings, **options)
+        tensors.refuse_others(model, loaded, where, settings.head)
+    _pad_inside(tokenizer, model.get_input_embeddings().num_embeddings)
     model = model.to(device=device, dtype=dtype)
     if family is Family.encoder_decoder:
         prefix = settings.answer_prefix
@@ -207,12 +226,21 @@ def _reach(
 ) -> Any:
     """Load from a directory or the hub's cache; ask the hub, once and briefly, only for what is in
     neither."""
+    if loader.__name__.startswith("Auto"):
+        options["trust_remote_code"] = False  # never run, and never asked about
     if Path(where).is_dir():
         try:
             return loader.from_pretrained(where, **options)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{where} holds no {what} that transformers can load ({reason}).") from error
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever a damaged file makes of a reader
+            reason = _reason(error, files.damage(Path(where)))
+            if what == "tokenizer":
+                reason += (
+                    " Expected are a tokenizer.json or the older files of its kind, such as spiece.model, "
+                    "vocab.txt, or vocab.json with merges.txt."
+                )
+            raise UserError(f"{where} holds no {what} that transformers can load: {reason}") from error
     if where.startswith((".", "/", "~")):
         raise UserError(
             f"There is no directory {where}, which backbone.name_or_path or backbone.tokenizer names."
@@ -222,13 +250,27 @@ def _reach(
     except OSError:
         if not hub_reachable():
             raise UnreachableError(_not_reachable(where, what, settings)) from None
+    except (ValueError, SafetensorError) as error:
+        raise UserError(
+            f"The {what} {where} in the local cache cannot be loaded: {_reason(error)}"
+        ) from error
     try:
         return loader.from_pretrained(where, revision=revision or "main", **options)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
-            f"The {what} {where} (revision {revision or 'main'}) could not be loaded: {reason}"
+            f"The {what} {where} (revision {revision or 'main'}) could not be loaded: {_reason(error)}"
         ) from error
+
+
+def _reason(error: Exception, damage: str = "") -> str:
+    """Return in one sentence why transformers could not load something."""
+    if "trust_remote_code" in str(error):
+        return (
+            "it needs Python code that comes with it, which dp-bench never runs. Convert it to a model that "
+            f"transformers knows, one of {', '.join(FAMILIES)}."
+        )
+    first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return f"{damage or first}."
 
 
 def _not_reachable(where: str, what: str, settings: BackboneSettings) -> str:

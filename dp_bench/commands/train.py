@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from dp_bench import __version__, config
 from dp_bench.settings import OnMissing
-from dp_bench.types import UnreachableError, UserError
+from dp_bench.types import RunFailedError, UnreachableError, UserError
 
 MICRO = ("backbone=t5_micro", "data=micro", "trainer=micro")
 
@@ -97,6 +97,9 @@ def _run_one(cfg: DictConfig) -> int:
         raise
     except UserError as error:
         return _tell(error)
+    except RunFailedError as error:
+        print(f"dp-bench: the run failed. {error}", file=sys.stderr)
+        return 1
     except Exception:
         traceback.print_exc()
         return 1

@@ -127,6 +127,14 @@ class EncodedSplit:
     def longest(self) -> int:
         return int(self.lengths.max())
 
+    @cached_property
+    def longest_choice(self) -> int:
+        """Tokens of the longest whole choice; 0 where label words are scored."""
+        if "choice_ids" not in self._table.column_names:
+            return 0
+        choices = self._table["choice_ids"].take(self.rows).combine_chunks().flatten()
+        return int(compute.max(compute.list_value_length(choices)).as_py() or 0)
+
     @property
     def num_truncated(self) -> int:
         return int(np.count_nonzero(self.num_cut))

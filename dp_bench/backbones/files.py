@@ -1,0 +1,63 @@
+"""What is wrong with the files of a checkpoint's folder: absent, empty, cut short, or pointers to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dp_bench.types import UserError
+
+POINTER = b"version https://git-lfs"
+READ = (".safetensors", ".bin", ".json", ".model", ".txt")  # what transformers may read of a folder
+
+
+def damage(folder: Path) -> str:
+    """Return what is seen to be wrong with files in a folder, in one sentence without its end."""
+    found = [
+        f"{path.name} {wrong}"
+        for path in sorted(folder.iterdir())
+        if path.suffix in READ and path.is_file() and (wrong := _wrong_with(path))
+    ]
+    return "; ".join(found)
+
+
+def refuse_vocabulary(folder: Path, tokenizer: Any) -> None:
+    """Raise UserError unless the files of a tokenizer's vocabulary are there: a tokenizer.json, or all of the
+    older files. Without them transformers makes up an empty vocabulary."""
+    older = [name for name in tokenizer.vocab_files_names.values() if name != "tokenizer.json"]
+    whole = folder / "tokenizer.json"
+    read = [whole] if whole.is_file() else [folder / name for name in older]
+    absent = [path.name for path in read if not path.is_file()]
+    if absent or not read:
+        raise UserError(
+            f"{folder} holds no tokenizer: a tokenizer.json{' or ' if older else ''}"
+            f"{' with '.join(older)} is expected there. Copy it there, or set "
+            "backbone.tokenizer to a folder that has it."
+        )
+    for path in read:
+        if wrong := _wrong_with(path):
+            raise UserError(f"{folder} holds no tokenizer that can be read: {path.name} {wrong}.")
+
+
+def _wrong_with(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(len(POINTER))
+        if not head:
+            return "is empty"
+        if head == POINTER:
+            return "is a Git LFS pointer and not the file itself, which `git lfs pull` in that folder fetches"
+        if path.suffix != ".safetensors":
+            return ""
+        header = int.from_bytes(head[:8], "little")
+        file.seek(8)
+        if 8 + header > size:
+            return f"is cut short, or no safetensors file: it has {size} bytes"
+        try:
+            entries = json.loads(file.read(header))
+            ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
+        except (ValueError, KeyError, AttributeError):
+            return "is no safetensors file: its header cannot be read"
+    whole = 8 + header + max(ends, default=0)
+    return "" if size == whole else f"is cut short: it has {size} of {whole} bytes"
