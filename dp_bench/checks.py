@@ -334,6 +334,9 @@ def task_problems(task: TaskSettings) -> Iterator[str]:
         yield from _word_problems(task)
     else:
         yield from _choice_problems(task)
+    folded = [label.casefold() for label in task.labels]
+    if len(set(folded)) != len(folded):
+        yield f"task.labels={task.labels} repeats a label: they are read whatever their case."
     if task.train_task is not None and task.train_task.labels != task.labels:
         yield (
             f"task.train_task={task.train_task.name} has other labels than {task.name}: they must be the "
@@ -363,6 +366,8 @@ def _word_problems(task: TaskSettings) -> Iterator[str]:
         yield f"task.scoring=words: {task.name} has no labels for words to name; use task.scoring=choices."
     elif len(task.words) != len(task.labels):
         yield f"task.words has {len(task.words)} words for {len(task.labels)} labels: give one word a label."
+    if any(not word.strip() for word in task.words):
+        yield f"task.words={task.words} has an empty word: nothing of it can be scored."
     if len(set(task.words)) != len(task.words):
         yield f"task.words={task.words} repeats a word: each label needs its own."
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, cross_entropy, one_hot
+from torch.nn.functional import cosine_similarity, one_hot
 
 from dp_bench.evaluation import Split
 from dp_bench.model import PromptedModel
-from dp_bench.objective import less_the_others
+from dp_bench.objective import less_the_others, losses_of
 from dp_bench.prompts.estimators import SCORE, draw, forwards, gumbel, noise_columns
 from dp_bench.prompts.layout import insert
 from dp_bench.settings import Estimator
@@ -99,7 +99,7 @@ def survey(
             chosen = one_hot(torch.full((len(batch),), outcome), number).float().to(x_BTD.device)
             chosen.requires_grad_()
             prompted = insert(x_BTD, batch, replace(decided, before_BJ=chosen), model.order)
-            loss_B = cross_entropy(model.score(prompted, batch), batch.label_B, reduction="none")
+            loss_B = losses_of(model.score(prompted, batch), batch)
             (slope_BJ,) = torch.autograd.grad(loss_B.sum(), chosen)
             of_chunk.append((loss_B.detach().double().cpu(), slope_BJ.double().cpu()))
             advance(1)

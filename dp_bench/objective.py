@@ -41,7 +41,7 @@ def objective(model: Model, prompt: Prompt, batch: Batch, temperature: float) ->
     if prompt.estimator in ALL_OUTCOMES and batch.noise:
         return _all_outcomes(model, prompt, batch, temperature)
     answer = model(batch, temperature)
-    if answer.prompt.log_prob_B is None and not answer.prompt.seen:
+    if answer.prompt.log_prob_B is None and not answer.prompt.seen and batch.gold_BC is None:
         loss = cross_entropy(answer.logits_BC, batch.label_B)
         return Objective(loss.detach(), loss, answer.prompt.loss)
     loss_B = _losses(answer, batch)
@@ -52,7 +52,16 @@ def objective(model: Model, prompt: Prompt, batch: Batch, temperature: float) ->
 
 
 def _losses(answer: Answer, batch: Batch) -> Tensor:
-    return cross_entropy(answer.logits_BC, batch.label_B, reduction="none")
+    return losses_of(answer.logits_BC, batch)
+
+
+def losses_of(logits_BC: Tensor, batch: Batch) -> Tensor:
+    """Return minus the log-probability of what is right, for each example: of its label, or where several
+    choices are right of all of them together."""
+    if batch.gold_BC is None:
+        return cross_entropy(logits_BC, batch.label_B, reduction="none")
+    right_BC = logits_BC.masked_fill(~batch.gold_BC, -torch.inf)
+    return logits_BC.logsumexp(1) - right_BC.logsumexp(1)
 
 
 def less_the_others(loss_B: Tensor) -> Tensor:

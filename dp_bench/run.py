@@ -392,9 +392,9 @@ def _leave(
 
 
 def prediction_table(reports: Mapping[str, Report]) -> Any:
-    """Return one row an example: id, group, source (which texts it is about), gold, prediction,
-    log-probability of each choice, chosen position and length, and member of a pool; with several tasks,
-    those of one after another, named in `task`."""
+    """Return one row an example: id, group, source (which texts it is about), gold (and golds, where several
+    choices are right), prediction, log-probability of each choice, chosen position and length, and member of
+    a pool; with several tasks, those of one after another, named in `task`."""
     import pandas as pd
 
     columns = [pd.DataFrame(_columns(report)) for report in reports.values()]
@@ -415,6 +415,7 @@ def _columns(report: Report) -> dict[str, Any]:
         "group": encoded.groups,
         "source": encoded.sources,
         "gold": encoded.labels,
+        **({"golds": encoded.golds} if any(len(own) > 1 for own in encoded.golds) else {}),
         "prediction": predictions.choices,
         **{f"score_{name}": scores[:, i] for i, name in enumerate(names)},
         "position": predictions.position_N,

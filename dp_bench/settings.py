@@ -148,6 +148,7 @@ class TaskSettings:
     together: list[str] | None = None
     max_length: int = MISSING  # tokens of the text with </s>, without prompt vectors
     metrics: list[str] = MISSING  # their mean is the task score
+    revision: int | None = None  # raised when the same settings come to other numbers
     only_file: str | None = None  # stem of a diagnostic's one file, in place of data.validation_file
     train_task: TaskSettings | None = None  # the task that a diagnostic is trained on, with its own fields
 

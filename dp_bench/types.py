@@ -51,6 +51,7 @@ class Example:
     group: str
     source: str
     golds: tuple[int, ...] = ()  # empty: the label alone
+    unmatched: bool = False  # it has answers, none of which is among its choices
     skill: int | None = None  # of a mixture of sub-skills: which one this example takes
 
 
@@ -78,6 +79,7 @@ class Batch:
     task_B: Tensor
     choice_ids_BCA: Tensor | None = None
     choice_mask_BCA: Tensor | None = None  # bool, True on real tokens; all False for a choice that is none
+    gold_BC: Tensor | None = None  # bool, where several choices of a text may be right; None: label_B alone
     summary_BD: Tensor | None = None  # the cached frozen summary, where the prompt asks for one
     answer_B: Tensor | None = None
     skill_B: Tensor | None = None  # which sub-skill of a mixture the data says each text takes
@@ -101,6 +103,7 @@ class Batch:
             move(self.task_B),
             choice_ids_BCA=None if self.choice_ids_BCA is None else move(self.choice_ids_BCA),
             choice_mask_BCA=None if self.choice_mask_BCA is None else move(self.choice_mask_BCA),
+            gold_BC=None if self.gold_BC is None else move(self.gold_BC),
             summary_BD=None if self.summary_BD is None else move(self.summary_BD),
             answer_B=None if self.answer_B is None else move(self.answer_B),
             skill_B=None if self.skill_B is None else move(self.skill_B),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dp_bench.backbones.backbone import Backbone, at_least_fp32
 from dp_bench.data.tokens import word_prefix
+from dp_bench.progress import notice
 from dp_bench.randomness import fork
 from dp_bench.settings import Head, Scoring, TaskSettings
 from dp_bench.types import Batch, Prompted, UserError
@@ -29,6 +30,12 @@ def label_word_ids(words: Sequence[str], tokenizer: Any) -> list[int]:
     if unknown:
         raise UserError(
             f"The label words {', '.join(unknown)} are not in this backbone's vocabulary: change task.words."
+        )
+    marks = [word for word, i in zip(words, ids, strict=True) if not tokenizer.decode([i]).strip()]
+    if marks:
+        raise UserError(
+            f"Of the label words {', '.join(marks)} this backbone's tokenizer knows no more than that a word "
+            "begins: all of them would be scored alike. Change task.words, or use another backbone."
         )
     if len(set(ids)) != len(ids):
         pieces = ", ".join(
@@ -52,7 +59,16 @@ class LabelWords(Verbalizer):
 
     def __init__(self, words: Sequence[str], tokenizer: Any) -> None:
         super().__init__()
-        self.register_buffer("word_ids_C", torch.tensor(label_word_ids(words, tokenizer)), persistent=False)
+        ids = label_word_ids(words, tokenizer)
+        self.register_buffer("word_ids_C", torch.tensor(ids), persistent=False)
+        prefix = word_prefix(tokenizer)
+        for word, first in zip(words, ids, strict=True):
+            number = len(tokenizer(prefix + word, add_special_tokens=False).input_ids)
+            if number > 1:
+                notice(
+                    f"the label word '{word}' has {number} pieces under this tokenizer and is scored by the "
+                    f"first, {tokenizer.convert_ids_to_tokens(first)!r}"
+                )
 
     def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
         return at_least_fp32(backbone.word_logits(backbone(prompted), self.get_buffer("word_ids_C")))

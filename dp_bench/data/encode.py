@@ -41,6 +41,7 @@ from dp_bench.types import Batch, Example, UserError
 
 CODE_VERSION = 4  # raise it when the same input is to be encoded differently
 CHUNK = 1000  # texts tokenised at once: enough for the tokenizer's threads, little enough for memory
+HIDDEN, UNMATCHED = -1, -2  # labels of examples that have none: it is not told, or no choice is right
 DATA = "data.arrow"
 MANIFEST = "manifest.json"  # digests of the other files of a cache entry
 
@@ -52,10 +53,10 @@ class EncodedSplit:
     """A split in token ids, or some rows of it.
 
     `dataset` is always the whole split, memory-mapped from the cache, with the columns id, group, source,
-    text (a digest of what the example says), input_ids, body_start, body_end, label (-1 where hidden), skill
-    (-1 where there is none), num_cut and num_unknown; where whole choices are scored also choices, choice_ids
-    (each with the end token) and golds. `rows` numbers what is selected from it; everything below is in that
-    order, and `collate` takes places in that order, as `len` suggests.
+    text (a digest of what the example says), input_ids, body_start, body_end, label (below 0 where there is
+    none), skill (-1 where there is none), num_cut and num_unknown; where whole choices are scored also
+    choices, choice_ids (each with the end token) and golds. `rows` numbers what is selected from it;
+    everything below is in that order, and `collate` takes places in that order, as `len` suggests.
     """
 
     dataset: datasets.Dataset
@@ -170,7 +171,17 @@ class EncodedSplit:
         if "choice_ids" not in columns.column_names:
             return batch
         choice_ids_BCA, choice_mask_BCA = _padded_choices(columns["choice_ids"].combine_chunks(), pad_id)
-        return replace(batch, choice_ids_BCA=choice_ids_BCA, choice_mask_BCA=choice_mask_BCA)
+        batch = replace(batch, choice_ids_BCA=choice_ids_BCA, choice_mask_BCA=choice_mask_BCA)
+        if not self._has_several_golds:
+            return batch
+        gold_BC = torch.zeros(choice_ids_BCA.shape[:2], dtype=torch.bool)
+        for example, golds in enumerate(columns["golds"].to_pylist()):
+            gold_BC[example, golds] = True
+        return replace(batch, gold_BC=gold_BC)
+
+    @cached_property
+    def _has_several_golds(self) -> bool:
+        return bool(compute.any(compute.greater(compute.list_value_length(self._table["golds"]), 1)).as_py())
 
     @cached_property
     def _arrow(self) -> datasets.Dataset:
@@ -295,7 +306,7 @@ def _encoded(
                     "input_ids": [*prefix, *body, *suffix],
                     "body_start": len(prefix),
                     "body_end": len(prefix) + len(body),
-                    "label": -1 if example.label is None else example.label,
+                    "label": _label(example),
                     "skill": -1 if example.skill is None else example.skill,
                     "num_cut": cut,
                     "num_unknown": 0 if unknown is None else body.count(unknown),
@@ -310,6 +321,12 @@ def _encoded(
                 row["choice_ids"] = [[*ids, *end] for ids in islice(choice_ids, len(example.choices))]
                 row["golds"] = _golds(example)
         yield rows
+
+
+def _label(example: Example) -> int:
+    if example.label is not None:
+        return example.label
+    return UNMATCHED if example.unmatched else HIDDEN
 
 
 def _digest_of_texts(example: Example) -> int:

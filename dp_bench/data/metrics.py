@@ -6,18 +6,17 @@ counts as 0 and does not drop out of the mean. Labels and predictions index the 
 
 from __future__ import annotations
 
-import re
-import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dp_bench.data.normalise import normalised
+
 Indices = NDArray[np.int64]
 
 SUPERGLUE = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
-PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
@@ -97,12 +96,6 @@ def token_em(predictions: Sequence[str], golds: Sequence[Sequence[str]]) -> floa
     """Return ReCoRD's EM: the share of queries whose prediction is one of the golds, once both are
     normalised."""
     return _mean_of_best(lambda text, gold: float(normalised(text) == normalised(gold)), predictions, golds)
-
-
-def normalised(text: str) -> str:
-    """Return a text as ReCoRD compares it: without case, punctuation, articles and extra spaces."""
-    bare = text.lower().translate(PUNCTUATION)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
 def score(

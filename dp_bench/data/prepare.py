@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dp_bench.data.encode import EncodedSplit, encode
+from dp_bench.data.encode import HIDDEN, UNMATCHED, EncodedSplit, encode
 from dp_bench.data.fewshot import degenerate, draw
 from dp_bench.data.overlap import Overlap
 from dp_bench.data.readers import ExampleFile
@@ -116,14 +116,33 @@ def _encoded(
         scoring=task.scoring,
         cue=settings.backbone.answer_cue,
     )
-    num_hidden = int((encoded.labels < 0).sum())
-    if num_hidden and (task.scoring is Scoring.words or num_hidden == len(encoded)):
-        raise UserError(
-            f"{file.path} hides its labels, as the official test splits do: train and report on others."
-        )
-    if num_hidden:
-        notice(
-            f"{file.path}: none of the choices is right in {num_hidden} of {len(encoded)} examples; they are "
-            "not trained on, and count as wrong where they are reported"
-        )
+    _refuse_hidden(encoded, task, ExampleFile(task, file, file.split, settings.data.limit))
     return encoded
+
+
+def _refuse_hidden(encoded: EncodedSplit, task: TaskSettings, file: ExampleFile) -> None:
+    """Refuse a file without labels, and one that lacks some where every example has to have one."""
+    num_hidden, num_unmatched = (int((encoded.labels == kind).sum()) for kind in (HIDDEN, UNMATCHED))
+    path = file.file.path
+    if num_hidden == len(encoded):
+        raise UserError(
+            f"{path} hides its labels, as the official test splits do: train and report on others."
+        )
+    if num_unmatched == len(encoded):
+        raise UserError(
+            f"{path}: no answer of any query is an entity of its passage, so that nothing can be right. "
+            "Compare the offsets of the entities and the texts of the answers with the passages."
+        )
+    if num_hidden and task.scoring is Scoring.words:
+        lines = file.lines_without_label()
+        shown = ", ".join(map(str, lines[:5])) + (", …" if len(lines) > 5 else "")
+        raise UserError(
+            f"{path} has no label in {num_hidden} of {len(encoded)} examples, in line {shown}: label them, "
+            "or take them out of the file."
+        )
+    if num_hidden + num_unmatched:
+        number = f"{num_hidden + num_unmatched} of {len(encoded)}"
+        notice(
+            f"{path}: none of the choices is right in {number} examples; they are not trained on, and count "
+            "as wrong where they are reported"
+        )

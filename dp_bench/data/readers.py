@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dp_bench.data.normalise import normalised
 from dp_bench.data.source import SplitFile, read_records
 from dp_bench.settings import Scoring, TaskSettings
 from dp_bench.types import Example, UserError
@@ -42,7 +43,8 @@ class ExampleFile:
             raise UserError(
                 f"configs/task/{task.name}.yaml: reader={task.reader} is unknown; use one of {known}."
             )
-        records = (_Record(file.path, line, values) for line, values in read_records(file))
+        odd: dict[str, list[int]] = {}
+        records = (_Record(file.path, line, values, odd) for line, values in read_records(file))
         lines_of_ids: dict[str, int] = {}
         for record, example in islice(READERS[task.reader](task, self.split, records), self.limit):
             if example.id in lines_of_ids:
@@ -53,6 +55,23 @@ class ExampleFile:
             yield example
         if not lines_of_ids:
             raise UserError(f"{file.path} holds no records: expected one JSON object a line.")
+        for what, lines in odd.items():
+            _tell(f"{file.path}: {what}", lines)
+
+    def lines_without_label(self) -> list[int]:
+        """Return the lines of the examples whose label is hidden."""
+        records = (_Record(self.file.path, line, values, {}) for line, values in read_records(self.file))
+        examples = islice(READERS[self.task.reader](self.task, self.split, records), self.limit)
+        return [record.line for record, example in examples if example.label is None]
+
+
+def _tell(what: str, lines: Sequence[int]) -> None:
+    """Warn of what is odd in some lines of a file, with the first of them."""
+    from dp_bench.progress import notice  # torch-free, but not for those who only check a configuration
+
+    numbers = list(dict.fromkeys(lines))
+    shown = ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
+    notice(f"{what}, {len(lines)} times: line{'s' if len(numbers) > 1 else ''} {shown}")
 
 
 def read_examples(task: TaskSettings, split_file: SplitFile, split: str, limit: int | None) -> list[Example]:
@@ -68,6 +87,7 @@ class _Record:
     path: Path
     line: int
     values: dict[str, Any]
+    odd: dict[str, list[int]]  # of the file: what is odd and is told, with the lines
     inside: str = ""  # "passage.questions[0]." for an object within the record
 
     def text(self, name: str) -> str:
@@ -94,14 +114,15 @@ class _Record:
         return values
 
     def child(self, name: str) -> _Record:
-        return _Record(self.path, self.line, self._value(name, dict, "an object"), f"{self.inside}{name}.")
+        value = self._value(name, dict, "an object")
+        return _Record(self.path, self.line, value, self.odd, f"{self.inside}{name}.")
 
     def children(self, name: str) -> Iterator[_Record]:
         for place, item in enumerate(self._value(name, list, "a list of objects")):
             inside = f"{self.inside}{name}[{place}]"
             if not isinstance(item, dict):
                 raise self.error(f"field {inside} should be an object and is {_shown(item)}")
-            yield _Record(self.path, self.line, item, f"{inside}.")
+            yield _Record(self.path, self.line, item, self.odd, f"{inside}.")
 
     def label(self, labels: Sequence[str]) -> int | None:
         """Return the index of the label; the hub writes just that, the release a name. None where hidden."""
@@ -111,10 +132,16 @@ class _Record:
         if isinstance(raw, int) and not isinstance(raw, bool):
             if 0 <= raw < len(labels):
                 return raw
-        elif isinstance(raw, str | bool) and str(raw).lower() in labels:
-            return labels.index(str(raw).lower())
+        elif isinstance(raw, str | bool):
+            known = [label.casefold() for label in labels]
+            if str(raw).casefold() in known:
+                return known.index(str(raw).casefold())
         allowed = f"{', '.join(labels)}, or their indices 0 to {len(labels) - 1}"
         raise self.error(f"field {self.inside}label is {_shown(raw)}; allowed are {allowed}")
+
+    def note(self, what: str) -> None:
+        """Note that something is odd here, which is told once for the whole file."""
+        self.odd.setdefault(what, []).append(self.line)
 
     def error(self, problem: str) -> UserError:
         return UserError(f"{self.path}, line {self.line}: {problem}.")
@@ -139,6 +166,9 @@ def _flat(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterato
         name = f"{task.name}/{split}/{record.index()}"
         fields = {field: record.text(field) for field in task.fields}
         source = " ".join(_source(task, text) for text in kept_together(task, fields))
+        for name_of in task.choices if task.scoring is Scoring.choices else ():
+            if not fields[name_of].strip():
+                raise record.error(f"field {name_of} is empty, and it is a choice that is scored whole")
         label, skill = record.label(task.labels), record.skill()
         example = Example(name, fields, _choices(task, fields), label, group=name, source=source, skill=skill)
         yield record, example
@@ -256,8 +286,9 @@ def _word_number(text: str, start: int) -> int:
 def _record(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
     """Make a query one example, whose choices are the entities of the passage, each once.
 
-    They stand in the order of their first mention: the release lists mentions, the hub sorts by letters. A
-    query none of whose answers is an entity has no gold, and its label is hidden.
+    They stand in the order of their first mention: the release lists mentions, the hub sorts by letters. An
+    answer is an entity as the official script compares them: "US" is "U.S.". A query none of whose answers is
+    an entity has no gold.
     """
     for record in records:
         nested = isinstance(record.values.get("passage"), dict)
@@ -266,11 +297,17 @@ def _record(task: TaskSettings, split: str, records: Iterator[_Record]) -> Itera
                 raise record.error("there are no entities to choose from")
             places = {entity: asked.passage.find(entity) for entity in set(asked.entities)}
             choices = tuple(sorted(places, key=lambda entity: (places[entity], entity)))
-            golds = tuple(place for place, entity in enumerate(choices) if entity in asked.answers)
+            answers = {normalised(answer) for answer in asked.answers}
+            golds = tuple(i for i, entity in enumerate(choices) if normalised(entity) in answers)
+            unmatched = bool(answers) and not golds
+            if unmatched:
+                record.note("a query none of whose answers is an entity of its passage")
             source = f"{task.name}/{split}/{asked.passage_idx}"
             name = f"{source}/{asked.query_idx}"
             fields = {"query": asked.query, "passage": asked.passage}
-            yield record, Example(name, fields, choices, golds[0] if golds else None, name, source, golds)
+            label = golds[0] if golds else None
+            example = Example(name, fields, choices, label, name, source, golds)
+            yield record, replace(example, unmatched=unmatched)
 
 
 @dataclass(frozen=True)
@@ -312,6 +349,13 @@ def _mention(text: str, entity: _Record) -> str:
         raise entity.error(
             f"field {entity.inside.rstrip('.')} is {start} to {end}, outside of the {len(text)} characters "
             "of the passage"
+        )
+    cuts_before = start > 0 and text[start - 1].isalnum() and text[start].isalnum()
+    cuts_behind = end + 1 < len(text) and text[end].isalnum() and text[end + 1].isalnum()
+    if cuts_before or cuts_behind:
+        entity.note(
+            "an entity whose offsets cut a word (they count characters; others, such as UTF-16 units, are "
+            "off behind an emoji)"
         )
     return text[start : end + 1]
 

@@ -169,11 +169,26 @@ def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
             f"{path}, line {number}: expected one whole JSON object, but {error.msg} at column {error.colno} "
             f"({_excerpt(line, error.pos)}). The line may be cut short; fetch the file again."
         ) from None
+    if "\\ud" in line.lower():
+        _refuse_surrogates(path, number, record)
     if not isinstance(record, dict):
         raise UserError(
             f'{path}, line {number}: expected a JSON object, {{"idx": 0, …}}, found {_excerpt(line, 0)}.'
         )
     return record
+
+
+def _refuse_surrogates(path: Path, number: int, record: Any) -> None:
+    r"""Refuse half of a pair such as "\ud83d", which JSON allows and no text can hold."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        before = error.object[max(0, error.start - 30) : error.start]
+        raise UserError(
+            f"{path}, line {number}: behind {before!r} stands {half}, a surrogate without its other half, "
+            "which is no text. Write the whole character, or take the half out."
+        ) from None
 
 
 def _excerpt(line: str, position: int) -> str:
