@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +19,7 @@ from dp_bench.data.readers import ExampleFile, read_examples
 from dp_bench.data.source import split_file
 from dp_bench.data.template import Rendered, Template
 from dp_bench.data.tokens import Tokens, stands_inside
+from dp_bench.progress import Reporter
 from dp_bench.settings import Scoring
 from dp_bench.types import Example, UserError
 
@@ -486,7 +486,7 @@ def test_whatever_goes_in_changes_the_key(tokenizer: Any, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("damage", ["truncated", "overwritten", "no manifest", "no data"])
 def test_a_damaged_entry_is_made_again_with_a_notice(
-    damage: str, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damage: str, tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = tokens_of(encode_rte(tokenizer, tmp_path), 2)
     folder = next((tmp_path / "encoded").iterdir())
@@ -500,12 +500,12 @@ def test_a_damaged_entry_is_made_again_with_a_notice(
         data.unlink()
         cut = content[: len(content) // 2]
         data.write_bytes(cut if damage == "truncated" else cut + bytes(len(content) - len(cut)))
-    with caplog.at_level(logging.WARNING):
+    with Reporter() as reporter:
         assert tokens_of(encode_rte(tokenizer, tmp_path), 2) == expected
-    assert str(folder) in caplog.text
-    caplog.clear()
-    encode_rte(tokenizer, tmp_path)
-    assert not caplog.records
+    assert str(folder) in capsys.readouterr().out and str(folder) in "".join(reporter.warnings)
+    with reporter:
+        encode_rte(tokenizer, tmp_path)
+    assert not reporter.warnings
     assert [path.name for path in (tmp_path / "encoded").iterdir()] == [folder.name]
 
 

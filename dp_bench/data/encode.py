@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from torch import Tensor
 from dp_bench.data.source import file_sha256
 from dp_bench.data.template import Rendered, Template
 from dp_bench.data.tokens import Tokens, word_prefix
+from dp_bench.progress import notice
 from dp_bench.settings import Scoring
 from dp_bench.types import Batch, Example, UserError
 
@@ -45,8 +45,6 @@ DATA = "data.arrow"
 MANIFEST = "manifest.json"  # digests of the other files of a cache entry
 
 Places = Sequence[int] | NDArray[np.int64]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -390,7 +388,7 @@ def _is_intact(folder: Path) -> bool:
     except (OSError, ValueError, AttributeError):  # no manifest, or no JSON, or no file that it names
         intact = False
     if not intact:
-        logger.warning("The cached encoding %s is damaged and is made again.", folder)
+        notice(f"the cached encoding {folder} is damaged and is made again")
     return intact
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +14,10 @@ from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import Source, SplitFile
 from dp_bench.data.split import held_out
 from dp_bench.data.template import Template
+from dp_bench.progress import notice
 from dp_bench.randomness import derive
 from dp_bench.settings import RunSettings, Scoring, Selection, TaskSettings
 from dp_bench.types import Example, UserError
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,9 +107,8 @@ def _encoded(
             f"{file.path} hides its labels, as the official test splits do: train and report on others."
         )
     if num_hidden:
-        logger.warning(
-            "%s: none of the choices is right in %d of %d examples; they are not trained on, and count as "
-            "wrong where they are reported.",
-            *(file.path, num_hidden, len(encoded)),
+        notice(
+            f"{file.path}: none of the choices is right in {num_hidden} of {len(encoded)} examples; they are "
+            "not trained on, and count as wrong where they are reported"
         )
     return encoded
