@@ -215,7 +215,7 @@ class Backbone(nn.Module):
         they lie."""
         return {
             name: int(weight.detach().view(BITS[weight.element_size()]).sum(dtype=torch.int64))
-            for name, weight in self.model.state_dict(keep_vars=True).items()
+            for name, weight in self.model.named_parameters()
             if not weight.requires_grad
         }
 
