@@ -356,3 +356,12 @@ def test_texts_beyond_the_positions_of_the_training_are_told(experiment: Build) 
     assert not run.run(experiment(*words, *decoder("llama", number))).warnings[1:]
     record = run.run(experiment(*words, *decoder("llama", number - 1)))
     assert [text for text in record.warnings if f"was trained with {number - 1}" in text]
+
+
+@pytest.mark.parametrize("prompt", ["zero_shot", "linear_probe"])
+def test_tokens_beyond_the_embedding_are_refused(
+    prompt: str, experiment: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, lambda model: model.resize_token_embeddings(100))
+    with pytest.raises(UserError, match="the embedding of T5ForConditionalGeneration has 100 rows"):
+        run.run(experiment(f"prompt={prompt}", *QUICK))
