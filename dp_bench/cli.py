@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dp_bench import __version__
 from dp_bench.suggest import did_you_mean
-from dp_bench.types import UserError
+from dp_bench.types import RunFailedError, UserError
 
 USAGE = """\
 dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language model.
@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"dp-bench: {error}" if "\n" not in str(error) else f"dp-bench:\n{error}", file=sys.stderr)
         code = 2
+    except RunFailedError as error:
+        print(f"dp-bench: {error}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         print("dp-bench: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         code = 130

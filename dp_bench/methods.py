@@ -228,9 +228,11 @@ def make_prompt(place: Workplace) -> Prompt:
 
 
 def _refuse_beyond(place: Workplace) -> None:
-    """Refuse texts that leave no position for the prompt, or for a whole choice behind them."""
+    """Refuse texts that leave no position for the prompt, or for a whole choice behind them, and tokens that
+    the backbone does not know."""
     read = [split for own in place.data for split in (own.train, own.select, own.report)]
     read += [encoded for _, encoded in place.transfer]
+    place.backbone.refuse_unknown(max(split.largest_id for split in read))
     num_tokens = place.settings.prompt.num_tokens
     place.backbone.refuse_beyond(max(split.longest for split in read) + num_tokens)
     if place.backbone.continues_texts:  # a choice's last token is scored, but not read
@@ -329,7 +331,9 @@ def probe(place: Workplace) -> Learned:
             "prompt=linear_probe needs the same labels for every example; those of "
             f"task={data.task.name} have choices of their own."
         )
-    place.backbone.refuse_beyond(max(max(own.whole_train.longest, own.report.longest) for own in place.data))
+    read = (data.whole_train, data.report)
+    place.backbone.refuse_unknown(max(split.largest_id for split in read))
+    place.backbone.refuse_beyond(max(split.longest for split in read))
     splits = _splits(place, with_summaries=True)
     named = {"train": splits.train[0], "select": splits.select[0], "report": splits.report[0]}
     raw = {name: _features(split) for name, split in named.items()}

@@ -419,12 +419,13 @@ class Trainer:
         there, here = saved["progress"].get("trained_on", {}), self.progress.trained_on
         other = [name for name in here if there.get(name) != here[name]]
         if other:
-            self._warn(
-                [
-                    f"{self.directory / 'checkpoint'} was trained on a backbone of other "
-                    f"{' and other '.join(other)}: it is not resumed, and training starts anew"
-                ]
+            folder = self.directory / "checkpoint"
+            self.reporter.warn(
+                f"{folder} was trained on a backbone of other {' and other '.join(other)}: it is not "
+                "resumed, and training starts anew"
             )
+            if ranks.leads():
+                shutil.rmtree(folder)
             return
         self.progress = Progress(**saved["progress"])
         self._warn(self.progress.warnings)

@@ -126,6 +126,16 @@ class Backbone(nn.Module):
                 "longer texts it has not learned. Lower task.max_length or prompt.num_tokens"
             )
 
+    def refuse_unknown(self, largest_id: int) -> None:
+        """Raise UserError where texts have tokens beyond the embedding."""
+        if largest_id >= len(self.embedding_VD):
+            raise UserError(
+                f"The texts have the token {self.tokenizer.convert_ids_to_tokens(largest_id)!r}, number "
+                f"{largest_id}, and the embedding of {type(self.model).__name__} has "
+                f"{len(self.embedding_VD)} rows: the tokenizer belongs to another checkpoint, or tokens were "
+                "added to it alone. Set backbone.tokenizer to the folder of the one that fits."
+            )
+
     def refuse_places(self, places_BS: Tensor) -> None:
         """Refuse what stands beyond the positions; texts that are short by far wait for no GPU."""
         if self.num_positions is not None and places_BS.shape[1] >= self.num_positions // 2:
@@ -215,7 +225,7 @@ class Backbone(nn.Module):
         they lie."""
         return {
             name: int(weight.detach().view(BITS[weight.element_size()]).sum(dtype=torch.int64))
-            for name, weight in self.model.state_dict(keep_vars=True).items()
+            for name, weight in self.model.named_parameters()
             if not weight.requires_grad
         }
 

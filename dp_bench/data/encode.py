@@ -129,6 +129,14 @@ class EncodedSplit:
         return int(self.lengths.max())
 
     @cached_property
+    def largest_id(self) -> int:
+        """The largest number of a token in the whole split, choices included."""
+        columns = [self._table["input_ids"].combine_chunks().flatten()]
+        if "choice_ids" in self._table.column_names:
+            columns.append(self._table["choice_ids"].combine_chunks().flatten().flatten())
+        return max(int(compute.max(column).as_py() or 0) for column in columns)
+
+    @cached_property
     def longest_choice(self) -> int:
         """Tokens of the longest whole choice; 0 where label words are scored."""
         if "choice_ids" not in self._table.column_names:
