@@ -18,7 +18,7 @@ from dp_bench.effective import needs_fp32, optimizer_of
 from dp_bench.identity import Identity, identify
 from dp_bench.progress import Reporter
 from dp_bench.records import RunRecord
-from dp_bench.settings import Method, TaskSettings
+from dp_bench.settings import Head, Method, TaskSettings
 from dp_bench.sweep.claims import claimed
 from dp_bench.types import UserError
 
@@ -135,7 +135,7 @@ def open_workplace(experiment: Experiment, sources: Sources, directory: Path, re
     from dp_bench.backbones.load import load_backbone, load_tokenizer
     from dp_bench.data.prepare import prepare, prepare_report
     from dp_bench.methods import Workplace
-    from dp_bench.verbalizer import make_verbalizer
+    from dp_bench.verbalizer import make_verbalizer, tell_of_pieces
 
     settings = experiment.settings
     _quieten()
@@ -161,6 +161,9 @@ def open_workplace(experiment: Experiment, sources: Sources, directory: Path, re
         backbone.compile_stacks()
     fingerprint = backbone.fingerprint()  # before fine-tuning changes it
     head, seed = settings.backbone.head, settings.seed_of("init")
+    if head is Head.verbalizer and settings.backbone.name_or_path is not None:  # random weights read bytes
+        for task in (*experiment.tasks, *experiment.transfer):
+            tell_of_pieces(task.words, tokenizer)
     verbalizers = tuple(
         make_verbalizer(task, backbone, head, seed) for task in (*experiment.tasks, *experiment.transfer)
     )

@@ -47,6 +47,19 @@ def label_word_ids(words: Sequence[str], tokenizer: Any) -> list[int]:
     return ids
 
 
+def tell_of_pieces(words: Sequence[str], tokenizer: Any) -> None:
+    """Warn of label words that are scored by the first of several pieces."""
+    prefix = word_prefix(tokenizer)
+    for word in words:
+        ids = tokenizer(prefix + word, add_special_tokens=False).input_ids
+        if len(ids) > 1:
+            first = tokenizer.convert_ids_to_tokens(ids[0])
+            notice(
+                f"the label word '{word}' has {len(ids)} pieces under this tokenizer and is scored by the "
+                f"first, {first!r}"
+            )
+
+
 class Verbalizer(nn.Module):
     """Base of both: forward returns logits [B,C], -inf for a choice that an example has not."""
 
@@ -59,16 +72,7 @@ class LabelWords(Verbalizer):
 
     def __init__(self, words: Sequence[str], tokenizer: Any) -> None:
         super().__init__()
-        ids = label_word_ids(words, tokenizer)
-        self.register_buffer("word_ids_C", torch.tensor(ids), persistent=False)
-        prefix = word_prefix(tokenizer)
-        for word, first in zip(words, ids, strict=True):
-            number = len(tokenizer(prefix + word, add_special_tokens=False).input_ids)
-            if number > 1:
-                notice(
-                    f"the label word '{word}' has {number} pieces under this tokenizer and is scored by the "
-                    f"first, {tokenizer.convert_ids_to_tokens(first)!r}"
-                )
+        self.register_buffer("word_ids_C", torch.tensor(label_word_ids(words, tokenizer)), persistent=False)
 
     def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
         return at_least_fp32(backbone.word_logits(backbone(prompted), self.get_buffer("word_ids_C")))
