@@ -51,8 +51,10 @@ class Example:
     group: str
     source: str
     golds: tuple[int, ...] = ()  # empty: the label alone
-    unmatched: bool = False  # it has answers, none of which is among its choices
     skill: int | None = None  # of a mixture of sub-skills: which one this example takes
+    line: int = field(default=0, compare=False)  # of its file
+    is_unmatched: bool = False  # there are answers, and none of them is a choice
+    cuts_words: bool = field(default=False, compare=False)  # a choice begins or ends inside a word
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,6 @@ from dp_bench.types import Batch, Example, UserError
 
 CODE_VERSION = 4  # raise it when the same input is to be encoded differently
 CHUNK = 1000  # texts tokenised at once: enough for the tokenizer's threads, little enough for memory
-HIDDEN, UNMATCHED = -1, -2  # labels of examples that have none: it is not told, or no choice is right
 DATA = "data.arrow"
 MANIFEST = "manifest.json"  # digests of the other files of a cache entry
 
@@ -53,10 +52,10 @@ class EncodedSplit:
     """A split in token ids, or some rows of it.
 
     `dataset` is always the whole split, memory-mapped from the cache, with the columns id, group, source,
-    text (a digest of what the example says), input_ids, body_start, body_end, label (below 0 where there is
-    none), skill (-1 where there is none), num_cut and num_unknown; where whole choices are scored also
-    choices, choice_ids (each with the end token) and golds. `rows` numbers what is selected from it;
-    everything below is in that order, and `collate` takes places in that order, as `len` suggests.
+    text (a digest of what the example says), input_ids, body_start, body_end, label and skill (-1 where there
+    is none), num_cut and num_unknown; where whole choices are scored also choices, choice_ids (each with the
+    end token) and golds. `rows` numbers what is selected from it; everything below is in that order, and
+    `collate` takes places in that order, as `len` suggests.
     """
 
     dataset: datasets.Dataset
@@ -314,7 +313,7 @@ def _encoded(
                     "input_ids": [*prefix, *body, *suffix],
                     "body_start": len(prefix),
                     "body_end": len(prefix) + len(body),
-                    "label": _label(example),
+                    "label": -1 if example.label is None else example.label,
                     "skill": -1 if example.skill is None else example.skill,
                     "num_cut": cut,
                     "num_unknown": 0 if unknown is None else body.count(unknown),
@@ -329,12 +328,6 @@ def _encoded(
                 row["choice_ids"] = [[*ids, *end] for ids in islice(choice_ids, len(example.choices))]
                 row["golds"] = _golds(example)
         yield rows
-
-
-def _label(example: Example) -> int:
-    if example.label is not None:
-        return example.label
-    return UNMATCHED if example.unmatched else HIDDEN
 
 
 def _digest_of_texts(example: Example) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dp_bench.data.encode import HIDDEN, UNMATCHED, EncodedSplit, encode
+from dp_bench.data.encode import EncodedSplit, encode
 from dp_bench.data.fewshot import degenerate, draw
 from dp_bench.data.overlap import Overlap
 from dp_bench.data.readers import ExampleFile
@@ -17,7 +18,7 @@ from dp_bench.data.split import held_out
 from dp_bench.data.template import Template
 from dp_bench.progress import notice
 from dp_bench.randomness import derive
-from dp_bench.settings import RunSettings, Scoring, Selection, TaskSettings
+from dp_bench.settings import RunSettings, Selection, TaskSettings
 from dp_bench.types import Example, UserError
 
 UNKNOWN = 0.03  # the share of unknown tokens from which it is told
@@ -82,7 +83,9 @@ def _few_shot(
 ) -> tuple[EncodedSplit, EncodedSplit, EncodedSplit, tuple[str, ...]]:
     """Draw from the training file and encode the drawn rows alone."""
     data = settings.data
-    examples = list(ExampleFile(task, file, file.split, data.limit))
+    whole_file = _Labels(file.path, ExampleFile(task, file, file.split, data.limit))
+    examples = list(whole_file)
+    whole_file.refuse_missing()
     official = data.name == "superglue" and data.limit is None
     drawn = draw(
         settings.regime,
@@ -106,8 +109,10 @@ def _encoded(
     examples: Collection[Example] | None,
 ) -> EncodedSplit:
     """Encode the examples of a file, or some of them; refuse a file that hides its labels."""
+    whole_file = ExampleFile(task, file, file.split, settings.data.limit)
+    labels = _Labels(file.path, whole_file if examples is None else examples)
     encoded = encode(
-        ExampleFile(task, file, file.split, settings.data.limit) if examples is None else examples,
+        labels,
         Template.of(task),
         tokenizer,
         max_length=task.max_length,
@@ -116,33 +121,73 @@ def _encoded(
         scoring=task.scoring,
         cue=settings.backbone.answer_cue,
     )
-    _refuse_hidden(encoded, task, ExampleFile(task, file, file.split, settings.data.limit))
+    labels.refuse_missing()
+    labels.tell()
     return encoded
 
 
-def _refuse_hidden(encoded: EncodedSplit, task: TaskSettings, file: ExampleFile) -> None:
-    """Refuse a file without labels, and one that lacks some where every example has to have one."""
-    num_hidden, num_unmatched = (int((encoded.labels == kind).sum()) for kind in (HIDDEN, UNMATCHED))
-    path = file.file.path
-    if num_hidden == len(encoded):
-        raise UserError(
-            f"{path} hides its labels, as the official test splits do: train and report on others."
-        )
-    if num_unmatched == len(encoded):
-        raise UserError(
-            f"{path}: no answer of any query is an entity of its passage, so that nothing can be right. "
-            "Compare the offsets of the entities and the texts of the answers with the passages."
-        )
-    if num_hidden and task.scoring is Scoring.words:
-        lines = file.lines_without_label()
-        shown = ", ".join(map(str, lines[:5])) + (", …" if len(lines) > 5 else "")
-        raise UserError(
-            f"{path} has no label in {num_hidden} of {len(encoded)} examples, in line {shown}: label them, "
-            "or take them out of the file."
-        )
-    if num_hidden + num_unmatched:
-        number = f"{num_hidden + num_unmatched} of {len(encoded)}"
-        notice(
-            f"{path}: none of the choices is right in {number} examples; they are not trained on, and count "
-            "as wrong where they are reported"
-        )
+@dataclass
+class _Labels:
+    """Examples of a file; while they are gone through, keeps the lines on which their labels are in doubt."""
+
+    path: Path
+    examples: Iterable[Example]
+    number: int = 0
+    missing: list[int] = field(default_factory=list)
+    first_missing: str = ""  # the id of that example: a line of MultiRC has many
+    unmatched: list[int] = field(default_factory=list)  # with answers of which none is a choice
+    cut: list[int] = field(default_factory=list)  # with choices that begin or end inside a word
+
+    def __iter__(self) -> Iterator[Example]:
+        self.number, self.missing, self.first_missing, self.unmatched, self.cut = 0, [], "", [], []
+        for example in self.examples:
+            self.number += 1
+            if example.label is None:
+                (self.unmatched if example.is_unmatched else self.missing).append(example.line)
+                self.first_missing = self.first_missing or ("" if example.is_unmatched else example.id)
+            if example.cuts_words:
+                self.cut.append(example.line)
+            yield example
+
+    def refuse_missing(self) -> None:
+        """Raise UserError where labels are missing, or where there are answers and not one can be chosen."""
+        if len(self.missing) == self.number:
+            raise UserError(
+                f"{self.path} hides its labels, as the official test splits do: train and report on others."
+            )
+        if self.missing:
+            raise UserError(
+                f"{self.path}, {_lines(self.missing)}: {self.first_missing} has no label, while others "
+                f"of the file have one (without: {len(self.missing)} of {self.number}). Label every example, "
+                "or take out those without."
+            )
+        if len(self.unmatched) == self.number:
+            hint = f" {_OFFSETS}" if self.cut else ""
+            raise UserError(
+                f"{self.path}, {_lines(self.unmatched)}: no answer is one of the entities of its passage, so "
+                f"that there is nothing to train on or to score.{hint}"
+            )
+
+    def tell(self) -> None:
+        """Say what a reader of the result should know, where it did not end the run."""
+        if self.unmatched:
+            notice(
+                f"{self.path}, {_lines(self.unmatched)}: none of the choices is right in "
+                f"{len(self.unmatched)} of {self.number} examples; they are not trained on, and count as "
+                "wrong where they are reported"
+            )
+        if self.cut:
+            notice(
+                f"{self.path}, {_lines(self.cut)}: entities begin or end inside a word in {len(self.cut)} of "
+                f"{self.number} examples. {_OFFSETS}"
+            )
+
+
+_OFFSETS = "Offsets count characters, `end` is the last one: an emoji is one character, not two."
+
+
+def _lines(numbers: Sequence[int], most: int = 5) -> str:
+    """Name lines of a file, the first of them where they are many."""
+    once = list(dict.fromkeys(numbers))
+    more = f" and {len(once) - most} more" if len(once) > most else ""
+    return f"line{'s' if len(once) > 1 else ''} {', '.join(map(str, once[:most]))}{more}"

@@ -22,6 +22,8 @@ from dp_bench.data.source import SplitFile, read_records
 from dp_bench.settings import Scoring, TaskSettings
 from dp_bench.types import Example, UserError
 
+NO_SPACES = "\u0e00"  # from Thai on, most scripts put no spaces between words
+
 
 @dataclass(frozen=True)
 class ExampleFile:
@@ -43,8 +45,7 @@ class ExampleFile:
             raise UserError(
                 f"configs/task/{task.name}.yaml: reader={task.reader} is unknown; use one of {known}."
             )
-        odd: dict[str, list[int]] = {}
-        records = (_Record(file.path, line, values, odd) for line, values in read_records(file))
+        records = (_Record(file.path, line, values) for line, values in read_records(file))
         lines_of_ids: dict[str, int] = {}
         for record, example in islice(READERS[task.reader](task, self.split, records), self.limit):
             if example.id in lines_of_ids:
@@ -52,26 +53,9 @@ class ExampleFile:
                     f"idx of {example.id} was already taken by line {lines_of_ids[example.id]}"
                 )
             lines_of_ids[example.id] = record.line
-            yield example
+            yield replace(example, line=record.line)
         if not lines_of_ids:
             raise UserError(f"{file.path} holds no records: expected one JSON object a line.")
-        for what, lines in odd.items():
-            _tell(f"{file.path}: {what}", lines)
-
-    def lines_without_label(self) -> list[int]:
-        """Return the lines of the examples whose label is hidden."""
-        records = (_Record(self.file.path, line, values, {}) for line, values in read_records(self.file))
-        examples = islice(READERS[self.task.reader](self.task, self.split, records), self.limit)
-        return [record.line for record, example in examples if example.label is None]
-
-
-def _tell(what: str, lines: Sequence[int]) -> None:
-    """Warn of what is odd in some lines of a file, with the first of them."""
-    from dp_bench.progress import notice  # torch-free, but not for those who only check a configuration
-
-    numbers = list(dict.fromkeys(lines))
-    shown = ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
-    notice(f"{what}, {len(lines)} times: line{'s' if len(numbers) > 1 else ''} {shown}")
 
 
 def read_examples(task: TaskSettings, split_file: SplitFile, split: str, limit: int | None) -> list[Example]:
@@ -87,7 +71,6 @@ class _Record:
     path: Path
     line: int
     values: dict[str, Any]
-    odd: dict[str, list[int]]  # of the file: what is odd and is told, with the lines
     inside: str = ""  # "passage.questions[0]." for an object within the record
 
     def text(self, name: str) -> str:
@@ -114,15 +97,14 @@ class _Record:
         return values
 
     def child(self, name: str) -> _Record:
-        value = self._value(name, dict, "an object")
-        return _Record(self.path, self.line, value, self.odd, f"{self.inside}{name}.")
+        return _Record(self.path, self.line, self._value(name, dict, "an object"), f"{self.inside}{name}.")
 
     def children(self, name: str) -> Iterator[_Record]:
         for place, item in enumerate(self._value(name, list, "a list of objects")):
             inside = f"{self.inside}{name}[{place}]"
             if not isinstance(item, dict):
                 raise self.error(f"field {inside} should be an object and is {_shown(item)}")
-            yield _Record(self.path, self.line, item, self.odd, f"{inside}.")
+            yield _Record(self.path, self.line, item, f"{inside}.")
 
     def label(self, labels: Sequence[str]) -> int | None:
         """Return the index of the label; the hub writes just that, the release a name. None where hidden."""
@@ -133,15 +115,11 @@ class _Record:
             if 0 <= raw < len(labels):
                 return raw
         elif isinstance(raw, str | bool):
-            known = [label.casefold() for label in labels]
-            if str(raw).casefold() in known:
-                return known.index(str(raw).casefold())
+            lowered = [label.lower() for label in labels]
+            if str(raw).lower() in lowered:
+                return lowered.index(str(raw).lower())
         allowed = f"{', '.join(labels)}, or their indices 0 to {len(labels) - 1}"
         raise self.error(f"field {self.inside}label is {_shown(raw)}; allowed are {allowed}")
-
-    def note(self, what: str) -> None:
-        """Note that something is odd here, which is told once for the whole file."""
-        self.odd.setdefault(what, []).append(self.line)
 
     def error(self, problem: str) -> UserError:
         return UserError(f"{self.path}, line {self.line}: {problem}.")
@@ -165,10 +143,9 @@ def _flat(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterato
     for record in records:
         name = f"{task.name}/{split}/{record.index()}"
         fields = {field: record.text(field) for field in task.fields}
+        if task.scoring is Scoring.choices:
+            _refuse_empty(record, {f"field {field}": fields[field] for field in task.choices})
         source = " ".join(_source(task, text) for text in kept_together(task, fields))
-        for name_of in task.choices if task.scoring is Scoring.choices else ():
-            if not fields[name_of].strip():
-                raise record.error(f"field {name_of} is empty, and it is a choice that is scored whole")
         label, skill = record.label(task.labels), record.skill()
         example = Example(name, fields, _choices(task, fields), label, group=name, source=source, skill=skill)
         yield record, example
@@ -188,6 +165,13 @@ def kept_together(task: TaskSettings, fields: Mapping[str, str]) -> list[str]:
 def _source(task: TaskSettings, text: str) -> str:
     """Name a text by its digest, which keeps the rows that share it together."""
     return f"{task.name}/{sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _refuse_empty(record: _Record, choices: Mapping[str, str]) -> None:
+    """Refuse a choice without text, which has nothing to score; `choices` are by their names in messages."""
+    for name, text in choices.items():
+        if not text.strip():
+            raise record.error(f"{name} is a choice and is empty: give it a text, or take the row out")
 
 
 def _choices(task: TaskSettings, fields: Mapping[str, str]) -> tuple[str, ...]:
@@ -286,28 +270,32 @@ def _word_number(text: str, start: int) -> int:
 def _record(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
     """Make a query one example, whose choices are the entities of the passage, each once.
 
-    They stand in the order of their first mention: the release lists mentions, the hub sorts by letters. An
-    answer is an entity as the official script compares them: "US" is "U.S.". A query none of whose answers is
-    an entity has no gold.
+    They stand in the order of their first mention: the release lists mentions, the hub sorts by letters.
+    Every entity that the official script takes for one of the answers is right. A query none of whose answers
+    is an entity has no gold, and its label is hidden.
     """
     for record in records:
         nested = isinstance(record.values.get("passage"), dict)
         for asked in _queries(record) if nested else _hub_query(record):
             if not asked.entities:
                 raise record.error("there are no entities to choose from")
+            _refuse_empty(record, {f"the entity {_shown(entity)}": entity for entity in asked.entities})
             places = {entity: asked.passage.find(entity) for entity in set(asked.entities)}
             choices = tuple(sorted(places, key=lambda entity: (places[entity], entity)))
             answers = {normalised(answer) for answer in asked.answers}
-            golds = tuple(i for i, entity in enumerate(choices) if normalised(entity) in answers)
-            unmatched = bool(answers) and not golds
-            if unmatched:
-                record.note("a query none of whose answers is an entity of its passage")
+            golds = tuple(place for place, entity in enumerate(choices) if normalised(entity) in answers)
             source = f"{task.name}/{split}/{asked.passage_idx}"
             name = f"{source}/{asked.query_idx}"
             fields = {"query": asked.query, "passage": asked.passage}
             label = golds[0] if golds else None
-            example = Example(name, fields, choices, label, name, source, golds)
-            yield record, replace(example, unmatched=unmatched)
+            yield (
+                record,
+                Example(
+                    *(name, fields, choices, label, name, source, golds),
+                    is_unmatched=bool(answers) and not golds,
+                    cuts_words=asked.cuts_words,
+                ),
+            )
 
 
 @dataclass(frozen=True)
@@ -318,17 +306,19 @@ class _Query:
     answers: Sequence[str]  # empty where hidden
     passage_idx: int
     query_idx: int
+    cuts_words: bool = False
 
 
 def _queries(record: _Record) -> Iterator[_Query]:
     passage = record.child("passage")
     text = passage.text("text")
-    entities = [_mention(text, entity) for entity in passage.children("entities")]
+    spans = [_span(text, entity) for entity in passage.children("entities")]
+    entities = [text[start:end] for start, end in spans]
+    cuts_words = any(_is_inside_word(text, edge) for span in spans for edge in span)
     for asked in record.children("qas"):
         answers = [a.text("text") for a in asked.children("answers")] if "answers" in asked.values else []
-        yield _Query(
-            text, asked.text("query"), entities, answers, record.integer("idx"), asked.integer("idx")
-        )
+        numbers = record.integer("idx"), asked.integer("idx")
+        yield _Query(text, asked.text("query"), entities, answers, *numbers, cuts_words)
 
 
 def _hub_query(record: _Record) -> Iterator[_Query]:
@@ -343,21 +333,20 @@ def _hub_query(record: _Record) -> Iterator[_Query]:
     )
 
 
-def _mention(text: str, entity: _Record) -> str:
+def _span(text: str, entity: _Record) -> tuple[int, int]:
     start, end = entity.integer("start"), entity.integer("end")  # `end` is the last character
     if not 0 <= start <= end < len(text):
         raise entity.error(
             f"field {entity.inside.rstrip('.')} is {start} to {end}, outside of the {len(text)} characters "
             "of the passage"
         )
-    cuts_before = start > 0 and text[start - 1].isalnum() and text[start].isalnum()
-    cuts_behind = end + 1 < len(text) and text[end].isalnum() and text[end + 1].isalnum()
-    if cuts_before or cuts_behind:
-        entity.note(
-            "an entity whose offsets cut a word (they count characters; others, such as UTF-16 units, are "
-            "off behind an emoji)"
-        )
-    return text[start : end + 1]
+    return start, end + 1
+
+
+def _is_inside_word(text: str, edge: int) -> bool:
+    """Tell whether a word goes on over an edge. Of scripts that write no spaces one cannot know."""
+    pair = text[max(0, edge - 1) : edge + 1]
+    return len(pair) == 2 and edge > 0 and pair.isalnum() and max(pair) < NO_SPACES
 
 
 Reader = Callable[[TaskSettings, str, Iterator[_Record]], Iterator[tuple[_Record, Example]]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,6 +23,7 @@ from dp_bench.settings import DataSettings, TaskSettings
 from dp_bench.types import UnreachableError, UserError
 
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # the release's stem -> the hub's split
+ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, as JSON writes it
 PARQUET_ROWS = 1000  # read at once: the hub's ReCoRD does not fit into memory as Python objects
 INSTEAD = (
     "Set data.dir=PATH to a folder with the official release files "
@@ -183,25 +185,26 @@ def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
             f"{path}, line {number}: expected one whole JSON object, but {error.msg} at column {error.colno} "
             f"({_excerpt(line, error.pos)}). The line may be cut short; fetch the file again."
         ) from None
-    if "\\ud" in line.lower():
-        _refuse_surrogates(path, number, record)
     if not isinstance(record, dict):
         raise UserError(
             f'{path}, line {number}: expected a JSON object, {{"idx": 0, …}}, found {_excerpt(line, 0)}.'
         )
+    if ESCAPED_HALF.search(line):
+        _refuse_halves(path, number, record)
     return record
 
 
-def _refuse_surrogates(path: Path, number: int, record: Any) -> None:
-    r"""Refuse half of a pair such as "\ud83d", which JSON allows and no text can hold."""
+def _refuse_halves(path: Path, number: int, record: dict[str, Any]) -> None:
+    """Refuse half of a surrogate pair, which JSON can write and which is no character."""
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        half = error.object[error.start].encode("unicode_escape").decode()
-        before = error.object[max(0, error.start - 30) : error.start]
+        text, start = str(error.object), error.start
+        excerpt = text[max(0, start - 20) : start + 20].encode("utf-8", "backslashreplace").decode()
         raise UserError(
-            f"{path}, line {number}: behind {before!r} stands {half}, a surrogate without its other half, "
-            "which is no text. Write the whole character, or take the half out."
+            f"{path}, line {number}: the escape \\u{ord(text[start]):04x} (…{excerpt}…) is one half of a "
+            "surrogate pair, as left where a text was cut inside an emoji, and no character. Take it out, or "
+            "write the whole character."
         ) from None
 
 
@@ -221,6 +224,10 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 for record in rows.to_pylist():
                     number += 1
                     yield number, record
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: a text behind row {number} is not UTF-8 ({error.reason}). Write the file again."
+        ) from None
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: expected a parquet file, but {reason}. Fetch it again.") from None

@@ -1,0 +1,216 @@
+"""What a user's files and settings say of labels, words and answers arrives as it is meant, or is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from conftest import FIXTURES, task_settings
+from pyarrow import parquet
+from test_data_readers import record_row
+
+from dp_bench import run
+from dp_bench.config import Experiment
+from dp_bench.data.readers import read_examples
+from dp_bench.data.source import read_records, split_file
+from dp_bench.types import UserError
+
+Build = Callable[..., Experiment]
+QUICK = ("trainer.max_steps=2", "trainer.eval_every=2", "trainer.batch_size=4", "prompt.num_tokens=2")
+Row = dict[str, Any]
+
+
+def release_with(tmp_path: Path, title: str, stem: str, change: Callable[[int, Row], Row]) -> Path:
+    """Copy the fixtures' files of a task, each row of one of them changed."""
+    folder = shutil.copytree(FIXTURES / title, tmp_path / "release" / title)
+    path = folder / f"{stem}.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    path.write_text(
+        "".join(json.dumps(change(i, row)) + "\n" for i, row in enumerate(rows, start=1)), "utf-8"
+    )
+    return folder.parent
+
+
+def refusal(own: Experiment) -> str:
+    with pytest.raises(UserError) as error:
+        run.run(own)
+    return str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------- labels
+
+
+@pytest.mark.parametrize("stem", ["train", "val"])
+@pytest.mark.parametrize(("task", "title"), [("rte", "RTE"), ("copa", "COPA"), ("wsc", "WSC")])
+def test_a_row_without_a_label_is_named_by_its_line(
+    task: str, title: str, stem: str, experiment: Build, tmp_path: Path
+) -> None:
+    release = release_with(
+        tmp_path, title, stem, lambda line, row: {k: v for k, v in row.items() if (k, line) != ("label", 3)}
+    )
+    message = refusal(experiment(f"task={task}", "prompt=fixed", f"data.dir={release}", *QUICK))
+    assert f"{release / title / stem}.jsonl, line 3: {task}/{stem}/" in message and "has no label" in message
+    assert "hides" not in message
+
+
+def test_an_answer_without_a_label_is_named(experiment: Build, tmp_path: Path) -> None:
+    def change(line: int, row: Row) -> Row:
+        if line == 2:
+            del row["passage"]["questions"][0]["answers"][1]["label"]
+        return row
+
+    release = release_with(tmp_path, "MultiRC", "train", change)
+    message = refusal(experiment("task=multirc", "prompt=fixed", f"data.dir={release}", *QUICK))
+    assert "train.jsonl, line 2: multirc/train/1/2/6 has no label" in message
+
+
+def test_many_rows_without_a_label_are_counted(experiment: Build, tmp_path: Path) -> None:
+    hidden = range(2, 10)
+    release = release_with(
+        tmp_path, "RTE", "train", lambda line, row: {**row, "label": None} if line in hidden else row
+    )
+    for words in ((), ("regime=fewshot", "regime.split=sampled", "regime.shots=2")):
+        message = refusal(experiment("prompt=fixed", f"data.dir={release}", *QUICK, *words))
+        assert "lines 2, 3, 4, 5, 6 and 3 more: " in message and "without: 8 of 16" in message
+
+
+@pytest.mark.parametrize("words", [(), ("regime=fewshot", "regime.split=sampled", "regime.shots=2")])
+def test_a_file_that_hides_its_labels_is_told_as_one(
+    words: tuple[str, ...], experiment: Build, tmp_path: Path
+) -> None:
+    release = release_with(tmp_path, "RTE", "train", lambda _, row: {**row, "label": -1})
+    message = refusal(experiment("prompt=fixed", f"data.dir={release}", *QUICK, *words))
+    assert "train.jsonl hides its labels" in message
+
+
+# ---------------------------------------------------------------------------------------------- texts
+
+
+@pytest.mark.parametrize("half", [r"\ud83d", r"\uDE00", r"\ud83d\ud83d", r"\ude00\ud83d"])
+def test_half_of_a_surrogate_pair_is_named_by_its_line(half: str, experiment: Build, tmp_path: Path) -> None:
+    release = shutil.copytree(FIXTURES / "RTE", tmp_path / "release" / "RTE").parent
+    path = release / "RTE" / "train.jsonl"
+    lines = path.read_text("utf-8").splitlines()
+    lines[3] = lines[3].replace('"premise": "', f'"premise": "Cut {half} here ')
+    path.write_text("\n".join(lines), "utf-8")
+    message = refusal(experiment("prompt=fixed", f"data.dir={release}", *QUICK))
+    message.encode()  # can be printed
+    assert f"{path}, line 4: the escape {half[:6].lower()} (" in message and "\n" not in message
+
+
+def test_whole_pairs_and_what_only_looks_like_half_of_one_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(r'{"text": "\ud83d\ude00 and \\ud83d"}', "utf-8")
+    assert list(read_records(split_file(path))) == [(1, {"text": "\U0001f600 and \\ud83d"})]
+
+
+def test_a_parquet_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.parquet"
+    column = pyarrow.array([b"good", b"\xed\xa0\xbd"], pyarrow.binary())
+    spoilt = pyarrow.Array.from_buffers(pyarrow.string(), 2, column.buffers())
+    parquet.write_table(pyarrow.table({"text": spoilt}), path)
+    with pytest.raises(UserError, match=r"train\.parquet: a text behind row 0 is not UTF-8"):
+        list(read_records(split_file(path)))
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_choice_is_named_by_its_line(text: str, experiment: Build, tmp_path: Path) -> None:
+    release = release_with(
+        tmp_path, "COPA", "val", lambda line, row: {**row, "choice2": text} if line == 2 else row
+    )
+    message = refusal(experiment("task=copa", "prompt=fixed", f"data.dir={release}", *QUICK))
+    assert "val.jsonl, line 2: field choice2 is a choice and is empty" in message
+
+
+# ---------------------------------------------------------------------------------------------- ReCoRD
+
+
+def record_file(tmp_path: Path, *rows: Row) -> Path:
+    """Write a release of ReCoRD whose training file ends in these rows."""
+    folder = shutil.copytree(FIXTURES / "ReCoRD", tmp_path / "release" / "ReCoRD")
+    path = folder / "train.jsonl"
+    lines = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([*lines, *map(json.dumps, rows)]) + "\n", "utf-8")
+    return path
+
+
+def spans(text: str, *words: str, units: str = "utf-32-le") -> list[dict[str, int]]:
+    """Say where words stand in a text, in characters or in another encoding's units."""
+    width = 4 if units == "utf-32-le" else 2
+
+    def number(part: str) -> int:
+        return len(part.encode(units)) // width
+
+    starts = [(number(text[: text.index(word)]), number(word)) for word in words]
+    return [{"start": start, "end": start + length - 1} for start, length in starts]
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("US", ["U.S.", "the US"]),
+        ("u.s", ["U.S.", "the US"]),
+        ("The  Bank, of America!", ["Bank of America"]),
+        ("America", []),
+    ],
+)
+def test_an_answer_matches_an_entity_as_the_official_script_matches(
+    answer: str, right: list[str], tmp_path: Path
+) -> None:
+    text = "In the US a U.S. court fined Bank of America."
+    row = record_row(
+        passage={"text": text, "entities": spans(text, "the US", "U.S.", "Bank of America")},
+        answers=[{"start": 0, "end": 1, "text": answer}],
+    )
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps(row), "utf-8")
+    (example,) = read_examples(task_settings("record"), split_file(path), "train", None)
+    assert sorted(example.choices[place] for place in example.golds) == sorted(right)
+    assert example.is_unmatched is not bool(right)
+
+
+def test_entities_that_cut_words_are_told_with_their_lines(experiment: Build, tmp_path: Path) -> None:
+    text = "\U0001f600 In Oslo, Ann beat Bob; \u6771\u4eac\u90fd saw it."
+
+    def row(units: str, idx: int, words: tuple[str, ...] = ("Oslo", "Ann", "Bob", "\u6771\u4eac")) -> Row:
+        entities = spans(text, *words, units=units)
+        own = record_row(
+            passage={"text": text, "entities": entities}, answers=[{**entities[1], "text": "Ann"}]
+        )
+        return {**own, "idx": idx}
+
+    path = record_file(tmp_path, row("utf-32-le", 100), row("utf-16-le", 101))
+    number = len(path.read_text("utf-8").splitlines())
+    record = run.run(experiment("task=record", "prompt=fixed", f"data.dir={path.parents[1]}", *QUICK))
+    cut, unmatched = [
+        [told for told in record.warnings if part in told]
+        for part in ("inside a word", "none of the choices")
+    ]
+    assert len(cut) == len(unmatched) == 1
+    for told in (*cut, *unmatched):
+        assert told.startswith(f"{path}, line {number}: ") and "in 1 of 14 examples" in told
+
+
+def test_no_entity_of_real_passages_cuts_a_word(shared: Path) -> None:
+    for path in sorted((shared / "fewglue" / "ReCoRD").glob("*.jsonl")):
+        examples = read_examples(task_settings("record"), split_file(path), "train", None)
+        assert examples and not any(e.cuts_words or e.is_unmatched for e in examples)
+
+
+def test_a_file_none_of_whose_answers_is_an_entity_does_not_hide_its_labels(
+    experiment: Build, tmp_path: Path
+) -> None:
+    def change(_: int, row: Row) -> Row:
+        for asked in row["qas"]:
+            asked["answers"] = [{"start": 0, "end": 2, "text": "nobody"}]
+        return row
+
+    release = release_with(tmp_path, "ReCoRD", "val", change)
+    message = refusal(experiment("task=record", "prompt=fixed", f"data.dir={release}", *QUICK))
+    assert "val.jsonl, lines 1, 2" in message and "no answer is one of the entities" in message
+    assert "hides" not in message
