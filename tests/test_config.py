@@ -257,6 +257,7 @@ def test_the_diagnostics_are_trained_with_rtes_own_settings() -> None:
                 (CONFIGS / "task" / "rte.yaml").read_text("utf-8")
             ) | {
                 "choices": [],
+                "revision": None,
                 "only_file": None,
                 "train_task": None,
             }

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dp_bench import config
-from dp_bench.settings import FullSettings, OptimizerName
+from dp_bench.effective import OptimizerUsed
 from dp_bench.trainer import make_optimizer
 from dp_bench.types import Dims
 
@@ -66,7 +66,7 @@ def test_adafactor_factors_a_prompt_and_decays_by_rate_times_learning_rate() -> 
     """t5x keeps a prompt's second moment whole and multiplies by 1 - 1e-5, whatever the learning rate."""
     prompt = nn.Parameter(torch.rand(20, 64) + 1)
     before = prompt.detach().clone()
-    settings = FullSettings(optimizer=OptimizerName.adafactor, lr=0.3, weight_decay=1e-5 / 0.3)
+    settings = OptimizerUsed("adafactor", lr=0.3, weight_decay=1e-5 / 0.3)
     optimizer = make_optimizer(settings, [prompt])
     prompt.grad = torch.zeros_like(prompt)
     optimizer.step()
