@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SHARED
+from conftest import task_settings
 
-from dp_bench import config
+from dp_bench.commands.data_check import check
 from dp_bench.config import Experiment
+from dp_bench.data.overlap import Overlap, Rows
+from dp_bench.data.readers import read_examples
+from dp_bench.data.source import split_file
 from dp_bench.report.frame import build_tables
 from dp_bench.report.sheet import make_sheet
 from dp_bench.run import run
@@ -79,10 +82,26 @@ def test_what_a_tokenizer_does_not_know_is_told_before_training(experiment: Buil
     assert any("tokens of the training texts are unknown to this" in note for note in record.notes)
 
 
-@pytest.mark.parametrize("task", ["boolq", "cb", "copa", "rte", "wic", "wsc"])
-def test_the_official_files_share_no_row(task: str, tmp_path: Path) -> None:
-    if not SHARED.is_dir():
-        pytest.skip("the official SuperGLUE files are not beside the checkout")
-    words = [f"task={task}", "prompt=majority", "backbone=t5_tiny_random", f"data.dir={SHARED / 'superglue'}"]
-    record = run(config.build(config.compose([*words, "device=cpu", f"results_dir={tmp_path}"])))
-    assert not any(record.overlap[task].values())
+def test_data_check_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [rte(n, (YES, NO)[n % 2]) for n in range(20)]
+    write(tmp_path, train=rows, val=[*rows[:5], rte(90, YES), rte(90, NO)])
+    check(tmp_path)
+    said = capsys.readouterr().out
+    assert (
+        "RTE: on both sides: 5 of 7 reported examples (71.4 %) have the texts of training examples." in said
+    )
+    assert "RTE: 2 reported examples have the texts of others with another label." in said
+
+
+@pytest.mark.parametrize("name", ["boolq", "cb", "copa", "multirc", "rte", "wic", "wsc"])
+def test_the_official_files_share_no_row(name: str, shared: Path) -> None:
+    task = task_settings(name)
+    train, report = (
+        Rows.of(
+            read_examples(task, split_file(shared / "superglue" / task.title / f"{stem}.jsonl"), stem, None)
+        )
+        for stem in ("train", "val")
+    )
+    found = Overlap.of(train, report)
+    assert (found.reported_in_train, found.reported_contradicts) == (0, 0)
+    assert found.train_contradicts == (22 if name == "multirc" else 0)

@@ -6,14 +6,16 @@ All of SuperGLUE is known here by its fields and labels, so that a folder can be
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from dp_bench.data import official
+from dp_bench.data.overlap import Overlap, Rows, text_key
 from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import SplitFile, folders, split_file, subfolder
 from dp_bench.hub import hub_cache_dir
@@ -68,6 +70,7 @@ class Found:
     sha256: str = ""
     origin: str = ""
     problem: str | None = None
+    rows: Rows | None = None
 
 
 def check(directory: Path | None = None) -> int:
@@ -92,6 +95,9 @@ def _check_directory(console: Console, root: Path) -> int:
     for problem in dict.fromkeys(line.problem for line in found if line.problem is not None):
         tasks = dict.fromkeys(line.task for line in found if line.problem == problem)
         _say(console, f"{', '.join(tasks)}: {problem}")
+    for title in titles:
+        for note in _overlap(title, found):
+            _say(console, f"{title}: {note}.")
     absent = [title for title in TRAINABLE if title not in titles]
     if absent:
         _say(
@@ -135,10 +141,18 @@ def _inspect(title: str, path: Path) -> Found:
     file = split_file(path)
     origin = _origin(title, file)
     try:
-        counts, labels = _read(title, file)
+        counts, labels, rows = _read(title, file)
     except UserError as error:
         return Found(title, path.name, ("broken", "", ""), "", file.sha256, origin, str(error))
-    return Found(title, path.name, counts, labels, file.sha256, origin)
+    return Found(title, path.name, counts, labels, file.sha256, origin, rows=rows)
+
+
+def _overlap(title: str, found: Sequence[Found]) -> Iterator[str]:
+    """Yield what is there twice in the files of a task that a run trains and reports on."""
+    rows = {line.file: line.rows for line in found if line.task == title and line.rows is not None}
+    train, report = rows.get("train.jsonl"), rows.get("val.jsonl")
+    if train is not None and report is not None:
+        yield from Overlap.of(train, report).notes(len(report.texts))
 
 
 def _origin(title: str, file: SplitFile) -> str:
@@ -151,21 +165,24 @@ def _origin(title: str, file: SplitFile) -> str:
     return release if name == f"{title}/{file.path.name}" else f"{release}'s {name}"
 
 
-def _read(title: str, file: SplitFile) -> tuple[tuple[str, str, str], str]:
+def _read(title: str, file: SplitFile) -> tuple[tuple[str, str, str], str, Rows]:
     task = KNOWN[title]
-    num_examples = num_labelled = 0
+    num_labelled, texts, labels = 0, [], []
     sources, groups = set(), set()
     for example in ExampleFile(task, file, file.split):
-        num_examples += 1
         num_labelled += example.label is not None
         sources.add(example.source)
         groups.add(example.group)
+        texts.append(text_key(example))
+        labels.append(-1 if example.label is None else example.label)
+    num_examples = len(texts)
+    rows = Rows(np.array(texts), np.array(labels))
     labelled = "none" if not num_labelled else "all" if num_labelled == num_examples else f"{num_labelled}"
     if task.reader == "multirc":
-        return (str(len(sources)), str(len(groups)), str(num_examples)), labelled
+        return (str(len(sources)), str(len(groups)), str(num_examples)), labelled, rows
     if task.reader == "record":
-        return (str(len(sources)), str(num_examples), ""), labelled
-    return (str(num_examples), "", ""), labelled
+        return (str(len(sources)), str(num_examples), ""), labelled, rows
+    return (str(num_examples), "", ""), labelled, rows
 
 
 def _table(found: Sequence[Found]) -> Table:

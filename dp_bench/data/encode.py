@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from pyarrow import compute
 from torch import Tensor
 
+from dp_bench.data.overlap import text_key
 from dp_bench.data.template import Rendered, Template
 from dp_bench.data.tokens import Tokens, word_prefix
 from dp_bench.digests import file_sha256
@@ -317,7 +318,7 @@ def _encoded(
                     "skill": -1 if example.skill is None else example.skill,
                     "num_cut": cut,
                     "num_unknown": 0 if unknown is None else body.count(unknown),
-                    "text": _digest_of_texts(example),
+                    "text": text_key(example),
                 }
             )
         if scoring is Scoring.choices:
@@ -328,11 +329,6 @@ def _encoded(
                 row["choice_ids"] = [[*ids, *end] for ids in islice(choice_ids, len(example.choices))]
                 row["golds"] = _golds(example)
         yield rows
-
-
-def _digest_of_texts(example: Example) -> int:
-    texts = "\0".join(" ".join(text.casefold().split()) for text in example.fields.values())
-    return int.from_bytes(sha256(texts.encode()).digest()[:8], "big", signed=True)
 
 
 def _golds(example: Example) -> tuple[int, ...]:

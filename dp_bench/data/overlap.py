@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dp_bench.data.encode import EncodedSplit
 from dp_bench.data.notes import BOTH_SIDES
+from dp_bench.types import Example
+
+
+def text_key(example: Example) -> int:
+    """Return a digest, of 64 bits, of the texts of an example, whatever their case and spaces."""
+    texts = "\0".join(" ".join(text.casefold().split()) for text in example.fields.values())
+    return int.from_bytes(sha256(texts.encode()).digest()[:8], "big", signed=True)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is compared of a split: a digest of each example's texts, and its label, -1 where it has none."""
+
+    texts: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> Rows:
+        labels = [-1 if example.label is None else example.label for example in examples]
+        keys = [text_key(example) for example in examples]
+        return cls(np.array(keys, dtype=np.int64), np.array(labels, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -26,7 +48,7 @@ class Overlap:
     reported_contradicts: int
 
     @classmethod
-    def of(cls, train: EncodedSplit, report: EncodedSplit) -> Overlap:
+    def of(cls, train: Rows, report: Rows) -> Overlap:
         labels_of: dict[int, set[int]] = {}
         for text, label in zip(train.texts.tolist(), train.labels.tolist(), strict=True):
             labels_of.setdefault(text, set()).add(label)
@@ -49,7 +71,7 @@ class Overlap:
                 yield f"{number} {name} examples have the texts of others with another label"
 
 
-def _contradicting(split: EncodedSplit) -> int:
+def _contradicting(split: Rows) -> int:
     """Return how many examples have the texts of one in the same split that has another label."""
     labelled = split.labels >= 0
     pairs = np.unique(np.stack([split.texts[labelled], split.labels[labelled]], axis=1), axis=0)
