@@ -8,7 +8,7 @@ without torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -444,7 +444,7 @@ def _setting_problems(base: DictConfig, settings: Sequence[Override], extra_dir:
     cfg, problems = deepcopy(base), []
     keys = list(_flatten(base))
     for override in settings:
-        problem = _key_problem(override, keys)
+        problem = _key_problem(override, keys, _settings_of_pieces(base))
         if problem is None and not override.is_delete():
             try:
                 OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=override.is_add())
@@ -507,7 +507,14 @@ def _settings(cfg: DictConfig) -> RunSettings:
     return cast(RunSettings, OmegaConf.to_object(cfg))
 
 
-def _key_problem(override: Override, keys: Sequence[str]) -> str | None:
+def _settings_of_pieces(base: DictConfig) -> set[str]:
+    """Return the settings of a prompt's pieces that their YAML leaves out, as `+key=value` may add them."""
+    prompt = _plain(base)["prompt"]
+    used = catalogue.used(prompt)
+    return {f"prompt.{part}.{name}" for part, piece in used.items() for name in piece.settings}
+
+
+def _key_problem(override: Override, keys: Sequence[str], of_pieces: Collection[str]) -> str | None:
     key = override.key_or_group
     group = key.replace(".", "/")
     if group in GROUPS:
@@ -516,8 +523,10 @@ def _key_problem(override: Override, keys: Sequence[str]) -> str | None:
     is_open = key.startswith(OPEN_KEYS) and any(known.startswith(OPEN_KEYS) for known in keys)
     if override.is_delete() and not is_open:
         return f"~{key} takes away what every run needs: write {key}=VALUE."
-    if key in keys or (is_open and override.is_add()):
+    if key in keys or ((is_open or key in of_pieces) and override.is_add()):
         return None
+    if key in of_pieces:
+        return f"{key} is a setting that the YAML of this piece leaves out: write +{typed(override)}."
     names = [name for name in (*keys, *GROUPS) if "._" not in name]
     return f"There is no setting '{key}'. {suggest_key(key, list(dict.fromkeys(names)))}"
 

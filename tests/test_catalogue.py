@@ -1,0 +1,159 @@
+"""The catalogue says of each piece what its class says, and takes in the pieces of other packages."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from dp_bench import config
+from dp_bench.config import Experiment
+from dp_bench.prompts import catalogue
+from dp_bench.prompts.catalogue import PIECES, Piece
+from dp_bench.prompts.selectors import Selector
+from dp_bench.prompts.vectors import Routed
+from dp_bench.run import run
+from dp_bench.types import Dims, Site, UserError
+
+Build = Callable[..., Experiment]
+
+GATED = '''
+import torch
+from dp_bench.prompts.catalogue import Piece, Setting
+from dp_bench.prompts.vectors import Made, Vectors
+
+
+class Gated(Vectors):
+    """A prompt beside a trained residual that a gate opens."""
+
+    def __init__(self, num_tokens, dims, init, *, open_at=0.0):
+        super().__init__(num_tokens)
+        self.prompt_PD = torch.nn.Parameter(init(num_tokens))
+        self.residual_PD = torch.nn.Parameter(torch.zeros(num_tokens, dims.width))
+        self.gate = torch.nn.Parameter(torch.tensor([open_at]))
+
+    def forward(self, summary_BD, task_B):
+        vectors_PD = self.prompt_PD + torch.sigmoid(self.gate) * self.residual_PD
+        return Made(vectors_PD.expand(len(task_B), -1, -1))
+
+
+piece = Piece(
+    "gated_prompts.Gated",
+    ("vectors",),
+    "2 P D + 1",
+    lambda s, own: 2 * s.num_tokens * s.width + 1,
+    {"open_at": Setting(lambda value, p: isinstance(value, float), "a number with a point, such as 0.0")},
+)
+'''
+YAML = """\
+# A prompt with a gated residual.
+defaults: [fixed, _self_]
+name: gated
+vectors:
+  _target_: gated_prompts.Gated
+"""
+
+
+@pytest.fixture
+def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An installed package with a piece, and a folder of configurations that uses it."""
+    site, configs = tmp_path / "site", tmp_path / "configs"
+    info = site / "gated_prompts-1.0.dist-info"
+    info.mkdir(parents=True)
+    (configs / "prompt").mkdir(parents=True)
+    (site / "gated_prompts.py").write_text(GATED, "utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gated-prompts\nVersion: 1.0\n", "utf-8")
+    (info / "entry_points.txt").write_text("[dp_bench.pieces]\ngated = gated_prompts:piece\n", "utf-8")
+    (configs / "prompt" / "gated.yaml").write_text(YAML, "utf-8")
+    monkeypatch.syspath_prepend(str(site))
+    catalogue.catalogue.cache_clear()
+    yield configs
+    catalogue.catalogue.cache_clear()
+    sys.modules.pop("gated_prompts", None)
+
+
+def test_a_piece_of_another_package_is_checked_counted_and_trained(
+    experiment: Build, other_package: Path, tmp_path: Path
+) -> None:
+    words = ["prompt=gated", "prompt.num_tokens=4"]
+    config.check(words, other_package)
+    base = experiment("prompt=fixed").resolved
+    typed = ["task=rte", "backbone=t5_tiny_random", "trainer=smoke", "device=cpu", "trainer.max_steps=2"]
+    where = [f"data.dir={base['data']['dir']}", f"results_dir={tmp_path / 'results'}"]
+    record = run(config.build(config.compose([*typed, *words, *where], other_package), other_package))
+    assert record.trainable_parameters == 2 * 4 * 64 + 1
+    prompt = {**record.config["prompt"]}
+    assert catalogue.trained(prompt, catalogue.Sizes(4, 64)) == record.trainable_parameters
+    assert catalogue.formula(prompt) == "2 P D + 1"
+    with pytest.raises(UserError, match=r"prompt\.vectors\.open_at=1 must be a number with a point"):
+        config.check([*words, "+prompt.vectors.open_at=1"], other_package)
+    config.check([*words, "+prompt.vectors.open_at=1.0"], other_package)
+    with pytest.raises(UserError, match=r"write \+prompt.vectors.open_at=1.0"):
+        config.check([*words, "prompt.vectors.open_at=1.0"], other_package)
+    with pytest.raises(UserError, match=r"There is no setting .prompt\.vectors\.width."):
+        config.check([*words, "+prompt.vectors.width=1"], other_package)
+
+
+def test_without_the_package_its_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "prompt").mkdir()
+    (tmp_path / "prompt" / "gated.yaml").write_text(YAML, "utf-8")
+    with pytest.raises(UserError, match=r"gated_prompts\.Gated is refused: only pieces of the catalogue"):
+        config.check(["prompt=gated"], tmp_path)
+
+
+@pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.name)
+def test_what_is_known_of_a_piece_is_what_its_class_says(piece: Piece) -> None:
+    module, name = piece.target.rsplit(".", 1)
+    made = getattr(import_module(module), name)
+    assert piece.settings.keys() == _settings_of(made)
+    if issubclass(made, Selector):
+        assert piece.looks == made.needs_summary
+        assert piece.is_learned == (made.needs_noise and not made.noise_at_eval)
+        assert piece.is_random == made.noise_at_eval
+    elif piece.parts == ("vectors",):
+        assert piece.looks == made.needs_summary
+        assert piece.needs_route == issubclass(made, Routed)
+
+
+def _settings_of(made: type) -> set[str]:
+    from inspect import Parameter, signature
+
+    return {
+        name
+        for name, parameter in signature(made.__init__).parameters.items()
+        if parameter.kind is Parameter.KEYWORD_ONLY
+    }
+
+
+def test_every_shipped_piece_is_in_the_catalogue() -> None:
+    for part in catalogue.PARTS:
+        for option in config.options(f"prompt/{part}"):
+            piece = config._yaml(f"prompt/{part}", option, None)
+            known = catalogue.of(piece)
+            assert known is not None and part in known.parts, option
+            assert not list(catalogue.problems({part: piece}, 20)), option
+
+
+def test_nothing_is_built_that_is_not_in_the_catalogue() -> None:
+    for target in (
+        "os.system",
+        "dp_bench.records.subprocess.run",
+        "dp_bench.prompts.vectors.nn.Linear",
+        None,
+    ):
+        with pytest.raises(UserError, match="is refused"):
+            catalogue.build({"_target_": target, "_partial_": False})
+
+
+def test_pieces_are_built_with_their_settings() -> None:
+    dims = Dims(width=8, vocab_size=0, sites=(Site("encoder", 2, 4),))
+    fixed = catalogue.build(
+        {"_target_": "dp_bench.prompts.selectors.Fixed", "_partial_": True, "outcome": "half"}
+    )
+    assert fixed is not None and fixed(21, dims).outcome == 10
+    assert catalogue.build(None) is None
+    assert dataclasses.is_dataclass(Piece)
