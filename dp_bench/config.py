@@ -234,22 +234,38 @@ def _keep_nothing_together(task: DictConfig) -> None:
 
 
 def reopen(resolved: Mapping[str, Any], results_dir: Path) -> Experiment:
-    """Return the experiment of a finished run of one task, from what its record says."""
-    if resolved["regime"]["tasks"] is not None:
-        raise UserError(
-            "This run trained one prompt on several tasks; a run of one task can be opened again."
-        )
-    known = deepcopy({key: value for key, value in resolved.items() if key != "transfer"})
+    """Return the experiment of a finished run, from what its record says."""
+    known = deepcopy(dict(resolved))
+    transfer = known.pop("transfer", {})
+    several = known["task"].get("tasks")
+    if several is not None:
+        known["task"] = {key: value for key, value in known["task"].items() if key != "tasks"}
     known.get("hpo", {}).pop("searched", None)
     known["prompt"].pop("init_sha256", None)
-    known["regime"]["transfer"] = None
     known["results_dir"] = str(results_dir)
     try:
-        cfg = OmegaConf.merge(OmegaConf.structured(RunSettings), known)
+        cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), known))
+        settings = (
+            cast(RunSettings, OmegaConf.to_object(cfg)) if several is None else _settings_of_several(cfg)
+        )
+        trained = (settings.task,) if several is None else tuple(map(_reopened_task, several.values()))
+        others = tuple(map(_reopened_task, transfer.values()))
     except OmegaConfBaseException as error:
         raise UserError(f"The run was made by another version of dp-bench: {explain(error)}") from None
-    settings = _settings(cast(DictConfig, cfg))
-    return Experiment(settings, known, (settings.task,), ())
+    return Experiment(settings, dict(resolved), trained, others)
+
+
+def _settings_of_several(cfg: DictConfig) -> RunSettings:
+    """Return settings whose task is no more than a name for several."""
+    name, title = cfg.task.name, cfg.task.title
+    cfg.task = _shipped_task("rte", None, config_dir())
+    settings = _settings(cfg)
+    settings.task = TaskSettings(name=name, title=title)
+    return settings
+
+
+def _reopened_task(plain: Mapping[str, Any]) -> TaskSettings:
+    return _task_settings(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(TaskSettings), plain)))
 
 
 def reseeded(experiment: Experiment, cfg: DictConfig, seed: int) -> Experiment:

@@ -217,7 +217,7 @@ def make_prompt(place: Workplace) -> Prompt:
     settings, backbone = place.settings, place.backbone
     dims = replace(
         backbone.dims,
-        num_tasks=len(place.data),
+        num_tasks=len(place.experiment.tasks),
         sites=() if settings.prompt.layers is None else backbone.find_sites(),
         summary_width=summary_width(backbone, settings.prompt.summary),
     )
@@ -269,7 +269,7 @@ def _first_ids(place: Workplace) -> list[int]:
             raise UserError(f"prompt.init_text={settings.init_text!r} has no token: give it some words.")
         return ids
     if settings.init is Init.label_words:
-        words = [word for own in place.data for word in own.task.words]
+        words = [word for task in place.experiment.tasks for word in task.words]
         if not words:
             raise UserError("prompt.init=label_words: the task has no label words, it scores whole choices.")
         return label_word_ids(list(dict.fromkeys(words)), tokenizer)
@@ -315,7 +315,8 @@ def majority(place: Workplace) -> Learned:
     num_classes = len(data.task.labels) or 1  # ReCoRD's choices have no names: the first one
     counts = np.bincount(data.train.labels, minlength=num_classes)[:num_classes]
     shares = np.log((counts + 1e-9) / counts.sum()).astype(np.float32)
-    return _scored(place, lambda split: np.tile(shares, (len(split), 1)), 0, {})
+    kept = {"shares": torch.from_numpy(shares)}
+    return _scored(place, lambda split: np.tile(shares, (len(split), 1)), 0, kept)
 
 
 def probe(place: Workplace) -> Learned:
@@ -347,7 +348,7 @@ def probe(place: Workplace) -> Learned:
         selected = score(named["select"], _predictions(place, named["select"], logits["select"]))
         fitted.append((selected.value, weights, logits))
     _, weights, logits = max(fitted, key=lambda fit: fit[0])
-    kept = {"weights": weights.float(), "center": center.float(), "scale": scale.float()}
+    kept = {"weights": weights, "center": center, "scale": scale}
     return _scored(place, lambda split: logits[split.name], weights.numel(), kept)
 
 
@@ -369,8 +370,18 @@ def _scored(
 def _predictions(place: Workplace, split: Split, logits_NC: np.ndarray) -> Predictions:
     finite_N = np.isfinite(logits_NC).all(1)
     finite.refuse_rows(split.encoded, finite_N, "The logits are", f"of {split.name}", place.backbone)
+    return predictions_of(logits_NC)
+
+
+def predictions_of(logits_NC: np.ndarray) -> Predictions:
+    """Return the predictions of a method that has no prompt."""
     nowhere = np.zeros(len(logits_NC), dtype=np.int64)
     return Predictions(logits_NC.astype(np.float32), nowhere, nowhere, None)
+
+
+def probe_logits(split: Split, kept: Mapping[str, Tensor]) -> np.ndarray:
+    """Return the logits [N,C] of a probe, from what `probe` has kept of it."""
+    return _affine((_features(split) - kept["center"]) / kept["scale"], kept["weights"])
 
 
 def _features(split: Split) -> Tensor:

@@ -127,13 +127,33 @@ class Sources:
         return {name: {"file": file.path.name, "sha256": file.sha256} for name, file in found.items()}
 
 
-def open_workplace(experiment: Experiment, sources: Sources, directory: Path, report: Reporter) -> Workplace:
-    """Read the data, load the frozen backbone, and make what scores its answers."""
+def open_data(
+    experiment: Experiment, sources: Sources
+) -> tuple[tuple[TaskData, ...], tuple[tuple[TaskSettings, EncodedSplit], ...]]:
+    """Read and encode the examples of the tasks that are trained on, and of those of regime.transfer."""
+    from dp_bench.backbones.load import load_tokenizer
+    from dp_bench.data.prepare import prepare, prepare_report
+
+    settings = experiment.settings
+    _quieten()
+    tokenizer = load_tokenizer(settings.backbone)
+    data = tuple(
+        prepare(settings, task, source, tokenizer)
+        for task, source in zip(experiment.tasks, sources.trained, strict=True)
+    )
+    transfer = tuple(
+        (task, prepare_report(settings, task, source, tokenizer))
+        for task, source in zip(experiment.transfer, sources.transfer, strict=True)
+    )
+    return data, transfer
+
+
+def open_model(experiment: Experiment, directory: Path, report: Reporter) -> Workplace:
+    """Load the frozen backbone, and make what scores its answers. Reads no data."""
     import torch
 
     from dp_bench import machine
-    from dp_bench.backbones.load import load_backbone, load_tokenizer
-    from dp_bench.data.prepare import prepare, prepare_report
+    from dp_bench.backbones.load import load_backbone
     from dp_bench.methods import Workplace
     from dp_bench.verbalizer import make_verbalizer, tell_of_pieces
 
@@ -144,15 +164,6 @@ def open_workplace(experiment: Experiment, sources: Sources, directory: Path, re
     dtype = machine.resolve_dtype(settings.trainer.precision, device)
     if needs_fp32(settings):
         dtype = torch.float32
-    tokenizer = load_tokenizer(settings.backbone)
-    data = tuple(
-        prepare(settings, task, source, tokenizer)
-        for task, source in zip(experiment.tasks, sources.trained, strict=True)
-    )
-    transfer = tuple(
-        (task, prepare_report(settings, task, source, tokenizer))
-        for task, source in zip(experiment.transfer, sources.transfer, strict=True)
-    )
     dropout = settings.protocol.frozen_dropout
     backbone = load_backbone(settings.backbone, device=device, dtype=dtype, dropout=dropout)
     if settings.trainer.gradient_checkpointing:
@@ -160,14 +171,19 @@ def open_workplace(experiment: Experiment, sources: Sources, directory: Path, re
     if settings.trainer.compile:
         backbone.compile_stacks()
     fingerprint = backbone.fingerprint()  # before fine-tuning changes it
+    tasks = (*experiment.tasks, *experiment.transfer)
     head, seed = settings.backbone.head, settings.seed_of("init")
     if head is Head.verbalizer and settings.backbone.name_or_path is not None:  # random weights read bytes
-        for task in (*experiment.tasks, *experiment.transfer):
-            tell_of_pieces(task.words, tokenizer)
-    verbalizers = tuple(
-        make_verbalizer(task, backbone, head, seed) for task in (*experiment.tasks, *experiment.transfer)
-    )
-    return Workplace(experiment, data, transfer, backbone, fingerprint, verbalizers, directory, report)
+        for task in tasks:
+            tell_of_pieces(task.words, backbone.tokenizer)
+    verbalizers = tuple(make_verbalizer(task, backbone, head, seed) for task in tasks)
+    return Workplace(experiment, (), (), backbone, fingerprint, verbalizers, directory, report)
+
+
+def open_workplace(experiment: Experiment, sources: Sources, directory: Path, report: Reporter) -> Workplace:
+    """Read the data, then load the model, which takes longer."""
+    data, transfer = open_data(experiment, sources)
+    return replace(open_model(experiment, directory, report), data=data, transfer=transfer)
 
 
 def _run(

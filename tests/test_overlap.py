@@ -12,7 +12,7 @@ from conftest import task_settings
 
 from dp_bench.commands.data_check import check
 from dp_bench.config import Experiment
-from dp_bench.data.overlap import Overlap, Rows
+from dp_bench.data.overlap import Overlap, row_of
 from dp_bench.data.readers import read_examples
 from dp_bench.data.source import split_file
 from dp_bench.report.frame import build_tables
@@ -97,8 +97,9 @@ def test_data_check_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_the_official_files_share_no_row(name: str, shared: Path) -> None:
     task = task_settings(name)
     train, report = (
-        Rows.of(
-            read_examples(task, split_file(shared / "superglue" / task.title / f"{stem}.jsonl"), stem, None)
+        map(
+            row_of,
+            read_examples(task, split_file(shared / "superglue" / task.title / f"{stem}.jsonl"), stem, None),
         )
         for stem in ("train", "val")
     )

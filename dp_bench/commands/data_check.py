@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from dp_bench.data import official
-from dp_bench.data.overlap import Overlap, Rows, text_key
+from dp_bench.data.overlap import Overlap, Row, row_of
 from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import SplitFile, folders, split_file, subfolder
 from dp_bench.hub import hub_cache_dir
@@ -70,7 +69,7 @@ class Found:
     sha256: str = ""
     origin: str = ""
     problem: str | None = None
-    rows: Rows | None = None
+    rows: list[Row] | None = None
 
 
 def check(directory: Path | None = None) -> int:
@@ -152,7 +151,7 @@ def _overlap(title: str, found: Sequence[Found]) -> Iterator[str]:
     rows = {line.file: line.rows for line in found if line.task == title and line.rows is not None}
     train, report = rows.get("train.jsonl"), rows.get("val.jsonl")
     if train is not None and report is not None:
-        yield from Overlap.of(train, report).notes(len(report.texts))
+        yield from Overlap.of(train, report).notes(len(report))
 
 
 def _origin(title: str, file: SplitFile) -> str:
@@ -165,18 +164,16 @@ def _origin(title: str, file: SplitFile) -> str:
     return release if name == f"{title}/{file.path.name}" else f"{release}'s {name}"
 
 
-def _read(title: str, file: SplitFile) -> tuple[tuple[str, str, str], str, Rows]:
+def _read(title: str, file: SplitFile) -> tuple[tuple[str, str, str], str, list[Row]]:
     task = KNOWN[title]
-    num_labelled, texts, labels = 0, [], []
+    num_labelled, rows = 0, []
     sources, groups = set(), set()
     for example in ExampleFile(task, file, file.split):
         num_labelled += example.label is not None
         sources.add(example.source)
         groups.add(example.group)
-        texts.append(text_key(example))
-        labels.append(-1 if example.label is None else example.label)
-    num_examples = len(texts)
-    rows = Rows(np.array(texts), np.array(labels))
+        rows.append(row_of(example))
+    num_examples = len(rows)
     labelled = "none" if not num_labelled else "all" if num_labelled == num_examples else f"{num_labelled}"
     if task.reader == "multirc":
         return (str(len(sources)), str(len(groups)), str(num_examples)), labelled, rows

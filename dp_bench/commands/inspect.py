@@ -89,6 +89,11 @@ def measure(
     from dp_bench.run import Sources, open_workplace
 
     experiment = config.reopen(record.config, directory.parent.parent)
+    if len(experiment.tasks) > 1:
+        raise UserError(
+            f"{record.run_id} trained one prompt on several tasks: inspect --gradients looks at a run of one "
+            "task."
+        )
     if experiment.settings.prompt.method.value != "prompt":
         raise UserError(f"{record.run_id} has no prompt, and nothing that chooses a position.")
     with Reporter() as report:

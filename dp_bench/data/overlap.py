@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dp_bench.data.notes import BOTH_SIDES
 from dp_bench.types import Example
+
+Row = tuple[int, int]  # a digest of an example's texts, and its label, -1 where it has none
 
 
 def text_key(example: Example) -> int:
@@ -19,18 +18,8 @@ def text_key(example: Example) -> int:
     return int.from_bytes(sha256(texts.encode()).digest()[:8], "big", signed=True)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What is compared of a split: a digest of each example's texts, and its label, -1 where it has none."""
-
-    texts: NDArray[np.int64]
-    labels: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, examples: Sequence[Example]) -> Rows:
-        labels = [-1 if example.label is None else example.label for example in examples]
-        keys = [text_key(example) for example in examples]
-        return cls(np.array(keys, dtype=np.int64), np.array(labels, dtype=np.int64))
+def row_of(example: Example) -> Row:
+    return text_key(example), -1 if example.label is None else example.label
 
 
 @dataclass(frozen=True)
@@ -48,14 +37,12 @@ class Overlap:
     reported_contradicts: int
 
     @classmethod
-    def of(cls, train: Rows, report: Rows) -> Overlap:
-        labels_of: dict[int, set[int]] = {}
-        for text, label in zip(train.texts.tolist(), train.labels.tolist(), strict=True):
-            labels_of.setdefault(text, set()).add(label)
-        both = np.isin(report.texts, train.texts)
-        pairs = zip(report.texts[both].tolist(), report.labels[both].tolist(), strict=True)
-        other = sum(labels_of[text] != {label} for text, label in pairs if label >= 0)
-        return cls(int(both.sum()), other, _contradicting(train), _contradicting(report))
+    def of(cls, train: Iterable[Row], report: Iterable[Row]) -> Overlap:
+        train, report = list(train), list(report)
+        known = _labels(train)
+        both = [(text, label) for text, label in report if text in known]
+        other = sum(known[text] != {label} for text, label in both if label >= 0)
+        return cls(len(both), other, _contradicting(train), _contradicting(report))
 
     def notes(self, num_reported: int) -> Iterator[str]:
         """Say what a reader of the result should know."""
@@ -71,9 +58,15 @@ class Overlap:
                 yield f"{number} {name} examples have the texts of others with another label"
 
 
-def _contradicting(split: Rows) -> int:
+def _labels(rows: Iterable[Row]) -> dict[int, set[int]]:
+    found: dict[int, set[int]] = {}
+    for text, label in rows:
+        found.setdefault(text, set()).add(label)
+    return found
+
+
+def _contradicting(rows: list[Row]) -> int:
     """Return how many examples have the texts of one in the same split that has another label."""
-    labelled = split.labels >= 0
-    pairs = np.unique(np.stack([split.texts[labelled], split.labels[labelled]], axis=1), axis=0)
-    texts, numbers = np.unique(pairs[:, 0], return_counts=True)
-    return int(np.isin(split.texts[labelled], texts[numbers > 1]).sum())
+    labelled = [(text, label) for text, label in rows if label >= 0]
+    labels = _labels(labelled)
+    return sum(len(labels[text]) > 1 for text, _ in labelled)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dp_bench.data.encode import EncodedSplit, encode
 from dp_bench.data.fewshot import degenerate, draw
-from dp_bench.data.overlap import Overlap, Rows
+from dp_bench.data.overlap import Overlap, Row
 from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import Source, SplitFile
 from dp_bench.data.split import held_out
@@ -59,9 +59,13 @@ def prepare(settings: RunSettings, task: TaskSettings, source: Source, tokenizer
                 derive(settings.seed_of("heldout"), "heldout"),
             )
             train, select = train.select(kept), train.select(held)
-    overlap = Overlap.of(Rows(whole.texts, whole.labels), Rows(report.texts, report.labels))
+    overlap = Overlap.of(_rows(whole), _rows(report))
     notes = (*notes, *overlap.notes(len(report)), *_unknown(whole, report))
     return TaskData(task, train, report if on_report else select, report, whole, overlap, notes)
+
+
+def _rows(split: EncodedSplit) -> Iterator[Row]:
+    return zip(split.texts.tolist(), split.labels.tolist(), strict=True)
 
 
 def _unknown(train: EncodedSplit, report: EncodedSplit) -> Iterator[str]:

@@ -1,0 +1,152 @@
+"""A finished run, opened again: its record, tasks and model, without the files that it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dp_bench import config, records
+from dp_bench.config import Experiment
+from dp_bench.data.encode import encode
+from dp_bench.data.template import Template
+from dp_bench.evaluation import Predictions, Split, predict
+from dp_bench.methods import (
+    Workplace,
+    load_learned,
+    make_model,
+    make_prompt,
+    predictions_of,
+    probe_logits,
+)
+from dp_bench.model import PromptedModel
+from dp_bench.progress import Reporter
+from dp_bench.prompts.summary import cached_summaries
+from dp_bench.randomness import derive
+from dp_bench.records import RunRecord
+from dp_bench.run import open_model
+from dp_bench.settings import Init, Method, Selection, TaskSettings
+from dp_bench.types import Example, UserError
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run that can predict.
+
+    `tasks` are those that it was trained on, then those it was tried on; `model` is None for the baselines
+    without one, whose tensors are in `kept`.
+    """
+
+    experiment: Experiment
+    record: RunRecord
+    tasks: dict[str, TaskSettings]
+    model: PromptedModel | None
+    kept: Mapping[str, Tensor]
+    context: Workplace
+
+    def predict(self, task: str, examples: Iterable[Example]) -> Predictions:
+        """Predict examples of one of the run's tasks, in their order.
+
+        The reported examples of the run get the predictions that it recorded, bit for bit on the same
+        machine. Raises UserError for another task.
+        """
+        if task not in self.tasks:
+            raise UserError(f"{self.record.run_id} knows no task '{task}', it has {', '.join(self.tasks)}.")
+        split = self._split(task, list(examples))
+        settings = self.experiment.settings
+        if settings.prompt.method is Method.majority:
+            return predictions_of(np.tile(self.kept["shares"].numpy(), (len(split), 1)))
+        if self.model is None:
+            return predictions_of(probe_logits(split, self.kept))
+        return predict(
+            self.model,
+            split,
+            batch_size=settings.trainer.eval_batch_size,
+            seed=settings.seed_of("gumbel"),
+            sample=settings.protocol.sample_at_eval,
+            step=self.record.best_step,
+        )
+
+    @property
+    def _looks_at_summaries(self) -> bool:
+        settings = self.experiment.settings
+        if self.model is None:
+            return settings.prompt.method is Method.linear_probe
+        # With dropout in the frozen model a summary is a draw, which is made in the forward pass.
+        return self.model.prompt.needs_summary and not settings.protocol.frozen_dropout
+
+    def _split(self, name: str, examples: list[Example]) -> Split:
+        settings, task, backbone = self.experiment.settings, self.tasks[name], self.context.backbone
+        encoded = encode(
+            examples,
+            Template.of(task),
+            backbone.tokenizer,
+            max_length=task.max_length,
+            cache_dir=settings.cache,
+            key_parts={},
+            scoring=task.scoring,
+            cue=settings.backbone.answer_cue,
+        )
+        number = list(self.tasks).index(name)
+        is_trained = number < len(self.experiment.tasks)
+        use = "report"  # the name that the run gave to its reported split, on which its draws depend
+        if is_trained and settings.trainer.selection is Selection.validation:
+            use = "select"
+        full_name = f"{name}/{use}" if len(self.tasks) > 1 else use
+        summary_ND = None
+        if self._looks_at_summaries:
+            summary_ND = cached_summaries(
+                backbone,
+                encoded,
+                settings.prompt.summary,
+                pad_to=settings.protocol.summary_pad_to,
+                batch_size=settings.trainer.eval_batch_size,
+                cache_dir=settings.cache,
+                weights=self.context.fingerprint,
+            )
+        split = Split(full_name, task, encoded, summary_ND, number, number if is_trained else 0)
+        if settings.prompt.shuffle_input:
+            seed = derive(settings.seed_of("order"), "input of others", split.name)
+            split = split.with_inputs_of_others(seed)
+        return split
+
+
+def open_run(folder: str | Path, device: str = "auto") -> TrainedRun:
+    """Open a finished run from its folder; no data is read.
+
+    Raises UserError where there is none, where the backbone is not the one that it was trained on, or where
+    what it trained has not been kept, as of a fine-tuned backbone.
+    """
+    directory = Path(folder)
+    record = records.load(directory)
+    if record is None:
+        raise UserError(f"{directory} holds no finished run. dp-bench list runs names those there are.")
+    experiment = _without_start(config.reopen(record.config, directory.parent.parent), device)
+    with Reporter(quiet=True) as report:
+        context = open_model(experiment, directory, report)
+        if context.fingerprint != record.checkpoint["fingerprint"]:
+            raise UserError(
+                f"{record.run_id} was trained on other weights than those that are now at "
+                f"{record.checkpoint['name_or_path']}: put the old ones back."
+            )
+        path = directory / "prompt.safetensors"
+        if not path.is_file():
+            raise UserError(f"{directory} has no prompt.safetensors: what the run has learned was not kept.")
+        model = None
+        if experiment.settings.prompt.method not in (Method.majority, Method.linear_probe):
+            model = make_model(context, make_prompt(context))
+            load_learned(model, path)
+    tasks = {task.name: task for task in (*experiment.tasks, *experiment.transfer)}
+    return TrainedRun(experiment, record, tasks, model, load_file(path), context)
+
+
+def _without_start(experiment: Experiment, device: str) -> Experiment:
+    """Leave out what the prompt started from, which may be gone, and what training alone needs."""
+    settings = experiment.settings
+    prompt = replace(settings.prompt, init=Init.uniform, init_from=None, init_text=None)
+    trainer = replace(settings.trainer, gradient_checkpointing=None, compile=None)
+    return replace(experiment, settings=replace(settings, prompt=prompt, trainer=trainer, device=device))
