@@ -330,6 +330,10 @@ def _by_task_problems(regime: RegimeSettings, key: str) -> Iterator[str]:
 
 
 def task_problems(task: TaskSettings) -> Iterator[str]:
+    wrong = list(_list_problems(task, "task."))
+    if wrong:
+        yield from wrong
+        return
     if task.scoring is Scoring.words:
         yield from _word_problems(task)
     else:
@@ -337,7 +341,7 @@ def task_problems(task: TaskSettings) -> Iterator[str]:
     folded = [label.casefold() for label in task.labels]
     if len(set(folded)) != len(folded):
         yield f"task.labels={task.labels} repeats a label: they are read whatever their case."
-    if task.train_task is not None and task.train_task.labels != task.labels:
+    if task.train_task is not None and [own.casefold() for own in task.train_task.labels] != folded:
         yield (
             f"task.train_task={task.train_task.name} has other labels than {task.name}: they must be the "
             "same, in the same order."
@@ -361,13 +365,28 @@ def task_problems(task: TaskSettings) -> Iterator[str]:
         yield f"task.max_length={task.max_length} leaves no room for a text: use at least 16."
 
 
+def _list_problems(task: TaskSettings, prefix: str) -> Iterator[str]:
+    """Refuse what YAML did not read as a word, and empty words."""
+    for key, value in vars(task).items():
+        if isinstance(value, TaskSettings):
+            yield from _list_problems(value, f"{prefix}{key}.")
+        if not isinstance(value, list):
+            continue
+        if not all(isinstance(word, str) for word in value):
+            yield (
+                f"{prefix}{key}={value} of task={task.name}: without quotes, yes, no, on, off, true, false, "
+                f'null and numbers are not words in YAML. Quote them: {key}: ["yes", "no"] in a file, '
+                f'\'{prefix}{key}=["yes","no"]\' on the command line.'
+            )
+        elif not all(word.strip() for word in value):
+            yield f"{prefix}{key}={value} of task={task.name} has an empty word: write one, or take it out."
+
+
 def _word_problems(task: TaskSettings) -> Iterator[str]:
     if not task.labels:
         yield f"task.scoring=words: {task.name} has no labels for words to name; use task.scoring=choices."
     elif len(task.words) != len(task.labels):
         yield f"task.words has {len(task.words)} words for {len(task.labels)} labels: give one word a label."
-    if any(not word.strip() for word in task.words):
-        yield f"task.words={task.words} has an empty word: nothing of it can be scored."
     if len(set(task.words)) != len(task.words):
         yield f"task.words={task.words} repeats a word: each label needs its own."
 

@@ -31,7 +31,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dp_bench import unquoted
 from dp_bench.checks import problems_of, task_problems
 from dp_bench.prompts import catalogue
 from dp_bench.settings import Init, PromptSettings, RunSettings, TaskSettings
@@ -144,13 +143,7 @@ def _value_of(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def compose(overrides: Sequence[str] = (), extra_dir: Path | None = None) -> DictConfig:
-    """Compose the configuration of one run, as Hydra would for `dp-bench train OVERRIDES`.
-
-    Raises UserError where a word in a list was typed as YAML reads a boolean, a number or null.
-    """
-    problems = [problem for o in overrides for problem in _unquoted_problems(parse(o), extra_dir)]
-    if problems:
-        raise UserError(_paragraph(problems))
+    """Compose the configuration of one run, as Hydra would for `dp-bench train OVERRIDES`."""
     register_schema()
     with _initialized(extra_dir) as search:
         return hydra_compose("train", [*search, *overrides])
@@ -358,10 +351,6 @@ def check(
     ours = [override for override in parsed if not override.key_or_group.startswith("hydra")]
     if not sweep:
         problems += [problem for override in ours if (problem := _sweep_problem(override))]
-    try:
-        problems += [problem for override in ours for problem in _unquoted_problems(override, extra_dir)]
-    except YAMLError as error:
-        problems.append(explain(error))
     wrong = {problem: o.key_or_group for o in ours if (problem := _group_problem(o, extra_dir))}
     problems += wrong
     # What belongs to a group that could not be chosen cannot be judged.
@@ -405,29 +394,6 @@ def parse(override: str) -> Override:
     if parsed.is_interval_sweep() or is_file_glob:
         raise UserError(f"'{override}' names no values: write them out, a,b,c, or as range(0,3).")
     return parsed
-
-
-def _unquoted_problems(override: Override, extra_dir: Path | None) -> Iterator[str]:
-    """Yield what was meant as a word and is none to YAML: `words: [no]` is text, 'False', once composed."""
-    key = override.key_or_group
-    if key in GROUPS:
-        where = "" if key in ("experiment", "protocol") else f"{key.replace('/', '.')}."
-        for option in values_of(override, extra_dir):
-            for path, found in _raw(key, option, extra_dir):
-                yield from unquoted.problems(f"{where}{path}" if path else where, found, f"{key}={option}")
-    elif not override.is_delete() and not override.is_sweep_override():
-        yield from unquoted.problems(key, override.value(), None)
-
-
-def _raw(group: str, option: str, extra_dir: Path | None) -> Iterator[tuple[str, Any]]:
-    """Yield what a file of the user says, and those of the user's that it builds on."""
-    if extra_dir is None or not (extra_dir / group / f"{option}.yaml").is_file():
-        return  # a shipped file is right, and a missing one is answered elsewhere
-    content = dict(_yaml(group, option, extra_dir) or {})
-    for default in content.pop("defaults", []) or []:
-        if isinstance(default, str) and default != "_self_":
-            yield from _raw(group, default, extra_dir)
-    yield "", content
 
 
 def _sweep_problem(override: Override) -> str | None:

@@ -60,8 +60,7 @@ def losses_of(logits_BC: Tensor, batch: Batch) -> Tensor:
     choices are right of all of them together."""
     if batch.gold_BC is None:
         return cross_entropy(logits_BC, batch.label_B, reduction="none")
-    right_BC = logits_BC.masked_fill(~batch.gold_BC, -torch.inf)
-    return logits_BC.logsumexp(1) - right_BC.logsumexp(1)
+    return -logits_BC.log_softmax(1).masked_fill(~batch.gold_BC, -torch.inf).logsumexp(1)
 
 
 def less_the_others(loss_B: Tensor) -> Tensor:

@@ -130,24 +130,29 @@ class Pooling(Enum):
     mean = "mean"  # over the tokens of the text
 
 
+# Strings. Were they typed as such, composing would make text of what YAML reads as booleans, numbers or null,
+# `[yes, no]`, before checks.py could refuse it.
+Words = list[Any]
+
+
 @dataclass
 class TaskSettings:
     name: str = MISSING
     title: str = MISSING  # heading in tables, and the folder of the official release
     hub_config: str = MISSING  # the subset's name on the hub
     reader: str = MISSING  # shape of the raw record: a function of dp_bench.data.readers
-    fields: list[str] = MISSING  # what the record must have and the template may name
-    labels: list[str] = MISSING  # the release's labels, in the order of the hub's integers
+    fields: Words = MISSING  # what the record must have and the template may name
+    labels: Words = MISSING  # the release's labels, in the order of the hub's integers
     scoring: Scoring = MISSING
-    words: list[str] = MISSING  # scoring=words: the label word of each label, in the same order; else none
-    choices: list[str] = field(default_factory=list)  # fields with an example's choices; none: the reader's
+    words: Words = MISSING  # scoring=words: the label word of each label, in the same order; else none
+    choices: Words = field(default_factory=list)  # fields with an example's choices; none: the reader's
     template: str = MISSING  # text of the input; {field} is replaced
     shorten: str = MISSING  # the field that gives way at its end when the text is too long
     # Fields whose texts keep rows on one side of every split: of rows that share one, none is trained on
     # while another is held out, and one is drawn. None: `shorten` alone.
-    together: list[str] | None = None
+    together: Words | None = None
     max_length: int = MISSING  # tokens of the text with </s>, without prompt vectors
-    metrics: list[str] = MISSING  # their mean is the task score
+    metrics: Words = MISSING  # their mean is the task score
     revision: int | None = None  # raised when the same settings come to other numbers
     only_file: str | None = None  # stem of a diagnostic's one file, in place of data.validation_file
     train_task: TaskSettings | None = None  # the task that a diagnostic is trained on, with its own fields

@@ -24,18 +24,20 @@ from dp_bench.types import Batch, Prompted, UserError
 def label_word_ids(words: Sequence[str], tokenizer: Any) -> list[int]:
     """Return the first piece of each label word; refuse words that this tokenizer cannot tell apart."""
     prefix = word_prefix(tokenizer)
-    ids = [tokenizer(prefix + word, add_special_tokens=False).input_ids[0] for word in words]
+    pieces_of = {word: tokenizer(prefix + word, add_special_tokens=False).input_ids for word in words}
+    marks = [word for word, own in pieces_of.items() if not tokenizer.decode(own[:1]).strip()]
+    if marks:
+        raise UserError(
+            f"The label words {', '.join(map(repr, marks))} have no piece in this backbone's vocabulary, or "
+            "begin with one that says no more than that a word begins, and that piece is what is scored: "
+            "change task.words, or use another backbone."
+        )
+    ids = [pieces_of[word][0] for word in words]
     none = tokenizer.unk_token_id
     unknown = [word for word, i in zip(words, ids, strict=True) if i == none and none is not None]
     if unknown:
         raise UserError(
             f"The label words {', '.join(unknown)} are not in this backbone's vocabulary: change task.words."
-        )
-    marks = [word for word, i in zip(words, ids, strict=True) if not tokenizer.decode([i]).strip()]
-    if marks:
-        raise UserError(
-            f"Of the label words {', '.join(marks)} this backbone's tokenizer knows no more than that a word "
-            "begins: all of them would be scored alike. Change task.words, or use another backbone."
         )
     if len(set(ids)) != len(ids):
         pieces = ", ".join(

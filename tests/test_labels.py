@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow
 import pytest
+import torch
 from conftest import FIXTURES, task_settings
 from pyarrow import parquet
+from test_data_encode import fixture_examples, word_piece_tokenizer
 from test_data_readers import record_row
+from test_trainer import make_trainer
 
-from dp_bench import run
+from dp_bench import config, records, run
+from dp_bench.commands.tables import Predictions
 from dp_bench.config import Experiment
+from dp_bench.data.encode import encode
 from dp_bench.data.readers import read_examples
 from dp_bench.data.source import read_records, split_file
-from dp_bench.types import UserError
+from dp_bench.data.template import Template
+from dp_bench.model import Answer
+from dp_bench.objective import losses_of, objective
+from dp_bench.settings import Scoring
+from dp_bench.types import Batch, UserError
 
 Build = Callable[..., Experiment]
 QUICK = ("trainer.max_steps=2", "trainer.eval_every=2", "trainer.batch_size=4", "prompt.num_tokens=2")
@@ -214,3 +228,111 @@ def test_a_file_none_of_whose_answers_is_an_entity_does_not_hide_its_labels(
     message = refusal(experiment("task=record", "prompt=fixed", f"data.dir={release}", *QUICK))
     assert "val.jsonl, lines 1, 2" in message and "no answer is one of the entities" in message
     assert "hides" not in message
+
+
+def test_an_empty_entity_is_named_by_its_line(tmp_path: Path) -> None:
+    row = record_row(
+        passage={"text": "Ann beat Bob.", "entities": [{"start": 0, "end": 2}, {"start": 3, "end": 3}]}
+    )
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps(row), "utf-8")
+    with pytest.raises(UserError, match="line 1: the entity ' ' is a choice and is empty"):
+        read_examples(task_settings("record"), split_file(path), "train", None)
+
+
+def test_a_choice_without_a_piece_is_refused(tmp_path: Path) -> None:
+    (example, *_) = fixture_examples("copa")
+    example = replace(example, choices=("\u200b", "The cup was empty."))
+    with pytest.raises(
+        UserError, match=rf"{example.id}, line 1 of its file: the choice '\\u200b' has no piece"
+    ):
+        encode(
+            *([example], Template.of(task_settings("copa")), word_piece_tokenizer()),
+            **{"max_length": 480, "cache_dir": tmp_path, "key_parts": {}, "scoring": Scoring.choices},
+        )
+
+
+def likelihood(logits_BC: torch.Tensor, golds: list[list[int]]) -> list[float]:
+    """Minus the log of the sum of the probabilities of what is right, by the definition, for each example."""
+    shares = logits_BC.double().softmax(1).tolist()
+    return [-math.log(sum(own[place] for place in right)) for own, right in zip(shares, golds, strict=True)]
+
+
+def test_training_maximises_the_probability_of_all_right_entities_together(
+    experiment: Build, tmp_path: Path
+) -> None:
+    trainer = make_trainer(experiment("task=record", "prompt=fixed", *QUICK), tmp_path)
+    model, split = trainer.model, trainer.train_splits[0]
+    golds = split.encoded.golds
+    assert max(map(len, golds)) > 1
+    batch = split.batch(np.arange(len(split)), model.backbone.tokenizer.pad_token_id, {})
+    seen: list[torch.Tensor] = []
+
+    def keeping(batch: Batch, temperature: float) -> Answer:
+        answer: Answer = model(batch, temperature)
+        answer.logits_BC.retain_grad()
+        seen.append(answer.logits_BC)
+        return answer
+
+    found = objective(keeping, model.prompt, batch, 1.0)
+    expected = likelihood(seen[0].detach(), golds)
+    assert float(found.loss) == pytest.approx(np.mean(expected), rel=1e-5)
+    found.to_minimise.backward()
+    grad_BC = seen[0].grad
+    assert grad_BC is not None
+    for own, right in zip(grad_BC, golds, strict=True):
+        pushed_down = {place for place, slope in enumerate(own.tolist()) if slope > 0}
+        assert all(own[place] < 0 for place in right) and not pushed_down & set(right)
+    each = losses_of(seen[0].detach(), batch)
+    assert each.tolist() == pytest.approx(expected, rel=1e-5)
+    single = replace(batch, gold_BC=None)
+    only = [row for row, right in enumerate(golds) if len(right) == 1]
+    assert losses_of(seen[0].detach(), single)[only].tolist() == pytest.approx(
+        [expected[row] for row in only], rel=1e-5
+    )
+
+
+def test_what_has_one_right_choice_a_text_is_trained_as_it_was(experiment: Build, tmp_path: Path) -> None:
+    """Bit by bit: its run ids are those of runs made before."""
+    split = make_trainer(experiment("task=copa", "prompt=fixed", *QUICK), tmp_path).train_splits[0]
+    assert split.batch(np.arange(4), 0, {}).gold_BC is None
+
+
+def test_a_revision_names_runs_of_record_and_no_others(experiment: Build) -> None:
+    revisions = {
+        name: config.build(config.compose([f"task={name}", "data.dir=."])) for name in config.options("task")
+    }
+    assert {name for name, own in revisions.items() if own.settings.task.revision is not None} == {"record"}
+    own = experiment("task=record", "prompt=fixed")
+    before = deepcopy(own.resolved)
+    del before["task"]["revision"]
+    assert records.identify(before, "data")[0] != records.identify(own.resolved, "data")[0]
+
+
+@pytest.mark.parametrize(
+    "words", [("task=record",), ("regime=multitask", "regime.tasks=[record,rte,copa]", "prompt.num_tokens=2")]
+)
+def test_a_prediction_counts_as_right_if_it_is_one_of_the_right_entities(
+    words: tuple[str, ...], experiment: Build
+) -> None:
+    """The share of right examples in predictions.parquet is the accuracy that the run reports."""
+    own = experiment(*words, "prompt=fixed", *QUICK)
+    record = run.run(own)
+    right = Predictions(Path(own.settings.results_dir))
+    for task in record.by_task or [record.task]:
+        found = right(record, task)
+        assert found is not None
+        accuracy = (
+            record.by_task[task]["metrics"]["accuracy"] if record.by_task else record.metrics["accuracy"]
+        )
+        assert 100 * np.mean(list(found.values())) == pytest.approx(accuracy)
+    table = pd.read_parquet(Path(own.settings.results_dir) / "runs" / record.run_id / "predictions.parquet")
+    of_record = table[table["golds"].notna()]
+    assert len(of_record) == 6 and max(map(len, of_record["golds"])) > 1
+    # Of every right entity, not of the first alone.
+    last = of_record["golds"].map(max)
+    assert (last != of_record["gold"]).any()
+    table.loc[of_record.index, "prediction"] = last
+    table.to_parquet(Path(own.settings.results_dir) / "runs" / record.run_id / "predictions.parquet")
+    again = Predictions(Path(own.settings.results_dir))(record, "record")
+    assert again is not None and all(again.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import task_settings
+from test_data_encode import byte_level_tokenizer, metaspace_tokenizer, word_piece_tokenizer
 
 from dp_bench import config
 from dp_bench.config import Experiment
@@ -20,54 +22,100 @@ from dp_bench.verbalizer import label_word_ids
 Build = Callable[..., Experiment]
 
 
+def configurations(folder: Path) -> Path:
+    """Write a user's files, each with `words` as somebody would type them."""
+    mine = (config.config_dir() / "task" / "boolq.yaml").read_text("utf-8")
+    files = {
+        "task/mine": mine.replace('["no", "yes"]', "[no, yes]"),
+        "task/inherits": "defaults: [mine, _self_]\nname: inherits\n",
+        "task/labels": mine.replace('["false", "true"]', "[False, True]"),
+        "task/fields": mine.replace("fields: [question, passage]", "fields: [question, passage, on]"),
+        "task/nothing": mine.replace('["no", "yes"]', "[null, full]"),
+        "task/numbers": mine.replace('["no", "yes"]', "[0, 1]"),
+        "task/powers": mine.replace('["no", "yes"]', "[1e3, 1e4]"),
+        "experiment/chooses": "# @package _global_\ndefaults: [{override /task: mine}]\n",
+        "experiment/sets": "# @package _global_\ntask: {words: [no, yes]}\n",
+        "regime/several": "defaults: [multitask, _self_]\ntasks: [boolq, rte]\n"
+        "task_settings: {boolq: {words: [no, yes]}}\n",
+        "task/quoted": mine.replace('["no", "yes"]', '["no", "null"]').replace(
+            '["false", "true"]', '["0", "1"]'
+        ),
+    }
+    for name, text in files.items():
+        path = folder / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("words", "told"),
     [
-        ("task.words=[false,true]", "task.words has false"),
-        ("task.words=[yes,null]", "task.words has null"),
-        ("task.labels=[0,1]", "task.labels has 0, which is a number"),
-        ("task.fields=[premise,1.5]", "task.fields has 1.5"),
-        ("regime.task_settings={rte:{words:[true,false]}}", "regime.task_settings.rte.words has true"),
+        (["task=mine"], "task.words=[False, True]"),
+        (["task=inherits"], "task.words=[False, True]"),
+        (["task=labels"], "task.labels=[False, True]"),
+        (["task=fields"], "task.fields=['question', 'passage', True]"),
+        (["task=nothing"], "task.words=[None, 'full']"),
+        (["task=numbers"], "task.words=[0, 1]"),
+        (["task=powers"], "task.words=[1000.0, 10000.0]"),
+        (["experiment=chooses"], "task.words=[False, True]"),
+        (["experiment=sets", "task=boolq"], "task.words=[False, True]"),
+        (["regime=several"], "task.words=[False, True] of task=boolq"),
+        (["regime=multitask", "regime.tasks=[mine,rte]"], "task.words=[False, True] of task=boolq"),
+        (["task=boolq", "task.words=[false,true]"], "task.words=[False, True]"),
+        (["task=boolq", "task.words=[a,b],[false,true]"], "task.words=[False, True]"),
+        (["task=copa", "task.choices=[choice1,1]"], "task.choices=['choice1', 1]"),
+        (["task=axb", "task.train_task.labels=[true,false]"], "task.train_task.labels=[True, False]"),
+        (
+            [
+                "regime=multitask",
+                "regime.tasks=[boolq,rte]",
+                "regime.task_settings={boolq:{words:[false,true]}}",
+            ],
+            "task.words=[False, True] of task=boolq",
+        ),
     ],
 )
-def test_what_is_typed_and_is_no_word_is_refused(typed: str, said: str) -> None:
-    for check in (config.check, config.compose):
-        with pytest.raises(UserError, match="quote the words") as caught:
-            check([typed])
-        assert said in str(caught.value)
+def test_words_that_yaml_reads_otherwise_are_refused(words: list[str], told: str, tmp_path: Path) -> None:
+    folder = configurations(tmp_path)
+    with pytest.raises(UserError) as error:
+        config.check([*words, "data.dir=."], folder)
+        config.build(config.compose([*words, "data.dir=."], folder), folder)  # the tasks of regime.tasks
+    assert told in str(error.value) and "Quote them" in str(error.value)
 
 
-def test_quoted_words_are_words() -> None:
-    for typed in ('task.words=["true","no"]', "task.words=['1','2']", "task.words=[oui,non]"):
-        config.check([typed])
-    assert config.compose(['task.words=["true","no"]']).task.words == ["true", "no"]
+def test_a_shipped_file_is_read_as_strictly_as_a_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = shutil.copytree(config.config_dir(), tmp_path / "configs")
+    path = changed / "task" / "boolq.yaml"
+    path.write_text(path.read_text("utf-8").replace('["no", "yes"]', "[no, yes]"), "utf-8")
+    monkeypatch.setenv("DP_BENCH_CONFIGS", str(changed))
+    with pytest.raises(UserError, match=r"task\.words=\[False, True\]"):
+        config.check(["task=boolq", "data.dir=."])
+
+
+def test_quoted_words_are_words(tmp_path: Path) -> None:
+    folder = configurations(tmp_path)
+    typed = ["task=quoted", "data.dir=.", 'task.words=["false","2"]']
+    config.check(typed, folder)
+    from_file, overridden = (config.build(config.compose(w, folder), folder) for w in (typed[:2], typed))
+    assert (from_file.settings.task.words, from_file.settings.task.labels) == (["no", "null"], ["0", "1"])
+    assert overridden.settings.task.words == overridden.resolved["task"]["words"] == ["false", "2"]
 
 
 @pytest.mark.parametrize(
-    ("group", "text"),
+    ("setting", "told"),
     [
-        ("task", "defaults: [rte, _self_]\nname: mine\nwords: [yes, no]\n"),
-        ("task", "defaults: [rte, _self_]\nname: mine\nlabels: [on, off]\n"),
-        ("experiment", "# @package _global_\ntask:\n  words: [yes, no]\n"),
-        ("task", "defaults: [rte@train_task, _self_]\nname: mine\ntrain_task: {words: [yes, no]}\n"),
+        ('task.words=["",yep]', "task.words=['', 'yep'] of task=boolq has an empty word"),
+        ('task.labels=[" ",true_]', "task.labels=[' ', 'true_'] of task=boolq has an empty word"),
+        ('task.labels=["Yes","yes"]', "repeats a label"),
     ],
 )
-def test_a_file_of_a_user_with_unquoted_words_is_refused(tmp_path: Path, group: str, text: str) -> None:
-    (tmp_path / group).mkdir()
-    (tmp_path / group / "mine.yaml").write_text(text, "utf-8")
-    (tmp_path / group / "child.yaml").write_text("defaults: [mine, _self_]\n", "utf-8")
-    for name in ("mine", "child") if group == "task" and "train_task" not in text else ("mine",):
-        with pytest.raises(UserError, match=r"true \(or yes, or on\), which is a boolean to YAML"):
-            config.check([f"{group}={name}"], tmp_path)
-
-
-def test_empty_words_and_labels_that_differ_in_case_alone_are_refused() -> None:
-    for typed, said in (
-        ("task.words=['',no]", "has an empty word"),
-        ("task.labels=[Yes,yes]", "repeats a label"),
-    ):
-        with pytest.raises(UserError, match=said):
-            config.check(["task=rte", typed])
+def test_empty_words_and_labels_that_differ_in_case_alone_are_refused(setting: str, told: str) -> None:
+    with pytest.raises(UserError) as error:
+        config.check(["task=boolq", setting, "data.dir=."])
+    assert told in str(error.value)
 
 
 def test_a_word_of_which_nothing_is_scored_is_refused(shared: Path) -> None:
@@ -77,6 +125,18 @@ def test_a_word_of_which_nothing_is_scored_is_refused(shared: Path) -> None:
     assert len(label_word_ids(["yes", "no"], tokenizer)) == 2
     with pytest.raises(UserError, match="no more than that a word begins"):
         label_word_ids(["否", "yes"], tokenizer)
+
+
+@pytest.mark.parametrize("make", [word_piece_tokenizer, metaspace_tokenizer, byte_level_tokenizer])
+@pytest.mark.parametrize("word", ["\u200b", "\u5426", "\u0301", "\u2003"])
+def test_a_word_is_scored_by_a_piece_of_its_own_or_refused(make: Callable[[], Any], word: str) -> None:
+    tokenizer = make()
+    try:
+        (first,) = label_word_ids([word], tokenizer)
+    except UserError as error:
+        assert "change task.words" in str(error)
+    else:
+        assert first != tokenizer.unk_token_id and tokenizer.decode([first]).strip()
 
 
 def test_labels_are_read_whatever_their_case(experiment: Build, tmp_path: Path) -> None:

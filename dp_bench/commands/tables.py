@@ -154,8 +154,9 @@ class Predictions:
         frame = pd.read_parquet(path)
         frame["right"] = frame["gold"] == frame["prediction"]
         if "golds" in frame:  # where several choices are right
-            pairs = zip(frame["prediction"], frame["golds"], strict=True)
-            frame["right"] = [prediction in golds for prediction, golds in pairs]
+            own = frame[frame["golds"].notna()]  # of several tasks, not all have such choices
+            pairs = zip(own["prediction"], own["golds"], strict=True)
+            frame.loc[own.index, "right"] = [prediction in golds for prediction, golds in pairs]
         parts = (
             {"": frame} if "task" not in frame else {str(task): own for task, own in frame.groupby("task")}
         )

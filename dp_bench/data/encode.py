@@ -325,8 +325,16 @@ def _encoded(
             choices = [before_word + choice for example in chunk for choice in example.choices]
             choice_ids = iter(tokens.of(choices))
             for example, row in zip(chunk, rows, strict=True):
+                own = list(islice(choice_ids, len(example.choices)))
+                if not all(own):
+                    empty = example.choices[own.index([])]
+                    raise UserError(
+                        f"{example.id}, line {example.line} of its file: the choice {empty!r} has no piece "
+                        "under this tokenizer, so that nothing of it can be scored. Change it, or take the "
+                        "example out."
+                    )
                 row["choices"] = example.choices
-                row["choice_ids"] = [[*ids, *end] for ids in islice(choice_ids, len(example.choices))]
+                row["choice_ids"] = [[*ids, *end] for ids in own]
                 row["golds"] = _golds(example)
         yield rows
 
