@@ -15,6 +15,7 @@ from test_estimators import J, forced, gradient, make_model, texts
 
 from dp_bench import cli, config, run
 from dp_bench.backbones.backbone import Backbone
+from dp_bench.commands.inspect import inspect as inspect_run
 from dp_bench.config import Experiment
 from dp_bench.gradients import ESTIMATORS, Landscape, judge, survey
 from dp_bench.model import PromptedModel
@@ -150,10 +151,19 @@ def test_a_record_gives_its_experiment_back(experiment: Callable[..., Experiment
     again = config.reopen(own.resolved, tmp_path / "results")
     assert again.settings.trainer == own.settings.trainer and again.settings.prompt == own.settings.prompt
     assert np.isclose(again.settings.trainer.lr, 0.125) and again.settings.seed == 3
-    with pytest.raises(UserError, match="several tasks"):
-        config.reopen(
-            config.build(config.compose(["regime=multitask", "regime.tasks=[cb,rte]"])).resolved, tmp_path
-        )
+    several = config.build(config.compose(["regime=multitask", "regime.tasks=[cb,rte]"]))
+    assert [task.name for task in config.reopen(several.resolved, tmp_path).tasks] == ["cb", "rte"]
+
+
+def test_a_run_of_several_tasks_is_refused(
+    experiment: Callable[..., Experiment], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = experiment(
+        "prompt=adap_ins_pos", "regime=multitask", "regime.tasks=[cb,rte]", "trainer.max_steps=1"
+    )
+    folder = Path(own.settings.results_dir) / "runs" / run.run(own).run_id
+    with pytest.raises(UserError, match="several tasks: inspect --gradients looks at a run of one task"):
+        inspect_run(str(folder), Path("results"), gradients=True, examples=4, draws=2, fresh=False, out=None)
 
 
 HEAD = ("backbone=bert_tiny_random", "backbone.head=classifier", "backbone.answer_cue=null")
