@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 
-from dp_bench import __version__
+from dp_bench import __version__, ranks
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import RunFailedError, UserError
 
@@ -55,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `dp-bench list prompts | head`; what is left unwritten has no reader either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    if ranks.size() > 1:  # all is written: gloo's threads may abort a process that Python takes down
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
     sys.exit(code)
 
 
