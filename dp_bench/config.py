@@ -560,6 +560,8 @@ def explain(error: Exception) -> str:
     why."""
     cause = error.__cause__ or error
     lines = [line.strip() for line in str(cause).splitlines()]
+    # Hydra's first line says no more than which file it was at.
+    lines = [line for line in lines if not line.endswith("raised while composing config:")] or lines
     if isinstance(error, YAMLError):
         return f"A configuration file is not YAML: {' '.join(lines)}."
     where = next((line.split(":", 1)[1].strip() for line in lines if "full_key" in line), "")
