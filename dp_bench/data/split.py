@@ -35,9 +35,9 @@ def held_out(
         rows_of.setdefault(component, []).append(row)
     if len(rows_of) < 2:
         raise UserError(
-            f"Nothing can be held out to select on: all {len(sources)} training examples share one text, or are "
-            "linked by texts that they share. Raise data.limit, name in task.together the fields that may not "
-            "stand on both sides, or set trainer.selection=validation."
+            f"Nothing can be held out to select on: all {len(sources)} training examples share one text or "
+            "are linked by shared texts. Raise data.limit, name in task.together the fields that may "
+            "not stand on both sides, or set trainer.selection=validation."
         )
     target = max(1, min(round(fraction * len(sources)), maximum))
     taken: list[int] = []
