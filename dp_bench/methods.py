@@ -21,6 +21,7 @@ from dp_bench import finite, peft_methods
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.config import Experiment, build_prompt
 from dp_bench.data.encode import EncodedSplit
+from dp_bench.data.overlap import Overlap
 from dp_bench.data.prepare import TaskData
 from dp_bench.diagnostics import after_training
 from dp_bench.evaluation import Predictions, Report, Split, predict, score
@@ -52,6 +53,7 @@ class Workplace:
     verbalizers: tuple[Verbalizer, ...]  # of the tasks in `data`, then of those in `transfer`
     directory: Path
     reporter: Reporter
+    transfer_overlap: Mapping[str, Overlap] = field(default_factory=dict)  # of those in `transfer`, by task
 
     @property
     def settings(self) -> RunSettings:

@@ -183,7 +183,11 @@ def open_model(experiment: Experiment, directory: Path, report: Reporter) -> Wor
 def open_workplace(experiment: Experiment, sources: Sources, directory: Path, report: Reporter) -> Workplace:
     """Read the data, then load the model, which takes longer."""
     data, transfer = open_data(experiment, sources)
-    return replace(open_model(experiment, directory, report), data=data, transfer=transfer)
+    from dp_bench.data.prepare import overlap_of_other_task
+
+    overlap = {task.name: overlap_of_other_task(data, encoded) for task, encoded in transfer}
+    place = open_model(experiment, directory, report)
+    return replace(place, data=data, transfer=transfer, transfer_overlap=overlap)
 
 
 def _run(
@@ -271,8 +275,11 @@ def _run(
         config=experiment.resolved,
         cell_id=identity.cell_id,
         facts=identity.facts,
-        notes=[note for own in data for note in own.notes],
-        overlap={own.task.name: asdict(own.overlap) for own in data},
+        notes=[*(note for own in data for note in own.notes), *_transfer_notes(place)],
+        overlap={
+            name: asdict(overlap)
+            for name, overlap in {**{d.task.name: d.overlap for d in data}, **place.transfer_overlap}.items()
+        },
         diagnostics={
             **{k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},
             **learned.diagnostics,
@@ -354,6 +361,18 @@ def _announce(place: Workplace, machine: str) -> None:
             report.line(f"  {note}")
         title = f"{own.task.title}: " if len(place.data) > 1 else ""
         report.line(f"  {title}{_examples(own, trainer.selection.value)}")
+    for note in _transfer_notes(place):
+        report.line(f"  {note}")
+
+
+def _transfer_notes(place: Workplace) -> list[str]:
+    """Say what a reader should know of the tasks of regime.transfer. Tables mark the trained task by how its
+    notes begin, and these begin otherwise."""
+    return [
+        f"{task.title} (not trained on): {note}"
+        for task, encoded in place.transfer
+        for note in place.transfer_overlap[task.name].notes(len(encoded))
+    ]
 
 
 def _examples(data: TaskData, selection: str) -> str:

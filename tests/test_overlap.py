@@ -69,6 +69,43 @@ def test_texts_are_the_same_whatever_their_case_and_spaces(experiment: Build, tm
     }
 
 
+def test_contradicting_labels_are_marked(experiment: Build, tmp_path: Path) -> None:
+    train = [*(rte(n, (YES, NO)[n % 2]) for n in range(30)), rte(0, NO)]
+    record = run(experiment(*QUICK, write(tmp_path, train=train, val=[rte(50, YES), rte(51, NO)])))
+    sheet = make_sheet(build_tables([record])[0])
+    assert sheet.lines[0][1].text.endswith("‖")
+    assert any(note.startswith("‖ contradicting labels: 2 training") for note in sheet.notes)
+
+
+def test_rows_without_a_label_contradict_nothing() -> None:
+    found = Overlap.of([(1, 0), (1, -1), (2, -1)], [(1, 0), (2, 1)])
+    assert (found.reported_in_train, found.with_other_label, found.train_contradicts) == (2, 0, 0)
+
+
+def test_a_task_that_is_only_tried_is_compared_with_what_was_trained_on(
+    experiment: Build, tmp_path: Path
+) -> None:
+    where = write(
+        tmp_path, train=[rte(n, (YES, NO)[n % 2]) for n in range(30)], val=[rte(50, YES), rte(51, NO)]
+    )
+    (tmp_path / "AX-b").mkdir()
+    asked = [rte(n, YES) for n in (3, 4, 70)]
+    rows = [
+        {"sentence1": r["premise"], "sentence2": r["hypothesis"], **r, "idx": str(n)}
+        for n, r in enumerate(asked)
+    ]
+    (tmp_path / "AX-b" / "AX-b.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8"
+    )
+    quick = ("prompt=fixed", "trainer.max_steps=1", "trainer.batch_size=4", "prompt.num_tokens=4")
+    record = run(experiment(*quick, where, "regime.transfer=[axb]"))
+    assert {name: found["reported_in_train"] for name, found in record.overlap.items()} == {
+        "rte": 0,
+        "axb": 2,
+    }
+    assert any(note.startswith("AX-b (not trained on): on both sides: 2 of 3") for note in record.notes)
+
+
 def test_clean_files_say_nothing(experiment: Build) -> None:
     record = run(experiment(*QUICK))
     assert not any(record.overlap["rte"].values())
@@ -90,7 +127,9 @@ def test_data_check_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert (
         "RTE: on both sides: 5 of 7 reported examples (71.4 %) have the texts of training examples." in said
     )
-    assert "RTE: 2 reported examples have the texts of others with another label." in said
+    assert (
+        "RTE: contradicting labels: 2 reported examples have the texts of others with another label." in said
+    )
 
 
 @pytest.mark.parametrize("name", ["boolq", "cb", "copa", "multirc", "rte", "wic", "wsc"])

@@ -2,4 +2,5 @@
 
 DEGENERATE = "degenerate draw"  # few-shot rows among which some label has hardly any
 BOTH_SIDES = "on both sides"  # reported rows that are training rows as well
-MARKS = {DEGENERATE: "‡", BOTH_SIDES: "¶"}
+CONTRADICTING = "contradicting labels"  # of equal texts
+MARKS = {DEGENERATE: "‡", BOTH_SIDES: "¶", CONTRADICTING: "‖"}

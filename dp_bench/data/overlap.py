@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
-from dp_bench.data.notes import BOTH_SIDES
+from dp_bench.data.notes import BOTH_SIDES, CONTRADICTING
 from dp_bench.types import Example
 
 Row = tuple[int, int]  # a digest of an example's texts, and its label, -1 where it has none
@@ -39,10 +39,17 @@ class Overlap:
     @classmethod
     def of(cls, train: Iterable[Row], report: Iterable[Row]) -> Overlap:
         train, report = list(train), list(report)
-        known = _labels(train)
+        known = _labels(train)  # with -1, so that what has no label is found as well
         both = [(text, label) for text, label in report if text in known]
-        other = sum(known[text] != {label} for text, label in both if label >= 0)
+        other = sum(bool(known[text] - {label, -1}) for text, label in both if label >= 0)
         return cls(len(both), other, _contradicting(train), _contradicting(report))
+
+    @classmethod
+    def of_other_task(cls, train: Iterable[Row], report: Iterable[Row]) -> Overlap:
+        """Compare with the training examples of tasks whose labels mean something else."""
+        report = list(report)
+        texts = cls.of(((text, -1) for text, _ in train), report)
+        return cls(texts.reported_in_train, 0, 0, _contradicting(report))
 
     def notes(self, num_reported: int) -> Iterator[str]:
         """Say what a reader of the result should know."""
@@ -53,9 +60,10 @@ class Overlap:
                 f"{BOTH_SIDES}: {self.reported_in_train} of {num_reported} reported examples ({share}) have "
                 f"the texts of training examples{other}"
             )
-        for name, number in (("training", self.train_contradicts), ("reported", self.reported_contradicts)):
-            if number:
-                yield f"{number} {name} examples have the texts of others with another label"
+        counts = (("training", self.train_contradicts), ("reported", self.reported_contradicts))
+        found = " and ".join(f"{number} {name}" for name, number in counts if number)
+        if found:
+            yield f"{CONTRADICTING}: {found} examples have the texts of others with another label"
 
 
 def _labels(rows: Iterable[Row]) -> dict[int, set[int]]:

@@ -64,6 +64,11 @@ def prepare(settings: RunSettings, task: TaskSettings, source: Source, tokenizer
     return TaskData(task, train, report if on_report else select, report, whole, overlap, notes)
 
 
+def overlap_of_other_task(data: Sequence[TaskData], report: EncodedSplit) -> Overlap:
+    """Compare the reported examples of a task with those that other tasks are trained or selected on."""
+    return Overlap.of_other_task((row for own in data for row in _rows(own.whole_train)), _rows(report))
+
+
 def _rows(split: EncodedSplit) -> Iterator[Row]:
     return zip(split.texts.tolist(), split.labels.tolist(), strict=True)
 
