@@ -37,6 +37,7 @@ def problems_of(settings: RunSettings) -> list[str]:
     """Return one sentence a problem: what is wrong, and what to type instead."""
     return [
         *_not_finite(settings),
+        *_text_problems(settings),
         *_run_problems(settings),
         *_trainer_problems(settings.trainer),
         *_prompt_problems(settings.prompt),
@@ -61,6 +62,17 @@ def _not_finite(value: Any, key: str = "", *, is_open: bool = False) -> Iterator
         is_open and isinstance(value, str) and value.lower().lstrip("+-.") in ("nan", "inf")
     ):
         yield f"{key.rstrip('.')}={value} is no number to compute with: give a finite one."
+
+
+def _text_problems(settings: RunSettings) -> Iterator[str]:
+    """Refuse a text that YAML read as something else."""
+    for group, key in (("backbone", "answer_prefix"), ("backbone", "answer_cue"), ("prompt", "init_text")):
+        value = getattr(getattr(settings, group), key)
+        if not (value is None or isinstance(value, str)):
+            yield (
+                f"{group}.{key}={value}: without quotes, yes, no, true, false and numbers are no texts in "
+                f'YAML. Quote it: {key}: "yes" in a file, \'{group}.{key}="yes"\' on the command line.'
+            )
 
 
 def _run_problems(settings: RunSettings) -> Iterator[str]:
@@ -380,6 +392,11 @@ def _list_problems(task: TaskSettings, prefix: str) -> Iterator[str]:
             )
         elif not all(word.strip() for word in value):
             yield f"{prefix}{key}={value} of task={task.name} has an empty word: write one, or take it out."
+        elif any(word != word.strip() for word in value):
+            yield (
+                f"{prefix}{key}={value} of task={task.name} has spaces around a word: take them away; "
+                "the one before a word is added where the tokenizer needs it."
+            )
 
 
 def _word_problems(task: TaskSettings) -> Iterator[str]:

@@ -8,6 +8,7 @@ from dp_bench import records
 from dp_bench.backbones import checkpoint
 from dp_bench.config import Experiment
 from dp_bench.data.grouping import grouping
+from dp_bench.data.readers import REVISIONS
 from dp_bench.data.source import Source
 from dp_bench.prompts import catalogue
 from dp_bench.settings import FewShotSplit, RunSettings, Selection
@@ -27,11 +28,16 @@ def facts(experiment: Experiment, trained: tuple[Source, ...]) -> dict[str, str]
     `backbone.…`: what weights and tokenizer are, in place of where they lie.
     `split.TASK`: which training rows were kept together, where rows are held out or drawn and where earlier
     versions kept others together.
+    `revision.TASK`: that its reader makes something else of a record than earlier versions did, where the
+    task's file does not say so with `task.revision`.
     `reported`: that the score is the evaluation that selected, where both are on the same rows and a control
     draws; earlier versions drew once more. (A protocol whose evaluations draw has a revision.)
     """
     settings = experiment.settings
     found = checkpoint.facts(settings.backbone, settings.cache)
+    for task in (*experiment.tasks, *experiment.transfer):
+        if task.reader in REVISIONS and task.revision is None:
+            found[f"revision.{task.name}"] = str(REVISIONS[task.reader])
     if settings.trainer.selection is Selection.validation and _draws_always(settings):
         found["reported"] = "the evaluation that selected"
     if _divides_rows(settings):

@@ -133,6 +133,7 @@ class Pooling(Enum):
 # Strings. Were they typed as such, composing would make text of what YAML reads as booleans, numbers or null,
 # `[yes, no]`, before checks.py could refuse it.
 Words = list[Any]
+Text = Any  # a text that a model reads, for the same reason
 
 
 @dataclass
@@ -180,8 +181,8 @@ class BackboneSettings:
     tokenizer: str | None = None  # hub name or directory; None: the checkpoint's own
     random_init: dict[str, Any] | None = None  # arguments of the family's transformers config
     init_seed: int = 0
-    answer_prefix: str = ""  # decoder text before the answer step; "<extra_id_0>" for span-corruption T5
-    answer_cue: str | None = None  # without a decoder: what ends the text, {mask} for the mask token
+    answer_prefix: Text = ""  # decoder text before the answer step; "<extra_id_0>" for span-corruption T5
+    answer_cue: Text | None = None  # without a decoder: what ends the text, {mask} for the mask token
     pooling: Pooling | None = None  # encoder-only with head=classifier: what it reads; None: the first token
     attention: Attention = Attention.auto
 
@@ -203,7 +204,7 @@ class PromptSettings:
     vectors: dict[str, Any] = field(default_factory=dict)
     layers: dict[str, Any] | None = None  # keys and values that every attention gets; None: none
     route: dict[str, Any] | None = None  # which of the members of vectors=routed a text has
-    init_text: str | None = None
+    init_text: Text | None = None
     init_from: str | None = None  # folder of a finished run, or its prompt.safetensors
     freeze_backbone: bool | None = None  # False: the backbone is trained too, as trainer.full says
     optimizer: OptimizerName | None = None  # these three: of this method, in place of the trainer's

@@ -25,11 +25,12 @@ def label_word_ids(words: Sequence[str], tokenizer: Any) -> list[int]:
     """Return the first piece of each label word; refuse words that this tokenizer cannot tell apart."""
     prefix = word_prefix(tokenizer)
     pieces_of = {word: tokenizer(prefix + word, add_special_tokens=False).input_ids for word in words}
-    marks = [word for word, own in pieces_of.items() if not tokenizer.decode(own[:1]).strip()]
+    marks = [word for word, own in pieces_of.items() if not _says(tokenizer.decode(own[:1]))]
     if marks:
         raise UserError(
             f"The label words {', '.join(map(repr, marks))} have no piece in this backbone's vocabulary, or "
-            "begin with one that says no more than that a word begins, and that piece is what is scored: "
+            "begin with one that says no more than that a word begins, or is a part of a character, and that "
+            "piece is what is scored: "
             "change task.words, or use another backbone."
         )
     ids = [pieces_of[word][0] for word in words]
@@ -47,6 +48,11 @@ def label_word_ids(words: Sequence[str], tokenizer: Any) -> list[int]:
             f"Label words begin with the same piece under this tokenizer ({pieces}): change task.words."
         )
     return ids
+
+
+def _says(piece: str) -> bool:
+    """Say whether there is a character in a piece; a byte of one is decoded to a replacement."""
+    return bool(piece.replace("\ufffd", "").strip())
 
 
 def tell_of_pieces(words: Sequence[str], tokenizer: Any) -> None:

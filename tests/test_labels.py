@@ -22,7 +22,7 @@ from test_data_encode import fixture_examples, word_piece_tokenizer
 from test_data_readers import record_row
 from test_trainer import make_trainer
 
-from dp_bench import config, records, run
+from dp_bench import config, identity, records, run
 from dp_bench.commands.tables import Predictions
 from dp_bench.config import Experiment
 from dp_bench.data.encode import encode
@@ -303,10 +303,18 @@ def test_a_revision_names_runs_of_record_and_no_others(experiment: Build) -> Non
         name: config.build(config.compose([f"task={name}", "data.dir=."])) for name in config.options("task")
     }
     assert {name for name, own in revisions.items() if own.settings.task.revision is not None} == {"record"}
-    own = experiment("task=record", "prompt=fixed")
+    own = experiment("task=record", "prompt=fixed", "trainer.selection=validation")
     before = deepcopy(own.resolved)
     del before["task"]["revision"]
     assert records.identify(before, "data")[0] != records.identify(own.resolved, "data")[0]
+    assert not any(name.startswith("revision") for name in identity.facts(own, ()))
+
+
+def test_a_users_task_of_records_shape_has_the_revision_too(experiment: Build) -> None:
+    own = experiment("task=record", "task.revision=null", "prompt=fixed", "trainer.selection=validation")
+    assert identity.facts(own, ())["revision.record"] == "2"
+    other = experiment("task=rte", "prompt=fixed", "trainer.selection=validation")
+    assert not any(name.startswith("revision") for name in identity.facts(other, ()))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,8 @@ from test_data_encode import byte_level_tokenizer, metaspace_tokenizer, word_pie
 
 from dp_bench import config
 from dp_bench.config import Experiment
+from dp_bench.data.readers import read_examples
+from dp_bench.data.source import split_file
 from dp_bench.objective import losses_of
 from dp_bench.run import run
 from dp_bench.types import Batch, UserError
@@ -110,6 +114,7 @@ def test_quoted_words_are_words(tmp_path: Path) -> None:
         ('task.words=["",yep]', "task.words=['', 'yep'] of task=boolq has an empty word"),
         ('task.labels=[" ",true_]', "task.labels=[' ', 'true_'] of task=boolq has an empty word"),
         ('task.labels=["Yes","yes"]', "repeats a label"),
+        ('task.words=[" no","yes"]', "has spaces around a word"),
     ],
 )
 def test_empty_words_and_labels_that_differ_in_case_alone_are_refused(setting: str, told: str) -> None:
@@ -136,13 +141,53 @@ def test_a_word_is_scored_by_a_piece_of_its_own_or_refused(make: Callable[[], An
     except UserError as error:
         assert "change task.words" in str(error)
     else:
-        assert first != tokenizer.unk_token_id and tokenizer.decode([first]).strip()
+        assert first != tokenizer.unk_token_id and tokenizer.decode([first]).strip(" \ufffd")
 
 
 def test_labels_are_read_whatever_their_case(experiment: Build, tmp_path: Path) -> None:
     lower = run(experiment("prompt=majority"))
     upper = run(experiment("prompt=majority", "task.labels=[Entailment,NOT_ENTAILMENT]"))
     assert upper.score == lower.score
+
+
+@pytest.mark.parametrize(
+    "setting", ["backbone.answer_prefix=false", "backbone.answer_cue=true", "prompt.init_text=7"]
+)
+def test_a_text_that_yaml_reads_otherwise_is_refused(setting: str) -> None:
+    with pytest.raises(UserError, match="Quote it"):
+        config.check(["task=boolq", "data.dir=.", "prompt=fixed", "prompt.init=text", setting])
+    key, value = setting.split("=")
+    quoted = config.compose(["task=boolq", "data.dir=.", f'{key}="{value}"'])
+    group, name = key.split(".")
+    assert quoted[group][name] == value
+
+
+@pytest.mark.parametrize(
+    ("labels", "raw", "places"),
+    [
+        (["1", "2", "3"], [1, 2, 3, "3"], [0, 1, 2, 2]),
+        (["1", "0"], [0, 1], [1, 0]),
+        (["-1", "1"], [-1, 1], [0, 1]),
+        (["0", "1"], [0, 1, "1"], [0, 1, 1]),
+        (["no", "yes"], [0, 1, "YES"], [0, 1, 1]),
+    ],
+)
+def test_a_number_is_the_label_of_that_name_before_it_is_a_place(
+    labels: list[str], raw: list[Any], places: list[int], tmp_path: Path
+) -> None:
+    task = dataclasses.replace(task_settings("rte"), labels=labels, words=labels)
+    rows = [{"premise": "a", "hypothesis": "b", "idx": n, "label": label} for n, label in enumerate(raw)]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert [example.label for example in read_examples(task, split_file(path), "train", None)] == places
+
+
+def test_a_place_is_no_label_where_labels_are_numbers(tmp_path: Path) -> None:
+    task = dataclasses.replace(task_settings("rte"), labels=["1", "2"], words=["one", "two"])
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"premise": "a", "hypothesis": "b", "idx": 0, "label": 0}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 1: field label is 0; allowed are 1, 2\.$"):
+        read_examples(task, split_file(path), "train", None)
 
 
 def batch(gold: list[list[bool]] | None) -> Batch:

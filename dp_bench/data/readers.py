@@ -107,19 +107,23 @@ class _Record:
             yield _Record(self.path, self.line, item, f"{inside}.")
 
     def label(self, labels: Sequence[str]) -> int | None:
-        """Return the index of the label; the hub writes just that, the release a name. None where hidden."""
+        """Return the index of the label; the hub writes just that, the release a name. None where hidden.
+
+        Of labels that are numbers themselves, such as 1 to 5 stars, a number is the name and no index.
+        """
         raw = self.values.get("label")
+        lowered = [label.lower() for label in labels]
+        if isinstance(raw, str | int) and str(raw).lower() in lowered:
+            return lowered.index(str(raw).lower())
         if raw is None or (raw == -1 and isinstance(raw, int)):
             return None
-        if isinstance(raw, int) and not isinstance(raw, bool):
-            if 0 <= raw < len(labels):
-                return raw
-        elif isinstance(raw, str | bool):
-            lowered = [label.lower() for label in labels]
-            if str(raw).lower() in lowered:
-                return lowered.index(str(raw).lower())
-        allowed = f"{', '.join(labels)}, or their indices 0 to {len(labels) - 1}"
-        raise self.error(f"field {self.inside}label is {_shown(raw)}; allowed are {allowed}")
+        has_numbers = any(label.lstrip("+-").isdecimal() for label in labels)
+        if isinstance(raw, int) and not isinstance(raw, bool) and not has_numbers and 0 <= raw < len(labels):
+            return raw
+        indices = "" if has_numbers else f", or their indices 0 to {len(labels) - 1}"
+        raise self.error(
+            f"field {self.inside}label is {_shown(raw)}; allowed are {', '.join(labels)}{indices}"
+        )
 
     def error(self, problem: str) -> UserError:
         return UserError(f"{self.path}, line {self.line}: {problem}.")
@@ -350,6 +354,7 @@ def _is_inside_word(text: str, edge: int) -> bool:
 
 
 Reader = Callable[[TaskSettings, str, Iterator[_Record]], Iterator[tuple[_Record, Example]]]
+REVISIONS = {"record": 2}  # of what a reader makes of the same record; task.revision of the shipped tasks
 READERS: dict[str, Reader] = {
     "flat": _flat,
     "axg": _axg,
