@@ -11,12 +11,12 @@ from typing import Any
 
 from dp_bench.data.readers import READERS
 from dp_bench.data.template import Template
+from dp_bench.methods import table
 from dp_bench.prompts import catalogue
 from dp_bench.settings import (
     Estimator,
     Head,
     Init,
-    Method,
     Mixing,
     Precision,
     PromptSettings,
@@ -108,9 +108,11 @@ def refuse_ranks(settings: RunSettings) -> None:
 def _head_problems(settings: RunSettings) -> Iterator[str]:
     if settings.backbone.head is not Head.classifier:
         return
-    if settings.prompt.method is Method.zero_shot:
+    method = table.of(settings.prompt.method)
+    if not method.is_trained and method.fit is None:
         yield (
-            "prompt=zero_shot with backbone.head=classifier has nothing that was ever trained: leave one out."
+            f"prompt={settings.prompt.name} with backbone.head=classifier has nothing that was ever trained: "
+            "leave one out."
         )
     if settings.regime.transfer:
         yield "regime.transfer needs label words: a classifier head knows the labels of its own task alone."
@@ -185,7 +187,7 @@ def _count_problems(trainer: TrainerSettings) -> Iterator[str]:
 def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
     yield from _training_problems(prompt)
     yield from _init_problems(prompt)
-    if prompt.method is not Method.prompt:
+    if not table.of(prompt.method).has_prompt:
         if prompt.num_tokens != 0:
             yield f"prompt={prompt.name} has no prompt: leave prompt.num_tokens at 0."
         return
@@ -205,21 +207,27 @@ def _training_problems(prompt: PromptSettings) -> Iterator[str]:
         yield f"prompt.lr={prompt.lr} must be positive, or null for the trainer's."
     if prompt.weight_decay is not None and prompt.weight_decay < 0:
         yield f"prompt.weight_decay={prompt.weight_decay} must not be negative, or null for the trainer's."
-    for key, value in (("rank", prompt.rank), ("alpha", prompt.alpha)):
-        if prompt.method is not Method.lora and value is not None:
-            yield f"prompt.{key} is read by prompt=lora alone: take it away."
-        if prompt.method is Method.lora and not (value or 0) > 0:
-            yield f"prompt.{key}={'null' if value is None else value} must be positive: 8 and 16 are usual."
-    if prompt.target_modules is not None:
-        if prompt.method is not Method.lora:
-            yield "prompt.target_modules is read by prompt=lora alone: take it away."
-        if not all(prompt.target_modules) or not prompt.target_modules:
-            yield "prompt.target_modules is empty: name modules, such as [q_proj,v_proj], or use null."
-    if prompt.method is not Method.prompt and prompt.freeze_backbone is not None:
+    for key, readers in _settings_of_methods().items():
+        value = getattr(prompt, key)
+        if prompt.method not in readers and value is not None:
+            yield f"prompt.{key} is read by prompt={' and '.join(readers)} alone: remove it."
+        elif prompt.method in readers and not readers[prompt.method].allows(value, prompt.num_tokens):
+            shown = "null" if value is None else value
+            yield f"prompt.{key}={shown} must be {readers[prompt.method].said}."
+    if not table.of(prompt.method).has_prompt and prompt.freeze_backbone is not None:
         yield (
             f"prompt.freeze_backbone has no meaning with prompt={prompt.name}, which has no prompt: take it "
             "away, or use prompt=fine_tuning."
         )
+
+
+def _settings_of_methods() -> dict[str, dict[str, catalogue.Setting]]:
+    """Return the settings that single methods read, with these methods and what each allows."""
+    found: dict[str, dict[str, catalogue.Setting]] = {}
+    for method in table.methods().values():
+        for key, setting in method.settings.items():
+            found.setdefault(key, {})[method.name] = setting
+    return found
 
 
 def _estimator_problems(prompt: PromptSettings) -> Iterator[str]:
@@ -275,13 +283,13 @@ def _init_problems(prompt: PromptSettings) -> Iterator[str]:
         if prompt.init is not init and value:
             yield f"prompt.{key} is read by prompt.init={init.value} alone: add that, or take it away."
     if prompt.init in (Init.text, Init.label_words, Init.frequent, Init.first_vocab) and (
-        prompt.method is not Method.prompt or prompt.in_layers_alone
+        not table.of(prompt.method).has_prompt or prompt.in_layers_alone
     ):
         yield (
             f"prompt.init={prompt.init.value} starts vectors of the input, of which prompt={prompt.name} has "
             "none: take it away."
         )
-    if prompt.init is Init.saved and prompt.method is not Method.prompt:
+    if prompt.init is Init.saved and not table.of(prompt.method).has_prompt:
         yield f"prompt.init=saved starts a prompt, and prompt={prompt.name} has none: take it away."
     if prompt.init is Init.text and prompt.vectors.get("num_prompts", 1) != 1:
         yield (
@@ -291,10 +299,10 @@ def _init_problems(prompt: PromptSettings) -> Iterator[str]:
 
 
 def _regime_problems(settings: RunSettings) -> Iterator[str]:
-    regime, method = settings.regime, settings.prompt.method
+    regime, method = settings.regime, table.of(settings.prompt.method)
     if regime.tasks is not None:
         yield from _mixture_problems(regime)
-        if method in (Method.majority, Method.linear_probe):
+        if method.fit is not None:
             yield (
                 f"prompt={settings.prompt.name} learns nothing from several tasks at once: run it with "
                 "regime=full or regime=fewshot, once a task."
@@ -304,7 +312,7 @@ def _regime_problems(settings: RunSettings) -> Iterator[str]:
         for name in regime.transfer:
             if name in trained:
                 yield f"regime.transfer names '{name}', which the prompt is trained on and scored on anyway."
-        if method is not Method.prompt:
+        if not method.has_prompt:
             yield (
                 f"regime.transfer tries a trained prompt on other tasks; prompt={settings.prompt.name} has "
                 "none."

@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import Any
 
+from dp_bench.methods import table
+from dp_bench.methods.table import Method
 from dp_bench.prompts import catalogue
 from dp_bench.records import flatten
-from dp_bench.settings import FullSettings, Method, RunSettings
+from dp_bench.settings import FullSettings, RunSettings
 
 # A method or prompt may have its own; else those of the trainer count, or of trainer.full for all weights.
 OPTIMIZER = tuple(each.name for each in fields(FullSettings))
@@ -58,23 +60,27 @@ def optimizer_of(config: Config) -> OptimizerUsed | None:
 
 def is_trained(config: Config) -> bool:
     """Say whether a run makes updates, which most settings of the trainer are about."""
-    return Method(_plain(config)["prompt"]["method"]).is_trained
+    return method_of(config).is_trained
+
+
+def method_of(config: Config) -> Method:
+    """Return the row of the table of methods that a run uses."""
+    prompt = config.prompt.method if isinstance(config, RunSettings) else config["prompt"]["method"]
+    return table.of(prompt)
 
 
 def trains_backbone(config: Config) -> bool:
-    prompt = _plain(config)["prompt"]
-    return Method(prompt["method"]).trains_backbone(prompt.get("freeze_backbone"))
+    return table.trains_backbone(_plain(config)["prompt"])
 
 
 def needs_fp32(config: Config) -> bool:
-    """Say whether the backbone is loaded in fp32 whatever trainer.precision says: small updates of weights
-    that are kept in bf16 are lost to rounding."""
-    return trains_backbone(config) or Method(_plain(config)["prompt"]["method"]) is Method.bitfit
+    """Say whether the backbone is loaded in fp32 whatever trainer.precision says."""
+    return trains_backbone(config) or method_of(config).needs_fp32
 
 
 def reads_precision(config: Config) -> bool:
     """Say whether a run's result depends on trainer.precision."""
-    return not needs_fp32(config) and Method(_plain(config)["prompt"]["method"]) is not Method.majority
+    return not needs_fp32(config) and method_of(config).reads_model
 
 
 def unread(config: Mapping[str, Any]) -> set[str]:
@@ -125,7 +131,7 @@ def _draws(prompt: Mapping[str, Any]) -> bool:
 
 def _chooses_by_gradient(prompt: Mapping[str, Any]) -> bool:
     """Say whether something that chooses is trained by the optimizer, to the end or at any time."""
-    if Method(prompt["method"]) is not Method.prompt:
+    if not table.of(prompt["method"]).has_prompt:
         return False
     return any(
         piece.has_members  # a selector fits itself, by no gradient, until this share of the updates

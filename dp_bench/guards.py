@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dp_bench.effective import optimizer_of
+from dp_bench.methods import table
 from dp_bench.prompts import catalogue
-from dp_bench.settings import Method, OptimizerName, PromptSettings, RunSettings
+from dp_bench.settings import OptimizerName, PromptSettings, RunSettings
 
 # Learning rates that are seen to work: of vectors, of keys and values, of LoRA and BitFit, of a whole
 # backbone.
@@ -52,12 +53,11 @@ def before_training(settings: RunSettings) -> Iterator[str]:
 
 
 def _what_is_trained(prompt: PromptSettings) -> str:
+    method = table.of(prompt.method)
     if prompt.trains_backbone:
-        return "all weights"
-    if prompt.method is not Method.prompt:
-        return "some weights"
-    layers = catalogue.of(prompt.layers)
-    return "prompt" if layers is None else layers.rates
+        return table.ALL_WEIGHTS
+    layers = catalogue.of(prompt.layers) if method.has_prompt else None
+    return method.trains or "" if layers is None else layers.rates
 
 
 def of_gradients(named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[str]:

@@ -9,9 +9,48 @@ from dp_bench.backbones import checkpoint
 from dp_bench.config import Experiment
 from dp_bench.data.grouping import grouping
 from dp_bench.data.readers import REVISIONS
-from dp_bench.data.source import Source
+from dp_bench.data.source import Source, locate
 from dp_bench.prompts import catalogue
 from dp_bench.settings import FewShotSplit, RunSettings, Selection
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the files of a run's tasks are, in the order of `Experiment.tasks` and `.transfer`."""
+
+    trained: tuple[Source, ...]
+    transfer: tuple[Source, ...]
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Sources:
+        data, cache = experiment.settings.data, experiment.settings.cache
+        trained, transfer = (
+            tuple(locate(task, data, cache) for task in tasks)
+            for tasks in (experiment.tasks, experiment.transfer)
+        )
+        return cls(trained, transfer)
+
+    @property
+    def sha256(self) -> str:
+        """The digest of all files that a run reads, those of regime.transfer among them."""
+        return records.digest_of([source.sha256 for source in (*self.trained, *self.transfer)])
+
+    @property
+    def trained_sha256(self) -> str:
+        """The digest of what it is trained on."""
+        return records.digest_of([source.sha256 for source in self.trained])
+
+    @property
+    def files(self) -> dict[str, dict[str, str]]:
+        """Name and digest of each file: train, validation; of several tasks, `rte/train`."""
+        several = len(self.trained) > 1
+        found = {
+            f"{source.task}/{name}" if several else name: file
+            for source in self.trained
+            for name, file in (("train", source.train), ("validation", source.validation))
+        }
+        found |= {f"{source.task}/validation": source.validation for source in self.transfer}
+        return {name: {"file": file.path.name, "sha256": file.sha256} for name, file in found.items()}
 
 
 @dataclass(frozen=True)
@@ -59,7 +98,7 @@ def _divides_rows(settings: RunSettings) -> bool:
     return settings.trainer.selection is Selection.heldout
 
 
-def identify(experiment: Experiment, trained: tuple[Source, ...], data_sha256: str) -> Identity:
-    """Name an experiment whose tasks are trained on these sources."""
-    found = facts(experiment, trained)
-    return Identity(*records.identify(experiment.resolved, data_sha256, found), found)
+def identify(experiment: Experiment, sources: Sources) -> Identity:
+    """Name an experiment that reads these files."""
+    found = facts(experiment, sources.trained)
+    return Identity(*records.identify(experiment.resolved, sources.sha256, found), found)

@@ -31,6 +31,7 @@ VOLATILE = (
     "cache_dir",
     "on_missing",
     "rerun",
+    "keep_weights",
     "experiment",  # these five: what a run is part of
     "hpo.name",
     "hpo.trials",
@@ -58,7 +59,9 @@ PACKAGES = (
 
 
 CIRCUMSTANCES = ("versions", "git", "device", "precision", "checkpoint")  # may explain other numbers
-KEPT_ASIDE = ("record.json", "config.yaml", "predictions.parquet", "prompt.safetensors")
+PROMPT_FILE = "prompt.safetensors"  # what a run has learned
+BACKBONE_FILE = "backbone.safetensors"  # a wholly tuned backbone, where keep_weights asks for it
+KEPT_ASIDE = ("record.json", "config.yaml", "predictions.parquet", PROMPT_FILE, BACKBONE_FILE)
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ class RunRecord:
     # What it was trained with: name, lr, weight_decay, selector_lr. Empty where nothing was; older records
     # have none, and effective.optimizer_of computes it.
     optimizer: dict[str, Any] = field(default_factory=dict)
+    # Whether a wholly tuned backbone was kept (keep_weights); None where the backbone was frozen.
+    keeps_backbone: bool | None = None
 
 
 def identify(

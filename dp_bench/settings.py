@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from dp_bench.methods import table
 from dp_bench.prompts import catalogue
 
 
@@ -38,30 +39,6 @@ class Precision(Enum):
 class OptimizerName(Enum):
     adafactor = "adafactor"
     adamw = "adamw"
-
-
-class Method(Enum):
-    prompt = "prompt"
-    zero_shot = "zero_shot"
-    fine_tuning = "fine_tuning"
-    lora = "lora"
-    bitfit = "bitfit"
-    linear_probe = "linear_probe"
-    majority = "majority"
-
-    @property
-    def is_trained(self) -> bool:
-        """Say whether it makes updates, which the settings of the trainer are about."""
-        return self not in (Method.zero_shot, Method.linear_probe, Method.majority)
-
-    @property
-    def is_seedless(self) -> bool:
-        """Say whether it draws nothing, so that one run stands for every seed."""
-        return self in (Method.zero_shot, Method.majority)
-
-    def trains_backbone(self, freeze_backbone: bool | None) -> bool:
-        """Say whether all weights are trained: fine-tuning, or P-tuning as its authors did it."""
-        return self is Method.fine_tuning or freeze_backbone is False
 
 
 class Scoring(Enum):
@@ -190,7 +167,9 @@ class BackboneSettings:
 @dataclass
 class PromptSettings:
     name: str = MISSING
-    method: Method = MISSING  # what is learned: a prompt, or in baselines all weights, a probe, nothing
+    method: str = (
+        MISSING  # a row of methods/table.py: a prompt, or in baselines all weights, a probe, nothing
+    )
     num_tokens: int = MISSING  # P
     init: Init = MISSING
     summary: Summary = MISSING
@@ -217,7 +196,7 @@ class PromptSettings:
     @property
     def trains_backbone(self) -> bool:
         """Whether all weights are trained, with trainer.full."""
-        return self.method.trains_backbone(self.freeze_backbone)
+        return table.trains_backbone(vars(self))
 
     @property
     def saved_file(self) -> Path:
@@ -376,7 +355,8 @@ class HpoSettings:
     @staticmethod
     def is_for(prompt: PromptSettings, entry: Mapping[str, Any]) -> bool:
         """Say whether an entry of the space is searched for a prompt: `methods` may name others."""
-        return prompt.method.is_trained and prompt.method.value in entry.get("methods", [prompt.method.value])
+        method = prompt.method
+        return table.of(method).is_trained and method in entry.get("methods", [method])
 
 
 @dataclass
@@ -389,6 +369,7 @@ class RunSettings:
     cache_dir: str | None = None
     on_missing: OnMissing = MISSING
     rerun: bool = MISSING
+    keep_weights: bool = False  # of a backbone that is wholly tuned: write backbone.safetensors
     task: TaskSettings = field(default_factory=TaskSettings)
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     prompt: PromptSettings = field(default_factory=PromptSettings)

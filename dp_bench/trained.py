@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from safetensors.torch import load_file
-from torch import Tensor
 
 from dp_bench import config, records
 from dp_bench.config import Experiment
 from dp_bench.data.encode import encode
 from dp_bench.data.template import Template
 from dp_bench.evaluation import Predictions, Split, predict
-from dp_bench.methods import (
-    Workplace,
-    load_learned,
-    make_model,
-    make_prompt,
-    predictions_of,
-    probe_logits,
-)
+from dp_bench.methods import table
+from dp_bench.methods.baselines import Baseline, predictions_of
+from dp_bench.methods.build import load_learned, make_model, make_prompt
+from dp_bench.methods.context import RunContext
+from dp_bench.methods.splits import shuffled, summaries
 from dp_bench.model import PromptedModel
+from dp_bench.opening import open_model
 from dp_bench.progress import Reporter
-from dp_bench.prompts.summary import cached_summaries
-from dp_bench.randomness import derive
-from dp_bench.records import RunRecord
-from dp_bench.run import open_model
-from dp_bench.settings import Init, Method, Selection, TaskSettings
+from dp_bench.records import PROMPT_FILE, RunRecord
+from dp_bench.settings import Init, Selection, TaskSettings
 from dp_bench.types import Example, UserError
 
 
@@ -37,16 +30,16 @@ from dp_bench.types import Example, UserError
 class TrainedRun:
     """A finished run that can predict.
 
-    `tasks` are those that it was trained on, then those it was tried on; `model` is None for the baselines
-    without one, whose tensors are in `kept`.
+    `tasks` are those that it was trained on, then those it was tried on; `model` is what the training loop
+    trained, `baseline` what was fitted without it.
     """
 
     experiment: Experiment
     record: RunRecord
     tasks: dict[str, TaskSettings]
     model: PromptedModel | None
-    kept: Mapping[str, Tensor]
-    context: Workplace
+    baseline: Baseline | None
+    context: RunContext
 
     def predict(self, task: str, examples: Iterable[Example]) -> Predictions:
         """Predict examples of one of the run's tasks, in their order.
@@ -58,10 +51,9 @@ class TrainedRun:
             raise UserError(f"{self.record.run_id} knows no task '{task}', it has {', '.join(self.tasks)}.")
         split = self._split(task, list(examples))
         settings = self.experiment.settings
-        if settings.prompt.method is Method.majority:
-            return predictions_of(np.tile(self.kept["shares"].numpy(), (len(split), 1)))
-        if self.model is None:
-            return predictions_of(probe_logits(split, self.kept))
+        if self.baseline is not None:
+            return predictions_of(self.baseline.logits(split))
+        assert self.model is not None
         return predict(
             self.model,
             split,
@@ -75,7 +67,7 @@ class TrainedRun:
     def _looks_at_summaries(self) -> bool:
         settings = self.experiment.settings
         if self.model is None:
-            return settings.prompt.method is Method.linear_probe
+            return table.of(settings.prompt.method).reads_summaries
         # With dropout in the frozen model a summary is a draw, which is made in the forward pass.
         return self.model.prompt.needs_summary and not settings.protocol.frozen_dropout
 
@@ -97,22 +89,9 @@ class TrainedRun:
         if is_trained and settings.trainer.selection is Selection.validation:
             use = "select"
         full_name = f"{name}/{use}" if len(self.tasks) > 1 else use
-        summary_ND = None
-        if self._looks_at_summaries:
-            summary_ND = cached_summaries(
-                backbone,
-                encoded,
-                settings.prompt.summary,
-                pad_to=settings.protocol.summary_pad_to,
-                batch_size=settings.trainer.eval_batch_size,
-                cache_dir=settings.cache,
-                weights=self.context.fingerprint,
-            )
+        summary_ND = summaries(self.context, encoded) if self._looks_at_summaries else None
         split = Split(full_name, task, encoded, summary_ND, number, number if is_trained else 0)
-        if settings.prompt.shuffle_input:
-            seed = derive(settings.seed_of("order"), "input of others", split.name)
-            split = split.with_inputs_of_others(seed)
-        return split
+        return shuffled(split, settings) if settings.prompt.shuffle_input else split
 
 
 def open_run(folder: str | Path, device: str = "auto") -> TrainedRun:
@@ -133,15 +112,18 @@ def open_run(folder: str | Path, device: str = "auto") -> TrainedRun:
                 f"{record.run_id} was trained on other weights than those that are now at "
                 f"{record.checkpoint['name_or_path']}: put the old ones back."
             )
-        path = directory / "prompt.safetensors"
+        path = directory / PROMPT_FILE
         if not path.is_file():
-            raise UserError(f"{directory} has no prompt.safetensors: what the run has learned was not kept.")
-        model = None
-        if experiment.settings.prompt.method not in (Method.majority, Method.linear_probe):
+            raise UserError(f"{directory} has no {PROMPT_FILE}: what the run has learned was not kept.")
+        model, baseline = None, None
+        fitted = table.of(experiment.settings.prompt.method).fit
+        if fitted is not None:
+            baseline = table.load(fitted)(load_file(path))
+        else:
             model = make_model(context, make_prompt(context))
-            load_learned(model, path)
+            load_learned(model, directory)
     tasks = {task.name: task for task in (*experiment.tasks, *experiment.transfer)}
-    return TrainedRun(experiment, record, tasks, model, load_file(path), context)
+    return TrainedRun(experiment, record, tasks, model, baseline, context)
 
 
 def _without_start(experiment: Experiment, device: str) -> Experiment:

@@ -366,7 +366,7 @@ def test_texts_beyond_the_positions_are_refused(backbones: Callable[..., Backbon
 def test_texts_beyond_the_positions_are_refused_before_anything_is_trained(
     experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dp_bench.methods.Trainer", lambda *_, **__: pytest.fail("training began"))
+    monkeypatch.setattr("dp_bench.methods.tune.Trainer", lambda *_, **__: pytest.fail("training began"))
     with pytest.raises(UserError, match="and BertForMaskedLM has 640: lower"):
         run.run(experiment("backbone=bert_tiny_random", "prompt.num_tokens=600"))
 

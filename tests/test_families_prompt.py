@@ -18,8 +18,9 @@ from test_oracles import build, logits_of, make
 from test_trainer import KilledError
 from torch import Tensor
 
-from dp_bench import config, peft_methods, run
+from dp_bench import config, run
 from dp_bench.config import Experiment
+from dp_bench.methods import peft as peft_methods
 from dp_bench.prompts import counts
 from dp_bench.prompts.layers import Mlp, Table
 from dp_bench.prompts.layout import insert

@@ -18,9 +18,9 @@ from dp_bench.data.readers import read_examples
 from dp_bench.data.source import split_file
 from dp_bench.data.split import held_out
 from dp_bench.hub import hub_reachable
-from dp_bench.identity import identify
+from dp_bench.identity import Sources, identify
 from dp_bench.records import RunRecord
-from dp_bench.run import Sources, run
+from dp_bench.run import run
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -41,7 +41,7 @@ def run_id(folder: Path, *overrides: str) -> str:
     words = ["task=rte", "prompt=fixed", "backbone=t5_micro", f"data.dir={folder}", *overrides]
     experiment = config.build(config.compose(words))
     sources = Sources.of(experiment)
-    return identify(experiment, sources.trained, sources.sha256).run_id
+    return identify(experiment, sources).run_id
 
 
 def test_all_committed_records_keep_their_ids() -> None:

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from dp_bench import run
 from dp_bench.config import Experiment
-from dp_bench.methods import _logistic_regression
+from dp_bench.methods.baselines import _logistic_regression
 from dp_bench.records import RunRecord
 
 Build = Callable[..., Experiment]

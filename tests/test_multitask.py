@@ -16,6 +16,7 @@ from test_trainer import make_trainer
 from dp_bench import config, run
 from dp_bench.config import Experiment
 from dp_bench.data.batches import mixing_rates, training_rows
+from dp_bench.identity import Sources
 from dp_bench.settings import Mixing, RegimeSettings
 from dp_bench.types import UserError
 
@@ -161,7 +162,7 @@ def test_few_shots_of_several_tasks_are_those_of_each_alone(several: Build, expe
 def test_another_task_or_transfer_is_another_run(several: Build) -> None:
     base = several("prompt=fixed")
     ids = {
-        run.records.identify(own.resolved, run.Sources.of(own).sha256)[0]
+        run.records.identify(own.resolved, Sources.of(own).sha256)[0]
         for own in (
             base,
             several("prompt=fixed", "regime.tasks=[cb,copa]"),

@@ -159,7 +159,7 @@ def test_prefix_tuning_and_p_tuning_v2_equal_peft(kind: str, projection: bool) -
 @pytest.mark.parametrize("kind", ["t5", "bert", "gpt2", "llama"])
 def test_lora_adds_the_published_formula_to_queries_and_values(kind: str) -> None:
     """W x + (alpha / r) B A x, written out, on every adapted matrix."""
-    from dp_bench import peft_methods
+    from dp_bench.methods import peft as peft_methods
 
     own = config.build(
         config.compose(["data.dir=.", "prompt=lora", "prompt.rank=3", "prompt.alpha=6"])
@@ -218,7 +218,7 @@ def test_lora_finds_query_and_value_of_model_types_that_nobody_listed(kind: str)
     """By structure, and where peft knows the type, the same matrices as peft; each gets a gradient."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    from dp_bench import peft_methods
+    from dp_bench.methods import peft as peft_methods
 
     backbone = unlisted(kind, **UNLISTED[kind])
     peft_methods.add_lora(backbone, lora_settings())
@@ -235,7 +235,7 @@ def test_lora_finds_query_and_value_of_model_types_that_nobody_listed(kind: str)
 def test_lora_adapts_the_same_matrices_as_peft_with_the_same_first_values(kind: str) -> None:
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    from dp_bench import peft_methods
+    from dp_bench.methods import peft as peft_methods
     from dp_bench.randomness import fork
 
     names = ["query", "value"] if kind == "albert" else KNOWN[kind]  # which peft does not list
@@ -253,7 +253,7 @@ def test_lora_adapts_the_same_matrices_as_peft_with_the_same_first_values(kind: 
 
 
 def test_lora_adapts_what_is_named_and_says_what_there_is_to_name() -> None:
-    from dp_bench import peft_methods
+    from dp_bench.methods import peft as peft_methods
     from dp_bench.types import UserError
 
     mamba = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
@@ -288,7 +288,7 @@ def test_lora_target_modules_are_part_of_a_run_only_where_they_are_set() -> None
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "falcon", "bloom"])
 def test_bitfit_trains_the_biases_of_model_types_that_nobody_listed(kind: str) -> None:
-    from dp_bench import peft_methods
+    from dp_bench.methods import peft as peft_methods
     from dp_bench.types import UserError
 
     backbone = unlisted(kind, **UNLISTED[kind])
@@ -301,7 +301,7 @@ def test_bitfit_trains_the_biases_of_model_types_that_nobody_listed(kind: str) -
 
 
 def test_bitfit_trains_biases_alone_and_refuses_models_without() -> None:
-    from dp_bench import peft_methods
+    from dp_bench.methods import peft as peft_methods
     from dp_bench.types import UserError
 
     own = config.build(config.compose(["data.dir=.", "prompt=bitfit"])).settings

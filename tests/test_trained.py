@@ -104,6 +104,19 @@ def test_what_cannot_be_opened_says_why(experiment: Build, tmp_path: Path) -> No
         dp_bench.open_run(folder)
 
 
+@pytest.mark.parametrize("words", ["prompt=fine_tuning", "prompt=p_tuning prompt.freeze_backbone=false"])
+def test_a_tuned_backbone_is_kept_when_asked_for(experiment: Build, words: str) -> None:
+    made = experiment(*words.split(), "keep_weights=true", *QUICK)
+    record = run(made)
+    folder = Path(made.settings.results_dir) / "runs" / record.run_id
+    assert record.keeps_backbone and (folder / "backbone.safetensors").is_file()
+    (examples,) = reported(made).values()
+    same(recorded(record, made), dp_bench.open_run(folder).predict("rte", examples), ["yes", "no"])
+    without = experiment(*words.split(), *QUICK, f"results_dir={folder / 'elsewhere'}")
+    again = run(without)
+    assert again.run_id == record.run_id and again.keeps_backbone is False
+
+
 def test_a_reopened_experiment_is_the_one_that_ran(experiment: Build) -> None:
     made = experiment("prompt=dynamic", "regime=multitask", "regime.tasks=[rte,cb]", "regime.transfer=[wic]")
     again = config.reopen(made.resolved, Path("elsewhere"))

@@ -9,6 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from dp_bench import config, records
+from dp_bench.effective import method_of
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
@@ -83,10 +84,13 @@ def measure(
     """Judge the estimators on some training rows of a finished run, with all that it has trained or as it was
     before."""
     from dp_bench.gradients import CHUNK, judge, survey
-    from dp_bench.methods import cached_splits, fit_input, load_learned, make_model, make_prompt
+    from dp_bench.identity import Sources
+    from dp_bench.methods.build import load_learned, make_model, make_prompt
+    from dp_bench.methods.splits import cached_splits
+    from dp_bench.methods.tune import fit_input
+    from dp_bench.opening import open_run_context
     from dp_bench.progress import Reporter
     from dp_bench.randomness import derive
-    from dp_bench.run import Sources, open_workplace
 
     experiment = config.reopen(record.config, directory.parent.parent)
     if len(experiment.tasks) > 1:
@@ -94,21 +98,21 @@ def measure(
             f"{record.run_id} trained one prompt on several tasks: inspect --gradients looks at a run of one "
             "task."
         )
-    if experiment.settings.prompt.method.value != "prompt":
+    if not method_of(experiment.settings).has_prompt:
         raise UserError(f"{record.run_id} has no prompt, and nothing that chooses a position.")
     with Reporter() as report:
-        place = open_workplace(experiment, Sources.of(experiment), directory, report)
-        if not fresh and place.fingerprint != record.checkpoint["fingerprint"]:
+        context = open_run_context(experiment, Sources.of(experiment), directory, report)
+        if not fresh and context.fingerprint != record.checkpoint["fingerprint"]:
             raise UserError(
                 f"{record.run_id} was trained on other weights than those that are now at "
                 f"{record.checkpoint['name_or_path']}: put the old ones back, or look at an untrained prompt "
                 "with --fresh."
             )
-        prompt = make_prompt(place)
-        model = make_model(place, prompt)
+        prompt = make_prompt(context)
+        model = make_model(context, prompt)
         if not fresh:
-            load_learned(model, directory / "prompt.safetensors")
-        (split,) = cached_splits(place, prompt).train
+            load_learned(model, directory)
+        (split,) = cached_splits(context, prompt).train
         if fresh and prompt.input is not None:
             fit_input(prompt.input, [split])
         rng = np.random.default_rng(derive(experiment.settings.seed, "inspect"))

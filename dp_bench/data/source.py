@@ -61,6 +61,11 @@ class Source:
         """One digest over the contents of both files."""
         return digest_of_both(self.train.sha256, self.validation.sha256)
 
+    @property
+    def reported_split(self) -> str:
+        """What the split that is reported on is called in messages."""
+        return "validation" if self.validation.split == "val" else self.validation.split
+
 
 def digest_of_both(train: str, validation: str) -> str:
     """Return the digest of a task's data, from those of its two files."""

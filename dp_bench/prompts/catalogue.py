@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
+from dp_bench.plugins import by_key
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
@@ -291,17 +291,7 @@ PIECES = (
 @cache
 def catalogue() -> dict[str, Piece]:
     """Return all pieces by their target: those of this package, then those that installed packages add."""
-    found = {piece.target: piece for piece in PIECES}
-    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
-        added = entry.load()
-        for piece in added if isinstance(added, list | tuple) else [added]:
-            if not isinstance(piece, Piece) or piece.target in found:
-                raise UserError(
-                    f"The entry point {entry.name} ({entry.value}) of the group {ENTRY_POINTS} must name a "
-                    "new dp_bench.prompts.catalogue.Piece, or a list of such: mend or uninstall its package."
-                )
-            found[piece.target] = piece
-    return found
+    return by_key({piece.target: piece for piece in PIECES}, ENTRY_POINTS, Piece, "target")
 
 
 def of(piece: Settings | None) -> Piece | None:

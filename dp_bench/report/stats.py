@@ -15,10 +15,10 @@ from statistics import mean, median, stdev
 import numpy as np
 from numpy.typing import NDArray
 
+from dp_bench.effective import method_of
 from dp_bench.randomness import derive
 from dp_bench.records import RunRecord
 from dp_bench.report.frame import MEAN, Cell, Row, Table, draw_of, independent
-from dp_bench.settings import Method
 
 ALPHA = 0.05
 EXACT_UP_TO = 16  # seeds: 65,536 ways to flip their signs
@@ -255,8 +255,7 @@ def _value(cell: Cell, place: Place, is_loose: bool) -> float | None:
 
 def is_seedless(row: Row) -> bool:
     """Say whether one score of a row stands for every seed: nothing of it is drawn but few-shot rows."""
-    methods = {Method(record.config["prompt"]["method"]) for record in row.records}
-    drawn = any(not method.is_seedless for method in methods)
+    drawn = any(not method_of(record.config).is_seedless for record in row.records)
     return not drawn and all(cell.n == len(_draws(cell.values)) for cell in row.cells.values())
 
 

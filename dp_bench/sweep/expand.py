@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dp_bench import config
 from dp_bench.config import Experiment
+from dp_bench.effective import method_of
 
 ALWAYS = {"on_missing": ["on_missing=error"]}  # in a sweep nothing is replaced by the embedded benchmark
 
@@ -73,7 +74,7 @@ def expand(axes: dict[str, list[str]], extra_dir: Path | None) -> Iterator[Choic
             experiment = built if number == 0 else config.reseeded(built, cfg, int(str(seed).split("=")[1]))
             swept = {k: w.split("=", 1)[1] for k, w in _by_key(axes, words) if len(axes[k]) > 1}
             yield Choice(words, experiment, swept)
-            if built.settings.prompt.method.is_seedless:  # run with the first one
+            if method_of(built.settings).is_seedless:  # run with the first one
                 break
 
 

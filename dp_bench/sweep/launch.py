@@ -21,7 +21,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from dp_bench import config
-from dp_bench.sweep.claims import BusyError
+from dp_bench.claims import BusyError
 from dp_bench.sweep.plan import Run
 from dp_bench.types import UserError
 

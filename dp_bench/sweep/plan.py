@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dp_bench import records
-from dp_bench.identity import identify
+from dp_bench.claims import holders
+from dp_bench.effective import is_trained
+from dp_bench.identity import Sources, identify
 from dp_bench.records import RunRecord
-from dp_bench.run import Sources
-from dp_bench.settings import Method
-from dp_bench.sweep.claims import holders
 from dp_bench.sweep.expand import Choice, axes_of, expand
 from dp_bench.types import UserError
 
@@ -83,7 +82,7 @@ def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
     cells: dict[str, str] = {}
     for choice in choices:
         sources = _sources(choice, found)
-        identity = identify(choice.experiment, sources.trained, sources.sha256)
+        identity = identify(choice.experiment, sources)
         run_id = identity.run_id
         runs.setdefault(run_id, Run(run_id, choice.words, _labels(choice)))
         resolved[run_id], cells[run_id] = choice.experiment.resolved, identity.cell_id
@@ -174,5 +173,4 @@ def _kinds(cell_id: str, resolved: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _updates(resolved: Mapping[str, Any]) -> int:
-    is_trained = Method(resolved["prompt"]["method"]).is_trained
-    return int(resolved["trainer"]["max_steps"]) if is_trained else 1
+    return int(resolved["trainer"]["max_steps"]) if is_trained(resolved) else 1

@@ -90,8 +90,8 @@ def _read(jobs: queue.Queue[dict[str, Any] | None]) -> None:
 def _work(job: dict[str, Any], answers: Answers) -> dict[str, str]:
     """Run one job and return how it ended; its log stays where it did not end well."""
     from dp_bench import config
+    from dp_bench.claims import BusyError
     from dp_bench.run import run
-    from dp_bench.sweep.claims import BusyError
 
     log = Path(job["log"])
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -22,8 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from dp_bench.claims import holder
 from dp_bench.records import is_finished
-from dp_bench.sweep.claims import holder
 from dp_bench.sweep.plan import Run
 
 POLL_SECONDS = 1.0

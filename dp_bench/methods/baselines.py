@@ -1,0 +1,127 @@
+"""Baselines that are fitted to the training rows without the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dp_bench.evaluation import Predictions, Split, score
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the linear probe, per example; the best by the selection score
+
+
+class Baseline(Protocol):
+    """What a row of the table of methods names as its `fit`.
+
+    It is made of the tensors that a run keeps, so that a finished run is opened by `Class(tensors)`.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None: ...
+
+    @classmethod
+    def fit(cls, train: Split, select: Split) -> Self:
+        """Fit to the training rows; choose by the selection rows where there is something to choose."""
+        ...
+
+    @property
+    def trainable_parameters(self) -> int: ...
+
+    def logits(self, split: Split) -> NDArray[np.float32]:
+        """Return the logits [N,C] of a split."""
+        ...
+
+
+class Majority:
+    """Predict the most frequent label of the training rows for every example."""
+
+    trainable_parameters = 0
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    @classmethod
+    def fit(cls, train: Split, select: Split) -> Self:
+        num_classes = len(train.task.labels) or 1  # ReCoRD's choices have no names: the first one
+        counts = np.bincount(train.encoded.labels, minlength=num_classes)[:num_classes]
+        shares = np.log((counts + 1e-9) / counts.sum()).astype(np.float32)
+        return cls({"shares": torch.from_numpy(shares)})
+
+    def logits(self, split: Split) -> NDArray[np.float32]:
+        return np.tile(self.tensors["shares"].numpy(), (len(split), 1))
+
+
+class LinearProbe:
+    """A linear classifier on the frozen summary: what the input of an instance-level selector alone knows.
+
+    Multinomial logistic regression on standardised features with an L2 penalty, solved to its optimum; the
+    penalty is the one with the best selection score. Tensors: `weights` [C, D + 1] with the biases in the
+    last column, `center` and `scale` [D].
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    @classmethod
+    def fit(cls, train: Split, select: Split) -> Self:
+        raw = _features(train)
+        center, scale = raw.mean(0), raw.std(0) + 1e-6
+        x_ND, labels_N = (raw - center) / scale, torch.from_numpy(train.encoded.labels)
+        num_classes = len(train.task.labels)
+        fitted = [
+            cls(
+                {
+                    "weights": _logistic_regression(x_ND, labels_N, num_classes, ridge),
+                    "center": center,
+                    "scale": scale,
+                }
+            )
+            for ridge in RIDGES
+        ]
+        return max(fitted, key=lambda probe: score(select, predictions_of(probe.logits(select))).value)
+
+    @property
+    def trainable_parameters(self) -> int:
+        return self.tensors["weights"].numel()
+
+    def logits(self, split: Split) -> NDArray[np.float32]:
+        x_ND = (_features(split) - self.tensors["center"]) / self.tensors["scale"]
+        weights = self.tensors["weights"]
+        logits: NDArray[np.float32] = torch.nn.functional.linear(
+            x_ND, weights[:, :-1], weights[:, -1]
+        ).numpy()
+        return logits
+
+
+def predictions_of(logits_NC: NDArray[np.float32]) -> Predictions:
+    """Return the predictions of a method that has no prompt."""
+    nowhere = np.zeros(len(logits_NC), dtype=np.int64)
+    return Predictions(logits_NC.astype(np.float32), nowhere, nowhere, None)
+
+
+def _features(split: Split) -> Tensor:
+    assert split.summary_ND is not None
+    return split.summary_ND[torch.from_numpy(split.encoded.rows)].double()
+
+
+def _logistic_regression(x_ND: Tensor, labels_N: Tensor, num_classes: int, ridge: float) -> Tensor:
+    """Return weights and, in the last column, biases [C, D + 1] of the penalised maximum of likelihood."""
+    weights = torch.zeros(num_classes, x_ND.shape[1] + 1, dtype=x_ND.dtype, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=500, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logits_NC = torch.nn.functional.linear(x_ND, weights[:, :-1], weights[:, -1])
+        penalty = 0.5 * ridge * weights[:, :-1].pow(2).sum()
+        value = torch.nn.functional.cross_entropy(logits_NC, labels_N) + penalty
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return weights.detach()

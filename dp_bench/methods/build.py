@@ -1,0 +1,115 @@
+"""Build the model of a run, and load into it what a finished run has learned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dp_bench.config import build_prompt
+from dp_bench.methods import table
+from dp_bench.methods.context import RunContext
+from dp_bench.model import PromptedModel
+from dp_bench.prompts.init import differences, load_saved
+from dp_bench.prompts.prompt import Prompt
+from dp_bench.prompts.summary import summary_width
+from dp_bench.records import BACKBONE_FILE, PROMPT_FILE
+from dp_bench.settings import Init, RunSettings
+from dp_bench.types import UserError
+from dp_bench.verbalizer import label_word_ids
+
+BACKBONE = "backbone."  # how the names of the backbone's tensors begin
+
+
+def make_prompt(context: RunContext) -> Prompt:
+    """Build the prompt that the settings describe for the backbone and tasks at hand."""
+    settings, backbone = context.settings, context.backbone
+    dims = replace(
+        backbone.dims,
+        num_tasks=len(context.experiment.tasks),
+        sites=() if settings.prompt.layers is None else backbone.find_sites(),
+        summary_width=summary_width(backbone, settings.prompt.summary),
+    )
+    prompt = build_prompt(context.experiment, dims, backbone.embedding_VD, _first_ids(context))
+    if settings.prompt.init is Init.saved:
+        load_saved(prompt, settings.prompt.saved_file)
+    return prompt
+
+
+def make_model(context: RunContext, prompt: Prompt) -> PromptedModel:
+    """Return the model that a run trains: what its method trains of the backbone is trainable."""
+    settings, backbone = context.settings, context.backbone
+    if settings.prompt.trains_backbone:
+        backbone.thaw()
+    method = table.of(settings.prompt.method)
+    if method.prepare is not None:
+        table.load(method.prepare)(backbone, settings)
+    model = PromptedModel(
+        backbone,
+        prompt,
+        context.verbalizers,
+        order=settings.protocol.split_order,
+        summary=settings.prompt.summary,
+        summary_pad_to=settings.protocol.summary_pad_to,
+    )
+    return model.to(backbone.device)
+
+
+def _first_ids(context: RunContext) -> list[int]:
+    """Return the tokens that a prompt starts from: those of a text, or the label words of all tasks."""
+    settings, tokenizer = context.settings.prompt, context.backbone.tokenizer
+    if settings.init is Init.text:
+        ids: list[int] = tokenizer(settings.init_text, add_special_tokens=False).input_ids
+        if not ids:
+            raise UserError(f"prompt.init_text={settings.init_text!r} has no token: give it some words.")
+        return ids
+    if settings.init is Init.label_words:
+        words = [word for task in context.experiment.tasks for word in task.words]
+        if not words:
+            raise UserError("prompt.init=label_words: the task has no label words, it scores whole choices.")
+        return label_word_ids(list(dict.fromkeys(words)), tokenizer)
+    return []
+
+
+def worth_keeping(model: PromptedModel, settings: RunSettings) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the trained tensors by the names of a run's prompt.safetensors and of its backbone.safetensors,
+    which holds a wholly tuned backbone where keep_weights asks for it."""
+    trained = _trained(model)
+    if not settings.prompt.trains_backbone:
+        return trained, {}
+    backbone = {name: value for name, value in trained.items() if name.startswith(BACKBONE)}
+    rest = {name: value for name, value in trained.items() if name not in backbone}
+    return rest, backbone if settings.keep_weights else {}
+
+
+def _trained(model: PromptedModel) -> dict[str, Tensor]:
+    """Return all that training changes; the prompt's tensors without the prefix of their module."""
+    return {name.removeprefix("prompt."): value for name, value in model.trained_tensors().items()}
+
+
+def load_learned(model: PromptedModel, directory: Path) -> None:
+    """Load all that a finished run has learned into a model that was made as the run's was: prompt,
+    classifier head, and what it trained of the backbone.
+
+    Raises UserError unless every tensor is there, in its shape.
+    """
+    path, backbone_path = directory / PROMPT_FILE, directory / BACKBONE_FILE
+    found, expected = load_file(path), _trained(model)
+    if backbone_path.is_file():
+        found |= load_file(backbone_path)
+    lost = [name for name in expected if name.startswith(BACKBONE) and name not in found]
+    if lost:
+        raise UserError(
+            f"{directory} trained {len(lost)} tensors of the backbone itself and has not kept them: what it "
+            "learned cannot be put together again, and its prompt means little on the weights that it "
+            "started from. Run it again with rerun=true keep_weights=true, or inspect the model before "
+            "training with --fresh."
+        )
+    if wrong := differences(found, expected):
+        raise UserError(f"{path} holds something else than this run trains: {'; '.join(wrong)}.")
+    with torch.no_grad():
+        for name, value in expected.items():
+            value.copy_(found[name])

@@ -1,0 +1,116 @@
+"""The table of methods: what each trains, reads and needs. Nothing here needs torch.
+
+A configuration names one with `prompt.method`. Checks, guards, tables and the run itself ask this table, and
+none of them knows a method by its name. A new baseline is a row here, or in a package of its own that names
+it in the entry-point group `dp_bench.methods`, and a function that makes weights trainable (`prepare`) or a
+class that is fitted (`fit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from dp_bench.plugins import by_key
+from dp_bench.prompts.catalogue import Setting, number
+from dp_bench.suggest import did_you_mean
+from dp_bench.types import UserError
+
+ENTRY_POINTS = "dp_bench.methods"
+# What the training loop changes; guards.py has the usual learning rates of each.
+PROMPT, SOME_WEIGHTS, ALL_WEIGHTS = "prompt", "some weights", "all weights"
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a run comes to its predictions.
+
+    `prepare` and `fit` are `module:object`, imported when a run begins: a function of the loaded backbone and
+    the run's settings that makes weights trainable, and a class such as `baselines.LinearProbe`, which is
+    fitted in place of the training loop.
+    """
+
+    name: str
+    trains: str | None = None  # PROMPT, SOME_WEIGHTS, ALL_WEIGHTS; None: the training loop is not entered
+    prepare: str | None = None
+    fit: str | None = None
+    is_seedless: bool = False  # draws nothing, so that one run stands for every seed
+    reads_model: bool = True
+    reads_summaries: bool = False  # of every text; `fit` alone
+    needs_labels: bool = False  # the same for every example
+    needs_fp32: bool = False  # small updates of weights that are kept in bf16 are lost to rounding
+    # Settings of the group `prompt` that no other method reads.
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    paper: str = ""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it makes updates, which the settings of the trainer are about."""
+        return self.trains is not None
+
+    @property
+    def has_prompt(self) -> bool:
+        return self.trains == PROMPT
+
+
+def _are_names(value: Any, _: int) -> bool:
+    return value is None or (isinstance(value, list | tuple) and bool(value) and all(value))
+
+
+_BASELINES, _PEFT = "dp_bench.methods.baselines", "dp_bench.methods.peft"
+
+METHODS = (
+    Method("prompt", PROMPT),
+    Method("zero_shot", is_seedless=True),
+    Method("fine_tuning", ALL_WEIGHTS, needs_fp32=True),
+    Method(
+        "lora",
+        SOME_WEIGHTS,
+        prepare=f"{_PEFT}:add_lora",
+        settings={
+            "rank": Setting(number(0), "positive: 8 is usual"),
+            "alpha": Setting(number(0), "positive: 16 is usual"),
+            "target_modules": Setting(_are_names, "null, or names of modules such as [q_proj,v_proj]"),
+        },
+        paper="Hu et al., ICLR 2022",
+    ),
+    Method(
+        "bitfit",
+        SOME_WEIGHTS,
+        prepare=f"{_PEFT}:thaw_biases",
+        needs_fp32=True,
+        paper="Ben Zaken et al., ACL 2022",
+    ),
+    Method("linear_probe", fit=f"{_BASELINES}:LinearProbe", reads_summaries=True, needs_labels=True),
+    Method("majority", fit=f"{_BASELINES}:Majority", is_seedless=True, reads_model=False),
+)
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """Return all methods by name: those of this package, then those that installed packages add."""
+    return by_key({method.name: method for method in METHODS}, ENTRY_POINTS, Method, "name")
+
+
+def of(name: str) -> Method:
+    """Return a method by its name; raise UserError where there is none."""
+    if name not in methods():
+        raise UserError(
+            f"prompt.method={name} is no method. {did_you_mean(name, tuple(methods()))}"
+            f"Methods: {', '.join(methods())}."
+        )
+    return methods()[name]
+
+
+def trains_backbone(prompt: Mapping[str, Any]) -> bool:
+    """Say whether all weights are trained: by fine-tuning, or beside a prompt as P-tuning's authors did."""
+    return of(prompt["method"]).trains == ALL_WEIGHTS or prompt.get("freeze_backbone") is False
+
+
+def load(dotted: str) -> Any:
+    """Import what `module:object` names."""
+    module, _, name = dotted.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,118 @@
+"""Open what a run works with: its data and its model, so that a finished run can be opened without data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import torch
+from transformers.utils import logging as transformers_logging
+
+from dp_bench import machine
+from dp_bench.backbones.load import load_backbone, load_tokenizer
+from dp_bench.config import Experiment
+from dp_bench.data.prepare import TaskData, overlap_of_other_task, prepare, prepare_report
+from dp_bench.effective import is_trained, needs_fp32
+from dp_bench.identity import Sources
+from dp_bench.methods.context import RunContext
+from dp_bench.progress import Reporter
+from dp_bench.settings import Head
+from dp_bench.verbalizer import make_verbalizer, tell_of_pieces
+
+
+def open_run_context(
+    experiment: Experiment, sources: Sources, directory: Path, reporter: Reporter
+) -> RunContext:
+    """Read the data, then load the model, which takes longer."""
+    settings = experiment.settings
+    _quieten()
+    tokenizer = load_tokenizer(settings.backbone)
+    data = tuple(
+        prepare(settings, task, source, tokenizer)
+        for task, source in zip(experiment.tasks, sources.trained, strict=True)
+    )
+    transfer = tuple(
+        (task, prepare_report(settings, task, source, tokenizer))
+        for task, source in zip(experiment.transfer, sources.transfer, strict=True)
+    )
+    overlap = {task.name: overlap_of_other_task(data, encoded) for task, encoded in transfer}
+    context = open_model(experiment, directory, reporter)
+    return replace(context, data=data, transfer=transfer, transfer_overlap=overlap)
+
+
+def open_model(experiment: Experiment, directory: Path, reporter: Reporter) -> RunContext:
+    """Load the frozen backbone, and make what scores its answers. Reads no data."""
+    settings = experiment.settings
+    _quieten()
+    device = machine.resolve_device(settings.device)
+    machine.set_threads(settings.trainer.cpu_threads)
+    dtype = machine.resolve_dtype(settings.trainer.precision, device)
+    if needs_fp32(settings):
+        dtype = torch.float32
+    dropout = settings.protocol.frozen_dropout
+    backbone = load_backbone(settings.backbone, device=device, dtype=dtype, dropout=dropout)
+    if settings.trainer.gradient_checkpointing:
+        backbone.checkpoint_activations()
+    if settings.trainer.compile:
+        backbone.compile_stacks()
+    fingerprint = backbone.fingerprint()  # before fine-tuning changes it
+    tasks = (*experiment.tasks, *experiment.transfer)
+    head, seed = settings.backbone.head, settings.seed_of("init")
+    if head is Head.verbalizer and settings.backbone.name_or_path is not None:  # random weights read bytes
+        for task in tasks:
+            tell_of_pieces(task.words, backbone.tokenizer)
+    verbalizers = tuple(make_verbalizer(task, backbone, head, seed) for task in tasks)
+    return RunContext(experiment, backbone, fingerprint, verbalizers, directory, reporter)
+
+
+def announce(context: RunContext) -> None:
+    """Say, before anything long begins, what this run is and what it will cost."""
+    settings, reporter, backbone = context.settings, context.reporter, context.backbone
+    trainer, data = settings.trainer, settings.data
+    micro = trainer.micro_batch_size or trainer.batch_size
+    reporter.line(context.directory.name)
+    if settings.backbone.name_or_path is None:
+        reporter.line(
+            f"  backbone={settings.backbone.name} has RANDOM weights: its scores say nothing about a method."
+        )
+    if data.difficulty is not None:
+        reporter.line(f"  data={data.name}: {data.title}; its scores say nothing about SuperGLUE")
+    if is_trained(settings):
+        reporter.line(
+            f"  {trainer.max_steps} updates of {trainer.batch_size} examples "
+            f"({-(-trainer.batch_size // micro)} × {micro}); {machine.device_name(backbone.device)}, "
+            f"weights in {machine.dtype_name(backbone.dtype)}"
+        )
+    for task in context.data:
+        for note in task.notes:
+            reporter.line(f"  {note}")
+        title = f"{task.task.title}: " if len(context.data) > 1 else ""
+        reporter.line(f"  {title}{_examples(task, trainer.selection.value)}")
+    for note in transfer_notes(context):
+        reporter.line(f"  {note}")
+
+
+def transfer_notes(context: RunContext) -> list[str]:
+    """Return what a reader should know of the tasks of regime.transfer. Tables mark the trained task by how
+    its notes begin, and these begin otherwise."""
+    return [
+        f"{task.title} (not trained on): {note}"
+        for task, encoded in context.transfer
+        for note in context.transfer_overlap[task.name].notes(len(encoded))
+    ]
+
+
+def _examples(data: TaskData, selection: str) -> str:
+    return (
+        f"train {len(data.train)}, select {len(data.select)} ({selection}), report {len(data.report)} "
+        f"examples; longest text {max(data.whole_train.longest, data.report.longest)} tokens, "
+        f"{100 * data.whole_train.share_truncated:.1f} % of the training texts shortened to "
+        f"{data.task.max_length}"
+    )
+
+
+def _quieten() -> None:
+    """Silence what libraries print of themselves while they load; our own lines say what matters."""
+    datasets.disable_progress_bars()
+    transformers_logging.set_verbosity_error()

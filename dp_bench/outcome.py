@@ -1,0 +1,227 @@
+"""What a finished run leaves: its record, what it has learned, and its predictions."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dp_bench import machine, records
+from dp_bench.backbones.checkpoint import commit_of, folder_sha256
+from dp_bench.data.encode import EncodedSplit
+from dp_bench.data.prepare import TaskData
+from dp_bench.data.source import Source
+from dp_bench.effective import optimizer_of
+from dp_bench.evaluation import Report, mean_score
+from dp_bench.identity import Identity, Sources
+from dp_bench.methods.context import MethodResult, RunContext
+from dp_bench.opening import transfer_notes
+from dp_bench.progress import Reporter
+from dp_bench.records import BACKBONE_FILE, PROMPT_FILE, RunRecord
+from dp_bench.settings import RunSettings, TaskSettings
+
+
+def record_of(
+    context: RunContext, sources: Sources, identity: Identity, result: MethodResult, **costs: Any
+) -> RunRecord:
+    """Return the record of a run that has ended; `costs` are its time and memory."""
+    settings, data, progress = context.settings, context.data, result.progress
+    backbone, optimizer = context.backbone, optimizer_of(settings)
+    overall = mean_score({own.task.name: result.reports[own.task.name].score for own in data})
+    splits = _by_use(data)
+    num_examples = {use: sum(map(len, encoded)) for use, encoded in splits.items()}
+    overlap = {own.task.name: own.overlap for own in data} | dict(context.transfer_overlap)
+    return RunRecord(
+        run_id=identity.run_id,
+        status="done",
+        score=overall.value,
+        select_score=progress.best_score,
+        metrics=overall.metrics,
+        select_metrics=progress.best_metrics,
+        num_examples=num_examples,
+        best_step=progress.best_step,
+        num_updates=progress.step,
+        stopped_early=0 < progress.step < settings.trainer.max_steps,
+        trainable_parameters=result.trainable_parameters,
+        frozen_parameters=sum(p.numel() for p in backbone.parameters() if not p.requires_grad),
+        train_seconds=round(progress.train_seconds, 3),
+        eval_seconds=round(progress.eval_seconds, 3),
+        device=machine.device_name(backbone.device),
+        precision=machine.dtype_name(backbone.dtype),
+        data_sha256=sources.trained_sha256,
+        data_files=sources.files,
+        share_truncated={
+            use: sum(own.num_truncated for own in encoded) / num_examples[use]
+            for use, encoded in splits.items()
+        },
+        checkpoint=_checkpoint(context),
+        versions=records.versions(),
+        git=records.git_state(),
+        command=records.command(),
+        config=context.experiment.resolved,
+        cell_id=identity.cell_id,
+        facts=identity.facts,
+        notes=[*(note for own in data for note in own.notes), *transfer_notes(context)],
+        overlap={task: asdict(own) for task, own in overlap.items()},
+        diagnostics={
+            **{k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},
+            **result.diagnostics,
+        },
+        warnings=context.reporter.share_warnings(),
+        routes=result.routes,
+        by_task=_tasks(data, sources.trained, result) if len(data) > 1 else {},
+        transfer=_transfer(context, sources.transfer, result),
+        optimizer=asdict(optimizer) if progress.step and optimizer is not None else {},
+        keeps_backbone=bool(result.backbone_weights) if settings.prompt.trains_backbone else None,
+        **_names(settings, context.experiment.resolved),
+        **costs,
+    )
+
+
+def _names(settings: RunSettings, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run is called in each group of its configuration."""
+    groups = ("task", "backbone", "prompt", "regime", "protocol")
+    return {
+        **{group: getattr(settings, group).name for group in groups},
+        "experiment": resolved.get("experiment"),
+        "data": settings.data.title,
+        "seed": settings.seed,
+        "selection": settings.trainer.selection.value,
+    }
+
+
+def _checkpoint(context: RunContext) -> dict[str, str | None]:
+    backbone = context.settings.backbone
+    return {
+        "name_or_path": backbone.name_or_path,
+        "revision": backbone.revision,
+        "commit": commit_of(backbone),
+        "sha256": folder_sha256(backbone.name_or_path, context.settings.cache),
+        "fingerprint": context.fingerprint,
+    }
+
+
+def _by_use(data: Sequence[TaskData]) -> dict[str, list[EncodedSplit]]:
+    return {use: [getattr(own, use) for own in data] for use in ("train", "select", "report")}
+
+
+def _tasks(data: Sequence[TaskData], sources: Sequence[Source], result: MethodResult) -> dict[str, Any]:
+    """Return what the record of a multitask run says of each task."""
+    return {
+        own.task.name: {**_task_entry(own, result), "data_sha256": source.sha256}
+        for own, source in zip(data, sources, strict=True)
+    }
+
+
+def _task_entry(own: TaskData, result: MethodResult) -> dict[str, Any]:
+    name = own.task.training.name
+    prefix = f"{name}/"
+    best = result.progress.best_metrics
+    return {
+        **_reported(own.task, result.reports[own.task.name]),
+        "select_score": result.progress.best_scores.get(name),
+        "select_metrics": {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)},
+        "num_examples": {use: len(encoded[0]) for use, encoded in _by_use([own]).items()},
+        "notes": list(own.notes),
+    }
+
+
+def _transfer(context: RunContext, sources: Sequence[Source], result: MethodResult) -> dict[str, Any]:
+    return {
+        task.name: {**_reported(task, result.reports[task.name]), "data_sha256": source.sha256}
+        for (task, _), source in zip(context.transfer, sources, strict=True)
+    }
+
+
+def _reported(task: TaskSettings, report: Report) -> dict[str, Any]:
+    return {
+        "title": task.title,
+        "score": report.score.value,
+        "metrics": report.score.metrics,
+        "num_examples": {"report": len(report.split)},
+    }
+
+
+def compared(record: RunRecord, replaced: RunRecord, directory: Path, reporter: Reporter) -> RunRecord:
+    """Where a rerun comes to other numbers than the record that it replaces, say so and keep both."""
+    old, new = records.outcome(replaced), records.outcome(record)
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if not changed:
+        return record
+    shown = [f"{name} is {new.get(name)} and was {old.get(name)}" for name in changed[:4]]
+    also = [name for name in records.CIRCUMSTANCES if getattr(record, name) != getattr(replaced, name)]
+    reporter.warn(
+        f"rerun=true came to other numbers than the run that it replaces ({len(changed)} differ): "
+        f"{', '.join(shown)}. Different circumstances: {', '.join(also) or 'none that are recorded'}. What "
+        f"the run before left is kept in {records.keep_aside(directory)}"
+    )
+    return replace(record, warnings=list(reporter.warnings))
+
+
+def leave(context: RunContext, record: RunRecord, result: MethodResult) -> None:
+    """Write the files of a finished run: the record after everything that it refers to, status.json last."""
+    directory = context.directory
+    config_text = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True)
+    records.write_text(directory / "config.yaml", config_text)
+    metadata = {
+        "run_id": record.run_id,
+        "task": record.task,
+        "prompt": record.prompt,
+        "backbone": str(record.checkpoint["name_or_path"]),
+        "backbone_fingerprint": str(record.checkpoint["fingerprint"]),
+        "backbone_configuration": context.backbone.configuration(),
+        "score": f"{record.score:.4f}",
+        "dp_bench": str(record.versions["dp-bench"]),
+    }
+    _save_tensors(directory / PROMPT_FILE, result.weights, metadata)
+    if result.backbone_weights:
+        _save_tensors(directory / BACKBONE_FILE, result.backbone_weights, metadata)
+    predictions = prediction_table(result.reports)
+    records.replace_file(
+        directory / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False)
+    )
+    records.save(record, directory)
+    records.write_status(directory, "done")
+    shutil.rmtree(directory / "checkpoint", ignore_errors=True)
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    records.replace_file(path, lambda temporary: save_file(kept, temporary, metadata))
+
+
+def prediction_table(reports: Mapping[str, Report]) -> pd.DataFrame:
+    """Return one row an example: id, group, source (which texts it is about), gold (and golds, where several
+    choices are right), prediction, log-probability of each choice, chosen position and length, and member of
+    a pool; with several tasks, those of one after another, named in `task`."""
+    columns = [pd.DataFrame(_columns(report)) for report in reports.values()]
+    if len(columns) == 1:
+        return columns[0]
+    named = [own.assign(task=task) for task, own in zip(reports, columns, strict=True)]
+    return pd.concat(named, ignore_index=True)
+
+
+def _columns(report: Report) -> dict[str, Any]:
+    predictions, encoded = report.predictions, report.split.encoded
+    names = report.split.task.words or range(predictions.logits_NC.shape[1])
+    scores = torch.log_softmax(torch.from_numpy(predictions.logits_NC).double(), dim=1).numpy()
+    return {
+        "id": encoded.ids,
+        "group": encoded.groups,
+        "source": encoded.sources,
+        "gold": encoded.labels,
+        **({"golds": encoded.golds} if any(len(own) > 1 for own in encoded.golds) else {}),
+        "prediction": predictions.choices,
+        **{f"score_{name}": scores[:, i] for i, name in enumerate(names)},
+        "position": predictions.position_N,
+        "length": predictions.length_N,
+        **({} if predictions.route_N is None else {"route": predictions.route_N}),
+    }
