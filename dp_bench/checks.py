@@ -98,10 +98,10 @@ def _run_problems(settings: RunSettings) -> Iterator[str]:
 
 def refuse_ranks(settings: RunSettings) -> None:
     """Raise UserError where several processes cannot do what one would."""
-    if settings.prompt.name in settings.protocol.step_each_micro_batch:
+    if settings.trainer.step_each_micro_batch:
         raise UserError(
-            f"protocol={settings.protocol.name} makes an update after each micro-batch of prompt="
-            f"{settings.prompt.name}, one behind the other: run it as one process."
+            f"trainer.step_each_micro_batch, which protocol={settings.protocol.name} sets for some prompts, "
+            "makes one update after the other: run it as one process."
         )
 
 

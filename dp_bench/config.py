@@ -27,10 +27,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from dp_bench import records
 from dp_bench.checks import problems_of, task_problems
 from dp_bench.prompts import catalogue
 from dp_bench.settings import Init, PromptSettings, RunSettings, TaskSettings
@@ -178,6 +179,7 @@ def build(cfg: DictConfig, extra_dir: Path | None = None) -> Experiment:
     if cfg.data.templated:
         cfg = deepcopy(cfg)
         _keep_nothing_together(cfg.task)
+    cfg = apply_protocol(cfg, extra_dir)
     problems = _whole_problems(cfg, extra_dir)
     if problems:
         raise UserError(_paragraph(problems))
@@ -219,6 +221,29 @@ def build(cfg: DictConfig, extra_dir: Path | None = None) -> Experiment:
     return Experiment(settings, resolved, tasks, others)
 
 
+def apply_protocol(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
+    """Return a configuration with what its protocol sets of pieces and prompts at their own places.
+
+    What was typed stays: a setting of a prompt is only set where it is what the prompt's file says.
+    """
+    by_piece, by_prompt = cfg.protocol.by_piece, cfg.protocol.by_prompt
+    if by_piece is None and by_prompt is None:
+        return cfg
+    cfg = deepcopy(cfg)
+    with open_dict(cfg):
+        cfg.protocol.by_piece = cfg.protocol.by_prompt = None
+        for piece in (cfg.prompt[part] for part in catalogue.PARTS if cfg.prompt[part] is not None):
+            for key, value in (by_piece or {}).get(str(piece.get("_target_")).rsplit(".", 1)[-1], {}).items():
+                piece.setdefault(key, value)
+        changed = (by_prompt or {}).get(cfg.prompt.name, {})
+        usual = records.flatten({"prompt": prompt_settings(cfg.prompt.name, extra_dir)}) if changed else {}
+        typed_in = records.flatten(_plain(cfg))
+        for key, value in changed.items():
+            if typed_in.get(key) == usual.get(key):
+                OmegaConf.update(cfg, key, value)
+    return cfg
+
+
 def _keep_nothing_together(task: DictConfig) -> None:
     """Drop what keeps rows together: a generator has so few sentences that all its rows share some."""
     for node in (task, task.train_task):
@@ -234,6 +259,9 @@ def reopen(resolved: Mapping[str, Any], results_dir: Path) -> Experiment:
     if several is not None:
         known["task"] = {key: value for key, value in known["task"].items() if key != "tasks"}
     known.get("hpo", {}).pop("searched", None)
+    protocol = known["protocol"]
+    former = {key.removeprefix("protocol."): value for key, value in records.FORMER.items()}
+    known["protocol"] = {k: v for k, v in protocol.items() if k not in former or v != former[k]}
     known["prompt"].pop("init_sha256", None)
     known["results_dir"] = str(results_dir)
     try:
@@ -264,6 +292,7 @@ def _reopened_task(plain: Mapping[str, Any]) -> TaskSettings:
 def reseeded(experiment: Experiment, cfg: DictConfig, seed: int) -> Experiment:
     """Return what `build` gives for a configuration that was built before, now with another seed."""
     cfg.seed = seed
+    cfg = apply_protocol(cfg, None)
     plain = _plain(cfg)
     followed = {key: plain[key] for key in ("seed", "seeds", "regime", "trainer")}
     regime = _settings(cfg).regime
@@ -330,7 +359,8 @@ def build_prompt(
     settings = experiment.settings.prompt
     pieces: dict[str, Any] = {part: catalogue.build(piece) for part, piece in settings.pieces.items()}
     seed = experiment.settings.seed_of("init")
-    return build(settings, experiment.settings.protocol, seed, dims, embedding_VD, first_ids, **pieces)
+    order = experiment.settings.protocol.split_order
+    return build(settings, order, seed, dims, embedding_VD, first_ids, **pieces)
 
 
 def check(

@@ -14,7 +14,7 @@ from typing import Any
 from dp_bench.methods import table
 from dp_bench.methods.table import Method
 from dp_bench.prompts import catalogue
-from dp_bench.records import flatten
+from dp_bench.records import FORMER, flatten
 from dp_bench.settings import FullSettings, RunSettings
 
 # A method or prompt may have its own; else those of the trainer count, or of trainer.full for all weights.
@@ -89,7 +89,8 @@ def unread(config: Mapping[str, Any]) -> set[str]:
     What is not known to be unread is not among them.
     """
     trainer, regime, prompt = config["trainer"], config["regime"], config["prompt"]
-    found = set[str]()
+    protocol = flatten({"protocol": config["protocol"]})
+    found = {key for key, value in FORMER.items() if protocol.get(key) in (None, value)}
     if trainer["selection"] != "heldout" or regime["shots"] is not None:
         found |= {"trainer.heldout_fraction", "trainer.heldout_max"}
     if not reads_precision(config):

@@ -126,6 +126,17 @@ class RunRecord:
     keeps_backbone: bool | None = None
 
 
+# Settings that earlier versions had, and that every id has in it. Pieces and the trainer say now what they
+# said: a protocol that set them has other ids.
+FORMER: Mapping[str, Any] = MappingProxyType(
+    {
+        **{"protocol.relu_position": False, "protocol.shared_task_draw": False},
+        **{f"protocol.{name}": [] for name in ("first_vocab_init", "uniform_init", "tanh_pool")},
+        "protocol.step_each_micro_batch": [],
+    }
+)
+
+
 def identify(
     resolved: Mapping[str, Any], data_sha256: str, extra: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[str, str]:
@@ -133,7 +144,7 @@ def identify(
     facts on which the result depends."""
     # null is "not set": a setting that a later version adds, and that is null, leaves the ids as they are.
     kept = {k: v for k, v in flatten(resolved).items() if not is_volatile(k) and v is not None}
-    kept = {**kept, "data.sha256": data_sha256, **extra}
+    kept = {**FORMER, **kept, "data.sha256": data_sha256, **extra}
     seed = kept.pop("seed")
     cell = _digest(kept)
     readable = "-".join(

@@ -289,6 +289,7 @@ class TrainerSettings:
     max_steps: int = MISSING  # updates
     batch_size: int = MISSING  # examples that one update sees
     micro_batch_size: int | None = None  # examples in one forward pass; None: all of batch_size
+    step_each_micro_batch: bool | None = None  # an update after each of them, not after batch_size (B1)
     eval_batch_size: int = MISSING
     eval_every: int = MISSING
     patience: int | None = None  # evaluations without a better score before stopping; None: never
@@ -319,18 +320,14 @@ class ProtocolSettings:
     split_order: SplitOrder = MISSING
     frozen_dropout: bool = MISSING  # B6
     summary_pad_to: int | None = None  # B5: mean over all of so many positions, padding included
-    relu_position: bool = MISSING  # B4
     sample_at_eval: bool = MISSING  # B2
-    shared_task_draw: bool = MISSING  # one Gumbel draw per micro-batch for task-level selectors
-    rows_a_draw: int | None = None  # and at evaluation one for so many rows, the authors' batch
-    first_vocab_init: list[str] = MISSING  # B11: prompts initialised from vocabulary rows 0, 1, 2 …
-    uniform_init: list[str] = MISSING  # B11: prompts initialised from U(-0.5, 0.5)
-    tanh_pool: list[str] = MISSING  # B12: prompts whose pool weights go through tanh
-    step_each_micro_batch: list[str] = MISSING  # B1: prompts updated after every micro-batch
     sum_losses: bool | None = None  # B19: micro-batches' mean losses are added up, not averaged
     warmup_from_zero: bool | None = None  # the first step has rate 0
     whole_classes: bool | None = None  # few-shot: a class with too few rows gives all of them to train on
     revision: int | None = None  # raised when the same switches come to other numbers
+    # What a protocol sets elsewhere. config.build writes it there, so that no other code knows of it.
+    by_piece: Any = None  # settings of pieces by their class: {PerInstance: {relu: true}}
+    by_prompt: Any = None  # settings by the name of the prompt: {fixed: {prompt.init: first_vocab}}
 
 
 @dataclass

@@ -135,7 +135,7 @@ class Trainer:
         factors = settings.regime.task_weights or {}
         self.weights = [factors.get(split.task.name, 1.0) for split in train]
         self.sample_at_eval = settings.protocol.sample_at_eval
-        self.step_each_micro_batch = settings.prompt.name in settings.protocol.step_each_micro_batch
+        self.step_each_micro_batch = bool(settings.trainer.step_each_micro_batch)
         self.sum_losses = self.step_each_micro_batch or bool(settings.protocol.sum_losses)
         self.progress = Progress(trained_on=dict(trained_on or {}))
         self.best = self._state()

@@ -235,9 +235,9 @@ def test_their_micro_batches_add_up_their_losses(experiment: Build, tmp_path: An
         words = [f"protocol={protocol}", "trainer.batch_size=8", "trainer.micro_batch_size=2"]
         words += ["trainer.selection=validation"]
         switches = ["protocol.frozen_dropout=false", "trainer.max_grad_norm=1e9", "prompt.init=uniform"]
+        switches += ["+prompt.position.relu=false"]
         exp = experiment("prompt=adap_ins_pos", *words, *switches, "trainer.temperature.schedule=constant")
-        clean = replace(exp.settings.protocol, split_order="paper", relu_position=False, summary_pad_to=None)
-        clean = replace(clean, first_vocab_init=[])
+        clean = replace(exp.settings.protocol, split_order="paper", summary_pad_to=None)
         exp = replace(exp, settings=replace(exp.settings, protocol=clean))
         trainer = make_trainer(exp, tmp_path / protocol)
         kept: list[Tensor] = []

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from dp_bench.claims import BusyError, claimed, holder, holders
 from dp_bench import claims
+from dp_bench.claims import BusyError, claimed, holder, holders
 
 RUN = "rte-t5_micro-fixed-full-clean-s0-0123456789"
 

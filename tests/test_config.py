@@ -11,7 +11,7 @@ import pytest
 import yaml
 from hydra._internal.utils import get_args_parser
 
-from dp_bench import cli, config
+from dp_bench import cli, config, records
 from dp_bench.config import GROUPS
 from dp_bench.sweep.expand import axes_of, expand
 from dp_bench.types import UserError
@@ -186,21 +186,31 @@ def test_the_authors_protocol_is_what_their_code_does() -> None:
     protocol, trainer = made["protocol"], made["trainer"]
     assert protocol["split_order"] == "code"  # A2
     assert trainer["temperature"]["schedule"] == "authors"  # A7
-    as_fixed = {"fixed", "postfix", "split", "random_position"}
-    assert set(protocol["step_each_micro_batch"]) == as_fixed | {  # B1
-        *("adap_ins_vec", "dynamic", "adap_pos_ins_vec")
+    by_prompt = {
+        name: resolved("protocol=authors", f"prompt={name}")
+        for name in PROMPTS
+        if not is_fitted_to_data(name)
     }
+    as_fixed = {"fixed", "postfix", "split", "random_position"}
+    combined = {"dynamic", "adap_ins_vec_pos", "adap_pos_ins_vec"}
+    pool = {"adap_ins_vec", "pool"}
+
+    def prompts_with(key: str, value: Any) -> set[str]:
+        return {n for n, own in by_prompt.items() if records.flatten(own).get(key) == value}
+
+    assert prompts_with("trainer.step_each_micro_batch", True) == as_fixed | pool | combined  # B1
     assert protocol["sample_at_eval"] is True  # B2
     assert trainer["selection"] == "validation"  # B2
-    assert protocol["relu_position"] is True  # B4
+    assert prompts_with("prompt.position.relu", True) >= {"adap_ins_pos", "dynamic"}  # B4
+    assert prompts_with("prompt.position.rows_a_draw", 4) >= {"adap_pos", "adap_pos_ins_vec"}  # A2
     assert protocol["summary_pad_to"] == made["task"]["max_length"] == 480  # B5
     assert protocol["frozen_dropout"] is True  # B6
-    assert set(protocol["uniform_init"]) == {"dynamic", "adap_pos_ins_vec"}  # B11
-    assert set(protocol["first_vocab_init"]) == as_fixed | {  # B11
-        *("adap_pos", "adap_ins_pos", "adap_len", "adap_ins_len", "adap_ins_vec")
+    assert prompts_with("prompt.init", "uniform") >= combined  # B11
+    assert prompts_with("prompt.init", "first_vocab") == as_fixed | pool | {  # B11
+        *("adap_pos", "adap_ins_pos", "adap_len", "adap_ins_len")
     }
     assert (trainer["precision"], trainer["bucket_batches"]) == ("fp32", 1)
-    assert protocol["tanh_pool"] == ["adap_ins_vec"]  # B12
+    assert prompts_with("prompt.vectors.tanh", True) == pool  # B12
     assert made["task"]["metrics"] == ["accuracy"]
 
 
@@ -215,10 +225,10 @@ def test_the_clean_protocol_has_none_of_it() -> None:
 
 @pytest.mark.parametrize("protocol", ["clean", "authors"])
 def test_what_is_typed_beats_the_protocol(protocol: str) -> None:
-    typed = ("trainer.selection=validation", "protocol.relu_position=true", "task.metrics=[exact_match]")
+    typed = ("trainer.selection=validation", "prompt.init=frequent", "task.metrics=[exact_match]")
     made = resolved("task=multirc", f"protocol={protocol}", *typed)
     assert made["trainer"]["selection"] == "validation"
-    assert made["protocol"]["relu_position"] is True
+    assert made["prompt"]["init"] == "frequent"
     assert made["task"]["metrics"] == ["exact_match"]
 
 

@@ -20,9 +20,8 @@ import torch
 from conftest import FIXTURES
 from hydra import compose, initialize_config_dir
 
-from dp_bench import cli, config, records
+from dp_bench import claims, cli, config, records
 from dp_bench.records import RunRecord
-from dp_bench import claims
 from dp_bench.sweep.expand import axes_of, expand
 from dp_bench.sweep.plan import Costs, State, make_plan, states
 

@@ -12,10 +12,10 @@ from dp_bench.prompts.estimators import SCORE, forwards, gumbel
 from dp_bench.prompts.init import initialiser
 from dp_bench.prompts.inputs import SelectorInput
 from dp_bench.prompts.layers import Layers
-from dp_bench.prompts.selectors import Fixed, PerInstance, PerTask, Selector
-from dp_bench.prompts.vectors import Pool, Routed, Vectors
+from dp_bench.prompts.selectors import Fixed, Selector
+from dp_bench.prompts.vectors import Routed, Vectors
 from dp_bench.randomness import fork
-from dp_bench.settings import Estimator, Init, PromptSettings, ProtocolSettings, SplitOrder
+from dp_bench.settings import Estimator, PromptSettings, SplitOrder
 from dp_bench.types import Dims, PromptOutput
 
 
@@ -177,7 +177,7 @@ def _keep(length_BJ: Tensor) -> Tensor:
 
 def build(
     settings: PromptSettings,
-    protocol: ProtocolSettings,
+    order: SplitOrder,
     seed: int,
     dims: Dims,
     embedding_VD: Tensor | None,
@@ -189,8 +189,8 @@ def build(
     layers: Callable[..., Layers] | None,
     route: Callable[..., Selector] | None,
 ) -> Prompt:
-    """Build a prompt from its pieces (partials from the YAML), with the protocol's switches."""
-    init = initialiser(_init(settings, protocol), dims, embedding_VD, first_ids)
+    """Build a prompt from its pieces, partials that get their sizes here."""
+    init = initialiser(settings.init, dims, embedding_VD, first_ids)
     with fork(seed, "prompt"):
         # Vectors that are not in the input have no position in it.
         in_input = 0 if settings.in_layers_alone else settings.num_tokens
@@ -204,17 +204,9 @@ def build(
             estimator=settings.estimator or Estimator.gumbel_st,
             input=_input(settings, dims),
         )
-    if isinstance(prompt.position, Fixed) and protocol.split_order is SplitOrder.code:
+    if isinstance(prompt.position, Fixed) and order is SplitOrder.code:
         # Said as in the paper, so many before the text; the authors' rule counts those behind it.
         prompt.position.outcome = in_input - prompt.position.outcome
-    for selector in prompt.selectors.values():
-        if isinstance(selector, PerTask):
-            selector.shared_draw = protocol.shared_task_draw
-            selector.rows_a_draw = protocol.rows_a_draw or 1
-        if isinstance(selector, PerInstance):
-            selector.relu = protocol.relu_position
-    if isinstance(prompt.vectors, Pool):
-        prompt.vectors.tanh = settings.name in protocol.tanh_pool
     return prompt
 
 
@@ -223,9 +215,3 @@ def _input(settings: PromptSettings, dims: Dims) -> SelectorInput | None:
         return None
     standardise, erase_label = bool(settings.standardise), bool(settings.erase_label)
     return SelectorInput(dims.summary_width, standardise=standardise, erase_label=erase_label)
-
-
-def _init(settings: PromptSettings, protocol: ProtocolSettings) -> Init:
-    if settings.name in protocol.first_vocab_init:
-        return Init.first_vocab
-    return Init.uniform if settings.name in protocol.uniform_init else settings.init

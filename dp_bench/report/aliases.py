@@ -28,9 +28,7 @@ def canonical(records: Iterable[RunRecord], aliases: Mapping[str, str] | None = 
 def _renamed(record: RunRecord, aliases: Mapping[str, str]) -> RunRecord:
     old = record.prompt
     new = aliases.get(old, old)
-    # A protocol may treat the two names unlike; then they were two methods.
-    lists = [own for own in record.config["protocol"].values() if isinstance(own, list)]
-    if new == old or any((old in own) is not (new in own) for own in lists):
+    if new == old:
         return record
     config = {**record.config, "prompt": {**record.config["prompt"], "name": new}}
     return replace(record, prompt=new, config=config)
