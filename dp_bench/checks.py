@@ -41,7 +41,7 @@ def problems_of(settings: RunSettings) -> list[str]:
         *_run_problems(settings),
         *_trainer_problems(settings.trainer),
         *_prompt_problems(settings.prompt),
-        *task_problems(settings.task),
+        *(task_problems(settings.task) if settings.task else ()),
         *_regime_problems(settings),
     ]
 
@@ -116,7 +116,7 @@ def _head_problems(settings: RunSettings) -> Iterator[str]:
         )
     if settings.regime.transfer:
         yield "regime.transfer needs label words: a classifier head knows the labels of its own task alone."
-    if settings.regime.tasks is None and not settings.task.labels:
+    if settings.task is not None and settings.regime.tasks is None and not settings.task.labels:
         yield (
             f"task={settings.task.name} brings other choices with each text, and backbone.head=classifier "
             "learns labels that are the same for all: take backbone.head=verbalizer with a backbone that "
@@ -308,7 +308,8 @@ def _regime_problems(settings: RunSettings) -> Iterator[str]:
                 "regime=full or regime=fewshot, once a task."
             )
     if regime.transfer:
-        trained = regime.tasks or [settings.task.training.name, settings.task.name]
+        task = settings.task
+        trained = regime.tasks or ([] if task is None else [task.training.name, task.name])
         for name in regime.transfer:
             if name in trained:
                 yield f"regime.transfer names '{name}', which the prompt is trained on and scored on anyway."

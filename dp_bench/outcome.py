@@ -26,7 +26,7 @@ from dp_bench.methods.context import MethodResult, RunContext
 from dp_bench.opening import transfer_notes
 from dp_bench.progress import Reporter
 from dp_bench.records import BACKBONE_FILE, PROMPT_FILE, RunRecord
-from dp_bench.settings import RunSettings, TaskSettings
+from dp_bench.settings import TaskSettings
 
 
 def record_of(
@@ -81,20 +81,20 @@ def record_of(
         transfer=_transfer(context, sources.transfer, result),
         optimizer=asdict(optimizer) if progress.step and optimizer is not None else {},
         keeps_backbone=bool(result.backbone_weights) if settings.prompt.trains_backbone else None,
-        **_names(settings, context.experiment.resolved),
+        **_names(context.experiment.resolved),
         **costs,
     )
 
 
-def _names(settings: RunSettings, resolved: Mapping[str, Any]) -> dict[str, Any]:
+def _names(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run is called in each group of its configuration."""
     groups = ("task", "backbone", "prompt", "regime", "protocol")
     return {
-        **{group: getattr(settings, group).name for group in groups},
+        **{group: resolved[group]["name"] for group in groups},
         "experiment": resolved.get("experiment"),
-        "data": settings.data.title,
-        "seed": settings.seed,
-        "selection": settings.trainer.selection.value,
+        "data": resolved["data"]["title"],
+        "seed": resolved["seed"],
+        "selection": resolved["trainer"]["selection"],
     }
 
 

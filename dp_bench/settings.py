@@ -1,7 +1,7 @@
 """The typed schema behind `configs/`: what every setting is called, its type, and what it means.
 
 Defaults live in the YAML files; a field here has one only where every YAML of its group would repeat it.
-These are plain dataclasses, so that nothing past `config.build` knows Hydra or OmegaConf.
+These are plain dataclasses, so that nothing outside `dp_bench.config` knows Hydra or OmegaConf.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
-
 from dp_bench.methods import table
 from dp_bench.prompts import catalogue
+
+MISSING: Any = "???"  # how OmegaConf writes a value that must be given
 
 
 class OnMissing(Enum):
@@ -325,7 +325,7 @@ class ProtocolSettings:
     warmup_from_zero: bool | None = None  # the first step has rate 0
     whole_classes: bool | None = None  # few-shot: a class with too few rows gives all of them to train on
     revision: int | None = None  # raised when the same switches come to other numbers
-    # What a protocol sets elsewhere. config.build writes it there, so that no other code knows of it.
+    # What a protocol sets elsewhere. config/build.py writes it there, so that no other code knows of it.
     by_piece: Any = None  # settings of pieces by their class: {PerInstance: {relu: true}}
     by_prompt: Any = None  # settings by the name of the prompt: {fixed: {prompt.init: first_vocab}}
 
@@ -367,7 +367,7 @@ class RunSettings:
     on_missing: OnMissing = MISSING
     rerun: bool = MISSING
     keep_weights: bool = False  # of a backbone that is wholly tuned: write backbone.safetensors
-    task: TaskSettings = field(default_factory=TaskSettings)
+    task: TaskSettings | None = field(default_factory=TaskSettings)  # None where regime.tasks names several
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     prompt: PromptSettings = field(default_factory=PromptSettings)
     regime: RegimeSettings = field(default_factory=RegimeSettings)

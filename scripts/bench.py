@@ -543,6 +543,7 @@ def ours(
     from dp_bench.machine import make_accelerator
     from dp_bench.model import PromptedModel
     from dp_bench.progress import Reporter
+    from dp_bench.prompts.prompt import build
     from dp_bench.prompts.summary import cached_summaries
     from dp_bench.trainer import Trainer
     from dp_bench.verbalizer import LabelWords
@@ -566,7 +567,8 @@ def ours(
     }
     encoded = EncodedSplit(datasets.Dataset.from_dict(columns), "texts", np.arange(len(texts)))
     dims = replace(backbone.dims, num_tasks=num_tasks)
-    prompt = config.build_prompt(experiment, dims, backbone.embedding_VD)
+    order, seed = settings.protocol.split_order, settings.seed_of("init")
+    prompt = build(settings.prompt, order, seed, dims, backbone.embedding_VD)
     summary = settings.prompt.summary
     scratch = Path(tempfile.mkdtemp())
     cached = None

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_batch
+from helpers.prompts import build_prompt
 from test_trainer import make_trainer
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from dp_bench import config
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.config import Experiment
 from dp_bench.data.fewshot import sampled
@@ -49,7 +49,7 @@ CONTROLS = ("postfix", "split")
 
 def our_model(experiment: Experiment, backbone: Backbone) -> PromptedModel:
     settings = experiment.settings
-    prompt = config.build_prompt(experiment, backbone.dims, backbone.embedding_VD)
+    prompt = build_prompt(experiment, backbone.dims, backbone.embedding_VD)
     model = PromptedModel(
         backbone,
         prompt.double(),

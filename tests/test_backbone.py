@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROMPTS, make_batch
+from helpers.prompts import build_prompt
 from torch import Tensor
 
 from dp_bench import config
@@ -46,7 +47,7 @@ def prompted_model(backbone: Backbone, *overrides: str) -> PromptedModel:
     experiment = config.build(config.compose(["data.dir=.", "prompt.num_tokens=4", *overrides, *two]))
     sites = backbone.find_sites() if experiment.settings.prompt.layers else ()
     dims = dataclasses.replace(backbone.dims, sites=sites)
-    prompt = config.build_prompt(experiment, dims, backbone.embedding_VD)
+    prompt = build_prompt(experiment, dims, backbone.embedding_VD)
     return PromptedModel(
         backbone,
         prompt,

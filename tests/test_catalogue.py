@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dp_bench import config
-from dp_bench.config import Experiment
+from dp_bench.config import Experiment, files
 from dp_bench.prompts import catalogue
 from dp_bench.prompts.catalogue import PIECES, Piece
 from dp_bench.prompts.selectors import Selector
@@ -80,29 +80,29 @@ def test_a_piece_of_another_package_is_checked_counted_and_trained(
     experiment: Build, other_package: Path, tmp_path: Path
 ) -> None:
     words = ["prompt=gated", "prompt.num_tokens=4"]
-    config.check(words, other_package)
+    config.check(words, config.Composer(other_package))
     base = experiment("prompt=fixed").resolved
     typed = ["task=rte", "backbone=t5_tiny_random", "trainer=smoke", "device=cpu", "trainer.max_steps=2"]
     where = [f"data.dir={base['data']['dir']}", f"results_dir={tmp_path / 'results'}"]
-    record = run(config.build(config.compose([*typed, *words, *where], other_package), other_package))
+    record = run(config.experiment([*typed, *words, *where], other_package))
     assert record.trainable_parameters == 2 * 4 * 64 + 1
     prompt = {**record.config["prompt"]}
     assert catalogue.trained(prompt, catalogue.Sizes(4, 64)) == record.trainable_parameters
     assert catalogue.formula(prompt) == "2 P D + 1"
     with pytest.raises(UserError, match=r"prompt\.vectors\.open_at=1 must be a number with a point"):
-        config.check([*words, "+prompt.vectors.open_at=1"], other_package)
-    config.check([*words, "+prompt.vectors.open_at=1.0"], other_package)
+        config.check([*words, "+prompt.vectors.open_at=1"], config.Composer(other_package))
+    config.check([*words, "+prompt.vectors.open_at=1.0"], config.Composer(other_package))
     with pytest.raises(UserError, match=r"write \+prompt.vectors.open_at=1.0"):
-        config.check([*words, "prompt.vectors.open_at=1.0"], other_package)
+        config.check([*words, "prompt.vectors.open_at=1.0"], config.Composer(other_package))
     with pytest.raises(UserError, match=r"There is no setting .prompt\.vectors\.width."):
-        config.check([*words, "+prompt.vectors.width=1"], other_package)
+        config.check([*words, "+prompt.vectors.width=1"], config.Composer(other_package))
 
 
 def test_without_the_package_its_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "prompt").mkdir()
     (tmp_path / "prompt" / "gated.yaml").write_text(YAML, "utf-8")
     with pytest.raises(UserError, match=r"gated_prompts\.Gated is refused: only pieces of the catalogue"):
-        config.check(["prompt=gated"], tmp_path)
+        config.check(["prompt=gated"], config.Composer(tmp_path))
 
 
 @pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.name)
@@ -132,7 +132,7 @@ def _settings_of(made: type) -> set[str]:
 def test_every_shipped_piece_is_in_the_catalogue() -> None:
     for part in catalogue.PARTS:
         for option in config.options(f"prompt/{part}"):
-            piece = config._yaml(f"prompt/{part}", option, None)
+            piece = files._yaml(f"prompt/{part}", option, None)
             known = catalogue.of(piece)
             assert known is not None and part in known.parts, option
             assert not list(catalogue.problems({part: piece}, 20)), option

@@ -104,7 +104,7 @@ def test_every_prompt_builds_on_every_task(protocol: str) -> None:
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_the_settings_of_a_prompt_are_read_as_hydra_composes_them(name: str) -> None:
-    composed = config._plain(config.compose((f"prompt={name}",)).prompt)
+    composed = config.plain(config.compose((f"prompt={name}",)).prompt)
     read = config.prompt_settings(name)
     assert read == {key: value for key, value in composed.items() if key in read}
     assert not any(value for key, value in composed.items() if key not in read)
@@ -293,7 +293,7 @@ def mine(tmp_path: Path) -> Path:
 def test_a_users_folder_adds_a_prompt(mine: Path) -> None:
     assert config.options("prompt", mine) == (*config.options("prompt"), "mine")
     assert "mine" not in config.options("prompt")
-    config.check(["prompt=mine", "prompt.num_tokens=4"], mine)
+    config.check(["prompt=mine", "prompt.num_tokens=4"], config.Composer(mine))
     prompt = resolved("prompt=mine", extra_dir=mine)["prompt"]
     assert (prompt["name"], prompt["position"]["outcome"]) == ("mine", 3)
     with pytest.raises(UserError, match="There is no prompt 'mine'"):
@@ -304,7 +304,7 @@ def test_a_users_file_is_checked_like_ours(mine: Path) -> None:
     with pytest.raises(
         UserError, match=r"outcome=3 must be all, half, none or a number from 0 to prompt.num_tokens=2"
     ):
-        config.check(["prompt=mine", "prompt.num_tokens=2"], mine)
+        config.check(["prompt=mine", "prompt.num_tokens=2"], config.Composer(mine))
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_a_users_file_is_checked_like_ours(mine: Path) -> None:
 def test_a_broken_file_of_a_user_is_answered(mine: Path, text: str, message: str) -> None:
     (mine / "prompt" / "broken.yaml").write_text(text, "utf-8")
     with pytest.raises(UserError, match=message):
-        config.check(["prompt=broken"], mine)
+        config.check(["prompt=broken"], config.Composer(mine))
 
 
 # ---------------------------------------------------------------------------------------------- check
@@ -348,8 +348,8 @@ def test_each_value_of_a_sweep_is_checked_once() -> None:
 
 def test_a_sweep_composes_each_choice_of_files_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    compose = config.compose
-    monkeypatch.setattr(config, "compose", lambda *words: calls.append(words) or compose(*words))
+    by_hydra = config.Composer._by_hydra
+    monkeypatch.setattr(config.Composer, "_by_hydra", lambda *own: calls.append(own) or by_hydra(*own))
     config.check(["seed=range(0,20)", "prompt=fixed,dynamic", "prompt.num_tokens=1,2,3"])
     assert len(calls) == 2
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.prompts import build_prompt
 from torch import nn
 
 from dp_bench import config
@@ -20,7 +21,7 @@ DIMS = Dims(width=D, vocab_size=50, special_ids=(0,), summary_width=D)
 
 def vectors(*words: str, **dims: Any) -> Any:
     experiment = config.build(config.compose(["data.dir=.", "prompt.init=uniform", *words]))
-    return config.build_prompt(experiment, dataclasses.replace(DIMS, **dims), None).vectors
+    return build_prompt(experiment, dataclasses.replace(DIMS, **dims), None).vectors
 
 
 class TheirEncoder(nn.Module):

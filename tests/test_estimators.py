@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_batch
+from helpers.prompts import build_prompt
 from test_config import problems
 from torch import Tensor
 
@@ -206,7 +207,7 @@ def make_model(make_backbone: Callable[..., Backbone], estimator: Estimator, pro
     backbone = make_backbone(torch.float64)
     words = [f"prompt={prompt}", f"prompt.num_tokens={NUM_TOKENS}", f"prompt.estimator={estimator.value}"]
     experiment = config.build(config.compose(["data.dir=.", *words]))
-    made = config.build_prompt(experiment, backbone.dims, backbone.embedding_VD).double()
+    made = build_prompt(experiment, backbone.dims, backbone.embedding_VD).double()
     with torch.no_grad():
         for parameter in made.position.parameters():
             parameter.mul_(3.0)  # unequal shares

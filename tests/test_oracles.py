@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_batch
+from helpers.prompts import build_prompt
 from test_families import batch_of, settings_of
 from torch import Tensor
 
@@ -35,7 +36,7 @@ def build(backbone: Backbone, *overrides: str) -> Prompt:
     experiment = config.build(config.compose(words))
     sites = backbone.find_sites() if experiment.settings.prompt.layers else ()
     dims = dataclasses.replace(backbone.dims, sites=sites)
-    return config.build_prompt(experiment, dims, None)
+    return build_prompt(experiment, dims, None)
 
 
 def logits_of(backbone: Backbone, prompt: Prompt, batch: Batch) -> Tensor:
@@ -322,7 +323,7 @@ def pieces(name: str, *overrides: str, num_tasks: int = 1) -> Any:
     )
     backbone = make("t5")
     dims = dataclasses.replace(backbone.dims, num_tasks=num_tasks)
-    return config.build_prompt(experiment, dims, None).double()
+    return build_prompt(experiment, dims, None).double()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import PROMPTS
+from helpers.prompts import build_prompt
 from torch import Tensor
 
 from dp_bench import config
@@ -48,7 +49,7 @@ def build(
         num_tasks=num_tasks,
         sites=sites or (Site("encoder", 2, 4), Site("decoder", 2, 4)),
     )
-    return config.build_prompt(experiment, dims, embedding)
+    return build_prompt(experiment, dims, embedding)
 
 
 def decide(

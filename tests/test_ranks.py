@@ -94,4 +94,4 @@ def start_and_stop(folder: Path, *words: str) -> None:
 def test_what_ranks_cannot_do_is_refused(tmp_path: Path) -> None:
     done = start(tmp_path, "prompt=fixed", "protocol=authors", number=2)
     assert done.returncode != 0
-    assert "makes an update after each micro-batch of prompt=fixed" in done.stderr
+    assert "makes one update after the other" in done.stderr

@@ -13,6 +13,7 @@ import pytest
 import torch
 from builders_report import make_record
 from conftest import FIXTURES, make_batch
+from helpers.prompts import build_prompt
 from safetensors.torch import load_file
 from sklearn import linear_model, metrics
 from test_config import problems
@@ -195,7 +196,7 @@ def test_ranks_fit_to_what_all_of_them_saw(monkeypatch: pytest.MonkeyPatch) -> N
 
 def make_model(backbone: Backbone, *words: str) -> PromptedModel:
     experiment = config.build(config.compose(["data.dir=.", "prompt.num_tokens=2", *words]))
-    made = config.build_prompt(experiment, backbone.dims, backbone.embedding_VD).double()
+    made = build_prompt(experiment, backbone.dims, backbone.embedding_VD).double()
     verbalizer = LabelWords(["no", "yes"], backbone.tokenizer)
     return PromptedModel(backbone, made, [verbalizer], order=SplitOrder.paper, summary=Summary.encoder_mean)
 

@@ -21,6 +21,7 @@ from conftest import FIXTURES
 from hydra import compose, initialize_config_dir
 
 from dp_bench import claims, cli, config, records
+from dp_bench.config.composer import register_schema
 from dp_bench.records import RunRecord
 from dp_bench.sweep.expand import axes_of, expand
 from dp_bench.sweep.plan import Costs, State, make_plan, states
@@ -370,7 +371,7 @@ def test_ctrl_c_leaves_everything_to_go_on_from(sweep: Sweep, tmp_path: Path) ->
 
 def test_the_preset_for_slurm_asks_for_a_gpu_and_requeues() -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    config.register_schema()
+    register_schema()
     with initialize_config_dir(str(config.config_dir()), version_base="1.3"):
         made = compose("train", ["hydra/launcher=slurm_gpu"], return_hydra_config=True).hydra.launcher
     assert made._target_.endswith("SlurmLauncher")

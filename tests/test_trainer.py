@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.prompts import build_prompt
 
-from dp_bench import config
 from dp_bench.backbones.load import load_backbone, load_tokenizer
 from dp_bench.config import Experiment
 from dp_bench.data.batches import evaluation_batches, training_rows
@@ -39,7 +39,7 @@ def make_trainer(experiment: Experiment, directory: Path, *, rows: int | None = 
         settings.backbone, device=device, dtype=torch.float32, dropout=settings.protocol.frozen_dropout
     )
     dims = replace(backbone.dims, num_tasks=len(data))
-    prompt = config.build_prompt(experiment, dims, backbone.embedding_VD)
+    prompt = build_prompt(experiment, dims, backbone.embedding_VD)
     model = PromptedModel(
         backbone,
         prompt,

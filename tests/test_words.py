@@ -83,8 +83,8 @@ def configurations(folder: Path) -> Path:
 def test_words_that_yaml_reads_otherwise_are_refused(words: list[str], told: str, tmp_path: Path) -> None:
     folder = configurations(tmp_path)
     with pytest.raises(UserError) as error:
-        config.check([*words, "data.dir=."], folder)
-        config.build(config.compose([*words, "data.dir=."], folder), folder)  # the tasks of regime.tasks
+        config.check([*words, "data.dir=."], config.Composer(folder))
+        config.experiment([*words, "data.dir=."], folder)  # the tasks of regime.tasks
     assert told in str(error.value) and "Quote them" in str(error.value)
 
 
@@ -102,8 +102,8 @@ def test_a_shipped_file_is_read_as_strictly_as_a_users(
 def test_quoted_words_are_words(tmp_path: Path) -> None:
     folder = configurations(tmp_path)
     typed = ["task=quoted", "data.dir=.", 'task.words=["false","2"]']
-    config.check(typed, folder)
-    from_file, overridden = (config.build(config.compose(w, folder), folder) for w in (typed[:2], typed))
+    config.check(typed, config.Composer(folder))
+    from_file, overridden = (config.experiment(w, folder) for w in (typed[:2], typed))
     assert (from_file.settings.task.words, from_file.settings.task.labels) == (["no", "null"], ["0", "1"])
     assert overridden.settings.task.words == overridden.resolved["task"]["words"] == ["false", "2"]
 

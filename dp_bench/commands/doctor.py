@@ -47,13 +47,14 @@ def _places() -> list[tuple[str, str]]:
     from dp_bench.data.source import locate
     from dp_bench.types import UserError
 
-    settings = config.build(config.compose()).settings
+    experiment = config.build(config.compose())
+    settings = experiment.settings
     if hub_offline():
         hub = "switched off by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE"
     else:
         hub = "answers" if hub_reachable() else "cannot be reached from here"
     try:
-        data = f"found: {locate(settings.task, settings.data, settings.cache).location}"
+        data = f"found: {locate(experiment.tasks[0], settings.data, settings.cache).location}"
     except UserError as error:
         data = str(error)
     return [
@@ -68,8 +69,9 @@ def _places() -> list[tuple[str, str]]:
 def _checkpoints() -> list[tuple[str, str]]:
     """Say which checkpoints lie in the hub's cache, without loading any."""
     lines = []
+    composer = config.Composer()
     for name in config.options("backbone"):
-        settings = config.compose([f"backbone={name}"]).backbone
+        settings = composer.compose([f"backbone={name}"]).backbone
         where = settings.get("name_or_path") if name != "local" else None
         if where:
             cached = (hub_cache_dir() / f"models--{where.replace('/', '--')}" / "snapshots").is_dir()

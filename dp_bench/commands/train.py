@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
-
 from dp_bench import __version__, config
+from dp_bench.config import jobs
 from dp_bench.settings import OnMissing
 from dp_bench.types import RunFailedError, UnreachableError, UserError
 
@@ -27,20 +21,18 @@ def train(words: list[str]) -> int:
     if "--version" in words:  # Hydra's parser would print Hydra's
         print(f"dp-bench {__version__}")
         return 0
-    typed = get_args_parser().parse_intermixed_args(words)
+    typed = jobs.parse_words(words)
     _check_flags(typed)
     extra_dir = Path(typed.config_dir) if typed.config_dir else None
     if not (typed.help or typed.hydra_help):
-        config.check(typed.overrides, extra_dir, sweep=typed.multirun)
+        config.check(typed.overrides, config.Composer(extra_dir), sweep=typed.multirun)
         _check_experiment(typed)
-    config.register_schema()
     outcomes: list[int] = []
     where: list[str] = []
     unreachable: list[UnreachableError] = []
 
-    def job(cfg: DictConfig) -> None:
+    def job(cfg: Any, alone: bool) -> None:
         where.append("" if cfg.results_dir == "results" else f" --results-dir {cfg.results_dir}")
-        alone = HydraConfig.get().mode is RunMode.RUN
         try:
             outcomes.append(_run_one(cfg))
         except UnreachableError as error:
@@ -49,13 +41,7 @@ def train(words: list[str]) -> int:
             else:
                 unreachable.append(error)
 
-    # Hydra reads sys.argv itself; it must not see our command word.
-    sys.argv = ["dp-bench train", *words]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # its own report of an error ends in exit code 1
-    try:
-        hydra.main(version_base="1.3", config_path=str(config.config_dir()), config_name="train")(job)()
-    except config.COMPOSE_ERRORS as error:
-        raise UserError(config.explain(error)) from None
+    jobs.run_jobs(words, job)
     if unreachable:
         outcomes.append(_run_on_micro(typed.overrides, extra_dir, unreachable[0]))
     if len(outcomes) > 1:
@@ -87,7 +73,7 @@ def _check_experiment(typed: Any) -> None:
         )
 
 
-def _run_one(cfg: DictConfig) -> int:
+def _run_one(cfg: Any) -> int:
     """Run one job; a failure is recorded and told, and the other jobs of a sweep go on."""
     from dp_bench.run import run
 

@@ -9,12 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dp_bench.config import build_prompt
 from dp_bench.methods import table
 from dp_bench.methods.context import RunContext
 from dp_bench.model import PromptedModel
 from dp_bench.prompts.init import differences, load_saved
-from dp_bench.prompts.prompt import Prompt
+from dp_bench.prompts.prompt import Prompt, build
 from dp_bench.prompts.summary import summary_width
 from dp_bench.records import BACKBONE_FILE, PROMPT_FILE
 from dp_bench.settings import Init, RunSettings
@@ -33,7 +32,14 @@ def make_prompt(context: RunContext) -> Prompt:
         sites=() if settings.prompt.layers is None else backbone.find_sites(),
         summary_width=summary_width(backbone, settings.prompt.summary),
     )
-    prompt = build_prompt(context.experiment, dims, backbone.embedding_VD, _first_ids(context))
+    prompt = build(
+        settings.prompt,
+        settings.protocol.split_order,
+        settings.seed_of("init"),
+        dims,
+        backbone.embedding_VD,
+        _first_ids(context),
+    )
     if settings.prompt.init is Init.saved:
         load_saved(prompt, settings.prompt.saved_file)
     return prompt

@@ -77,8 +77,8 @@ def tune(context: RunContext) -> MethodResult:
     ):
         raise UserError(
             f"prompt={settings.prompt.name} is told which sub-skill each text takes, and the data of "
-            f"task={settings.task.name} does not say so: use a mixture, such as data=micro_mix2, or the "
-            "tasks of regime=multitask as sub-skills with prompt.route.group=task."
+            f"task={context.data[0].task.name} does not say so: use a mixture, such as data=micro_mix2, or "
+            "the tasks of regime=multitask as sub-skills with prompt.route.group=task."
         )
     _refuse_beyond(context)  # before hours of training
     if settings.prompt.init is Init.saved:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dp_bench.profiling import stage
+from dp_bench.prompts import catalogue
 from dp_bench.prompts.estimators import SCORE, forwards, gumbel
 from dp_bench.prompts.init import initialiser
 from dp_bench.prompts.inputs import SelectorInput
@@ -181,15 +182,17 @@ def build(
     seed: int,
     dims: Dims,
     embedding_VD: Tensor | None,
-    first_ids: Sequence[int],
-    *,
-    position: Callable[..., Selector],
-    length: Callable[..., Selector],
-    vectors: Callable[..., Vectors],
-    layers: Callable[..., Layers] | None,
-    route: Callable[..., Selector] | None,
+    first_ids: Sequence[int] = (),
 ) -> Prompt:
-    """Build a prompt from its pieces, partials that get their sizes here."""
+    """Build the prompt that settings describe.
+
+    `embedding_VD` is what vocabulary initialisation reads; `init=uniform` does without. `first_ids` are the
+    tokens of `init=text` and `init=label_words`.
+    """
+    position, length, vectors, layers, route = (
+        catalogue.build(getattr(settings, p)) for p in catalogue.PARTS
+    )
+    assert position is not None and length is not None and vectors is not None
     init = initialiser(settings.init, dims, embedding_VD, first_ids)
     with fork(seed, "prompt"):
         # Vectors that are not in the input have no position in it.

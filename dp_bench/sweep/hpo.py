@@ -94,7 +94,7 @@ def search(
 
 def _settings(words: Sequence[str], extra_dir: Path | None) -> HpoSettings:
     own = [word for word in words if word.lstrip("+").split("=")[0].split(".")[0] == "hpo"]
-    settings = config.build(config.compose(own, extra_dir), extra_dir).settings.hpo
+    settings = config.experiment(own, extra_dir).settings.hpo
     if not settings.trials or settings.trials < 1 or settings.seed is None or not settings.space:
         raise UserError("hpo= needs hpo.trials (at least 1), hpo.seed and hpo.space: see configs/hpo.")
     for key, entry in settings.space.items():

@@ -103,7 +103,7 @@ def _sources(choice: Choice, known: dict[str, Sources]) -> Sources:
 def _labels(choice: Choice) -> dict[str, str]:
     settings = choice.experiment.settings
     groups = ("task", "backbone", "prompt", "regime", "protocol", "data")
-    named = {group: str(getattr(settings, group).name) for group in groups}
+    named = {group: str(choice.experiment.resolved[group]["name"]) for group in groups}
     other = {key: value for key, value in choice.swept.items() if key not in (*groups, "seed")}
     return {**named, "seed": str(settings.seed), **other}
 

@@ -103,7 +103,7 @@ def _work(job: dict[str, Any], answers: Answers) -> dict[str, str]:
     extra_dir = Path(job["extra_dir"]) if job["extra_dir"] else None
     reporter = Told(answers)
     try:
-        record = run(config.build(config.compose(job["words"], extra_dir), extra_dir), reporter)
+        record = run(config.experiment(job["words"], extra_dir), reporter)
     except BusyError as error:
         return {"outcome": "busy", "message": str(error)}
     except UserError as error:

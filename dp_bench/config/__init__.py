@@ -1,0 +1,28 @@
+"""Compose, check and build configurations: the only place that knows Hydra and OmegaConf.
+
+Hydra picks the files and fills the values; everything after `build` sees typed settings. Nothing here needs
+torch.
+"""
+
+from dp_bench.config.build import Experiment, build, experiment, plain, reopen, reseeded
+from dp_bench.config.check import check
+from dp_bench.config.composer import Combinations, Composer, compose
+from dp_bench.config.files import GROUPS, config_dir, describe, options, prompt_settings
+
+__all__ = [
+    "GROUPS",
+    "Combinations",
+    "Composer",
+    "Experiment",
+    "build",
+    "check",
+    "compose",
+    "config_dir",
+    "describe",
+    "experiment",
+    "options",
+    "plain",
+    "prompt_settings",
+    "reopen",
+    "reseeded",
+]

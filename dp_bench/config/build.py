@@ -1,0 +1,220 @@
+"""From a composed configuration, or from a record, to typed settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from dp_bench import records
+from dp_bench.checks import problems_of, task_problems
+from dp_bench.config.composer import Composer
+from dp_bench.config.files import options, prompt_settings
+from dp_bench.config.overrides import explain, paragraph
+from dp_bench.prompts import catalogue
+from dp_bench.settings import Init, PromptSettings, RunSettings, TaskSettings
+from dp_bench.suggest import did_you_mean
+from dp_bench.types import UserError
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run, fully specified: typed settings for the code, the same as plain data for the record."""
+
+    settings: RunSettings
+    resolved: dict[str, Any]
+    tasks: tuple[TaskSettings, ...]  # what is trained on: `settings.task`, or under regime=multitask several
+    transfer: tuple[TaskSettings, ...] = ()  # what the trained prompt is tried on besides
+
+
+def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
+    """Check a composed configuration as a whole and return it as typed settings.
+
+    `composer` has the user's folder and reads the tasks that regime names; None: that of Hydra's own job.
+    Raises UserError naming every problem at once.
+    """
+    composer = composer or Composer(_extra_dir())
+    cfg = _applied(cfg, composer.extra_dir)
+    if problems := whole_problems(cfg, composer.extra_dir):
+        raise UserError(paragraph(problems))
+    resolved = plain(cfg)
+    resolved.pop("hydra", None)
+    settings = typed_settings(cfg)
+    space = resolved["hpo"].pop("space")  # what was found in it stands at its own place
+    searched = [k for k, v in space.items() if settings.hpo.name and settings.hpo.is_for(settings.prompt, v)]
+    resolved["hpo"]["searched"] = sorted(searched)
+    if settings.prompt.init is Init.saved:
+        resolved["prompt"]["init_sha256"] = _saved_sha256(settings.prompt)
+    transfer = {name: _other_task(name, settings, composer) for name in settings.regime.transfer or ()}
+    if transfer:
+        resolved["transfer"] = {name: plain(node) for name, node in transfer.items()}
+    others = tuple(map(_task_settings, transfer.values()))
+    if settings.regime.tasks is None:
+        assert settings.task is not None
+        return Experiment(settings, resolved, (settings.task,), others)
+    several = {name: _other_task(name, settings, composer) for name in settings.regime.tasks}
+    tasks = tuple(map(_task_settings, several.values()))
+    for task in tasks:
+        if task.trains_on is not None:
+            raise UserError(
+                f"regime.tasks names '{task.name}', a diagnostic without training examples: use "
+                f"regime.tasks=[…,{task.trains_on}] regime.transfer=[{task.name}]."
+            )
+    resolved["task"] = {
+        "name": "+".join(several),
+        "title": " + ".join(task.title for task in tasks),
+        "tasks": {name: plain(node) for name, node in several.items()},
+    }
+    return Experiment(replace(settings, task=None), resolved, tasks, others)
+
+
+def experiment(overrides: Sequence[str], extra_dir: Path | None = None) -> Experiment:
+    """Return the experiment that `dp-bench train OVERRIDES` runs."""
+    composer = Composer(extra_dir)
+    return build(composer.compose(overrides), composer)
+
+
+def _applied(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
+    """Return a configuration with what its data and its protocol set elsewhere."""
+    if cfg.data.templated:
+        cfg = deepcopy(cfg)
+        _keep_nothing_together(cfg.task)
+    return apply_protocol(cfg, extra_dir)
+
+
+def whole_problems(cfg: DictConfig, extra_dir: Path | None) -> list[str]:
+    try:
+        missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith("hydra"))
+        if missing:
+            return [f"{', '.join(missing)} must be given: add {' '.join(f'{key}=…' for key in missing)}."]
+        return [*problems_of(typed_settings(cfg)), *_task_name_problems(cfg, extra_dir)]
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        return [explain(error)]
+
+
+def _task_name_problems(cfg: DictConfig, extra_dir: Path | None) -> Iterator[str]:
+    known = options("task", extra_dir)
+    for key in ("tasks", "transfer"):
+        for name in cfg.regime[key] or ():
+            if name not in known:
+                hint = did_you_mean(name, known)
+                yield f"regime.{key}: there is no task '{name}'. {hint}There are: {', '.join(known)}."
+
+
+def _keep_nothing_together(task: DictConfig) -> None:
+    """Drop what keeps rows together: a generator has so few sentences that all its rows share some."""
+    for node in (task, task.train_task):
+        if node is not None:
+            node.together = None
+
+
+def apply_protocol(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
+    """Return a configuration with what its protocol sets of pieces and prompts at their own places.
+
+    What was typed stays: a setting of a prompt is only set where it is what the prompt's file says.
+    """
+    by_piece, by_prompt = cfg.protocol.by_piece, cfg.protocol.by_prompt
+    if by_piece is None and by_prompt is None:
+        return cfg
+    cfg = deepcopy(cfg)
+    with open_dict(cfg):
+        cfg.protocol.by_piece = cfg.protocol.by_prompt = None
+        for piece in (cfg.prompt[part] for part in catalogue.PARTS if cfg.prompt[part] is not None):
+            for key, value in (by_piece or {}).get(str(piece.get("_target_")).rsplit(".", 1)[-1], {}).items():
+                piece.setdefault(key, value)
+        changed = (by_prompt or {}).get(cfg.prompt.name, {})
+        usual = records.flatten({"prompt": prompt_settings(cfg.prompt.name, extra_dir)}) if changed else {}
+        typed_in = records.flatten(plain(cfg))
+        for key, value in changed.items():
+            if typed_in.get(key) == usual.get(key):
+                OmegaConf.update(cfg, key, value)
+    return cfg
+
+
+def reopen(resolved: Mapping[str, Any], results_dir: Path) -> Experiment:
+    """Return the experiment of a finished run, from what its record says."""
+    known = deepcopy(dict(resolved))
+    transfer, several = known.pop("transfer", {}), known["task"].get("tasks")
+    if several is not None:
+        known["task"] = None
+    known.get("hpo", {}).pop("searched", None)
+    protocol = known["protocol"]
+    former = {key.removeprefix("protocol."): value for key, value in records.FORMER.items()}
+    known["protocol"] = {k: v for k, v in protocol.items() if k not in former or v != former[k]}
+    known["prompt"].pop("init_sha256", None)
+    known["results_dir"] = str(results_dir)
+    try:
+        settings = typed_settings(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), known)))
+        trained = tuple(map(_reopened_task, [resolved["task"]] if several is None else several.values()))
+        others = tuple(map(_reopened_task, transfer.values()))
+    except OmegaConfBaseException as error:
+        raise UserError(f"The run was made by another version of dp-bench: {explain(error)}") from None
+    return Experiment(settings, dict(resolved), trained, others)
+
+
+def _reopened_task(resolved: Mapping[str, Any]) -> TaskSettings:
+    return _task_settings(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(TaskSettings), resolved)))
+
+
+def reseeded(experiment: Experiment, cfg: DictConfig, seed: int, extra_dir: Path | None) -> Experiment:
+    """Return what `build` gives for a configuration that was built before, now with another seed."""
+    cfg.seed = seed
+    cfg = _applied(cfg, extra_dir)
+    resolved = plain(cfg)
+    followed = {key: resolved[key] for key in ("seed", "seeds", "regime", "trainer")}
+    regime = typed_settings(cfg).regime
+    settings = replace(experiment.settings, seed=seed, regime=regime)
+    return replace(experiment, settings=settings, resolved={**experiment.resolved, **followed})
+
+
+def _saved_sha256(prompt: PromptSettings) -> str:
+    """Return the digest of the prompt that a run starts from: wherever it lies, it is the same start."""
+    path = prompt.saved_file
+    if not path.is_file():
+        raise UserError(
+            f"prompt.init_from={prompt.init_from}: there is no {path}. Give the folder of a finished run, "
+            "results/runs/RUN_ID, or its prompt.safetensors."
+        )
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def _other_task(name: str, settings: RunSettings, composer: Composer) -> DictConfig:
+    """Compose one of the tasks that regime names, with what `regime.task_settings` changes of it."""
+    task = composer.task(name)
+    try:
+        task.merge_with((settings.regime.task_settings or {}).get(name, {}))
+    except OmegaConfBaseException as error:
+        raise UserError(f"regime.task_settings of {name}: {explain(error)}") from None
+    if problems := list(task_problems(_task_settings(task))):
+        raise UserError(paragraph(problems))
+    if settings.data.templated:
+        _keep_nothing_together(task)
+    return task
+
+
+def _task_settings(node: DictConfig) -> TaskSettings:
+    return cast(TaskSettings, OmegaConf.to_object(node))
+
+
+def typed_settings(cfg: DictConfig) -> RunSettings:
+    return cast(RunSettings, OmegaConf.to_object(cfg))
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, enum_to_str=True))
+
+
+def _extra_dir() -> Path | None:
+    """Return the `--config-dir` that Hydra runs with."""
+    if not HydraConfig.initialized():
+        return None
+    sources = HydraConfig.get().runtime.config_sources
+    found = [Path(s.path) for s in sources if s.schema == "file" and s.provider == "command-line"]
+    return found[0] if found else None

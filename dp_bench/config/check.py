@@ -1,0 +1,158 @@
+"""Check what a user typed before Hydra runs it: a mistake is answered in one paragraph, in under a second."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dp_bench.config.build import plain, whole_problems
+from dp_bench.config.composer import Composer
+from dp_bench.config.files import GROUPS, options
+from dp_bench.config.overrides import COMPOSE_ERRORS, explain, paragraph, parse, singles, typed, values_of
+from dp_bench.prompts import catalogue
+from dp_bench.suggest import did_you_mean, suggest_key
+from dp_bench.types import UserError
+
+OPEN_KEYS = ("backbone.random_init.",)  # below these, `+key=value` may add what the YAML does not name
+
+
+def check(overrides: Sequence[str], composer: Composer | None = None, *, sweep: bool = True) -> None:
+    """Raise UserError, naming every problem at once, unless every configuration that `overrides` spells out
+    composes and makes sense.
+
+    Sweeps are checked value by value, not as a product, so that a sweep of thousands is answered as fast as
+    one run. `sweep` says whether there may be any.
+    """
+    composer = composer or Composer()
+    extra_dir = composer.extra_dir
+    parsed, problems = _parse_all(overrides)
+    ours = [override for override in parsed if not override.key_or_group.startswith("hydra")]
+    if not sweep:
+        problems += [problem for override in ours if (problem := _sweep_problem(override))]
+    wrong = {problem: o.key_or_group for o in ours if (problem := _group_problem(o, extra_dir))}
+    problems += wrong
+    # What belongs to a group that could not be chosen cannot be judged.
+    doubtful = {group.split("/")[0] for group in wrong.values()}
+    sound = [o for o in ours if o.key_or_group.replace("/", ".").split(".")[0] not in doubtful]
+    for combination in _combinations(sound, extra_dir):
+        settings = [override for override in combination if override.key_or_group not in GROUPS]
+        try:
+            base = composer.of_choices(combination)
+        except COMPOSE_ERRORS as error:
+            problems.append(explain(error))
+        else:
+            problems += _setting_problems(base, settings, extra_dir)
+            problems += _unread_problems(base, combination)
+    if problems:
+        raise UserError(paragraph(list(dict.fromkeys(problems))))
+
+
+def _parse_all(overrides: Sequence[str]) -> tuple[list[Override], list[str]]:
+    parsed, problems = [], []
+    for override in overrides:
+        try:
+            parsed.append(parse(override))
+        except UserError as error:
+            problems.append(str(error))
+    return parsed, problems
+
+
+def _sweep_problem(override: Override) -> str | None:
+    if not override.is_sweep_override():
+        return None
+    return f"{typed(override)} stands for several runs: add -m, dp-bench train -m {typed(override)} …"
+
+
+def _group_problem(override: Override, extra_dir: Path | None) -> str | None:
+    group = override.key_or_group
+    if group not in GROUPS:
+        return None
+    if override.is_delete():
+        return f"~{group} takes away what every run needs: write {group}=NAME."
+    known = options(group, extra_dir)
+    values = values_of(override, extra_dir)
+    for value in values:
+        if value not in known:
+            listing = ", ".join(known) if known else "none yet"
+            return f"There is no {group} '{value}'. {did_you_mean(value, known)}{group}= takes: {listing}."
+    if not values:
+        return f"{typed(override)} matches nothing. {group}= takes: {', '.join(known)}."
+    if override.is_add() or override.is_force_add():
+        return f"{typed(override)} asks for a second {group}: write {typed(override).lstrip('+')}."
+    return None
+
+
+def _setting_problems(base: DictConfig, settings: Sequence[Override], extra_dir: Path | None) -> list[str]:
+    """Return what is wrong with settings, and with the whole that they make of a composed configuration."""
+    cfg, problems = deepcopy(base), []
+    keys = list(_flatten(base))
+    for override in settings:
+        problem = _key_problem(override, keys, _settings_of_pieces(base))
+        if problem is None and not override.is_delete():
+            try:
+                OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=override.is_add())
+            except OmegaConfBaseException as error:
+                problem = explain(error)
+        if problem is not None:
+            problems.append(problem)
+    return problems + whole_problems(cfg, extra_dir)
+
+
+def _unread_problems(base: DictConfig, overrides: Sequence[Override]) -> list[str]:
+    """Refuse `task=` and its settings where several tasks are trained on, none of which they would reach."""
+    if base.regime.tasks is None:
+        return []
+    of_task = [o for o in overrides if o.key_or_group.split(".")[0] == "task"]
+    return [
+        f"{typed(override)} has no meaning with regime={base.regime.name}: name the tasks with "
+        "regime.tasks=[cb,rte], and their settings with regime.task_settings={cb:{max_length:256}}."
+        for override in of_task
+    ]
+
+
+def _settings_of_pieces(base: DictConfig) -> set[str]:
+    """Return the settings of a prompt's pieces that their YAML leaves out, as `+key=value` may add them."""
+    prompt = plain(base)["prompt"]
+    used = catalogue.used(prompt)
+    return {f"prompt.{part}.{name}" for part, piece in used.items() for name in piece.settings}
+
+
+def _key_problem(override: Override, keys: Sequence[str], of_pieces: Collection[str]) -> str | None:
+    key = override.key_or_group
+    group = key.replace(".", "/")
+    if group in GROUPS:
+        value = "NAME" if override.is_delete() else values_of(override)[0]
+        return f"{key} is a group of settings: write {group}={value}, or one of its keys, {key}.…"
+    is_open = key.startswith(OPEN_KEYS) and any(known.startswith(OPEN_KEYS) for known in keys)
+    if override.is_delete() and not is_open:
+        return f"~{key} takes away what every run needs: write {key}=VALUE."
+    if key in keys or ((is_open or key in of_pieces) and override.is_add()):
+        return None
+    if key in of_pieces:
+        return f"{key} is a setting that the YAML of this piece leaves out: write +{typed(override)}."
+    names = [name for name in (*keys, *GROUPS) if "._" not in name]
+    return f"There is no setting '{key}'. {suggest_key(key, list(dict.fromkeys(names)))}"
+
+
+def _combinations(parsed: Sequence[Override], extra_dir: Path | None) -> Iterator[list[Override]]:
+    """Yield override lists in which each value of each sweep stands once, beside the first values of the
+    others."""
+    each = [singles(override, extra_dir) for override in parsed]
+    first = [values[0] for values in each]
+    yield first
+    for place, values in enumerate(each):
+        for value in values[1:]:
+            yield [*first[:place], value, *first[place + 1 :]]
+
+
+def _flatten(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in map(str, cfg):
+        path = f"{prefix}{key}"
+        yield path
+        if not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
+            yield from _flatten(cfg[key], f"{path}.")

@@ -1,0 +1,93 @@
+"""Have Hydra run jobs: those of `dp-bench train`, and those of a sweep through one of its launchers.
+
+Hydra's own sweeper is left out of sweeps: what is to be run is planned already.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
+
+from dp_bench.config.build import Experiment, build
+from dp_bench.config.composer import register_schema, search_path
+from dp_bench.config.files import config_dir
+from dp_bench.config.overrides import COMPOSE_ERRORS, explain
+from dp_bench.types import UserError
+
+
+def parse_words(words: Sequence[str]) -> Namespace:
+    """Return what was typed as Hydra reads it: overrides, config_dir, multirun, cfg, info, help …"""
+    return get_args_parser().parse_intermixed_args(list(words))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    register_schema()
+    try:
+        yield
+    except COMPOSE_ERRORS as error:
+        raise UserError(explain(error)) from None
+
+
+def run_jobs(words: Sequence[str], job: Callable[[DictConfig, bool], None]) -> None:
+    """Have Hydra compose what WORDS say, once or for each job of a multirun, and call `job` with each
+    configuration and whether it is alone."""
+    # Hydra reads sys.argv itself; it must not see our command word.
+    sys.argv = ["dp-bench train", *words]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # its own report of an error ends in exit code 1
+
+    def with_mode(cfg: DictConfig) -> None:
+        job(cfg, HydraConfig.get().mode is RunMode.RUN)
+
+    with _explained():
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(with_mode)()
+
+
+def launch(
+    jobs: Sequence[Sequence[str]],
+    job: Callable[[DictConfig], str | None],
+    hydra_words: Sequence[str],
+    results_dir: Path,
+    extra_dir: Path | None,
+) -> list[str]:
+    """Hand jobs, each a list of overrides, to the launcher that `hydra_words` choose, and wait for all of
+    them. Return what they returned, where that is something."""
+    GlobalHydra.instance().clear()
+    try:
+        with _explained():
+            main = Hydra.create_main_hydra2("dp-bench", create_config_search_path(str(config_dir())))
+            master = main.compose_config(
+                "train",
+                [*search_path(extra_dir), *hydra_words, f"hydra.sweep.dir={results_dir}/multirun"],
+                run_mode=RunMode.MULTIRUN,
+                with_log_configuration=False,
+            )
+            HydraConfig.instance().set_config(master)
+            context = HydraContext(config_loader=main.config_loader, callbacks=Callbacks(master))
+            launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=context, task_function=job, config=master
+            )
+            returned = launcher.launch([list(words) for words in jobs], initial_job_idx=0)
+    finally:
+        GlobalHydra.instance().clear()
+    return [str(found.return_value) for found in returned if found.return_value]
+
+
+def build_in_job(cfg: DictConfig) -> Experiment:
+    """Build the configuration of a job in the process that a launcher has started for it."""
+    register_schema()
+    return build(cfg)

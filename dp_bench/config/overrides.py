@@ -1,0 +1,74 @@
+"""What a user types: `key=value`, `key=a,b,c`, `+key=value`, `~key`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from dp_bench.config.files import GROUPS, options
+from dp_bench.types import UserError
+
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+
+
+def parse(override: str) -> Override:
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"'{override}' could not be read ({reason}). Write KEY=VALUE, such as prompt.num_tokens=8."
+        ) from None
+    is_file_glob = isinstance(parsed.value(), Glob) and parsed.key_or_group not in GROUPS
+    if parsed.is_interval_sweep() or is_file_glob:
+        raise UserError(f"'{override}' names no values: write them out, a,b,c, or as range(0,3).")
+    return parsed
+
+
+def typed(override: Override) -> str:
+    assert override.input_line is not None  # only overrides that were never text have none
+    return override.input_line
+
+
+def values_of(override: Override, extra_dir: Path | None = None) -> list[str]:
+    """Return what an override assigns, as it would be typed: one value, or each value of a sweep."""
+    value = override.value()
+    if isinstance(value, Glob):
+        return value.filter(list(options(override.key_or_group, extra_dir)))
+    if override.is_sweep_override():
+        return [str(value) for value in override.sweep_string_iterator()]
+    return [override.get_value_string()] if value is not None else ["null"]
+
+
+def singles(override: Override, extra_dir: Path | None) -> list[Override]:
+    """Return a sweep as one override a value; any other override is alone."""
+    if not override.is_sweep_override():
+        return [override]
+    prefix = typed(override).split("=", 1)[0]
+    return [parse(f"{prefix}={value}") for value in values_of(override, extra_dir)]
+
+
+def explain(error: Exception) -> str:
+    """Turn an error of Hydra, OmegaConf or YAML into one sentence: the first lines say what, the cause says
+    why."""
+    cause = error.__cause__ or error
+    lines = [line.strip() for line in str(cause).splitlines()]
+    # Hydra's first line says no more than which file it was at.
+    lines = [line for line in lines if not line.endswith("raised while composing config:")] or lines
+    if isinstance(error, YAMLError):
+        return f"A configuration file is not YAML: {' '.join(lines)}."
+    where = next((line.split(":", 1)[1].strip() for line in lines if "full_key" in line), "")
+    first = where or str(error).splitlines()[0].rstrip(".:")
+    what = lines[0].rstrip(".")
+    return f"{what}." if what == first else f"{first}: {what}."
+
+
+def paragraph(problems: Sequence[str]) -> str:
+    """Return the text of a UserError about one problem or several."""
+    return problems[0] if len(problems) == 1 else "\n".join(f"  - {problem}" for problem in problems)

@@ -1,0 +1,1 @@
+"""What several test modules build: no test module imports another."""
