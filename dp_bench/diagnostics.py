@@ -1,4 +1,5 @@
-"""What a trained prompt goes by: its reported splits scored once more under controls, and where routes lead.
+"""What a prompt chooses over a split, and what a trained one goes by: its reported splits scored once more
+under controls, and where routes lead.
 
 A position that matters for a text is worse for another one; so is what a selector decides by another text's
 summary. A route that knows the label has read the answer off the frozen features: its pool is "a prompt that
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,39 @@ from dp_bench.randomness import derive
 from dp_bench.settings import RunSettings
 
 Numbers = NDArray[np.int64]
+
+
+def describe(reports: Mapping[str, Report], num_tokens: int) -> dict[str, Any]:
+    """Return what the prompt chose over a split of each task: counts, mean and entropy (in nats) of position
+    and length, entropy of pool weights; of several tasks under names such as `rte/position_mean`."""
+    return {
+        name if len(reports) == 1 else f"{task}/{name}": value
+        for task, own in reports.items()
+        for name, value in _chosen(own.predictions, num_tokens).items()
+    }
+
+
+def _chosen(predictions: Predictions, num_tokens: int) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    for name, values in (("position", predictions.position_N), ("length", predictions.length_N)):
+        counts = np.bincount(values, minlength=num_tokens + 1)
+        chosen[f"{name}_counts"] = counts.tolist()  # of 0, 1, … vectors
+        chosen[f"{name}_mean"] = float(values.mean())
+        chosen[f"{name}_entropy"] = _entropy(counts)
+    if predictions.pool_weights_NK is not None:
+        weights = np.clip(predictions.pool_weights_NK, 1e-12, 1.0)
+        chosen["pool_entropy"] = float(-(weights * np.log(weights)).sum(1).mean())
+    if predictions.route_N is not None:
+        counts = np.bincount(predictions.route_N, minlength=weights.shape[1])
+        chosen["route_counts"] = counts.tolist()  # of the heaviest members
+        chosen["route_entropy"] = _entropy(counts)
+    return chosen
+
+
+def _entropy(counts: Numbers) -> float:
+    """Return the entropy of shares, in nats."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-np.sum(shares * np.log(shares)))
 
 
 def after_training(

@@ -139,12 +139,16 @@ def predict(
         if answer.prompt.pool_weights_BK is not None:
             columns["weights"].append(answer.prompt.pool_weights_BK)
     # In the order of the ranks, each with every so-manieth batch.
-    columns = {name: _from_all([part.cpu() for part in parts]) for name, parts in columns.items()}
+    columns = {
+        name: [part for own in ranks.from_all([part.cpu() for part in parts]) for part in own]
+        for name, parts in columns.items()
+    }
     number = ranks.size()
     back = np.argsort(np.concatenate([rows for first in range(number) for rows in batches[first::number]]))
     columns["logits"] = _padded(columns["logits"])
     stacked = {name: torch.cat(parts).numpy()[back] for name, parts in columns.items() if parts}
-    finite.refuse_rows(split.encoded, stacked["finite"], "The logits are", _where(split, step), model)
+    where = f"of {split.name} after update {step}"
+    finite.refuse_rows(split.encoded, stacked["finite"], "The logits are", where, model)
     return Predictions(
         stacked["logits"],
         stacked["position"],
@@ -160,14 +164,6 @@ def _finite(logits_BC: Tensor, batch: Batch) -> Tensor:
     if batch.choice_mask_BCA is not None:
         finite_BC = finite_BC | ~batch.choice_mask_BCA.any(-1)
     return finite_BC.all(-1)
-
-
-def _where(split: Split, step: int) -> str:
-    return f"of {split.name} after update {step}"
-
-
-def _from_all(parts: list[Tensor]) -> list[Tensor]:
-    return [part for own in ranks.from_all(parts) for part in own]
 
 
 def _padded(parts: list[Tensor]) -> list[Tensor]:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,9 @@ from torch import nn
 
 from dp_bench.data.encode import EncodedSplit
 from dp_bench.types import RunFailedError
+
+if TYPE_CHECKING:
+    from dp_bench.objective import Objective
 
 
 class NotFiniteError(RunFailedError, FloatingPointError):
@@ -33,6 +38,33 @@ def refuse_rows(
 def refuse_score(value: float, what: str) -> None:
     if not math.isfinite(value):
         raise NotFiniteError(f"{what} is {value}, which is no score.")
+
+
+def refuse_update(
+    loss: float, norm: float, update: int, model: nn.Module, alone: Iterable[tuple[str, Objective]]
+) -> None:
+    """Raise NotFiniteError unless loss and norm of the gradients are finite, naming the first example that
+    makes them so by itself: `alone` runs one after the other forward, and is read only then."""
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    what = f"The norm of the gradients is {norm}" if math.isfinite(loss) else f"The loss is {loss}"
+    first = next((example for example, goal in alone if _is_broken(model, goal)), None)
+    found = "by no single example of it" if first is None else f"first by the example {first}"
+    raise NotFiniteError(f"{what} at update {update}, {found}. {likely_cause(model)}")
+
+
+def _is_broken(model: nn.Module, goal: Objective) -> bool:
+    if not math.isfinite(float(goal.loss)):
+        return True
+    model.zero_grad()
+    goal.to_minimise.backward()  # type: ignore[no-untyped-call]
+    return not all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
+def refuse_trained(model: nn.Module, update: int) -> None:
+    """Refuse to go on with, or to keep, what is not finite."""
+    if not all(bool(p.detach().isfinite().all()) for p in model.parameters() if p.requires_grad):
+        raise NotFiniteError(f"What was trained is not finite after update {update}. {likely_cause(model)}")
 
 
 def likely_cause(model: nn.Module) -> str:

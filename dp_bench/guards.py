@@ -14,26 +14,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dp_bench.effective import optimizer_of
+from dp_bench.evaluation import Report
 from dp_bench.methods import table
 from dp_bench.prompts import catalogue
-from dp_bench.settings import OptimizerName, PromptSettings, RunSettings
+from dp_bench.prompts.prompt import Prompt
+from dp_bench.prompts.selectors import Selector
+from dp_bench.settings import PromptSettings, RunSettings
 
 # Learning rates that are seen to work: of vectors, of keys and values, of LoRA and BitFit, of a whole
 # backbone.
 USUAL = {
-    (OptimizerName.adafactor, "prompt"): (0.01, 1.0),
-    (OptimizerName.adamw, "prompt"): (1e-4, 0.1),
-    (OptimizerName.adafactor, "keys and values"): (1e-3, 0.1),
-    (OptimizerName.adamw, "keys and values"): (1e-3, 0.1),
-    (OptimizerName.adafactor, "keys and values out of an MLP"): (1e-5, 2e-3),
-    (OptimizerName.adamw, "keys and values out of an MLP"): (1e-5, 2e-3),
-    (OptimizerName.adafactor, "some weights"): (1e-4, 0.1),
-    (OptimizerName.adamw, "some weights"): (1e-5, 1e-2),
-    (OptimizerName.adafactor, "all weights"): (1e-5, 1e-2),
-    (OptimizerName.adamw, "all weights"): (1e-6, 2e-3),
+    "prompt": {"adafactor": (0.01, 1.0), "adamw": (1e-4, 0.1)},
+    "keys and values": {"adafactor": (1e-3, 0.1), "adamw": (1e-3, 0.1)},
+    "keys and values out of an MLP": {"adafactor": (1e-5, 2e-3), "adamw": (1e-5, 2e-3)},
+    "some weights": {"adafactor": (1e-4, 0.1), "adamw": (1e-5, 1e-2)},
+    "all weights": {"adafactor": (1e-5, 1e-2), "adamw": (1e-6, 2e-3)},
 }
-
-
 ALONE = 0.99  # a member's weight, beside which the others do not count
 
 
@@ -42,7 +38,7 @@ def before_training(settings: RunSettings) -> Iterator[str]:
     used = optimizer_of(settings)
     kind = _what_is_trained(settings.prompt)
     if used is not None:
-        low, high = USUAL[OptimizerName(used.name), kind]
+        low, high = USUAL[kind][used.name]
         if not low <= used.lr <= high:
             yield (
                 f"lr {used.lr:g} is outside of what usually works for {kind} with {used.name}: "
@@ -60,9 +56,22 @@ def _what_is_trained(prompt: PromptSettings) -> str:
     return method.trains or "" if layers is None else layers.rates
 
 
-def of_gradients(named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[str]:
-    """Look at the gradients of an update, before they are cleared."""
-    for name, parameter in named:
+def of_gradients(model: nn.Module) -> Iterator[str]:
+    """Look at the gradients of an update, before they are cleared, of prompt and classifier head.
+
+    A backbone has gradients that are 0 by nature: with one answer step, those of the queries of a decoder's
+    attention to itself. A selector that fits itself has none.
+    """
+    fitted = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, Selector) and module.fits_itself
+        for parameter in module.parameters()
+    }
+    for name, parameter in model.named_parameters():
+        trained = parameter.numel() and parameter.requires_grad and not name.startswith("backbone.")
+        if not trained or id(parameter) in fitted:
+            continue
         gradient: Tensor | None = parameter.grad
         largest = 0.0 if gradient is None else float(gradient.detach().abs().max())
         if largest == 0.0:
@@ -72,20 +81,21 @@ def of_gradients(named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[str]:
             yield f"the gradient of {name} is not finite"
 
 
-def of_predictions(choices: NDArray[np.int64], where: str) -> Iterator[str]:
-    """Look at what is predicted for the rows of a split."""
-    if len(choices) > 1 and (choices == choices[0]).all():
-        yield f"all {len(choices)} predictions on {where} are the same"
+def of_reports(prompt: Prompt, reports: Iterable[Report]) -> Iterator[str]:
+    """Look at an evaluation: what is predicted and chosen for the rows of each split."""
+    for report in reports:
+        found, where = report.predictions, report.split.name
+        if _are_one(found.choices):
+            yield f"all {len(found.choices)} predictions on {where} are the same"
+        for name, outcomes in (("position", found.position_N), ("length", found.length_N)):
+            if prompt.selectors[name].is_per_text and _are_one(outcomes):
+                yield f"the {name} selector has collapsed: it chooses {outcomes[0]} for all rows of {where}"
+        weights_NK = found.pool_weights_NK
+        if found.is_routed and weights_NK is not None and min(weights_NK.shape) > 1:
+            member = int(weights_NK[0].argmax())
+            if (weights_NK[:, member] > ALONE).all():
+                yield f"the pool has collapsed: member {member} alone makes the prompt of all rows of {where}"
 
 
-def of_pool(weights_NK: NDArray[np.float32], where: str) -> Iterator[str]:
-    """Look at the weights that a pool's members have for the rows of a split."""
-    heaviest = int(weights_NK[0].argmax())
-    if weights_NK.shape[1] > 1 and len(weights_NK) > 1 and (weights_NK[:, heaviest] > ALONE).all():
-        yield f"the pool has collapsed: member {heaviest} alone makes the prompt of all rows of {where}"
-
-
-def of_outcomes(name: str, outcomes: NDArray[np.int64], where: str) -> Iterator[str]:
-    """Look at what an instance-level selector chooses for the rows of a split."""
-    if len(outcomes) > 1 and (outcomes == outcomes[0]).all():
-        yield f"the {name} selector has collapsed: it chooses {outcomes[0]} for all rows of {where}"
+def _are_one(values: NDArray[np.int64]) -> bool:
+    return len(values) > 1 and bool((values == values[0]).all())

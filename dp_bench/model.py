@@ -12,8 +12,8 @@ from dp_bench.backbones.backbone import Backbone
 from dp_bench.profiling import stage
 from dp_bench.prompts.layout import insert
 from dp_bench.prompts.prompt import Prompt
-from dp_bench.prompts.summary import summarise
 from dp_bench.settings import SplitOrder, Summary
+from dp_bench.summaries import summarise
 from dp_bench.types import Batch, Prompted, PromptOutput
 from dp_bench.verbalizer import Verbalizer
 

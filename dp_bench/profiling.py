@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+
+from dp_bench.records import replace_file, write_text
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,8 +35,10 @@ def stage(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return mark
 
 
-def record(update: Callable[[], object], evaluate: Callable[[], object]) -> Any:
-    """Record NUM_UPDATES updates and one evaluation.
+def profile(
+    folder: Path, update: Callable[[], object], evaluate: Callable[[], object], tell: Callable[[str], None]
+) -> None:
+    """Record NUM_UPDATES updates and one evaluation; leave a trace, and a summary that is told too.
 
     One update is made before recording begins: it allocates what the others reuse.
     """
@@ -42,7 +47,11 @@ def record(update: Callable[[], object], evaluate: Callable[[], object]) -> Any:
         for _ in range(NUM_UPDATES):
             update()
         evaluate()
-    return recorded
+    text = summary(recorded.events())
+    replace_file(folder / "trace.json", lambda path: recorded.export_chrome_trace(str(path)))
+    write_text(folder / "summary.txt", text + "\n")
+    tell(text)
+    tell(f"written: {folder / 'trace.json'} (for a trace viewer such as Perfetto)")
 
 
 def summary(events: Any) -> str:

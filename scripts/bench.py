@@ -542,9 +542,10 @@ def ours(
     from dp_bench.evaluation import Split, predict
     from dp_bench.machine import make_accelerator
     from dp_bench.model import PromptedModel
+    from dp_bench.optim import TrainPlan
     from dp_bench.progress import Reporter
     from dp_bench.prompts.prompt import build
-    from dp_bench.prompts.summary import cached_summaries
+    from dp_bench.summaries import cached_summaries
     from dp_bench.trainer import Trainer
     from dp_bench.verbalizer import LabelWords
 
@@ -585,7 +586,7 @@ def ours(
         prompted,
         train=splits,
         select=splits,
-        settings=settings,
+        plan=TrainPlan.of(settings),
         directory=scratch,
         accelerator=make_accelerator(torch.device(given.device)),
         reporter=Reporter(),

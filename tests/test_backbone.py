@@ -21,8 +21,8 @@ from dp_bench.backbones.load import byte_tokenizer, load_backbone, load_tokenize
 from dp_bench.machine import resolve_device, resolve_dtype
 from dp_bench.model import PromptedModel
 from dp_bench.prompts.layout import insert
-from dp_bench.prompts.summary import cached_summaries, summarise
 from dp_bench.settings import BackboneSettings, Precision, SplitOrder, Summary
+from dp_bench.summaries import cached_summaries, summarise
 from dp_bench.types import Batch, PromptOutput, UserError
 from dp_bench.verbalizer import LabelWords, label_word_ids
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from conftest import task_settings
 
 from dp_bench.data import encode as encoding
+from dp_bench.data.cache import cached_folder
 from dp_bench.data.encode import EncodedSplit, encode
 from dp_bench.data.readers import ExampleFile, read_examples
 from dp_bench.data.source import split_file
@@ -509,14 +511,16 @@ def test_a_damaged_entry_is_made_again_with_a_notice(
     assert [path.name for path in (tmp_path / "encoded").iterdir()] == [folder.name]
 
 
-def test_a_second_writer_leaves_the_first_entry_in_place(tokenizer: Any, tmp_path: Path) -> None:
-    split = encode_rte(tokenizer, tmp_path)
-    folder = tmp_path / "encoded" / split.fingerprint
-    before = (folder / "manifest.json").stat().st_ino
-    rows = [{**row, "label": 1} for row in split.dataset]
-    encoding._publish([rows], encoding._schema(Scoring.words), folder)
-    assert (folder / "manifest.json").stat().st_ino == before
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+def test_a_second_writer_leaves_the_first_folder_in_place(tmp_path: Path) -> None:
+    def writes(text: str) -> Callable[[Path], object]:
+        return lambda folder: (folder / "file").write_text(text)
+
+    def comes_second(folder: Path) -> None:
+        writes("second")(folder)
+        cached_folder(tmp_path / "entry", writes("first"))
+
+    assert (cached_folder(tmp_path / "entry", comes_second) / "file").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
 
 
 def test_several_at_once_all_succeed(tokenizer: Any, tmp_path: Path) -> None:

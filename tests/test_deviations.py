@@ -12,7 +12,7 @@ from torch import nn
 
 from dp_bench import config
 from dp_bench.effective import OptimizerUsed
-from dp_bench.trainer import make_optimizer
+from dp_bench.optim import make_optimizer
 from dp_bench.types import Dims
 
 D = 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +48,13 @@ def test_unusual_settings_are_told(experiment: Build, overrides: list[str], told
 
 def test_gradients_that_are_zero_or_not_finite_are_told() -> None:
     names = ("none", "zero", "endless", "good")
-    parameters = {name: torch.nn.Parameter(torch.ones(2)) for name in names}
+    parameters = torch.nn.ParameterDict({name: torch.nn.Parameter(torch.ones(2)) for name in names})
     for name, value in (("zero", 0.0), ("endless", float("inf")), ("good", 1.0)):
         parameters[name].grad = torch.full((2,), value)
-    found = list(guards.of_gradients(parameters.items()))
-    assert [text.split()[3] for text in found] == ["none", "zero", "endless"]
-    assert "zero" in found[1] and "not finite" in found[2]
+    found = list(guards.of_gradients(parameters))
+    told = {text.split()[3]: text for text in found}
+    assert sorted(told) == ["endless", "none", "zero"]
+    assert "is zero" in told["zero"] and "not finite" in told["endless"]
 
 
 def test_a_dead_relu_of_the_position_is_told_by_a_run(experiment: Build, tmp_path: Path) -> None:
@@ -68,11 +70,15 @@ def test_a_dead_relu_of_the_position_is_told_by_a_run(experiment: Build, tmp_pat
 
 
 def test_constant_predictions_and_collapsed_selectors_are_told(experiment: Build, tmp_path: Path) -> None:
-    same, other = np.zeros(5, dtype=np.int64), np.array([0, 1, 0, 0, 1])
-    assert list(guards.of_predictions(same, "select")) == ["all 5 predictions on select are the same"]
-    assert list(guards.of_predictions(other, "select")) == []
-    assert "collapsed" in next(iter(guards.of_outcomes("position", same, "select")))
     trainer = make_trainer(experiment("prompt=adap_ins_pos", *QUICK, "trainer.lr=1e-9"), tmp_path)
+    same, other = np.zeros(5, dtype=np.int64), np.array([0, 1, 0, 0, 1])
+    for chosen, number in ((same, 2), (other, 0)):
+        logits_NC = np.eye(2, dtype=np.float32)[chosen]
+        report = trainer.report(trainer.select_splits[0], 0)
+        predictions = replace(report.predictions, logits_NC=logits_NC, position_N=chosen)
+        told = list(guards.of_reports(trainer.prompt, [replace(report, predictions=predictions)]))
+        assert len(told) == number
+        assert not told or (told[0].startswith("all 5 predictions") and "collapsed" in told[1])
     with torch.no_grad():
         trainer.prompt.position.linear.bias[2] = 1e3  # type: ignore[union-attr, operator, index]
     trainer.fit()
@@ -82,10 +88,8 @@ def test_constant_predictions_and_collapsed_selectors_are_told(experiment: Build
     assert not any("collapsed" in text for text in pool.reporter.warnings)
     with torch.no_grad():
         pool.prompt.vectors.linear.bias[3] = 1e3  # type: ignore[union-attr, operator, index]
-    pool._look_at({"rte": pool._predict(pool.select_splits[0])})
-    assert any(
-        "member 3 alone makes the prompt of all rows of select" in text for text in pool.reporter.warnings
-    )
+    found = guards.of_reports(pool.prompt, [pool.report(pool.select_splits[0], 0)])
+    assert any("member 3 alone makes the prompt of all rows of select" in text for text in found)
 
 
 def test_warnings_are_kept_in_the_record_once(experiment: Build) -> None:
@@ -108,5 +112,5 @@ def test_given_positions_are_used_as_they_are(experiment: Build, tmp_path: Path,
     trainer = make_trainer(experiment("prompt=adap_ins_pos", *QUICK, f"protocol={protocol}"), tmp_path)
     (split,) = trainer.select_splits
     asked = np.arange(len(split)) % 5
-    found = predict(trainer._bare_model, split, batch_size=3, seed=0, positions=asked)
+    found = predict(trainer.bare_model, split, batch_size=3, seed=0, positions=asked)
     assert np.array_equal(found.position_N, asked)

@@ -18,8 +18,8 @@ from dp_bench import run
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.config import Experiment
 from dp_bench.prompts.inputs import SelectorInput, erased
-from dp_bench.prompts.summary import summarise
 from dp_bench.settings import Summary
+from dp_bench.summaries import summarise
 
 QUICK = ("trainer.max_steps=4", "trainer.eval_every=2", "trainer.batch_size=4", "prompt.num_tokens=4")
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers.prompts import build_prompt
 
+from dp_bench import checkpoints
 from dp_bench.backbones.load import load_backbone, load_tokenizer
 from dp_bench.config import Experiment
 from dp_bench.data.batches import evaluation_batches, training_rows
@@ -22,9 +23,10 @@ from dp_bench.effective import OptimizerUsed
 from dp_bench.evaluation import Split, predict, score
 from dp_bench.machine import make_accelerator
 from dp_bench.model import PromptedModel
+from dp_bench.optim import TrainPlan, make_optimizer, temperature
 from dp_bench.progress import Reporter
 from dp_bench.settings import Schedule, TemperatureSettings
-from dp_bench.trainer import Trainer, make_optimizer, temperature
+from dp_bench.trainer import Trainer
 from dp_bench.verbalizer import make_verbalizer
 
 Build = Callable[..., Experiment]
@@ -61,7 +63,7 @@ def make_trainer(experiment: Experiment, directory: Path, *, rows: int | None = 
             Split("select", t, e, None, i, i)
             for i, (t, e) in enumerate(zip(experiment.tasks, select, strict=True))
         ],
-        settings=settings,
+        plan=TrainPlan.of(settings),
         directory=directory,
         accelerator=make_accelerator(device),
         reporter=Reporter(),
@@ -231,7 +233,7 @@ def test_the_best_prompt_is_what_remains(experiment: Build, tmp_path: Path) -> N
     )
     progress = trainer.fit()
     model = trainer.accelerator.unwrap_model(trainer.model)
-    predictions = predict(model, trainer.select_splits[0], batch_size=64, seed=trainer.settings.seed)
+    predictions = predict(model, trainer.select_splits[0], batch_size=64, seed=trainer.plan.noise_seed)
     value = score(trainer.select_splits[0], predictions).value
     assert value == progress.best_score == max(line["select_score"] for line in progress.history)
 
@@ -271,6 +273,27 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(
         return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in history]
 
     assert told(resumed.progress.history) == told(undisturbed.progress.history)
+
+
+def test_a_checkpoint_that_is_cut_short_leaves_the_one_before(
+    experiment: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(experiment("prompt=fixed"), tmp_path)
+    trainer.progress.step = 1
+    trainer._checkpoint()
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    for name in ("save", "write_json", "_sync"):
+        with monkeypatch.context() as patch, pytest.raises(KilledError):
+            patch.setattr(*((torch, name) if name == "save" else (checkpoints, name)), killed)
+            trainer.progress.step = 2
+            trainer._checkpoint()
+        saved = checkpoints.load(tmp_path / "checkpoint", {})
+        assert saved is not None and saved.progress.step == 1
+    trainer._checkpoint()
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["step-00000002"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(experiment: Build, tmp_path: Path) -> None:

@@ -67,6 +67,17 @@ def training_rows(
         seen += counts.sum(0)
 
 
+def micro_batches(places: Sequence[Rows], size: int) -> list[tuple[int, int, Rows]]:
+    """Cut the rows of each task that an update sees into parts of at most `size`: the task, how many rows of
+    the update come before, and the part."""
+    before = np.cumsum([0, *map(len, places)]).tolist()
+    return [
+        (task, before[task] + first, rows[first : first + size])
+        for task, rows in enumerate(places)
+        for first in range(0, len(rows), size)
+    ]
+
+
 def _counts(rates: Rates, batch_size: int, bucket_batches: int, seed: int) -> Rows:
     """Draw the examples of each task in each update of a stretch: [updates, tasks]."""
     if len(rates) == 1:

@@ -2,18 +2,15 @@
 
 A text that is too long loses tokens at the end of one field, as in OpenPrompt, on which the authors built;
 nothing else is ever cut. What was encoded once is an Arrow file in a folder below `cache_dir/encoded`, named
-after a digest of all that went into it and put in place by a rename, so that any number of processes may ask
-for it at once. It is written and read in parts: a split need not fit into memory, be it text or ids.
+after a digest of all that went into it. It is written and read in parts: a split need not fit into memory, be
+it text or ids.
 
 This module imports torch and datasets: import it once there is something to run.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,18 +29,16 @@ from numpy.typing import NDArray
 from pyarrow import compute
 from torch import Tensor
 
+from dp_bench.data.cache import cached_folder
 from dp_bench.data.overlap import text_key
 from dp_bench.data.template import Rendered, Template
 from dp_bench.data.tokens import Tokens, word_prefix
-from dp_bench.digests import file_sha256
-from dp_bench.progress import notice
 from dp_bench.settings import Scoring
 from dp_bench.types import Batch, Example, UserError
 
 CODE_VERSION = 4  # raise it when the same input is to be encoded differently
 CHUNK = 1000  # texts tokenised at once: enough for the tokenizer's threads, little enough for memory
 DATA = "data.arrow"
-MANIFEST = "manifest.json"  # digests of the other files of a cache entry
 
 Places = Sequence[int] | NDArray[np.int64]
 
@@ -73,15 +68,15 @@ class EncodedSplit:
 
     @cached_property
     def ids(self) -> list[str]:
-        return self._strings("id")
+        return self._lists("id")
 
     @cached_property
     def groups(self) -> list[str]:
-        return self._strings("group")
+        return self._lists("group")
 
     @cached_property
     def sources(self) -> list[str]:
-        return self._strings("source")
+        return self._lists("source")
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -199,10 +194,6 @@ class EncodedSplit:
     def _table(self) -> Any:
         return self._arrow[:]
 
-    def _strings(self, column: str) -> list[str]:
-        values: list[str] = self._table[column].take(self.rows).to_pylist()
-        return values
-
     def _lists(self, column: str) -> list[Any]:
         if column not in self._table.column_names:
             return []
@@ -267,10 +258,15 @@ def encode(
         **({} if cue is None else {"word_prefix": word_prefix(tokenizer)}),
     }
     key = sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
-    folder = cache_dir / "encoded" / key
-    if not _is_intact(folder):
-        encoded = _encoded(examples, template, tokenizer, max_length, (prefix, cue_ids, end), scoring)
-        _publish(encoded, _schema(scoring), folder)
+
+    def write(new: Path) -> None:
+        schema = _schema(scoring)
+        affixes = (prefix, cue_ids, end)
+        with pyarrow.ipc.new_stream(new / DATA, schema) as stream:
+            for rows in _encoded(examples, template, tokenizer, max_length, affixes, scoring):
+                stream.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=schema))
+
+    folder = cached_folder(cache_dir / "encoded" / key, write)
     dataset = datasets.Dataset.from_file(str(folder / DATA))
     return EncodedSplit(dataset, key, np.arange(len(dataset), dtype=np.int64), answer_offset)
 
@@ -344,9 +340,9 @@ def _golds(example: Example) -> tuple[int, ...]:
 
 
 def _bodies(texts: Sequence[Rendered], tokens: Tokens, budget: int) -> tuple[list[list[int]], list[int]]:
-    """Return the ids of each text and how many it has too many.
+    """Return the ids of each text, and how many it had too many.
 
-    So many are dropped, or as many as there are, from the end of the field that gives way.
+    That many are dropped from the end of the `shorten` field, or all of it where it is shorter.
     """
     bodies = tokens.of([text.text for text in texts])
     num_cut = [max(0, len(body) - budget) for body in bodies]
@@ -417,47 +413,3 @@ def _schema(scoring: Scoring) -> Any:
         columns["choice_ids"] = pyarrow.list_(pyarrow.list_(integer))
         columns["golds"] = pyarrow.list_(integer)
     return pyarrow.schema(columns)
-
-
-def _is_intact(folder: Path) -> bool:
-    """Tell whether a cache entry is there and as it was written; a damaged one is reported."""
-    if not folder.exists():
-        return False
-    try:
-        digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        intact = all(file_sha256(folder / name) == digest for name, digest in digests.items())
-    except (OSError, ValueError, AttributeError):  # no manifest, or no JSON, or no file that it names
-        intact = False
-    if not intact:
-        notice(f"the cached encoding {folder} is damaged and is made again")
-    return intact
-
-
-def _publish(encoded: Iterable[list[dict[str, Any]]], schema: Any, folder: Path) -> None:
-    """Write a cache entry beside its place and rename it there, unless another process was faster."""
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    temporary.mkdir(parents=True)
-    try:
-        with pyarrow.ipc.new_stream(temporary / DATA, schema) as stream:
-            for rows in encoded:
-                stream.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=schema))
-        digests = {DATA: file_sha256(temporary / DATA)}
-        (temporary / MANIFEST).write_text(json.dumps(digests, indent=1), encoding="utf-8")
-        _put_in_place(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # there only where it was not put in place
-
-
-def _put_in_place(temporary: Path, folder: Path) -> None:
-    for _ in range(3):
-        try:
-            temporary.rename(folder)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        # The place is taken: by another process's entry, or by the damaged one that made us write.
-        if _is_intact(folder):
-            return
-        shutil.rmtree(folder, ignore_errors=True)  # another process may be removing it as well
-    raise UserError(f"The cached encoding {folder} is damaged and cannot be replaced: remove that folder.")

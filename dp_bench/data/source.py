@@ -11,14 +11,14 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from dp_bench.data.cache import cached_folder
 from dp_bench.digests import file_sha256
 from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable
-from dp_bench.progress import notice
-from dp_bench.records import write_json
 from dp_bench.settings import DataSettings, TaskSettings
 from dp_bench.types import UnreachableError, UserError
 
@@ -114,7 +114,7 @@ def _locate_on_hub(task: TaskSettings, data: DataSettings) -> Source:
     return Source(task.name, "hub", split_file(train), split_file(report), location)
 
 
-def _generated(task: TaskSettings, data: DataSettings, cache: Path) -> Path:
+def _generated(task: TaskSettings, data: DataSettings, cache_dir: Path) -> Path:
     """Return the folder of the micro benchmark with this task in it; the name holds all that its rows depend
     on."""
     from dp_bench.micro import world
@@ -129,22 +129,10 @@ def _generated(task: TaskSettings, data: DataSettings, cache: Path) -> Path:
         raise UserError(f"The micro benchmark has no task '{name}'; it has {', '.join(world.TASKS)}.")
     if data.difficulty not in world.SIZES:
         raise UserError(f"data.difficulty={data.difficulty} is unknown: use {', '.join(world.SIZES)}.")
-    root = cache / "micro" / f"{data.difficulty}-{data.world_seed}-{world.code_digest()[:12]}"
-    folder, digests = root / world.FOLDERS[name], root / f"{world.FOLDERS[name]}.sha256.json"
-    if not _is_as_written(folder, digests):
-        if digests.is_file():
-            notice(f"the generated rows {folder} are damaged and are made again")
-        world.write(root, [name], seed=data.world_seed, difficulty=data.difficulty)
-        write_json(digests, {path.name: file_sha256(path) for path in folder.glob("*.jsonl")})
+    root = cache_dir / "micro" / f"{data.difficulty}-{data.world_seed}-{world.code_digest()[:12]}"
+    write = partial(world.write, task=name, seed=data.world_seed, difficulty=data.difficulty)
+    cached_folder(root / world.FOLDERS[name], write)
     return root
-
-
-def _is_as_written(folder: Path, digests: Path) -> bool:
-    try:
-        written = json.loads(digests.read_text(encoding="utf-8"))
-        return all(file_sha256(folder / name) == digest for name, digest in written.items())
-    except (OSError, ValueError, AttributeError):  # not there yet, or damaged
-        return False
 
 
 def split_file(path: Path, role: str | None = None) -> SplitFile:

@@ -14,9 +14,9 @@ from dp_bench.methods.context import RunContext
 from dp_bench.model import PromptedModel
 from dp_bench.prompts.init import differences, load_saved
 from dp_bench.prompts.prompt import Prompt, build
-from dp_bench.prompts.summary import summary_width
 from dp_bench.records import BACKBONE_FILE, PROMPT_FILE
 from dp_bench.settings import Init, RunSettings
+from dp_bench.summaries import summary_width
 from dp_bench.types import UserError
 from dp_bench.verbalizer import label_word_ids
 

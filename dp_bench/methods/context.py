@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dp_bench.backbones.backbone import Backbone
+from dp_bench.checkpoints import Progress
 from dp_bench.config import Experiment
 from dp_bench.data.encode import EncodedSplit
 from dp_bench.data.overlap import Overlap
@@ -16,7 +17,6 @@ from dp_bench.data.prepare import TaskData
 from dp_bench.evaluation import Report
 from dp_bench.progress import Reporter
 from dp_bench.settings import RunSettings, TaskSettings
-from dp_bench.trainer import Progress
 from dp_bench.verbalizer import Verbalizer
 
 

@@ -10,9 +10,9 @@ from dp_bench.data.encode import EncodedSplit
 from dp_bench.evaluation import Split
 from dp_bench.methods.context import RunContext
 from dp_bench.prompts.prompt import Prompt
-from dp_bench.prompts.summary import cached_summaries
 from dp_bench.randomness import derive
 from dp_bench.settings import RunSettings, TaskSettings
+from dp_bench.summaries import cached_summaries
 
 
 @dataclass(frozen=True)

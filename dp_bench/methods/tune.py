@@ -10,8 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dp_bench import finite
+from dp_bench.checkpoints import Progress
 from dp_bench.diagnostics import after_training
-from dp_bench.evaluation import Predictions, Report, Split, predict, score
+from dp_bench.evaluation import Predictions, Report, Split, score
 from dp_bench.machine import make_accelerator
 from dp_bench.methods import table
 from dp_bench.methods.baselines import Baseline, predictions_of
@@ -19,9 +20,10 @@ from dp_bench.methods.build import make_model, make_prompt, worth_keeping
 from dp_bench.methods.context import MethodResult, RunContext
 from dp_bench.methods.splits import cached_splits, make_splits
 from dp_bench.methods.table import Method
+from dp_bench.optim import TrainPlan
 from dp_bench.prompts.inputs import SelectorInput
 from dp_bench.settings import Init
-from dp_bench.trainer import Progress, Trainer
+from dp_bench.trainer import Trainer
 from dp_bench.types import RunFailedError, UserError
 
 
@@ -93,7 +95,7 @@ def tune(context: RunContext) -> MethodResult:
         model,
         train=splits.train,
         select=splits.select,
-        settings=settings,
+        plan=TrainPlan.of(settings),
         directory=context.directory,
         accelerator=make_accelerator(context.backbone.device),
         reporter=context.reporter,
@@ -103,17 +105,7 @@ def tune(context: RunContext) -> MethodResult:
     progress = trainer.fit() if trainable else trainer.evaluate_only()
     _refuse_changes(context, frozen)
     started = time.perf_counter()
-    reports = {}
-    for split in splits.report:
-        predictions = predict(
-            model,
-            split,
-            batch_size=settings.trainer.eval_batch_size,
-            seed=settings.seed_of("gumbel"),
-            sample=settings.protocol.sample_at_eval,
-            step=progress.best_step,
-        )
-        reports[split.task.name] = Report(split, predictions, score(split, predictions))
+    reports = {split.task.name: trainer.report(split, progress.best_step) for split in splits.report}
     diagnostics = after_training(model, reports, settings)
     if settings.prompt.estimator is not None:
         diagnostics["forwards_per_update"] = prompt.forwards

@@ -1,4 +1,4 @@
-"""Generate SuperGLUE-shaped tasks in the release's record schemas: `generate("boolq", "val")`, `write(dir)`.
+"""Generate SuperGLUE-shaped tasks in the release's schemas: `generate(task, split)`, `write(folder, task)`.
 
 Every task asks about short scenes ("Anna saw the ice. Ben spoke of joy."): does a statement hold, is a word
 used in one sense, which alternative is the cause. Labels are balanced, rows are distinct, val and test rows
@@ -17,9 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
-import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -72,26 +70,12 @@ def overlaps(task: str, *, seed: int = 0, difficulty: str = "default") -> dict[s
     return {split: {"repeats": d.repeats, "in_earlier_split": d.in_earlier} for split, d in found.items()}
 
 
-def write(
-    directory: Path, tasks: Collection[str] = TASKS, *, seed: int = 0, difficulty: str = "default"
-) -> dict[str, int]:
-    """Write the tasks in the release's layout (BoolQ/train.jsonl …), whole folders; return rows per file."""
-    directory.mkdir(parents=True, exist_ok=True)
-    counts: dict[str, int] = {}
-    for task in tasks:
-        check(task, "train", difficulty)
-        scratch = Path(tempfile.mkdtemp(prefix=".micro-", dir=directory))
-        try:
-            scratch.chmod(0o755)  # mkdtemp makes private folders
-            for split in ROWS:
-                records = generate(task, split, seed=seed, difficulty=difficulty)
-                counts[f"{FOLDERS[task]}/{split}"] = len(records)
-                lines = [json.dumps(without_answers(r) if split == "test" else r) + "\n" for r in records]
-                (scratch / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-            replace_folder(scratch, directory / FOLDERS[task])
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return counts
+def write(folder: Path, task: str, *, seed: int = 0, difficulty: str = "default") -> None:
+    """Write the splits of a task into a folder as the release has them: train.jsonl …"""
+    for split in ROWS:
+        records = generate(task, split, seed=seed, difficulty=difficulty)
+        lines = [json.dumps(without_answers(r) if split == "test" else r) + "\n" for r in records]
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 @lru_cache(maxsize=1)
@@ -165,29 +149,19 @@ def number(task: str, record: Record, index: int) -> Record:
 
 def without_answers(record: Record) -> Record:
     """Hide the labels as the release hides those of test."""
-    hidden = {key: value for key, value in record.items() if key != "label"}
+    hidden = _without("label", record)
     if "qas" in hidden:
-        hidden["qas"] = [{k: v for k, v in query.items() if k != "answers"} for query in hidden["qas"]]
-    if "questions" in hidden.get("passage", ()) and isinstance(hidden["passage"], dict):
-        questions = [
-            question
-            | {
-                "answers": [
-                    {k: v for k, v in answer.items() if k != "label"} for answer in question["answers"]
-                ]
-            }
-            for question in hidden["passage"]["questions"]
-        ]
-        hidden["passage"] = hidden["passage"] | {"questions": questions}
+        hidden["qas"] = [_without("answers", query) for query in hidden["qas"]]
+    passage = hidden.get("passage")
+    if isinstance(passage, dict) and "questions" in passage:
+        hidden["passage"] = passage | {
+            "questions": [
+                question | {"answers": [_without("label", answer) for answer in question["answers"]]}
+                for question in passage["questions"]
+            ]
+        }
     return hidden
 
 
-def replace_folder(new: Path, target: Path) -> None:
-    """Put a finished folder in place of another: a reader sees the old one, none, or the new one."""
-    old = Path(tempfile.mkdtemp(prefix=".micro-", dir=target.parent))
-    try:
-        if target.exists():
-            target.replace(old / target.name)
-        new.replace(target)
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+def _without(key: str, record: Record) -> Record:
+    return {name: value for name, value in record.items() if name != key}

@@ -13,20 +13,18 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dp_bench import finite
 from dp_bench.backbones.backbone import Backbone, at_least_fp32
 from dp_bench.data.batches import evaluation_batches
+from dp_bench.data.cache import cached_folder
 from dp_bench.data.encode import EncodedSplit
-from dp_bench.progress import notice
-from dp_bench.records import replace_file
 from dp_bench.settings import Summary
-from dp_bench.types import UserError
 
 CODE_VERSION = 2  # raise it when the same input is summarised differently, be it by another kernel
+FILE = "summary.safetensors"
 
 
 def summary_width(backbone: Backbone, kind: Summary) -> int:
@@ -71,63 +69,23 @@ def cached_summaries(
 
     The key holds all that the value depends on: token ids (through the split's fingerprint, which covers
     data, tokenizer, template and truncation), `weights` as the backbone's fingerprint gives them and their
-    dtype, the model's configuration, kind of summary and padding. What is read is what was written: a file
-    holds the digest of its key and its rows.
+    dtype, the model's configuration, kind of summary and padding.
     """
     model = (weights, backbone.configuration(), backbone.dtype)
     parts = (CODE_VERSION, whole.fingerprint, *model, kind.value, pad_to)
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-    path = cache_dir / "summaries" / f"{key}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):  # who comes second finds what the first has computed
-        found = _read(path, key)
-        if found is None:
-            _compute(path, key, backbone, whole, kind, pad_to, batch_size, advance)
-            found = _read(path, key)
-    if found is None:
-        raise UserError(f"{path} cannot be read back as it was written: is the disk of cache_dir sound?")
-    return found
+    folder = cache_dir / "summaries" / hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
+    def write(new: Path) -> None:
+        summary_ND = torch.empty(len(whole), summary_width(backbone, kind))
+        for places in evaluation_batches(whole.lengths, batch_size):
+            batch = whole.collate(places.tolist(), backbone.tokenizer.pad_token_id)
+            ids_BT, mask_BT = batch.ids_BT.to(backbone.device), batch.mask_BT.to(backbone.device)
+            summary_ND[batch.row_B] = summarise(backbone, ids_BT, mask_BT, kind, pad_to=pad_to).cpu()
+            advance(len(places))
+        finite_N = summary_ND[torch.from_numpy(whole.rows)].isfinite().all(1).numpy()
+        finite.refuse_rows(whole, finite_N, "The frozen summaries are", "of a file", backbone)
+        save_file({"summary": summary_ND}, new / FILE)
 
-def _read(path: Path, key: str) -> Tensor | None:
-    """Return what a file holds, memory-mapped; None where it is absent, or damaged, which is told."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            summary_ND: Tensor = file.get_tensor("summary")
-            written = (file.metadata() or {}).get("sha256")
-    except (SafetensorError, OSError):
-        written = None
-    if written is None or written != _digest(key, summary_ND):
-        notice(f"the cached summaries {path} are damaged and are made again")
-        return None
-    return summary_ND
-
-
-def _digest(key: str, summary_ND: Tensor) -> str:
-    digest = hashlib.sha256(f"{key}{tuple(summary_ND.shape)}".encode())
-    digest.update(summary_ND.contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _compute(
-    path: Path,
-    key: str,
-    backbone: Backbone,
-    whole: EncodedSplit,
-    kind: Summary,
-    pad_to: int | None,
-    batch_size: int,
-    advance: Callable[[int], None],
-) -> None:
-    summary_ND = torch.empty(len(whole), summary_width(backbone, kind))
-    for places in evaluation_batches(whole.lengths, batch_size):
-        batch = whole.collate(places.tolist(), backbone.tokenizer.pad_token_id)
-        ids_BT, mask_BT = batch.ids_BT.to(backbone.device), batch.mask_BT.to(backbone.device)
-        summary_ND[batch.row_B] = summarise(backbone, ids_BT, mask_BT, kind, pad_to=pad_to).cpu()
-        advance(len(places))
-    finite_N = summary_ND[torch.from_numpy(whole.rows)].isfinite().all(1).numpy()
-    finite.refuse_rows(whole, finite_N, "The frozen summaries are", "of a file", backbone)
-    said = {"sha256": _digest(key, summary_ND)}
-    replace_file(path, lambda temporary: save_file({"summary": summary_ND}, temporary, said))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # who comes second finds what the first has computed
+        return load_file(cached_folder(folder, write) / FILE)["summary"]

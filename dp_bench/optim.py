@@ -1,0 +1,111 @@
+"""How a run trains: its optimizer, and rate and temperature at each update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dp_bench import guards
+from dp_bench.effective import OptimizerUsed, optimizer_of
+from dp_bench.settings import (
+    OptimizerName,
+    RegimeSettings,
+    RunSettings,
+    Schedule,
+    TemperatureSettings,
+    TrainerSettings,
+)
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What the loop needs to know of a run's settings; the tags are those of docs/protocol.md."""
+
+    trainer: TrainerSettings
+    optimizer: OptimizerUsed | None  # None: nothing is trained by updates
+    regime: RegimeSettings  # how tasks are mixed and weighted
+    order_seed: int  # of the examples
+    noise_seed: int  # of the selectors' draws, and of dropout
+    sample_at_eval: bool  # B2
+    sum_losses: bool  # B19
+    warmup_from_zero: bool
+    unusual: tuple[str, ...]  # what guards say of these settings
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> TrainPlan:
+        protocol = settings.protocol
+        return cls(
+            settings.trainer,
+            optimizer_of(settings),
+            settings.regime,
+            settings.seed_of("order"),
+            settings.seed_of("gumbel"),
+            sample_at_eval=protocol.sample_at_eval,
+            sum_losses=bool(settings.trainer.step_each_micro_batch or protocol.sum_losses),
+            warmup_from_zero=bool(protocol.warmup_from_zero),
+            unusual=tuple(guards.before_training(settings)),
+        )
+
+    def temperature(self, step: int) -> float:
+        """Return tau at update `step`, counted from 0."""
+        return temperature(self.trainer.temperature, step, self.trainer.max_steps)
+
+    def warm_up(self, step: int, number: int) -> float:
+        """Return the share of the learning rate, in 0..1, after micro-batch `number` of update `step`, both
+        counted from 0."""
+        t, done = self.trainer, step  # steps of the optimizer before this one
+        if t.step_each_micro_batch:
+            done = step * -(-t.batch_size // (t.micro_batch_size or t.batch_size)) + number
+        counted = done if self.warmup_from_zero else done + 1
+        return min(1.0, counted / t.warmup_steps) if t.warmup_steps else 1.0
+
+
+Groups = Sequence[nn.Parameter] | Sequence[dict[str, Any]]  # with learning rates of their own
+
+
+def temperature(settings: TemperatureSettings, step: int, max_steps: int) -> float:
+    """Return tau at update `step`, counted from 0, of a training of `max_steps`.
+
+    `authors`: after each global step s their code multiplies the *running* tau by exp(-3e-5 s / aneal), down
+    to 0.5, so that the exponent is the sum of all s so far (docs/protocol.md A7).
+    """
+    if settings.schedule is Schedule.constant:
+        return settings.start
+    if settings.schedule is Schedule.exponential:
+        return settings.start * math.pow(settings.end / settings.start, step / max(1, max_steps - 1))
+    return max(settings.end, settings.start * math.exp(-3e-5 / settings.anneal * step * (step + 1) / 2))
+
+
+def parameter_groups(
+    parameters: list[nn.Parameter], apart: Collection[nn.Parameter], lr: float | None
+) -> Groups:
+    """Put those that stand `apart` in a group with learning rate `lr`; where that is None, none does."""
+    chosen = {id(parameter) for parameter in apart}
+    own = [parameter for parameter in parameters if id(parameter) in chosen]
+    if lr is None or not own:
+        return parameters
+    others = [parameter for parameter in parameters if id(parameter) not in chosen]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": own, "lr": lr}]
+    return groups
+
+
+def make_optimizer(used: OptimizerUsed, parameters: Groups) -> torch.optim.Optimizer:
+    """Return Adafactor as Lester et al. (2021) use it, without relative steps or scaling, or AdamW."""
+    if used.name == OptimizerName.adamw.value:
+        return torch.optim.AdamW(parameters, lr=used.lr, weight_decay=used.weight_decay)
+    from transformers.optimization import Adafactor
+
+    optimizer: torch.optim.Optimizer = Adafactor(
+        parameters,
+        lr=used.lr,
+        weight_decay=used.weight_decay,
+        relative_step=False,
+        scale_parameter=False,
+        warmup_init=False,
+    )
+    return optimizer
