@@ -20,7 +20,8 @@ from dp_bench import records
 from dp_bench.commands.tables import Asked
 from dp_bench.commands.tables import tables as tables_command
 from dp_bench.records import RunRecord
-from dp_bench.report.frame import Table, build_tables
+from dp_bench.report.build import build_tables
+from dp_bench.report.frame import Table
 from dp_bench.report.sheet import COLUMNS, Options, Sheet, cell_text, make_sheet
 from dp_bench.report.tables import COSTS, to_csv, to_markdown, to_terminal
 from dp_bench.terminal import make_console

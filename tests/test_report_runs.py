@@ -21,11 +21,13 @@ from dp_bench.commands.tables import Predictions
 from dp_bench.config import Experiment
 from dp_bench.records import RunRecord
 from dp_bench.report import stats
+from dp_bench.report.build import build_tables
 from dp_bench.report.expand import by_task
-from dp_bench.report.frame import Row, Table, build_tables, by_place, transfer_tables
+from dp_bench.report.frame import Row, Table, by_place
 from dp_bench.report.routes import agreement
 from dp_bench.report.sheet import Options, extra, make_sheet
 from dp_bench.report.tables import to_csv, to_markdown
+from dp_bench.report.transfer import transfer_tables
 
 pytest.importorskip("peft", reason="the peft extra is not installed: one of the runs is LoRA's")
 

@@ -16,8 +16,9 @@ from scipy import stats as scipy_stats
 
 from dp_bench.records import RunRecord
 from dp_bench.report import paper, stats
+from dp_bench.report.build import build_tables
 from dp_bench.report.controls import control_notes
-from dp_bench.report.frame import Cell, Row, Table, build_tables
+from dp_bench.report.frame import Cell, Row, Table
 from dp_bench.report.restarts import with_restarts
 from dp_bench.report.sheet import Options, Sheet, make_sheet
 

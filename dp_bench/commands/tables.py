@@ -15,9 +15,11 @@ from dp_bench.records import RunRecord
 from dp_bench.report import paper, stats
 from dp_bench.report import tables as report
 from dp_bench.report.aliases import prompt_aliases
-from dp_bench.report.frame import Table, build_tables, transfer_tables
+from dp_bench.report.build import build_tables
+from dp_bench.report.frame import Table
 from dp_bench.report.restarts import with_restarts
 from dp_bench.report.sheet import AGGREGATES, BUDGET, COLUMNS, Options, Sheet, make_sheet
+from dp_bench.report.transfer import transfer_tables
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 

@@ -9,7 +9,8 @@ from statistics import mean, median
 from dp_bench.records import RunRecord
 from dp_bench.report import paper, routes, stats
 from dp_bench.report.controls import control_notes
-from dp_bench.report.frame import MEAN, MEAN_SD, Cell, Header, Row, Table
+from dp_bench.report.frame import MEAN, Cell, Header, Row, Table
+from dp_bench.report.notes import MEAN_SD
 from dp_bench.report.stats import Comparison
 
 DIFFERS_MARK = "†"
