@@ -19,7 +19,7 @@ from dp_bench.report.build import build_tables
 from dp_bench.report.columns import columns
 from dp_bench.report.frame import Table
 from dp_bench.report.restarts import with_restarts
-from dp_bench.report.sheet import AGGREGATES, Options, Sheet, make_sheet
+from dp_bench.report.sheet import AGGREGATES, Options, Sheet, compare_rows, make_sheet
 from dp_bench.report.transfer import transfer_tables
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
@@ -216,10 +216,7 @@ def _comparisons(table: Table, sheet: Sheet, options: Options, *, all_pairs: boo
     """Return those of all rows, or those with the reference, which the sheet has made already."""
     if sheet.comparisons and not all_pairs:
         return sheet.comparisons
-    pairs = stats.all_pairs(table)
-    return stats.compare(
-        *(table, pairs), correct=options.correct, sources=options.sources, by_examples=options.by_examples
-    )
+    return compare_rows(table, stats.all_pairs(table), options)
 
 
 def _tell_unfinished(results_dir: Path) -> None:

@@ -52,24 +52,31 @@ def _span(number: Callable[[RunRecord], int]) -> Value:
     return value
 
 
-def _trained(number: Callable[[RunRecord], int]) -> Value:
-    """Show a number of each run that is 0 for what was not trained."""
-    return _span(lambda record: number(record) if record.num_updates else 0)
+def _spent(name: str, title: str, help: str, number: Callable[[RunRecord], int]) -> Column:
+    return Column(name, title, help, _span(number), is_budget=True)
 
 
-def _mean(name: str) -> Value:
-    """Show the mean of a field of the runs' records."""
-
+def _mean(name: str, title: str, field: str) -> Column:
     def value(row: Row, tasks: Sequence[str]) -> Shown:
-        number = mean(getattr(record, name) for record in row.records)
+        number = mean(getattr(record, field) for record in row.records)
         return Shown(f"{number:.0f}", number)
 
-    return value
+    return Column(name, title, "mean over the runs of a row", value, csv=field)
+
+
+def _batch(record: RunRecord) -> int:
+    return int(record.config["trainer"]["batch_size"]) if record.num_updates else 0
+
+
+def _forwards(record: RunRecord) -> int:
+    return int(record.diagnostics.get("forwards_per_update", 1)) if record.num_updates else 0
 
 
 def _trials(record: RunRecord) -> int:
+    if not record.num_updates:
+        return 0
     search = search_of(record)
-    return int(search["trials"]) if search and search["searched"] else 1
+    return int(search["trials"]) if search.get("searched") else 1
 
 
 def _hours(row: Row, tasks: Sequence[str]) -> Shown:
@@ -104,56 +111,21 @@ def _optimism_notes(table: Table) -> list[str]:
 
 
 SHIPPED = (
-    Column(
-        *("steps", "best step", "the update with the best score on the examples that select"),
-        _span(lambda record: record.best_step),
-        is_budget=True,
-    ),
-    Column(
-        *("updates", "updates", "steps of the optimizer that were made"),
-        _span(lambda record: record.num_updates),
-        is_budget=True,
-    ),
-    Column(
-        *("batch", "batch", "examples an update"),
-        _trained(lambda record: int(record.config["trainer"]["batch_size"])),
-        is_budget=True,
-    ),
-    Column(
-        *("trials", "trials", "trials of the search for settings, 1 where they were given"),
-        _trained(_trials),
-        is_budget=True,
-    ),
-    Column(
-        *("params", "trainable parameters", "numbers that are trained"),
-        _span(lambda record: record.trainable_parameters),
-        is_budget=True,
-    ),
-    Column("hours", "device hours", "hours of all runs together, on CPU or GPU", _hours, is_budget=True),
-    Column(
-        *("seconds", "seconds a run", "mean over the runs of a row"),
-        _mean("total_seconds"),
-        csv="total_seconds",
-    ),
-    Column(
-        *("memory", "peak memory (MB)", "mean over the runs of a row"),
-        _mean("peak_memory_mb"),
-        csv="peak_memory_mb",
-    ),
+    _spent("steps", "best step", "the update with the best score on what selects", lambda r: r.best_step),
+    _spent("updates", "updates", "steps of the optimizer that were made", lambda r: r.num_updates),
+    _spent("batch", "batch", "examples an update", _batch),
+    _spent("trials", "trials", "of the search for settings; 1 where they were given", _trials),
+    _spent("params", "trainable parameters", "numbers that are trained", lambda r: r.trainable_parameters),
+    Column("hours", "device hours", "of all runs together, on CPU or GPU", _hours, is_budget=True),
+    _mean("seconds", "seconds a run", "total_seconds"),
+    _mean("memory", "peak memory (MB)", "peak_memory_mb"),
     Column("ci", "95 % interval of the mean", "t interval over seeds of the mean over all tasks", _interval),
     Column(
-        *(
-            "optimism",
-            "optimism",
-            "score selected on the reported split less that selected on held-out rows",
-        ),
+        *("optimism", "optimism", "score selected on the reported split less that selected on held-out rows"),
         _optimism,
         notes=_optimism_notes,
     ),
-    Column(
-        *("forwards", "forwards an update", "forward passes of the backbone in an update"),
-        _trained(lambda record: int(record.diagnostics.get("forwards_per_update", 1))),
-    ),
+    Column("forwards", "forwards an update", "passes through the backbone in an update", _span(_forwards)),
     Column(
         *("routes", "what routes tell", "of label, sub-skill and task, and how far two seeds agree"),
         lambda row, tasks: Shown(routes.in_words(row)),

@@ -146,6 +146,9 @@ class Table:
         """The tasks and, of several, their mean."""
         return (*self.tasks, MEAN) if len(self.tasks) > 1 else self.tasks
 
+    def title(self, column: str) -> str:
+        return self.titles.get(column, column)
+
 
 def by_place(records: Iterable[RunRecord]) -> dict[str, dict[Place, list[RunRecord]]]:
     """Return the runs of a row by task, seed and draw: one each, unless some were made twice."""

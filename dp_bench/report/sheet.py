@@ -60,7 +60,7 @@ def make_sheet(table: Table, options: Options = Options()) -> Sheet:
     beside = {task for _, task in printed}
     heads = [table.row_head]
     for task in tasks:
-        heads += [table.titles.get(task, task), *(["paper", "Δ (p)"] if task in beside else [])]
+        heads += [table.title(task), *(["paper", "Δ (p)"] if task in beside else [])]
     extra = [columns()[name] for name in options.columns]
     heads += [column.title for column in extra]
     lines = []
@@ -72,13 +72,8 @@ def make_sheet(table: Table, options: Options = Options()) -> Sheet:
             cell = row.cell(task, table.tasks)
             mark = DIFFERS_MARK if (row.label, task) in marks else ""
             mark += routes.MARK if (row.label, task) in by_answer else ""
-            line.append(
-                Shown(
-                    cell_text(cell, mark, options.aggregate),
-                    cell.mean if cell else None,
-                    ranks.get((row.label, task)),
-                )
-            )
+            text = cell_text(cell, mark, options.aggregate)
+            line.append(Shown(text, cell.mean if cell else None, ranks.get((row.label, task))))
             if task in beside:
                 line += _beside(printed.get((row.label, task)))
         line += [column.value(row, table.tasks) for column in extra]
@@ -95,7 +90,7 @@ def make_sheet(table: Table, options: Options = Options()) -> Sheet:
         header = replace(header, more=(*header.more, f"ours: protocol {header.protocol}; {paper.HEADER}"))
         notes.append(paper.NOTE)
     if options.against_paper and (without := [task for task in tasks if task not in beside]):
-        which = "this table" if not printed else ", ".join(table.titles.get(task, task) for task in without)
+        which = "this table" if not printed else ", ".join(table.title(task) for task in without)
         notes.append(f"{paper.SOURCE} has no number for any row of {which}")
     return Sheet(header, heads, lines, notes, compared)
 
@@ -110,7 +105,11 @@ def _compared(table: Table, options: Options) -> list[Comparison]:
     found = _references(table, options.reference)
     if len(found) != 1 or table.row_head != "prompt":
         return []
-    pairs = stats.against(table, found[0])
+    return compare_rows(table, stats.against(table, found[0]), options)
+
+
+def compare_rows(table: Table, pairs: Sequence[tuple[Row, Row]], options: Options) -> list[Comparison]:
+    """Test each of these pairs of rows as the options say."""
     return stats.compare(
         *(table, pairs), correct=options.correct, sources=options.sources, by_examples=options.by_examples
     )
@@ -151,7 +150,7 @@ def _example_notes(table: Table, compared: list[Comparison]) -> list[str]:
         return [f"no difference is marked: {lacking}"] if missing else []
     sizes = {c.task: c.examples for c in tested if c.examples}
     grouped = "; ".join(
-        f"{table.titles.get(task, task)} {own.num_sources:,} texts with {own.num_examples:,} examples"
+        f"{table.title(task)} {own.num_sources:,} texts with {own.num_examples:,} examples"
         for task, own in sizes.items()
         if own.num_sources < own.num_examples
     )
@@ -161,7 +160,7 @@ def _example_notes(table: Table, compared: list[Comparison]) -> list[str]:
         f"p < {stats.ALPHA} after Holm's correction for {len(tested)} comparisons"
     ]
     if missing:
-        pairs = ", ".join(dict.fromkeys(f"{c.a} on {table.titles.get(c.task, c.task)}" for c in missing))
+        pairs = ", ".join(dict.fromkeys(f"{c.a} on {table.title(c.task)}" for c in missing))
         notes.append(f"not tested: {pairs}; {lacking}")
     return notes
 
