@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 from dp_bench import __version__, ranks
 from dp_bench.suggest import did_you_mean
@@ -125,31 +126,39 @@ def _status(words: list[str]) -> int:
 
 
 def _tables(words: list[str]) -> int:
-    parser = _parser("tables", "Print and write comparison tables of the finished runs.")
+    from dp_bench.report.columns import columns
+
+    known = columns().values()
+    listed = [f"  {column.name:<10}{column.title}: {column.help}" for column in known]
+    parser = _parser(
+        "tables",
+        "Print and write comparison tables of the finished runs.",
+        epilog="\n".join(["columns:", *listed]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # Asked has the defaults
+    )
+    budget = ", ".join(column.name for column in known if column.is_budget)
     parser.add_argument(
         "--results-dir", type=Path, default=Path("results"), help="where runs/ lies (default: results)"
     )
     parser.add_argument("--out", type=Path, help="folder to write to (default: RESULTS_DIR/tables)")
     parser.add_argument("--experiment", metavar="NAME", help="of this experiment's runs alone")
-    parser.add_argument("--format", default="md,csv", help="what to write: md, csv, tex, html")
+    parser.add_argument(
+        "--format",
+        dest="formats",
+        type=_listed,
+        metavar="FORMATS",
+        help="what to write: md, csv (the default is both), tex, html",
+    )
     parser.add_argument(
         "--metric", help="score (the default), select_score, or a metric such as accuracy (the paper's)"
     )
-    parser.add_argument(
-        "--columns",
-        default="",
-        help="more columns, of: params, seconds, memory (means over the runs of a row), ci, optimism (score "
-        "selected on the reported split less score selected on held-out rows), and those of --budget",
-    )
-    parser.add_argument(
-        "--budget", action="store_true", help="columns of what a row spent: steps, updates, batch, trials …"
-    )
+    parser.add_argument("--columns", type=_listed, help="more columns, of those listed below: params,seconds")
+    parser.add_argument("--budget", action="store_true", help=f"the columns of what a row spent: {budget}")
     parser.add_argument("--against", metavar="paper", help="the paper's numbers beside ours")
-    parser.add_argument("--rows", default="", metavar="PROMPTS", help="these prompts alone")
-    parser.add_argument("--tasks", default="", metavar="TASKS", help="these tasks alone")
-    parser.add_argument(
-        "--aggregate", default="mean", help="mean (± sd, the default) or median [min, max] over seeds"
-    )
+    parser.add_argument("--rows", type=_listed, metavar="PROMPTS", help="these prompts alone")
+    parser.add_argument("--tasks", type=_listed, metavar="TASKS", help="these tasks alone")
+    parser.add_argument("--aggregate", help="mean (± sd, the default) or median [min, max] over seeds")
     parser.add_argument(
         "--best-of",
         type=int,
@@ -157,11 +166,10 @@ def _tables(words: list[str]) -> int:
         help="also, for each row, the best of R restarts by the selection score, R times the compute",
     )
     parser.add_argument(
-        "--reference", default="fixed", metavar="ROW", help="the row that others are tested against"
+        "--reference", metavar="ROW", help="the row that others are tested against (default: fixed)"
     )
     parser.add_argument(
         "--tests",
-        default="seeds",
         help="what marks rest on: seeds (the default), or examples, which reads the predictions, and also "
         "writes comparisons.csv with bootstrap intervals and McNemar's test",
     )
@@ -175,30 +183,14 @@ def _tables(words: list[str]) -> int:
         action="store_true",
         help="matrices instead: trained on × evaluated on, of runs with regime.transfer",
     )
-    options = parser.parse_args(words)
+    options = vars(parser.parse_args(words))
     from dp_bench.commands.tables import Asked, tables
 
-    def listed(text: str) -> list[str]:
-        return [word for word in text.split(",") if word]
+    return tables(options.pop("results_dir"), Asked(**options))
 
-    asked = Asked(
-        out=options.out,
-        formats=listed(options.format),
-        metric=options.metric,
-        columns=listed(options.columns),
-        transfer=options.transfer,
-        experiment=options.experiment,
-        against=options.against,
-        budget=options.budget,
-        rows=listed(options.rows),
-        tasks=listed(options.tasks),
-        aggregate=options.aggregate,
-        reference=options.reference,
-        tests=options.tests,
-        pairs=options.pairs,
-        best_of=options.best_of,
-    )
-    return tables(options.results_dir, asked)
+
+def _listed(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
 
 
 def _plot(words: list[str]) -> int:
@@ -281,8 +273,8 @@ def _doctor(words: list[str]) -> int:
     return doctor()
 
 
-def _parser(command: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"dp-bench {command}", description=description)
+def _parser(command: str, description: str, **more: Any) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"dp-bench {command}", description=description, **more)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

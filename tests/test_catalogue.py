@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from builders_package import install
 
 from dp_bench import config
 from dp_bench.config import Experiment, files
@@ -62,12 +63,8 @@ vectors:
 def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An installed package with a piece, and a folder of configurations that uses it."""
     site, configs = tmp_path / "site", tmp_path / "configs"
-    info = site / "gated_prompts-1.0.dist-info"
-    info.mkdir(parents=True)
+    install(site, "gated_prompts", GATED, "dp_bench.pieces", "piece")
     (configs / "prompt").mkdir(parents=True)
-    (site / "gated_prompts.py").write_text(GATED, "utf-8")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gated-prompts\nVersion: 1.0\n", "utf-8")
-    (info / "entry_points.txt").write_text("[dp_bench.pieces]\ngated = gated_prompts:piece\n", "utf-8")
     (configs / "prompt" / "gated.yaml").write_text(YAML, "utf-8")
     monkeypatch.syspath_prepend(str(site))
     catalogue.catalogue.cache_clear()

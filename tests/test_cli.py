@@ -306,7 +306,8 @@ for words in json.loads(sys.argv[1]):
 Path("heavy.json").write_text(json.dumps(found))
 """
     commands = [
-        *(["--help"], ["--version"], ["trian"], ["list", "prompts"], ["list", "runs"]),
+        *(["--help"], ["--version"], ["trian"], ["list", "prompts"], ["list", "runs"], ["list", "columns"]),
+        ["tables", "--help"],
         *(["train", "task=bolq"], ["train", "trainer.lr=-1"], ["train", "-m", "seed=0,1", "prompt=fixd"]),
         *(["train", "--cfg", "job"], ["data", "check", "--dir", str(FIXTURES)]),
     ]

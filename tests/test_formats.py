@@ -20,7 +20,7 @@ from dp_bench.commands.tables import Asked, tables
 from dp_bench.config import Experiment
 from dp_bench.records import RunRecord
 from dp_bench.report import index, plots
-from dp_bench.report.frame import build_tables
+from dp_bench.report.build import build_tables
 from dp_bench.report.html import to_html
 from dp_bench.report.latex import escape, to_latex
 from dp_bench.report.sheet import Options, Sheet, make_sheet

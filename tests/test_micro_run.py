@@ -10,7 +10,7 @@ import pytest
 
 from dp_bench import config, records, run
 from dp_bench.config import Experiment
-from dp_bench.report.frame import build_tables
+from dp_bench.report.build import build_tables
 from dp_bench.report.sheet import Options, make_sheet
 from dp_bench.report.tables import to_markdown
 from dp_bench.types import UserError

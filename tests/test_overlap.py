@@ -15,7 +15,7 @@ from dp_bench.config import Experiment
 from dp_bench.data.overlap import Overlap, row_of
 from dp_bench.data.readers import read_examples
 from dp_bench.data.source import split_file
-from dp_bench.report.frame import build_tables
+from dp_bench.report.build import build_tables
 from dp_bench.report.sheet import make_sheet
 from dp_bench.run import run
 

@@ -8,9 +8,10 @@ import pytest
 from builders_report import make_record
 
 from dp_bench.records import RunRecord
-from dp_bench.report.frame import build_tables, transfer_tables
+from dp_bench.report.build import build_tables
 from dp_bench.report.sheet import Options, make_sheet
 from dp_bench.report.tables import to_csv, to_markdown
+from dp_bench.report.transfer import transfer_tables
 
 SHA = {"cb": "c" * 64, "rte": "d" * 64, "wic": "e" * 64}
 TITLES = {"cb": "CB", "rte": "RTE", "wic": "WiC"}

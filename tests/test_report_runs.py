@@ -21,11 +21,14 @@ from dp_bench.commands.tables import Predictions
 from dp_bench.config import Experiment
 from dp_bench.records import RunRecord
 from dp_bench.report import stats
+from dp_bench.report.build import build_tables
+from dp_bench.report.columns import columns
 from dp_bench.report.expand import by_task
-from dp_bench.report.frame import Row, Table, build_tables, by_place, transfer_tables
+from dp_bench.report.frame import Row, Table, by_place
 from dp_bench.report.routes import agreement
-from dp_bench.report.sheet import Options, extra, make_sheet
+from dp_bench.report.sheet import Options, make_sheet
 from dp_bench.report.tables import to_csv, to_markdown
+from dp_bench.report.transfer import transfer_tables
 
 pytest.importorskip("peft", reason="the peft extra is not installed: one of the runs is LoRA's")
 
@@ -185,7 +188,7 @@ def test_what_a_prompt_is_tried_on_besides_changes_no_row(left: list[RunRecord],
 def test_a_run_on_several_tasks_took_its_time_once(left: list[RunRecord], made: Built) -> None:
     (record,) = of(left, made, "both 0")
     (row,) = build_tables([replace(record, total_seconds=7200.0)])[0].rows
-    assert extra(row, "hours", ("cb", "rte")).text == "2.00 CPU"
+    assert columns()["hours"].value(row, ("cb", "rte")).text == "2.00 CPU"
 
 
 def test_a_record_has_the_digest_of_what_was_trained_on_and_its_id_that_of_all(made: Built) -> None:

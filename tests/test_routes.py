@@ -29,7 +29,7 @@ from dp_bench.objective import objective
 from dp_bench.optim import parameter_groups
 from dp_bench.prompts.ridge import Ridge
 from dp_bench.records import RunRecord
-from dp_bench.report.frame import build_tables
+from dp_bench.report.build import build_tables
 from dp_bench.report.routes import adjusted_rand
 from dp_bench.report.sheet import Options, make_sheet
 from dp_bench.settings import Estimator, SplitOrder, Summary

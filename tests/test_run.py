@@ -20,7 +20,7 @@ from test_trainer import make_trainer
 from dp_bench import records, run
 from dp_bench.config import Experiment
 from dp_bench.evaluation import Split, predict
-from dp_bench.report.frame import build_tables
+from dp_bench.report.build import build_tables
 from dp_bench.trainer import Trainer
 from dp_bench.types import UserError
 

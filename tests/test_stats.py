@@ -16,8 +16,9 @@ from scipy import stats as scipy_stats
 
 from dp_bench.records import RunRecord
 from dp_bench.report import paper, stats
-from dp_bench.report.controls import control_notes
-from dp_bench.report.frame import Cell, Row, Table, build_tables
+from dp_bench.report.build import build_tables
+from dp_bench.report.controls import CONTROLS, MORE_CONTROLS, control_notes, is_dynamic
+from dp_bench.report.frame import Cell, Row, Table
 from dp_bench.report.restarts import with_restarts
 from dp_bench.report.sheet import Options, Sheet, make_sheet
 
@@ -384,6 +385,13 @@ def test_missing_controls_are_named_and_tables_without_dynamic_prompts_left_alon
     assert some[0].endswith(": zero_shot, majority, linear_probe, postfix, split, random_position")
     everything = rows(**{name: [60.0] for name in whole}, dynamic=[61.0])
     assert not any("not beside" in note for note in control_notes(only(everything)))
+
+
+@pytest.mark.parametrize("name", [*CONTROLS, *MORE_CONTROLS])
+def test_a_control_is_a_shipped_prompt_that_learns_no_choice(name: str) -> None:
+    record = make_record("task=rte", f"prompt={name}")
+    assert record.prompt == name
+    assert not is_dynamic(record)
 
 
 # ---------------------------------------------------------------------------------------------- the paper

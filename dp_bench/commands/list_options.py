@@ -1,13 +1,15 @@
-"""`dp-bench list`: what there is to choose from, read from the YAML files and the records alone."""
+"""`dp-bench list`: what there is to choose from, read from YAML files, records and the columns of tables."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
 from dp_bench import records
 from dp_bench.prompts.counts import T5, formula, trained
+from dp_bench.report.columns import columns
 from dp_bench.report.index import load_all
 from dp_bench.suggest import did_you_mean
 from dp_bench.terminal import make_console
@@ -20,7 +22,7 @@ GROUPS = {
     "regimes": "regime",
     "experiments": "experiment",
 }
-KINDS = (*GROUPS, "runs")
+KINDS = (*GROUPS, "columns", "runs")
 
 
 def list_options(kind: str, results_dir: Path) -> int:
@@ -28,24 +30,30 @@ def list_options(kind: str, results_dir: Path) -> int:
     if kind not in KINDS:
         hint = did_you_mean(kind, KINDS)
         raise UserError(f"There is nothing called '{kind}' to list. {hint}Choose one of: {', '.join(KINDS)}.")
-    lines = _runs(results_dir) if kind == "runs" else _options(GROUPS[kind])
-    if kind == "prompts":
-        lines = [(name, f"{text} Trains {_count(name)}.") for name, text in lines]
+    lines = _lines(kind, results_dir)
     if not lines:
         print(f"no {kind} yet")
         return 0
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
-    table.add_column()
-    for name, text in lines:
-        table.add_row(name, text)
+    for line in lines:
+        table.add_row(*line)
     console = make_console()
     if console.is_terminal:
         console.print(table)
     else:
-        for name, text in lines:
-            print(f"{name}\t{text}")
+        for line in lines:
+            print("\t".join(line))
     return 0
+
+
+def _lines(kind: str, results_dir: Path) -> Sequence[tuple[str, ...]]:
+    if kind == "runs":
+        return _runs(results_dir)
+    if kind == "columns":
+        return [(column.name, column.title, column.help) for column in columns().values()]
+    found = _options(GROUPS[kind])
+    return [(name, f"{text} Trains {_count(name)}.") for name, text in found] if kind == "prompts" else found
 
 
 def _options(group: str) -> list[tuple[str, str]]:

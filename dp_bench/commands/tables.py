@@ -15,9 +15,12 @@ from dp_bench.records import RunRecord
 from dp_bench.report import paper, stats
 from dp_bench.report import tables as report
 from dp_bench.report.aliases import prompt_aliases
-from dp_bench.report.frame import Table, build_tables, transfer_tables
+from dp_bench.report.build import build_tables
+from dp_bench.report.columns import columns
+from dp_bench.report.frame import Table
 from dp_bench.report.restarts import with_restarts
-from dp_bench.report.sheet import AGGREGATES, BUDGET, COLUMNS, Options, Sheet, make_sheet
+from dp_bench.report.sheet import AGGREGATES, Options, Sheet, compare_rows, make_sheet
+from dp_bench.report.transfer import transfer_tables
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
@@ -51,7 +54,7 @@ class Asked:
 def tables(results_dir: Path, asked: Asked) -> int:
     """Print the tables of all finished runs below `results_dir` and write them to `asked.out`."""
     check_words("--format", asked.formats, FORMATS)
-    check_words("--columns", asked.columns, tuple(COLUMNS))
+    check_words("--columns", asked.columns, tuple(columns()))
     check_words("--against", [asked.against] if asked.against else [], ("paper",))
     check_words("--tests", [asked.tests], ("seeds", "examples"))
     check_words("--aggregate", [asked.aggregate], AGGREGATES)
@@ -69,8 +72,9 @@ def tables(results_dir: Path, asked: Asked) -> int:
             raise UserError(f"--best-of {asked.best_of}: give the number of restarts, 2 or more.")
         built = [with_restarts(table, asked.best_of) for table in built]
     predictions = Predictions(results_dir) if asked.tests == "examples" else None
+    budget = [column.name for column in columns().values() if column.is_budget]
     options = Options(
-        columns=list(dict.fromkeys([*asked.columns, *(BUDGET if asked.budget else ())])),
+        columns=list(dict.fromkeys([*asked.columns, *(budget if asked.budget else ())])),
         against_paper=asked.against == "paper",
         reference=_reference(asked.reference, built),
         by_examples=asked.tests == "examples",
@@ -212,10 +216,7 @@ def _comparisons(table: Table, sheet: Sheet, options: Options, *, all_pairs: boo
     """Return those of all rows, or those with the reference, which the sheet has made already."""
     if sheet.comparisons and not all_pairs:
         return sheet.comparisons
-    pairs = stats.all_pairs(table)
-    return stats.compare(
-        *(table, pairs), correct=options.correct, sources=options.sources, by_examples=options.by_examples
-    )
+    return compare_rows(table, stats.all_pairs(table), options)
 
 
 def _tell_unfinished(results_dir: Path) -> None:

@@ -72,7 +72,7 @@ def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -
     if ours is None or best is None:
         return ""
     gap = (score(ours) or 0) - (score(best) or 0)
-    said = f"{table.titles.get(task, task)} {best.label} {score(best):.2f} / {ours.label} {score(ours):.2f}"
+    said = f"{table.title(task)} {best.label} {score(best):.2f} / {ours.label} {score(ours):.2f}"
     if gap <= 0:
         return f"{said} (the control is not behind)"
     found = [c for c in compare(table, [(ours, best)]) if c.task == task and c.n > 1]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from dp_bench.report.sheet import Sheet, Shown
+from dp_bench.report.columns import Shown
+from dp_bench.report.sheet import Sheet
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #2563eb; }

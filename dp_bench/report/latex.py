@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dp_bench.report.sheet import Sheet, Shown
+from dp_bench.report.columns import Shown
+from dp_bench.report.sheet import Sheet
 
 ESCAPES = {
     **{character: f"\\{character}" for character in "&%$#_{}"},

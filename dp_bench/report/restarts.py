@@ -14,8 +14,7 @@ from statistics import fmean
 
 from dp_bench.records import RunRecord
 from dp_bench.report.frame import Cell, Row, Table, by_place
-
-Place = tuple[int, int]  # seed and draw
+from dp_bench.report.runs import Place
 
 
 def with_restarts(table: Table, number: int) -> Table:

@@ -33,7 +33,7 @@ def by_the_answer(table: Table) -> dict[tuple[str, str], float]:
 def notes(table: Table) -> list[str]:
     """Say of which rows."""
     known = [
-        f"{100 * value:.0f} % ({row} on {table.titles.get(task, task)})"
+        f"{100 * value:.0f} % ({row} on {table.title(task)})"
         for (row, task), value in by_the_answer(table).items()
     ]
     if not known:

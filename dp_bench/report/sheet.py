@@ -4,45 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from statistics import mean, median
+from statistics import median
 
-from dp_bench.records import RunRecord
 from dp_bench.report import paper, routes, stats
+from dp_bench.report.columns import Shown, columns
 from dp_bench.report.controls import control_notes
-from dp_bench.report.frame import MEAN, MEAN_SD, Cell, Header, Row, Table
+from dp_bench.report.frame import MEAN, Cell, Header, Row, Table
+from dp_bench.report.notes import MEAN_SD
 from dp_bench.report.stats import Comparison
 
 DIFFERS_MARK = "†"
-COLUMNS = {
-    "params": "trainable parameters",
-    "seconds": "seconds a run",
-    "memory": "peak memory (MB)",
-    "optimism": "optimism",
-    "steps": "best step",
-    "updates": "updates",
-    "batch": "batch",
-    "trials": "trials",
-    "hours": "device hours",
-    "ci": "95 % interval of the mean",
-    "forwards": "forwards an update",
-    "routes": "what routes tell",
-}
 AGGREGATES = ("mean", "median")
-BUDGET = ("steps", "updates", "batch", "trials", "params", "hours")  # --budget
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One cell: its text, the number that it sorts by, and its rank where a test supports it (1, 2)."""
-
-    text: str
-    number: float | None = None
-    rank: int | None = None
 
 
 @dataclass(frozen=True)
 class Options:
-    columns: Sequence[str] = ()
+    columns: Sequence[str] = ()  # their names
     against_paper: bool = False
     reference: str = "fixed"  # the row that others are tested against
     # What a mark rests on: the test over seeds, or over examples where predictions are there.
@@ -83,8 +60,9 @@ def make_sheet(table: Table, options: Options = Options()) -> Sheet:
     beside = {task for _, task in printed}
     heads = [table.row_head]
     for task in tasks:
-        heads += [table.titles.get(task, task), *(["paper", "Δ (p)"] if task in beside else [])]
-    heads += [COLUMNS[column] for column in options.columns]
+        heads += [table.title(task), *(["paper", "Δ (p)"] if task in beside else [])]
+    extra = [columns()[name] for name in options.columns]
+    heads += [column.title for column in extra]
     lines = []
     marks = {(c.a, c.task) for c in compared if c.supported}
     by_answer = routes.by_the_answer(table)
@@ -94,30 +72,25 @@ def make_sheet(table: Table, options: Options = Options()) -> Sheet:
             cell = row.cell(task, table.tasks)
             mark = DIFFERS_MARK if (row.label, task) in marks else ""
             mark += routes.MARK if (row.label, task) in by_answer else ""
-            line.append(
-                Shown(
-                    cell_text(cell, mark, options.aggregate),
-                    cell.mean if cell else None,
-                    ranks.get((row.label, task)),
-                )
-            )
+            text = cell_text(cell, mark, options.aggregate)
+            line.append(Shown(text, cell.mean if cell else None, ranks.get((row.label, task))))
             if task in beside:
                 line += _beside(printed.get((row.label, task)))
-        line += [extra(row, column, table.tasks) for column in options.columns]
+        line += [column.value(row, table.tasks) for column in extra]
         lines.append(line)
     notes = [
         *_cell_notes(table, options.aggregate),
         *_test_notes(table, compared, options),
         *routes.notes(table),
         *control_notes(table),
-        *(_optimism_notes(table) if "optimism" in options.columns else []),
+        *(note for column in extra for note in column.notes(table)),
     ]
     header = table.header
     if printed:
         header = replace(header, more=(*header.more, f"ours: protocol {header.protocol}; {paper.HEADER}"))
         notes.append(paper.NOTE)
     if options.against_paper and (without := [task for task in tasks if task not in beside]):
-        which = "this table" if not printed else ", ".join(table.titles.get(task, task) for task in without)
+        which = "this table" if not printed else ", ".join(table.title(task) for task in without)
         notes.append(f"{paper.SOURCE} has no number for any row of {which}")
     return Sheet(header, heads, lines, notes, compared)
 
@@ -128,24 +101,15 @@ def _cell_notes(table: Table, aggregate: str) -> list[str]:
     return [note.replace(MEAN_SD, said) for note in table.notes]
 
 
-def _optimism_notes(table: Table) -> list[str]:
-    """Say what the two runs of a difference were trained on: selecting on held-out rows takes some away."""
-    pairs = sorted({(own.title, *own.trained_on) for row in table.rows for own in row.twins})
-    said = "optimism: scores selected on the reported split less those selected on held-out rows, same seed"
-    if not pairs:
-        return [f"{said}; no run of this table has such a twin"]
-    unlike = [pair for pair in pairs if pair[1] != pair[2]]
-    if not unlike:
-        return [f"{said}, trained on as many rows"]
-    rows = "; ".join(f"{title} {here:,} and {there:,}" for title, here, there in unlike)
-    return [f"{said}; part of it is that the former were trained on more rows: {rows}"]
-
-
 def _compared(table: Table, options: Options) -> list[Comparison]:
     found = _references(table, options.reference)
     if len(found) != 1 or table.row_head != "prompt":
         return []
-    pairs = stats.against(table, found[0])
+    return compare_rows(table, stats.against(table, found[0]), options)
+
+
+def compare_rows(table: Table, pairs: Sequence[tuple[Row, Row]], options: Options) -> list[Comparison]:
+    """Test each of these pairs of rows as the options say."""
     return stats.compare(
         *(table, pairs), correct=options.correct, sources=options.sources, by_examples=options.by_examples
     )
@@ -186,7 +150,7 @@ def _example_notes(table: Table, compared: list[Comparison]) -> list[str]:
         return [f"no difference is marked: {lacking}"] if missing else []
     sizes = {c.task: c.examples for c in tested if c.examples}
     grouped = "; ".join(
-        f"{table.titles.get(task, task)} {own.num_sources:,} texts with {own.num_examples:,} examples"
+        f"{table.title(task)} {own.num_sources:,} texts with {own.num_examples:,} examples"
         for task, own in sizes.items()
         if own.num_sources < own.num_examples
     )
@@ -196,7 +160,7 @@ def _example_notes(table: Table, compared: list[Comparison]) -> list[str]:
         f"p < {stats.ALPHA} after Holm's correction for {len(tested)} comparisons"
     ]
     if missing:
-        pairs = ", ".join(dict.fromkeys(f"{c.a} on {table.titles.get(c.task, c.task)}" for c in missing))
+        pairs = ", ".join(dict.fromkeys(f"{c.a} on {table.title(c.task)}" for c in missing))
         notes.append(f"not tested: {pairs}; {lacking}")
     return notes
 
@@ -222,57 +186,3 @@ def _beside(printed: paper.Printed | None) -> list[Shown]:
         Shown(f"{printed.value:.2f}", printed.value),
         Shown(f"{printed.difference:+.2f}{p}", printed.difference),
     ]
-
-
-def extra(row: Row, column: str, tasks: Sequence[str]) -> Shown:  # noqa: PLR0911 - one line a column
-    """Return what a row cost or spent, over its runs; the interval is that of its mean over tasks."""
-    if column == "optimism":
-        gain = row.optimism
-        return Shown("-") if gain is None else Shown(f"{gain.mean:+.2f} ({gain.n})", gain.mean)
-    if column == "ci":
-        cell = row.average(tasks)
-        low, high = stats.interval(cell.independent) if cell else (None, None)
-        return Shown("-") if low is None else Shown(f"{low:.2f} to {high:.2f}", low)
-    if column == "params":
-        return _span([record.trainable_parameters for record in row.records])
-    if column == "steps":
-        return _span([record.best_step for record in row.records])
-    if column == "updates":
-        return _span([record.num_updates for record in row.records])
-    if column == "batch":
-        return _span([int(r.config["trainer"]["batch_size"]) if r.num_updates else 0 for r in row.records])
-    if column == "trials":
-        return _span([_trials(record) for record in row.records])
-    if column == "forwards":
-        return _span(
-            [int(r.diagnostics.get("forwards_per_update", 1)) if r.num_updates else 0 for r in row.records]
-        )
-    if column == "routes":
-        return Shown(routes.in_words(row))
-    if column == "hours":
-        runs = {record.run_id: record.total_seconds for record in row.records}  # one on several tasks is one
-        hours = sum(runs.values()) / 3600
-        return Shown(f"{hours:.2f} {_device(row)}", hours)
-    if column == "seconds":
-        seconds = mean(record.total_seconds for record in row.records)
-        return Shown(f"{seconds:.0f}", seconds)
-    memory = mean(record.peak_memory_mb for record in row.records)
-    return Shown(f"{memory:.0f}", memory)
-
-
-def _trials(record: RunRecord) -> int:
-    """Return how many trials a run's settings were searched with; 1 for settings that were given."""
-    if not record.num_updates:
-        return 0
-    hpo = record.config.get("hpo") or {}
-    return int(hpo["trials"]) if hpo.get("name") and hpo["searched"] else 1
-
-
-def _device(row: Row) -> str:
-    kinds = {"GPU" if record.device.startswith("cuda") else "CPU" for record in row.records}
-    return "/".join(sorted(kinds))
-
-
-def _span(numbers: Sequence[int]) -> Shown:
-    low, high = min(numbers), max(numbers)
-    return Shown(f"{low:,}" if low == high else f"{low:,} to {high:,}", low)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from dp_bench.effective import method_of
 from dp_bench.randomness import derive
 from dp_bench.records import RunRecord
-from dp_bench.report.frame import MEAN, Cell, Row, Table, draw_of, independent
+from dp_bench.report.frame import MEAN, Cell, Row, Table, independent
+from dp_bench.report.runs import Place, draw_of
 
 ALPHA = 0.05
 EXACT_UP_TO = 16  # seeds: 65,536 ways to flip their signs
@@ -28,7 +29,6 @@ RESAMPLES = 9_999
 Correct = Callable[[RunRecord, str], Mapping[str, bool] | None]
 # By example id, what all examples about one text have in common; None where it is not known.
 SourceOf = Callable[[RunRecord, str], Mapping[str, str] | None]
-Place = tuple[int, int]  # seed and few-shot draw
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,10 @@ import pandas as pd
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from dp_bench.report.columns import columns
 from dp_bench.report.frame import Row, Table
 from dp_bench.report.sheet import Sheet
 from dp_bench.report.stats import Comparison
-
-# Of a row's runs, in the CSV where they are asked for: what they took depends on the machine and the hour.
-COSTS = {"seconds": "total_seconds", "memory": "peak_memory_mb"}
 
 
 def to_markdown(sheets: Sequence[Sheet]) -> str:
@@ -32,18 +30,19 @@ def to_markdown(sheets: Sequence[Sheet]) -> str:
     return "\n".join(blocks)
 
 
-def to_csv(tables: Sequence[Table], columns: Sequence[str] = ()) -> str:
-    """Return one line a cell: what the table's header says, prompt, task, n, mean, sd, seeds and size."""
-    lines = [
-        _csv_line(table, row, task, columns) for table in tables for row in table.rows for task in row.cells
-    ]
-    return _csv(lines)
+def to_csv(tables: Sequence[Table], names: Sequence[str] = ()) -> str:
+    """Return one line a cell: what the table's header says, prompt, task, n, mean, sd, seeds and size; and
+    of the columns of these names, what is a mean."""
+    # What runs cost depends on the machine and the hour: the CSV has it where it is asked for.
+    fields = [column.csv for column in columns().values() if column.csv and column.name in names]
+    return _csv(
+        [_csv_line(table, row, task, fields) for table in tables for row in table.rows for task in row.cells]
+    )
 
 
-def _csv_line(table: Table, row: Row, task: str, columns: Sequence[str]) -> dict[str, object]:
+def _csv_line(table: Table, row: Row, task: str, fields: Sequence[str]) -> dict[str, object]:
     header, cell = table.header, row.cells[task]
     runs = [record for record in row.records if record.task == task]
-    costs = {name: mean(getattr(record, name) for record in runs) for name in _costs(columns)}
     return {
         **_head(table),
         "prompt": row.label,
@@ -55,12 +54,8 @@ def _csv_line(table: Table, row: Row, task: str, columns: Sequence[str]) -> dict
         "weights": "random" if header.random_weights else "pretrained",
         "fingerprint": str(runs[0].checkpoint["fingerprint"])[:8],
         "trainable_parameters": runs[0].trainable_parameters,
-        **costs,
+        **{name: mean(getattr(record, name) for record in runs) for name in fields},
     }
-
-
-def _costs(columns: Sequence[str]) -> list[str]:
-    return [name for column, name in COSTS.items() if column in columns]
 
 
 def _head(table: Table) -> dict[str, object]:

@@ -1,0 +1,145 @@
+"""Sort the records into tables, rows and cells, so that what was not run alike never shares a cell."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+from types import MappingProxyType
+from typing import Any
+
+from dp_bench.records import RunRecord, flatten, is_volatile
+from dp_bench.report import notes
+from dp_bench.report.aliases import canonical
+from dp_bench.report.expand import by_task
+from dp_bench.report.frame import Cell, Header, Row, Table, Twins, by_place
+from dp_bench.report.runs import data_title, entry_of, in_order, regime_title, title_of, value_of
+from dp_bench.report.variants import by_label
+
+
+def build_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
+    """Arrange records in tables, in an order that depends on their content only."""
+    by_header: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
+    expanded = by_task(canonical(sorted(records, key=lambda r: r.run_id)))
+    single = [record for record in expanded if value_of(record, metric) is not None]
+    without = [record for record in expanded if value_of(record, metric) is None]
+    for record in single:
+        by_header[(*base_of(record), record.checkpoint["fingerprint"])].append(record)
+    bases = Counter(key[:-1] for key in by_header)
+    twins = _twins(single, metric)
+    tables = []
+    for key in sorted(by_header, key=str):
+        weights = str(key[-1])[:8] if bases[key[:-1]] > 1 else ""
+        left_out = [record for record in without if base_of(record) == key[:-1]]
+        tables += [
+            _table(part, metric, suffix, weights, twins, left_out) for suffix, part in by_data(by_header[key])
+        ]
+    return tables
+
+
+def _table(
+    records: list[RunRecord],
+    metric: str,
+    suffix: str,
+    weights: str,
+    twins: dict[str, Twins],
+    left_out: list[RunRecord],
+) -> Table:
+    grouped, common = by_label(records)
+    rows, repeats = rows_of(grouped, metric, twins)
+    rows.sort(key=lambda row: (min(r.trainable_parameters for r in row.records), row.label))
+    budgets_differ = any(key.startswith("trainer.") for key in common)
+    said = notes.notes_on(records, rows, metric, budgets_differ=budgets_differ)
+    said += [*notes.left_out(left_out, metric), *repeats]
+    header = header_of(records[0], suffix, weights=weights, more=notes.searched(records))
+    return Table(header, *tasks_of(records), tuple(rows), tuple(said))
+
+
+def header_of(record: RunRecord, suffix: str, split: str = "", **more: Any) -> Header:
+    """Return the header of a table of runs like this one."""
+    data, backbone, regime, protocol, selection, reported = base_of(record)
+    is_random, split = record.checkpoint["name_or_path"] is None, split or reported
+    return Header(f"{data}{suffix}", backbone, is_random, regime, protocol, selection, split, **more)
+
+
+def base_of(record: RunRecord) -> tuple[str, ...]:
+    """Return what all runs of a table have in common: data, backbone, regime, protocol, selection, split."""
+    return (
+        data_title(record),
+        record.backbone,
+        regime_title(record),
+        record.protocol,
+        record.selection,
+        str(record.data_files["validation"]["file"]).split(".")[0].split("-")[0].replace("validation", "val"),
+    )
+
+
+def by_data(records: list[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
+    """Part records whose tasks were read from different files under one name."""
+    digests: dict[str, list[str]] = defaultdict(list)
+    for record in sorted(records, key=lambda r: r.data_sha256):
+        if record.data_sha256 not in digests[record.task]:
+            digests[record.task].append(record.data_sha256)
+    parts: dict[int, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        parts[digests[record.task].index(record.data_sha256)].append(record)
+    if len(parts) == 1:
+        return [("", records)]
+    return [(f" (files {_files(parts[number], digests)})", parts[number]) for number in sorted(parts)]
+
+
+def _files(records: list[RunRecord], digests: dict[str, list[str]]) -> str:
+    """Name what was read by the start of its digest, for the tasks that were read from several files."""
+    return " ".join(sorted({r.data_sha256[:8] for r in records if len(digests[r.task]) > 1}))
+
+
+def tasks_of(records: Iterable[RunRecord]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the tasks of records in the benchmark's order, and their titles."""
+    titles = {record.task: title_of(record) for record in records}
+    return in_order(titles), titles
+
+
+def rows_of(
+    grouped: Mapping[str, list[RunRecord]],
+    metric: str,
+    twins: Mapping[str, Twins] = MappingProxyType({}),
+) -> tuple[list[Row], list[str]]:
+    """Return a row a label, in the order of the labels, and notes on runs that share seed, draw and task."""
+    rows, repeated, said = [], set[str](), []
+    for label, own in sorted(grouped.items()):
+        cells = {}
+        for task, by_draw in by_place(own).items():
+            scores = {}
+            for draw, runs in by_draw.items():
+                values = [value for run in runs if (value := value_of(run, metric)) is not None]
+                agree = len(set(values)) == 1
+                scores[draw] = values[0] if agree else fmean(values)
+                if agree:
+                    repeated |= {record.run_id for record in runs[1:]}
+                else:
+                    said.append(notes.contradiction(label, runs, values))
+            cells[task] = Cell(scores, notes.marks(own, task))
+        found = tuple(twins[entry_of(record)] for record in own if entry_of(record) in twins)
+        rows.append(Row(label, cells, tuple(own), found))
+    return rows, [*said, *notes.repeats(repeated)]
+
+
+def _twins(records: list[RunRecord], metric: str) -> dict[str, Twins]:
+    """Return the twins of which each run that has one is: runs alike but for what they selected on."""
+    if len({record.selection for record in records}) == 1:
+        return {}
+    alike: dict[str, dict[str, tuple[RunRecord, float]]] = defaultdict(dict)
+    for record in records:
+        flat = flatten(record.config)
+        flat = {k: v for k, v in flat.items() if not is_volatile(k) and k != "trainer.selection"}
+        value = value_of(record, metric)
+        if value is not None:
+            key = repr((record.task, record.data_sha256, record.precision, sorted(flat.items(), key=str)))
+            alike[key][record.selection] = (record, value)
+    found: dict[str, Twins] = {}
+    for pair in alike.values():
+        if len(pair) == 2:
+            (here, score), (there, other) = pair["validation"], pair["heldout"]
+            rows = (here.num_examples["train"], there.num_examples["train"])
+            found |= {entry_of(r): Twins(title_of(here), score - other, rows) for r in (here, there)}
+    return found

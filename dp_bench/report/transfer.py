@@ -1,0 +1,60 @@
+"""Runs with `regime.transfer` as matrices: trained on × evaluated on."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from dp_bench.records import RunRecord
+from dp_bench.report.aliases import canonical
+from dp_bench.report.build import base_of, by_data, header_of, rows_of, tasks_of
+from dp_bench.report.expand import MULTITASK, by_evaluated_task, trained_on, trained_sha256
+from dp_bench.report.frame import Table
+from dp_bench.report.notes import MEAN_SD
+from dp_bench.report.runs import value_of
+from dp_bench.report.variants import by_label
+
+
+def transfer_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
+    """Arrange the runs with `regime.transfer` in a matrix a prompt: trained on × evaluated on."""
+    by_prompt: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
+    records = canonical(sorted(records, key=lambda r: r.run_id))
+    sources = _sources(records)
+    for evaluated in by_evaluated_task(records):
+        record = replace(evaluated, prompt=evaluated.prompt.removesuffix(MULTITASK))
+        if value_of(record, metric) is not None:
+            key = (record.prompt, *base_of(record)[:-1], str(record.checkpoint["fingerprint"]))
+            by_prompt[key].append(record)
+    return [
+        _matrix(part, suffix, sources, metric)
+        for _, own in sorted(by_prompt.items())
+        for suffix, part in by_data(own)
+    ]
+
+
+def _matrix(records: list[RunRecord], suffix: str, sources: dict[str, str], metric: str) -> Table:
+    """Return the table of one prompt: a row for what it was trained on, split by settings that differ."""
+    grouped, _ = by_label(records, lambda record: f"{sources[record.run_id]}, {record.task}")
+    rows: dict[str, list[RunRecord]] = defaultdict(list)
+    for label, group in grouped.items():
+        for record in group:
+            rows[sources[record.run_id] + label.removeprefix(record.prompt)].append(record)
+    made, repeats = rows_of(rows, metric)
+    return Table(
+        header_of(records[0], suffix, f"every task's reported examples, of prompt={records[0].prompt}"),
+        *tasks_of(records),
+        tuple(made),
+        (f"{MEAN_SD} over seeds (n runs), 0 to 100; - was not tried", *repeats),
+        "trained on",
+    )
+
+
+def _sources(records: Sequence[RunRecord]) -> dict[str, str]:
+    """Return by run id what each run was trained on, with the digest where one title has several files."""
+    digests = {record.run_id: trained_sha256(record) for record in records}
+    known = Counter(title for title, _ in {(trained_on(r), digests[r.run_id]) for r in records})
+    return {
+        r.run_id: trained_on(r) + (f" (files {digests[r.run_id][:8]})" if known[trained_on(r)] > 1 else "")
+        for r in records
+    }
