@@ -265,10 +265,11 @@ def _data(words: list[str]) -> int:
     check.add_argument(
         "--dir", type=Path, help="a folder in the official release layout (BoolQ/train.jsonl …)"
     )
+    check.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your tasks besides")
     options = parser.parse_args(words)
     from dp_bench.commands.data_check import check as check_data
 
-    return check_data(options.dir)
+    return check_data(options.dir, options.config_dir)
 
 
 def _doctor(words: list[str]) -> int:

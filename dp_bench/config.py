@@ -106,7 +106,7 @@ def describe(group: str, option: str) -> str:
 def prompt_settings(name: str, extra_dir: Path | None = None) -> dict[str, Any]:
     """Return the settings of a prompt as its files have them: what Hydra composes, for a list in no time."""
     settings: dict[str, Any] = {}
-    content = dict(_yaml("prompt", name, extra_dir))
+    content = dict(option_file("prompt", name, extra_dir))
     for default in content.pop("defaults", ["_self_"]):
         if default == "_self_":
             for key, value in content.items():
@@ -116,12 +116,14 @@ def prompt_settings(name: str, extra_dir: Path | None = None) -> dict[str, Any]:
             settings |= prompt_settings(default, extra_dir)
         else:
             ((part, option),) = default.items()
-            settings[part] = None if option is None else dict(_yaml(f"prompt/{part}", option, extra_dir))
+            settings[part] = (
+                None if option is None else dict(option_file(f"prompt/{part}", option, extra_dir))
+            )
     return settings
 
 
 @cache
-def _yaml(group: str, option: str, extra_dir: Path | None) -> dict[str, Any]:
+def option_file(group: str, option: str, extra_dir: Path | None) -> dict[str, Any]:
     """Read the file of an option, a user's before a shipped one."""
     folders = [*([extra_dir] if extra_dir else []), config_dir()]
     paths = [folder / group / f"{option}.yaml" for folder in folders]
@@ -183,7 +185,7 @@ def build(cfg: DictConfig, extra_dir: Path | None = None) -> Experiment:
     problems = _whole_problems(cfg, extra_dir)
     if problems:
         raise UserError(_paragraph(problems))
-    resolved = _plain(cfg)
+    resolved = _plain(cfg) | {"task": _plain_task(cfg.task)}
     resolved.pop("hydra", None)
     settings = _settings(cfg)
     space = resolved["hpo"].pop("space")  # what was found in it stands at its own place
@@ -202,7 +204,7 @@ def build(cfg: DictConfig, extra_dir: Path | None = None) -> Experiment:
 
     transfer = {name: other_task(name) for name in regime.transfer or ()}
     if transfer:
-        resolved["transfer"] = {name: _plain(node) for name, node in transfer.items()}
+        resolved["transfer"] = {name: _plain_task(node) for name, node in transfer.items()}
     others = tuple(_task_settings(node) for node in transfer.values())
     if regime.tasks is None:
         return Experiment(settings, resolved, (settings.task,), others)
@@ -216,7 +218,7 @@ def build(cfg: DictConfig, extra_dir: Path | None = None) -> Experiment:
             )
     name, title = "+".join(several), " + ".join(task.title for task in tasks)
     settings.task = TaskSettings(name=name, title=title)
-    plain = {name: _plain(node) for name, node in several.items()}
+    plain = {name: _plain_task(node) for name, node in several.items()}
     resolved["task"] = {"name": name, "title": title, "tasks": plain}
     return Experiment(settings, resolved, tasks, others)
 
@@ -335,6 +337,15 @@ def _task_settings(node: DictConfig) -> TaskSettings:
 
 def _plain(node: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, enum_to_str=True))
+
+
+def _plain_task(node: DictConfig) -> dict[str, Any]:
+    """Return a task without what only lists and `data check` read."""
+    task = _plain(node)
+    for own in (task, task["train_task"] or {}):
+        own.pop("order", None)
+        own.pop("files", None)
+    return task
 
 
 def _extra_dir() -> Path | None:

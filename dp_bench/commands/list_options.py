@@ -20,7 +20,7 @@ GROUPS = {
     "regimes": "regime",
     "experiments": "experiment",
 }
-KINDS = (*GROUPS, "runs")
+KINDS = (*GROUPS, "metrics", "runs")
 
 
 def list_options(kind: str, results_dir: Path) -> int:
@@ -28,7 +28,7 @@ def list_options(kind: str, results_dir: Path) -> int:
     if kind not in KINDS:
         hint = did_you_mean(kind, KINDS)
         raise UserError(f"There is nothing called '{kind}' to list. {hint}Choose one of: {', '.join(KINDS)}.")
-    lines = _runs(results_dir) if kind == "runs" else _options(GROUPS[kind])
+    lines = _lines(kind, results_dir)
     if kind == "prompts":
         lines = [(name, f"{text} Trains {_count(name)}.") for name, text in lines]
     if not lines:
@@ -46,6 +46,14 @@ def list_options(kind: str, results_dir: Path) -> int:
         for name, text in lines:
             print(f"{name}\t{text}")
     return 0
+
+
+def _lines(kind: str, results_dir: Path) -> list[tuple[str, str]]:
+    if kind == "metrics":
+        from dp_bench.data.metrics import described
+
+        return described()
+    return _runs(results_dir) if kind == "runs" else _options(GROUPS[kind])
 
 
 def _options(group: str) -> list[tuple[str, str]]:

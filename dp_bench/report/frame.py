@@ -21,8 +21,8 @@ from dp_bench.effective import OptimizerUsed, is_trained, optimizer_of, unread
 from dp_bench.records import RunRecord, flatten, is_volatile
 from dp_bench.report.aliases import canonical
 from dp_bench.report.expand import MULTITASK, by_evaluated_task, by_task, trained_on, trained_sha256
+from dp_bench.tasks import in_order
 
-TASK_ORDER = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc", "axb", "axg")
 # Said by the header, the row's name or the cell already, or without influence on a result.
 NOT_A_VARIANT = (
     *("seed", "data.name", "data.limit", "prompt.name", "trainer.name", "regime.name", "regime.split_seed"),
@@ -324,8 +324,7 @@ def _files(records: list[RunRecord], digests: dict[str, list[str]]) -> str:
 def _columns(records: Iterable[RunRecord]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the tasks of records in the benchmark's order, and their titles."""
     titles = {record.task: str(record.config["task"]["title"]) for record in records}
-    order = [*TASK_ORDER, *sorted(titles.keys() - set(TASK_ORDER))]
-    return tuple(task for task in order if task in titles), titles
+    return tuple(in_order(titles)), titles
 
 
 def _table(

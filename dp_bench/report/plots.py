@@ -17,7 +17,8 @@ import pandas as pd
 
 from dp_bench.records import RunRecord, flatten
 from dp_bench.report.controls import is_chosen, is_dynamic
-from dp_bench.report.frame import TASK_ORDER, data_title, row_labels, transfer_tables
+from dp_bench.report.frame import data_title, row_labels, transfer_tables
+from dp_bench.tasks import in_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -337,10 +338,10 @@ def _panels(points: pd.DataFrame, draw: Panel, column: str = "task") -> Canvas:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    rank = {task: place for place, task in enumerate(TASK_ORDER)}
+    rank = {name: place for place, name in enumerate(in_order(points[column]))}
     keys = sorted(
         points[["place", column]].drop_duplicates().itertuples(index=False),
-        key=lambda key: (key[0], rank.get(key[1], len(rank)), key[1]),
+        key=lambda key: (key[0], rank[key[1]]),
     )
     columns = min(MOST_COLUMNS, len(keys))
     rows = -(-len(keys) // columns)

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dp_bench.sweep.plan import State
+from dp_bench.tasks import in_order
 
-TASK_ORDER = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc", "axb", "axg")
 STYLES = {State.done: "green", State.running: "cyan", State.failed: "red", State.interrupted: "yellow"}
 
 
@@ -27,8 +27,7 @@ def grid(labels: Mapping[str, Mapping[str, str]], states: Mapping[str, State]) -
     for run_id, own in labels.items():
         row = "  ".join(own.get(key, "-") if key in GROUPS else f"{key}={own.get(key, '-')}" for key in shown)
         cells[row][own["task"]].append(states[run_id])
-    tasks = {own["task"] for own in labels.values()}
-    columns = [task for task in (*TASK_ORDER, *sorted(tasks - set(TASK_ORDER))) if task in tasks]
+    columns = in_order(own["task"] for own in labels.values())
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column(" ".join(key for key in shown if key in GROUPS), no_wrap=True)
     for task in columns:
