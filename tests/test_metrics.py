@@ -260,7 +260,8 @@ def test_evaluate_is_not_imported_by_the_package() -> None:
 
 
 MODULE = """
-import datasets, evaluate
+import datasets
+import evaluate
 
 class Wrong(evaluate.Metric):
     def _info(self):
