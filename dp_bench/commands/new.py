@@ -37,8 +37,9 @@ def new_task(name: str, source: Path, folder: Path, label: str | None) -> int:
     rows = pandas.DataFrame([record for _, record in read_records(split_file(source))])
     label = label or _label_column(rows, source)
     if label not in rows:
-        raise UserError(f"{source} has no column {label}: its columns are {', '.join(rows)}.")
-    fields = [c for c in rows if c not in (label, "idx") and all(isinstance(v, str) for v in rows[c])]
+        raise UserError(f"{source} has no column {label}: its columns are {', '.join(map(str, rows))}.")
+    others = [str(column) for column in rows if column not in (label, "idx")]
+    fields = [column for column in others if all(isinstance(value, str) for value in rows[column])]
     wrong = [field for field in fields if not field.isidentifier()]
     if wrong or not fields:
         why = f"rename '{wrong[0]}' to one word of letters" if wrong else "it has no column of texts"
@@ -73,9 +74,8 @@ def new_prompt(name: str, folder: Path) -> int:
     _refuse_name(name)
     targets = {template: path.format(name=name) for template, path in PROMPT_FILES.items()}
     _write(folder, targets, {"name": name, "folder": str(folder)})
-    print(
-        f"Install and run it:\n  pip install -e {folder}\n  dp-bench train --config-dir {folder} prompt={name}"
-    )
+    print(f"Install and run it:\n  pip install -e {folder}")
+    print(f"  dp-bench train --config-dir {folder} prompt={name}")
     return 0
 
 
@@ -100,7 +100,9 @@ def _label_column(rows: pandas.DataFrame, source: Path) -> str:
     few = [str(column) for column in rows if 1 < rows[column].astype(str).nunique() <= MOST_LABELS]
     found = named or (few if len(few) == 1 else [])
     if not found:
-        raise UserError(f"Which column of {source} is the label? Add --label with one of {', '.join(rows)}.")
+        raise UserError(
+            f"Which column of {source} is the label? Add --label with one of {', '.join(map(str, rows))}."
+        )
     return found[0]
 
 
