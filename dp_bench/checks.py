@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from dp_bench.data import metrics
 from dp_bench.data.readers import READERS
 from dp_bench.data.template import Template
 from dp_bench.methods import table
@@ -27,10 +28,6 @@ from dp_bench.settings import (
     TrainerSettings,
 )
 from dp_bench.types import UserError
-
-METRICS = (
-    *("accuracy", "macro_f1", "f1a", "exact_match", "token_f1", "token_em", "matthews", "gender_parity"),
-)
 
 
 def problems_of(settings: RunSettings) -> list[str]:
@@ -375,9 +372,7 @@ def task_problems(task: TaskSettings) -> Iterator[str]:
                 f"task.together names '{name}', which is no field of the task: its fields are "
                 f"{', '.join(task.fields)}."
             )
-    for metric in task.metrics:
-        if metric not in METRICS:
-            yield f"task.metrics names '{metric}', which is unknown: use {', '.join(METRICS)}."
+    yield from filter(None, map(metrics.problem, task.metrics))
     try:
         Template.of(task)
     except UserError as error:

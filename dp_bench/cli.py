@@ -29,6 +29,7 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   dp-bench inspect RUN --gradients              is its position learned, or only moved?
   dp-bench list tasks|backbones|prompts|…       what there is to choose from, and the runs there are
   dp-bench data check [--dir DIR]               which SuperGLUE files are found, their rows and checksums
+  dp-bench new task NAME --from FILE            the first files of a task, or a prompt, of yours
   dp-bench doctor                               versions, device, caches, reachable data and checkpoints
 
 `dp-bench COMMAND --help` tells more. In this release: {commands}.
@@ -257,10 +258,28 @@ def _data(words: list[str]) -> int:
     check.add_argument(
         "--dir", type=Path, help="a folder in the official release layout (BoolQ/train.jsonl …)"
     )
+    check.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your tasks besides")
     options = parser.parse_args(words)
     from dp_bench.commands.data_check import check as check_data
 
-    return check_data(options.dir)
+    return check_data(options.dir, options.config_dir)
+
+
+def _new(words: list[str]) -> int:
+    parser = _parser("new", "Write the first files of a task or a prompt of yours.")
+    parser.add_argument("kind", choices=("task", "prompt"))
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="task: its training rows")
+    parser.add_argument("--label", metavar="COLUMN", help="task: the column of the label")
+    parser.add_argument("--dir", type=Path, default=Path(), help="folder to write to (default: this one)")
+    options = parser.parse_args(words)
+    from dp_bench.commands.new import new_prompt, new_task
+
+    if options.kind == "prompt":
+        return new_prompt(options.name, options.dir)
+    if options.source is None:
+        raise UserError("Add --from FILE, the training rows as .jsonl, .csv or .parquet.")
+    return new_task(options.name, options.source, options.dir, options.label)
 
 
 def _doctor(words: list[str]) -> int:
@@ -286,5 +305,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "inspect": _inspect,
     "list": _list,
     "data": _data,
+    "new": _new,
     "doctor": _doctor,
 }

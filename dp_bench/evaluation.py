@@ -185,15 +185,11 @@ class Score:
 def score(split: Split, predictions: Predictions) -> Score:
     """Score predictions as the benchmark scores the split's task."""
     task, encoded = split.task, split.encoded
-    values = metrics.score(
-        task.metrics,
-        encoded.labels,
-        predictions.choices,
-        encoded.groups,
-        len(task.labels),
-        choices=encoded.choices,
-        golds=encoded.golds,
+    answers = metrics.Answers(
+        *(encoded.labels, predictions.choices, encoded.groups, len(task.labels)),
+        *(encoded.choices, encoded.golds),
     )
+    values = metrics.score(task.metrics, answers)
     value = metrics.task_score(task.metrics, values)
     finite.refuse_score(value, f"The score of {split.name}")
     return Score(value, values)

@@ -40,7 +40,6 @@ VOLATILE = (
     "trainer.profile",
     "prompt.init_from",  # prompt.init_sha256 says what was there
     "data.dir",
-    "data.hub",
     "data.revision",
     "data.templated",
     "backbone.sha256",
@@ -155,7 +154,8 @@ def identify(
 
 def is_volatile(key: str) -> bool:
     """Say whether a setting stays out of the id: it changes no result, or enters as something else."""
-    return key in VOLATILE or key.endswith(".together")  # of each task: identity.facts says what it leads to
+    # Of each task: what `together` leads to is in identity.facts, and what `hub` holds in the data's digest.
+    return key in VOLATILE or key.endswith((".together", ".hub"))
 
 
 def digest_of(digests: Sequence[str]) -> str:

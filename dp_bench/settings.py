@@ -117,7 +117,9 @@ Text = Any  # a text that a model reads, for the same reason
 class TaskSettings:
     name: str = MISSING
     title: str = MISSING  # heading in tables, and the folder of the official release
+    order: int | None = None  # among the tasks of lists and tables; None: last, by name
     hub_config: str = MISSING  # the subset's name on the hub
+    hub: str | None = None  # name or name@revision of its data set on the hub, or a folder; None: data.hub
     reader: str = MISSING  # shape of the raw record: a function of dp_bench.data.readers
     fields: Words = MISSING  # what the record must have and the template may name
     labels: Words = MISSING  # the release's labels, in the order of the hub's integers
@@ -134,6 +136,9 @@ class TaskSettings:
     revision: int | None = None  # raised when the same settings come to other numbers
     only_file: str | None = None  # stem of a diagnostic's one file, in place of data.validation_file
     train_task: TaskSettings | None = None  # the task that a diagnostic is trained on, with its own fields
+    label_field: str | None = None  # reader=rows: the column of the label; None: "label"
+    # By release and stem of the file: its sha256, and rows where they were counted (data check reads this).
+    files: Any = None
 
     @property
     def training(self) -> TaskSettings:

@@ -129,7 +129,7 @@ def _settings_of(made: type) -> set[str]:
 def test_every_shipped_piece_is_in_the_catalogue() -> None:
     for part in catalogue.PARTS:
         for option in config.options(f"prompt/{part}"):
-            piece = files._yaml(f"prompt/{part}", option, None)
+            piece = files.option_file(f"prompt/{part}", option, None)
             known = catalogue.of(piece)
             assert known is not None and part in known.parts, option
             assert not list(catalogue.problems({part: piece}, 20)), option

@@ -262,14 +262,13 @@ def test_the_diagnostics_are_trained_with_rtes_own_settings() -> None:
     for name in ("axb", "axg"):
         for protocol in ("clean", "authors"):
             task = resolved(f"task={name}", f"protocol={protocol}")["task"]
-            assert task["train_task"] == yaml.safe_load(
-                (CONFIGS / "task" / "rte.yaml").read_text("utf-8")
-            ) | {
-                "choices": [],
-                "revision": None,
-                "only_file": None,
-                "train_task": None,
-            }
+            assert task["train_task"] == resolved("task=rte", f"protocol={protocol}")["task"]
+
+
+def test_what_only_lists_and_checks_read_is_in_no_record() -> None:
+    for words in (["task=axb"], ["regime=multitask", "regime.tasks=[rte,cb]", "regime.transfer=[axb]"]):
+        content = str(resolved(*words))
+        assert "'files'" not in content
 
 
 def test_prompts_named_by_the_authors_protocol_exist() -> None:

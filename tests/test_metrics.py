@@ -12,6 +12,7 @@ import pytest
 
 from dp_bench.data.metrics import (
     SUPERGLUE,
+    Answers,
     accuracy,
     exact_match,
     f1a,
@@ -26,6 +27,7 @@ from dp_bench.data.metrics import (
     token_em,
     token_f1,
 )
+from dp_bench.types import UserError
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -68,15 +70,15 @@ def test_groups_need_not_stand_together() -> None:
 
 
 def test_score_always_has_accuracy() -> None:
-    values = score(["f1a", "exact_match"], [1, 0], [1, 1], ["q", "q"], 2)
+    values = score(["f1a", "exact_match"], Answers([1, 0], [1, 1], ["q", "q"], 2))
     assert list(values) == ["accuracy", "f1a", "exact_match"]
     assert values == pytest.approx({"accuracy": 50, "f1a": 200 / 3, "exact_match": 0})
-    assert score(["accuracy"], [1], [1], ["q"], 2) == {"accuracy": 100.0}
+    assert score(["accuracy"], Answers([1], [1], ["q"], 2)) == {"accuracy": 100.0}
 
 
 def test_wrong_input_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"metric bleu is unknown: task\.metrics takes accuracy"):
-        score(["bleu"], [1], [1], ["q"], 2)
+    with pytest.raises(UserError, match=r"'bleu', which is unknown: use accuracy"):
+        score(["bleu"], Answers([1], [1], ["q"], 2))
     with pytest.raises(ValueError, match="no examples"):
         accuracy([], [])
     with pytest.raises(ValueError, match="1 of 2 labels are hidden"):
@@ -172,12 +174,12 @@ def test_any_gold_is_right() -> None:
     choices = [("Ann Lee", "Lee", "Bob"), ("Eva", "Max")]
     names = ["token_f1", "token_em"]
     groups = ["q", "r"]
-    values = score(names, [0, 1], [1, 1], groups, 0, choices=choices, golds=[(0, 1), (1,)])
+    values = score(names, Answers([0, 1], [1, 1], groups, 0, choices=choices, golds=[(0, 1), (1,)]))
     assert values == {"accuracy": 100.0, "token_f1": 100.0, "token_em": 100.0}
-    values = score(names, [0, -1], [1, 1], groups, 0, choices=choices, golds=[(0,), ()])
+    values = score(names, Answers([0, -1], [1, 1], groups, 0, choices=choices, golds=[(0,), ()]))
     assert values == pytest.approx({"accuracy": 0, "token_f1": 100 / 3, "token_em": 0})
     with pytest.raises(ValueError, match="choices of their own"):
-        score(["token_f1"], [0], [0], ["q"], 2)
+        score(["token_f1"], Answers([0], [0], ["q"], 2))
 
 
 # ---------------------------------------------------------------------------------------------- benchmark
@@ -255,3 +257,29 @@ def test_evaluate_is_not_imported_by_the_package() -> None:
     code += "print('evaluate' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+MODULE = """
+import datasets
+import evaluate
+
+class Wrong(evaluate.Metric):
+    def _info(self):
+        value = datasets.Value("int64")
+        features = datasets.Features({"predictions": value, "references": value})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions, references):
+        return {"wrong": sum(p != r for p, r in zip(predictions, references)) / len(references)}
+"""
+
+
+@pytest.mark.slow
+def test_a_metric_of_the_users_own_is_loaded_by_evaluate(tmp_path: Path) -> None:
+    name = f"evaluate:{tmp_path / 'wrong'}"
+    with pytest.raises(UserError, match="there is no"):
+        score([name], Answers([1], [1], ["q"], 2))
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "wrong.py").write_text(MODULE, "utf-8")
+    values = score([name], Answers([0, 1, 1, 1], [0, 1, 1, 0], list("abcd"), 2))
+    assert values == {"accuracy": 75.0, name: 25.0}

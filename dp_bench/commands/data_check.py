@@ -1,68 +1,34 @@
-"""`dp-bench data check`: which SuperGLUE files are where, whether they can be read and are the release's.
+"""`dp-bench data check`: which files of the tasks are where, whether they can be read and are a release's.
 
-All of SuperGLUE is known here by its fields and labels, so that a folder can be judged whole.
+All tasks are known by their YAML files, so that a folder can be judged whole.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from dp_bench.data import official
+from dp_bench import tasks
 from dp_bench.data.overlap import Overlap, Row, row_of
 from dp_bench.data.readers import ExampleFile
-from dp_bench.data.source import SplitFile, folders, split_file, subfolder
+from dp_bench.data.source import SplitFile, files_of, folders, split_file, subfolder
 from dp_bench.hub import hub_cache_dir
-from dp_bench.settings import Scoring, TaskSettings
+from dp_bench.settings import TaskSettings
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
-
-HUB = "aps/super_glue"
-BOOLEANS = ("false", "true")
-ENTAILMENT = ("entailment", "not_entailment")
-
-
-def _known(title: str, reader: str, fields: Sequence[str], labels: Sequence[str]) -> TaskSettings:
-    name = title.lower().replace("-", "")
-    return TaskSettings(
-        name=name,
-        title=title,
-        hub_config=name,
-        reader=reader,
-        fields=list(fields),
-        labels=list(labels),
-        scoring=Scoring.words,
-        words=list(labels),
-        shorten=fields[0],
-    )
-
-
-KNOWN = {
-    "BoolQ": _known("BoolQ", "flat", ("question", "passage"), BOOLEANS),
-    "CB": _known("CB", "flat", ("premise", "hypothesis"), ("entailment", "contradiction", "neutral")),
-    "COPA": _known("COPA", "flat", ("premise", "choice1", "choice2", "question"), ("0", "1")),
-    "MultiRC": _known("MultiRC", "multirc", ("paragraph", "question", "answer"), ("0", "1")),
-    "ReCoRD": _known("ReCoRD", "record", ("query", "passage"), ()),
-    "RTE": _known("RTE", "flat", ("premise", "hypothesis"), ENTAILMENT),
-    "WiC": _known("WiC", "flat", ("sentence1", "sentence2", "word"), BOOLEANS),
-    "WSC": _known("WSC", "wsc", ("text", "marked", "span1_text", "span2_text"), BOOLEANS),
-    "AX-b": _known("AX-b", "flat", ("sentence1", "sentence2"), ENTAILMENT),
-    "AX-g": _known("AX-g", "axg", ("premise", "hypothesis"), ENTAILMENT),
-}
-DIAGNOSTICS = ("AX-b", "AX-g")  # one file each; trained on RTE
-TRAINABLE = tuple(title for title in KNOWN if title not in DIAGNOSTICS)
 
 
 @dataclass(frozen=True)
 class Found:
     """One line of the table. `problem` is None for a file that can be read."""
 
-    task: str
+    task: TaskSettings
     file: str
     counts: tuple[str, str, str] = ("", "", "")  # rows, questions, answers
     labels: str = ""
@@ -72,100 +38,118 @@ class Found:
     rows: list[Row] | None = None
 
 
-def check(directory: Path | None = None) -> int:
+def check(directory: Path | None = None, extra_dir: Path | None = None) -> int:
     """Print what is found and return 0 if a task can be trained on it and no file is broken, else 2."""
     console = make_console(width=None if sys.stdout.isatty() else 120)
-    return _check_cache(console) if directory is None else _check_directory(console, directory.expanduser())
+    known = list(tasks.known(extra_dir).values())
+    if directory is None:
+        return _check_cache(console, known)
+    return _check_directory(console, directory.expanduser(), known)
 
 
 # ---------------------------------------------------------------------------------------------- a folder
 
 
-def _check_directory(console: Console, root: Path) -> int:
+def _check_directory(console: Console, root: Path, known: Sequence[TaskSettings]) -> int:
     if not root.is_dir():
         raise UserError(
             f"--dir {root} is not a folder. Give the one that holds BoolQ/train.jsonl and the other tasks."
         )
-    titles = [title for title in KNOWN if subfolder(root, title) is not None]
-    if not titles:
-        raise UserError(f"{root} holds no folder of the SuperGLUE release{_hint(root)}")
-    found = [line for title in titles for line in _look(root, title)]
+    there = [task for task in known if subfolder(root, task.title) is not None]
+    if not there:
+        raise UserError(f"{root} holds no folder of a known task{_hint(root, known)}")
+    origins = _origins(known)
+    found = [line for task in there for line in _look(root, task, origins)]
     console.print(_table(found))
     for problem in dict.fromkeys(line.problem for line in found if line.problem is not None):
-        tasks = dict.fromkeys(line.task for line in found if line.problem == problem)
-        _say(console, f"{', '.join(tasks)}: {problem}")
-    for title in titles:
-        for note in _overlap(title, found):
-            _say(console, f"{title}: {note}.")
-    absent = [title for title in TRAINABLE if title not in titles]
+        titles = dict.fromkeys(line.task.title for line in found if line.problem == problem)
+        _say(console, f"{', '.join(titles)}: {problem}")
+    for task in there:
+        for note in _overlap(task, found):
+            _say(console, f"{task.title}: {note}.")
+    absent = [task.title for task in known if task.train_task is None and task not in there]
     if absent:
         _say(
             console,
             f"No folder for {', '.join(absent)}: expected {root}/{absent[0]}/train.jsonl and val.jsonl.",
         )
-    return _verdict(console, root, found)
+    return _verdict(console, root, there, found)
 
 
-def _hint(root: Path) -> str:
+def _hint(root: Path, known: Sequence[TaskSettings]) -> str:
     for child in folders(root):
-        if any(subfolder(child, title) for title in KNOWN):
+        if any(subfolder(child, task.title) for task in known):
             return f", but {child} does: use --dir {child}."
-    if any(root.name.lower() == title.lower() for title in KNOWN):
+    if any(root.name.lower() == task.title.lower() for task in known):
         return f"; it is the folder of one task: use --dir {root.parent}."
     if any(root.glob("*/train-*.parquet")):
         return f"; it is laid out as on the hub: train with data.hub={root}."
     return f". Expected {root}/BoolQ/train.jsonl, {root}/BoolQ/val.jsonl and the like."
 
 
-def _look(root: Path, title: str) -> list[Found]:
-    folder = subfolder(root, title)
-    assert folder is not None, title
-    expected = [f"{title}.jsonl"] if title in DIAGNOSTICS else ["train.jsonl", "val.jsonl"]
-    there = sorted(path.name for path in folder.glob("*.jsonl"))
-    names = dict.fromkeys([*expected, *there])
+def _origins(known: Iterable[TaskSettings]) -> dict[str, tuple[str, str]]:
+    """Return, by the digest of a file, its release and what it is called there: ("FewGLUE", "CB/dev32")."""
+    return {
+        file["sha256"]: (release, f"{task.title}/{stem}")
+        for task in known
+        for release, files in (task.files or {}).items()
+        for stem, file in files.items()
+    }
+
+
+def _look(root: Path, task: TaskSettings, origins: dict[str, tuple[str, str]]) -> list[Found]:
+    folder = subfolder(root, task.title)
+    assert folder is not None, task.title
+    there = files_of(folder)
+    stems = dict.fromkeys([*_expected(task), *there])
     return [
-        _inspect(title, folder / name) if name in there else _missing(title, folder / name, there)
-        for name in names
+        _inspect(task, there[stem], origins) if stem in there else _missing(task, folder / f"{stem}.jsonl")
+        for stem in stems
     ]
 
 
-def _missing(title: str, path: Path, there: Sequence[str]) -> Found:
+def _expected(task: TaskSettings) -> list[str]:
+    return ["train", "val"] if task.only_file is None else [task.only_file]
+
+
+def _missing(task: TaskSettings, path: Path) -> Found:
     problem = f"expected {path}, which is not there."
-    if path.name == "val.jsonl" and "dev32.jsonl" in there:
+    if path.stem == "val" and "dev32" in files_of(path.parent):
         problem = "no val.jsonl, but dev32.jsonl, as FewGLUE has it: train with data.validation_file=dev32."
-    return Found(title, path.name, ("missing", "", ""), problem=problem)
+    return Found(task, path.name, ("missing", "", ""), problem=problem)
 
 
-def _inspect(title: str, path: Path) -> Found:
+def _inspect(task: TaskSettings, path: Path, origins: dict[str, tuple[str, str]]) -> Found:
     file = split_file(path)
-    origin = _origin(title, file)
+    origin = _origin(task, file, origins)
     try:
-        counts, labels, rows = _read(title, file)
+        counts, labels, rows = _read(task, file)
     except UserError as error:
-        return Found(title, path.name, ("broken", "", ""), "", file.sha256, origin, str(error))
-    return Found(title, path.name, counts, labels, file.sha256, origin, rows=rows)
+        return Found(task, path.name, ("broken", "", ""), "", file.sha256, origin, str(error))
+    return Found(task, path.name, counts, labels, file.sha256, origin, rows=rows)
 
 
-def _overlap(title: str, found: Sequence[Found]) -> Iterator[str]:
+def _overlap(task: TaskSettings, found: Sequence[Found]) -> Iterator[str]:
     """Yield what is there twice in the files of a task that a run trains and reports on."""
-    rows = {line.file: line.rows for line in found if line.task == title and line.rows is not None}
-    train, report = rows.get("train.jsonl"), rows.get("val.jsonl")
+    rows = {Path(line.file).stem: line.rows for line in found if line.task is task and line.rows is not None}
+    train, report = rows.get("train"), rows.get("val")
     if train is not None and report is not None:
         yield from Overlap.of(train, report).notes(len(report))
 
 
-def _origin(title: str, file: SplitFile) -> str:
-    """Return whose file this is; one that holds another file's content says which."""
-    origin = official.origin(file.sha256)
-    if origin is None:
-        return "other"
-    release, _, name = origin.partition(" ")
-    release = "official release" if release == "SuperGLUE" else release
-    return release if name == f"{title}/{file.path.name}" else f"{release}'s {name}"
+def _origin(task: TaskSettings, file: SplitFile, origins: dict[str, tuple[str, str]]) -> str:
+    """Return whose file this is; one that holds another file's content says which, and one that should be a
+    release's how many rows that has."""
+    release, name = origins.get(file.sha256, (None, ""))
+    if release is None:
+        released: dict[str, Any] = (task.files or {}).get("SuperGLUE", {})
+        rows = released.get(file.path.stem, {}).get("rows")
+        return f"other (released: {rows:,} rows)" if rows is not None else "other"
+    said = "official release" if release == "SuperGLUE" else release
+    return said if name == f"{task.title}/{file.path.stem}" else f"{said}'s {name}{file.path.suffix}"
 
 
-def _read(title: str, file: SplitFile) -> tuple[tuple[str, str, str], str, list[Row]]:
-    task = KNOWN[title]
+def _read(task: TaskSettings, file: SplitFile) -> tuple[tuple[str, str, str], str, list[Row]]:
     num_labelled, rows = 0, []
     sources, groups = set(), set()
     for example in ExampleFile(task, file, file.split):
@@ -191,24 +175,21 @@ def _table(found: Sequence[Found]) -> Table:
     for heading in ("labels", "sha256", "from"):
         table.add_column(heading, no_wrap=True)
     for line in found:
-        table.add_row(line.task, line.file, *line.counts, line.labels, line.sha256[:12], line.origin)
+        table.add_row(line.task.title, line.file, *line.counts, line.labels, line.sha256[:12], line.origin)
     return table
 
 
-def _verdict(console: Console, root: Path, found: Sequence[Found]) -> int:
+def _verdict(console: Console, root: Path, there: Sequence[TaskSettings], found: Sequence[Found]) -> int:
     broken = [line for line in found if line.problem is not None and line.sha256]
-    readable = {(line.task, line.file) for line in found if line.problem is None}
-    usable = [
-        title
-        for title in TRAINABLE
-        if (title, "train.jsonl") in readable and {(title, "val.jsonl"), (title, "dev32.jsonl")} & readable
-    ]
     if broken:
-        names = ", ".join(f"{line.task}/{line.file}" for line in broken)
+        names = ", ".join(f"{line.task.title}/{line.file}" for line in broken)
         _say(console, f"Not usable as it is: {names} cannot be read. Fetch again what is broken.")
         return 2
-    if "RTE" in usable:
-        usable += [title for title in DIAGNOSTICS if (title, f"{title}.jsonl") in readable]
+    readable = {
+        task.title: {Path(line.file).stem for line in found if line.task is task and line.problem is None}
+        for task in there
+    }
+    usable = _usable(there, readable, ("train",), ("val", "dev32"))
     if not usable:
         _say(console, f"Nothing to train on: no task in {root} has both train.jsonl and val.jsonl.")
         return 2
@@ -216,36 +197,57 @@ def _verdict(console: Console, root: Path, found: Sequence[Found]) -> int:
     return 0
 
 
+def _usable(
+    known: Sequence[TaskSettings],
+    stems: Mapping[str, Set[str]],
+    train: Sequence[str],
+    report: Sequence[str],
+    only: str | None = None,
+) -> list[str]:
+    """Return the titles of the tasks that have a file to train on and one to report on, `only` for a
+    diagnostic (None: its `only_file`)."""
+
+    def has(task: TaskSettings, names: Sequence[str | None]) -> bool:
+        return not stems.get(task.title, set()).isdisjoint(names)
+
+    return [
+        task.title
+        for task in known
+        if has(task.training, train)
+        and has(task.training, report)
+        and (task.only_file is None or has(task, [only or task.only_file]))
+    ]
+
+
 # ---------------------------------------------------------------------------------------------- the cache
 
 
-def _check_cache(console: Console) -> int:
-    """Say what the hub's cache holds of SuperGLUE: one look at the disk, none at the network."""
-    repository = hub_cache_dir() / f"datasets--{HUB.replace('/', '--')}" / "snapshots"
+def _check_cache(console: Console, known: Sequence[TaskSettings]) -> int:
+    """Say what the hub's cache holds of the tasks: one look at the disk, none at the network."""
+    from dp_bench.config import option_file
+
+    hub = option_file("data", "superglue", None)["hub"]
     table = Table(box=None, pad_edge=False)
     for heading in ("task", "file", "MB", "revision"):
         table.add_column(heading, justify="right" if heading == "MB" else "left", no_wrap=True)
-    usable = set()
-    titles = {task.hub_config: title for title, task in KNOWN.items()}
-    for folder in sorted(path for path in repository.glob("*/*") if path.name in titles):
-        files = sorted(folder.glob("*.parquet"))
-        for path in files:
+    splits: dict[str, set[str]] = {}
+    for task in sorted(known, key=lambda task: task.hub_config):
+        name = (task.hub or hub).partition("@")[0]
+        repository = hub_cache_dir() / f"datasets--{name.replace('/', '--')}" / "snapshots"
+        for path in sorted(repository.glob(f"*/{task.hub_config}/*.parquet")):
             size = f"{path.stat().st_size / 1e6:.1f}"
-            table.add_row(titles[folder.name], path.name, size, folder.parent.name[:12])
-        splits = {path.name.split("-")[0] for path in files}
-        if ({"test"} if titles[folder.name] in DIAGNOSTICS else {"train", "validation"}) <= splits:
-            usable.add(titles[folder.name])
+            table.add_row(task.title, path.name, size, path.parent.parent.name[:12])
+            splits.setdefault(task.title, set()).add(path.name.split("-")[0])
     if table.row_count:
         console.print(table)
-    if "RTE" not in usable:
-        usable -= set(DIAGNOSTICS)
+    usable = _usable(known, splits, ("train",), ("validation",), "test")
     if usable:
-        _say(console, f"Usable from the hub's cache {hub_cache_dir()}: {', '.join(sorted(usable))}.")
+        _say(console, f"Usable from the hub's cache {hub_cache_dir()}: {', '.join(usable)}.")
         return 0
     _say(
         console,
-        f"The hub's cache {hub_cache_dir()} holds no task of {HUB} with train and validation. "
-        f"On a connected machine: hf download {HUB} --repo-type dataset. Or point at the official release: "
+        f"The hub's cache {hub_cache_dir()} holds no task of {hub} with train and validation. "
+        f"On a connected machine: hf download {hub} --repo-type dataset. Or point at the official release: "
         "dp-bench data check --dir DIR, then dp-bench train data.dir=DIR.",
     )
     return 2

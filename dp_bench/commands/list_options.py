@@ -22,7 +22,7 @@ GROUPS = {
     "regimes": "regime",
     "experiments": "experiment",
 }
-KINDS = (*GROUPS, "columns", "runs")
+KINDS = (*GROUPS, "columns", "metrics", "runs")
 
 
 def list_options(kind: str, results_dir: Path) -> int:
@@ -52,6 +52,10 @@ def _lines(kind: str, results_dir: Path) -> Sequence[tuple[str, ...]]:
         return _runs(results_dir)
     if kind == "columns":
         return [(column.name, column.title, column.help) for column in columns().values()]
+    if kind == "metrics":
+        from dp_bench.data.metrics import described
+
+        return described()
     found = _options(GROUPS[kind])
     return [(name, f"{text} Trains {_count(name)}.") for name, text in found] if kind == "prompts" else found
 

@@ -7,7 +7,7 @@ torch.
 from dp_bench.config.build import Experiment, build, experiment, plain, reopen, reseeded
 from dp_bench.config.check import check
 from dp_bench.config.composer import Combinations, Composer, compose
-from dp_bench.config.files import GROUPS, config_dir, describe, options, prompt_settings
+from dp_bench.config.files import GROUPS, config_dir, describe, option_file, options, prompt_settings
 
 __all__ = [
     "GROUPS",
@@ -20,6 +20,7 @@ __all__ = [
     "config_dir",
     "describe",
     "experiment",
+    "option_file",
     "options",
     "plain",
     "prompt_settings",

@@ -44,7 +44,7 @@ def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
     cfg = _applied(cfg, composer.extra_dir)
     if problems := whole_problems(cfg, composer.extra_dir):
         raise UserError(paragraph(problems))
-    resolved = plain(cfg)
+    resolved = plain(cfg) | {"task": _plain_task(cfg.task)}
     resolved.pop("hydra", None)
     settings = typed_settings(cfg)
     space = resolved["hpo"].pop("space")  # what was found in it stands at its own place
@@ -54,7 +54,7 @@ def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
         resolved["prompt"]["init_sha256"] = _saved_sha256(settings.prompt)
     transfer = {name: _other_task(name, settings, composer) for name in settings.regime.transfer or ()}
     if transfer:
-        resolved["transfer"] = {name: plain(node) for name, node in transfer.items()}
+        resolved["transfer"] = {name: _plain_task(node) for name, node in transfer.items()}
     others = tuple(map(_task_settings, transfer.values()))
     if settings.regime.tasks is None:
         assert settings.task is not None
@@ -70,7 +70,7 @@ def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
     resolved["task"] = {
         "name": "+".join(several),
         "title": " + ".join(task.title for task in tasks),
-        "tasks": {name: plain(node) for name, node in several.items()},
+        "tasks": {name: _plain_task(node) for name, node in several.items()},
     }
     return Experiment(replace(settings, task=None), resolved, tasks, others)
 
@@ -209,6 +209,15 @@ def typed_settings(cfg: DictConfig) -> RunSettings:
 
 def plain(node: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, enum_to_str=True))
+
+
+def _plain_task(node: DictConfig) -> dict[str, Any]:
+    """Return a task without what only lists and `data check` read."""
+    task = plain(node)
+    for each in (task, task["train_task"] or {}):
+        each.pop("order", None)
+        each.pop("files", None)
+    return task
 
 
 def _extra_dir() -> Path | None:

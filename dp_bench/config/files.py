@@ -60,7 +60,7 @@ def describe(group: str, option: str) -> str:
 def prompt_settings(name: str, extra_dir: Path | None = None) -> dict[str, Any]:
     """Return the settings of a prompt as its files have them: what Hydra composes, for a list in no time."""
     settings: dict[str, Any] = {}
-    content = dict(_yaml("prompt", name, extra_dir))
+    content = dict(option_file("prompt", name, extra_dir))
     for default in content.pop("defaults", ["_self_"]):
         if default == "_self_":
             for key, value in content.items():
@@ -70,12 +70,14 @@ def prompt_settings(name: str, extra_dir: Path | None = None) -> dict[str, Any]:
             settings |= prompt_settings(default, extra_dir)
         else:
             ((part, option),) = default.items()
-            settings[part] = None if option is None else dict(_yaml(f"prompt/{part}", option, extra_dir))
+            settings[part] = (
+                None if option is None else dict(option_file(f"prompt/{part}", option, extra_dir))
+            )
     return settings
 
 
 @cache
-def _yaml(group: str, option: str, extra_dir: Path | None) -> dict[str, Any]:
+def option_file(group: str, option: str, extra_dir: Path | None) -> dict[str, Any]:
     """Read the file of an option, a user's before a shipped one."""
     folders = [*([extra_dir] if extra_dir else []), config_dir()]
     paths = [folder / group / f"{option}.yaml" for folder in folders]

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dp_bench.data.normalise import normalised
+from dp_bench.types import UserError
 
 Indices = NDArray[np.int64]
 
@@ -98,35 +103,114 @@ def token_em(predictions: Sequence[str], golds: Sequence[Sequence[str]]) -> floa
     return _mean_of_best(lambda text, gold: float(normalised(text) == normalised(gold)), predictions, golds)
 
 
-def score(
-    names: Sequence[str],
-    labels: ArrayLike,
-    predictions: ArrayLike,
-    groups: Sequence[str],
-    num_classes: int,
-    choices: Sequence[Sequence[str]] = (),
-    golds: Sequence[Sequence[int]] = (),
-) -> dict[str, float]:
-    """Return the named metrics, and accuracy always: the paper's tables show it for every task.
+@dataclass(frozen=True)
+class Answers:
+    """What the metrics of a split read."""
 
-    Where each example has choices of its own, `choices` are their texts and `golds` those that are right:
-    with several, any of them will do; with none, nothing does.
-    """
-    chosen = np.asarray(predictions, dtype=np.int64).tolist()
-    known: dict[str, Callable[[], float]] = {
-        "accuracy": lambda: _gold_share(chosen, golds) if golds else accuracy(labels, predictions),
-        "macro_f1": lambda: macro_f1(labels, predictions, num_classes),
-        "f1a": lambda: f1a(labels, predictions),
-        "exact_match": lambda: exact_match(labels, predictions, groups),
-        "token_f1": lambda: token_f1(*_texts(chosen, choices, golds)),
-        "token_em": lambda: token_em(*_texts(chosen, choices, golds)),
-        "matthews": lambda: matthews(labels, predictions),
-        "gender_parity": lambda: gender_parity(predictions, groups),
-    }
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"metric {unknown[0]} is unknown: task.metrics takes {', '.join(known)}")
-    return {name: known[name]() for name in dict.fromkeys(("accuracy", *names))}
+    labels: ArrayLike
+    predictions: ArrayLike
+    groups: Sequence[str]
+    num_classes: int
+    # Where each example has choices of its own: their texts, and those that are right. With several, any of
+    # them will do; with none, nothing does.
+    choices: Sequence[Sequence[str]] = ()
+    golds: Sequence[Sequence[int]] = ()
+
+    @property
+    def chosen(self) -> list[int]:
+        return list(np.asarray(self.predictions, dtype=np.int64).tolist())
+
+    @property
+    def texts(self) -> tuple[list[str], list[list[str]]]:
+        """The chosen text of each example and the right ones."""
+        if not self.choices:
+            raise ValueError("token_f1 and token_em are for examples with choices of their own, as ReCoRD's")
+        texts = [own[place] for own, place in zip(self.choices, self.chosen, strict=True)]
+        both = zip(self.choices, self.golds, strict=True)
+        return texts, [[own[place] for place in right] for own, right in both]
+
+
+def _any_accuracy(answers: Answers) -> float:
+    if answers.golds:
+        return _gold_share(answers.chosen, answers.golds)
+    return accuracy(answers.labels, answers.predictions)
+
+
+class Metric(NamedTuple):
+    of: Callable[[Answers], float]
+    said: str  # by `dp-bench list metrics`
+
+
+METRICS = {  # what task.metrics names
+    "accuracy": Metric(_any_accuracy, "Share of examples that are predicted right; shown for every task."),
+    "macro_f1": Metric(
+        lambda a: macro_f1(a.labels, a.predictions, a.num_classes), "Mean F1 over all classes (CB)."
+    ),
+    "f1a": Metric(lambda a: f1a(a.labels, a.predictions), "F1 of class 1 over all answers (MultiRC)."),
+    "exact_match": Metric(
+        lambda a: exact_match(a.labels, a.predictions, a.groups),
+        "Share of groups, such as MultiRC's questions, whose members are all right.",
+    ),
+    "token_f1": Metric(lambda a: token_f1(*a.texts), "Words shared with the nearest right answer (ReCoRD)."),
+    "token_em": Metric(
+        lambda a: token_em(*a.texts), "Share of predictions that are a right answer, normalised (ReCoRD)."
+    ),
+    "matthews": Metric(
+        lambda a: matthews(a.labels, a.predictions), "Matthews correlation of two classes (AX-b)."
+    ),
+    "gender_parity": Metric(
+        lambda a: gender_parity(a.predictions, a.groups), "Share of pairs that are predicted alike (AX-g)."
+    ),
+}
+EVALUATE = "evaluate:"
+
+
+def described() -> list[tuple[str, str]]:
+    """Return the name of each metric and what it is, and how one of the user's is named."""
+    own = "A module of the evaluate library in a folder of yours: the number it returns, times 100."
+    return [*((name, metric.said) for name, metric in METRICS.items()), (f"{EVALUATE}FOLDER", own)]
+
+
+def problem(name: object) -> str | None:
+    """Return what is wrong with a name in task.metrics."""
+    if str(name).startswith(EVALUATE):
+        folder = _folder(str(name))
+        module = folder / f"{folder.name}.py"
+        if module.is_file():
+            return None
+        return (
+            f"task.metrics names {name}, but there is no {module}: give the folder of a module of the "
+            "evaluate library, which holds a file of its name."
+        )
+    if name in METRICS:
+        return None
+    return f"task.metrics names '{name}', which is unknown: use {', '.join(METRICS)} or {EVALUATE}FOLDER."
+
+
+def score(names: Sequence[str], answers: Answers) -> dict[str, float]:
+    """Return the named metrics, and accuracy always: the paper's tables show it for every task."""
+    return {name: _metric(name)(answers) for name in dict.fromkeys(("accuracy", *names))}
+
+
+def _metric(name: str) -> Callable[[Answers], float]:
+    if wrong := problem(name):
+        raise UserError(wrong)
+    return METRICS[name].of if name in METRICS else partial(_evaluated, name)
+
+
+def _evaluated(name: str, answers: Answers) -> float:
+    """Return what a module of the `evaluate` library makes of the labels; its numbers lie in 0..1."""
+    import evaluate  # takes seconds
+
+    predictions, references = answers.chosen, np.asarray(answers.labels).tolist()
+    found = evaluate.load(str(_folder(name))).compute(predictions=predictions, references=references)
+    if len(found) != 1:
+        raise UserError(f"{name} returns {', '.join(found) or 'nothing'}: a task's metric is one number.")
+    return 100.0 * float(next(iter(found.values())))
+
+
+def _folder(name: str) -> Path:
+    return Path(name.removeprefix(EVALUATE)).expanduser().resolve()
 
 
 def task_score(names: Sequence[str], values: Mapping[str, float]) -> float:
@@ -162,16 +246,6 @@ def _f1(gold: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
 def _gold_share(chosen: Sequence[int], golds: Sequence[Sequence[int]]) -> float:
     _checked_golds(chosen, golds)
     return 100.0 * float(np.mean([place in right for place, right in zip(chosen, golds, strict=True)]))
-
-
-def _texts(
-    chosen: Sequence[int], choices: Sequence[Sequence[str]], golds: Sequence[Sequence[int]]
-) -> tuple[list[str], list[list[str]]]:
-    """Return the chosen text of each example and the right ones."""
-    if not choices:
-        raise ValueError("token_f1 and token_em are for examples with choices of their own, as ReCoRD's")
-    texts = [own[place] for own, place in zip(choices, chosen, strict=True)]
-    return texts, [[own[place] for place in right] for own, right in zip(choices, golds, strict=True)]
 
 
 def _mean_of_best(

@@ -1,7 +1,8 @@
 """Raw records to Examples: one reader for each shape of record.
 
-`flat` reads one example from each record (BoolQ, CB, COPA, RTE, WiC, AX-b); `axg` groups them in pairs; `wsc`
-finds the two spans in the text; `multirc` reads one example from each answer, `record` one from each query.
+`flat` reads one example from each record (BoolQ, CB, COPA, RTE, WiC, AX-b); `rows` does from each row of a
+user's table, which needs no idx; `axg` groups them in pairs; `wsc` finds the two spans in the text; `multirc`
+reads one example from each answer, `record` one from each query.
 The nested records of the official release and the hub's flattened rows give the same Examples under the same
 ids. A value that cannot be read is the user's to mend, so every message names the file, the line and the
 field.
@@ -55,7 +56,7 @@ class ExampleFile:
             lines_of_ids[example.id] = record.line
             yield replace(example, line=record.line)
         if not lines_of_ids:
-            raise UserError(f"{file.path} holds no records: expected one JSON object a line.")
+            raise UserError(f"{file.path} holds no records: expected one a line.")
 
 
 def read_examples(task: TaskSettings, split_file: SplitFile, split: str, limit: int | None) -> list[Example]:
@@ -85,6 +86,12 @@ class _Record:
         """Return `idx`, which AX-b writes in quotes."""
         raw = self.values.get("idx")
         return int(raw) if isinstance(raw, str) and raw.isdecimal() else self.integer("idx")
+
+    def numbered(self, label_field: str) -> _Record:
+        """Return the record as `flat` reads it: its place in the file is its idx, unless it has one."""
+        raw = self.values.get(label_field)
+        label = int(raw) if isinstance(raw, float) and raw.is_integer() else raw
+        return replace(self, values={"idx": self.line - 1, **self.values, "label": label})
 
     def skill(self) -> int | None:
         """Return which sub-skill the record takes, where the data is a mixture that says so."""
@@ -153,6 +160,11 @@ def _flat(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterato
         label, skill = record.label(task.labels), record.skill()
         example = Example(name, fields, _choices(task, fields), label, group=name, source=source, skill=skill)
         yield record, example
+
+
+def _rows(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
+    """Read the rows of any table: a field is a column, and so is the label, by `task.label_field`."""
+    return _flat(task, split, (record.numbered(task.label_field or "label") for record in records))
 
 
 def kept_together(task: TaskSettings, fields: Mapping[str, str]) -> list[str]:
@@ -357,6 +369,7 @@ Reader = Callable[[TaskSettings, str, Iterator[_Record]], Iterator[tuple[_Record
 REVISIONS = {"record": 2}  # of what a reader makes of the same record; task.revision of the shipped tasks
 READERS: dict[str, Reader] = {
     "flat": _flat,
+    "rows": _rows,
     "axg": _axg,
     "wsc": _wsc,
     "multirc": _multirc,

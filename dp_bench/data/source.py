@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +23,9 @@ from dp_bench.settings import DataSettings, TaskSettings
 from dp_bench.types import UnreachableError, UserError
 
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # the release's stem -> the hub's split
+HUB_FILE = re.compile(r".*-\d+-of-\d+\.parquet")  # a split as the hub lays it out
 ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, as JSON writes it
+SUFFIXES = (".jsonl", ".csv", ".parquet")  # of the files in a task's folder
 PARQUET_ROWS = 1000  # read at once: the hub's ReCoRD does not fit into memory as Python objects
 INSTEAD = (
     "Set data.dir=PATH to a folder with the official release files "
@@ -42,7 +44,7 @@ class SplitFile:
         """What example ids call this file: its stem, or the stem that the release gives to a hub file."""
         if self.role is not None:
             return self.role
-        if self.path.suffix != ".parquet":
+        if not HUB_FILE.fullmatch(self.path.name):
             return self.path.stem
         hub_split = self.path.stem.split("-")[0]
         return next((stem for stem, name in HUB_SPLITS.items() if name == hub_split), hub_split)
@@ -100,18 +102,23 @@ def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) ->
 def _locate_on_hub(task: TaskSettings, data: DataSettings) -> Source:
     train_split = _hub_split(data.train_file, "data.train_file")
     report_split = "test" if task.only_file else _hub_split(data.validation_file, "data.validation_file")
-    root = Path(data.hub).expanduser()
-    location = str(root)
-    if not root.is_dir():
-        location = f"{data.hub}@{data.revision or 'main'}"
-        if task.train_task is None:
-            root = _snapshot(task, data, [train_split, report_split])
-        else:
-            _snapshot(task.training, data, [train_split])
-            root = _snapshot(task, data, [report_split])
-    train = _hub_file(root / task.training.hub_config, train_split)
+    splits = [train_split, report_split]
+    root, location = _on_hub(task, data, splits if task.train_task is None else [report_split])
+    train_root = root if task.train_task is None else _on_hub(task.train_task, data, [train_split])[0]
+    train = _hub_file(train_root / task.training.hub_config, train_split)
     report = _hub_file(root / task.hub_config, report_split)
     return Source(task.name, "hub", split_file(train), split_file(report), location)
+
+
+def _on_hub(task: TaskSettings, data: DataSettings, splits: Sequence[str]) -> tuple[Path, str]:
+    """Return the folder with a task's splits and what records call it; `task.hub` goes before data.hub."""
+    if task.hub is not None:
+        hub, _, revision = task.hub.partition("@")
+        data = replace(data, hub=hub, revision=revision or None)
+    root = Path(data.hub).expanduser()
+    if root.is_dir():
+        return root, str(root)
+    return _snapshot(task, data, splits), f"{data.hub}@{data.revision or 'main'}"
 
 
 def _generated(task: TaskSettings, data: DataSettings, cache_dir: Path) -> Path:
@@ -143,12 +150,13 @@ def split_file(path: Path, role: str | None = None) -> SplitFile:
 
 
 def read_records(split_file: SplitFile) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line number (from 1) and record of a jsonl or parquet file.
+    """Yield line number (from 1) and record of a jsonl, csv or parquet file.
 
     Raises UserError naming file and line at the first that is not one whole JSON object in UTF-8.
     """
     path = split_file.path
-    yield from _parquet_records(path) if path.suffix == ".parquet" else _jsonl_records(path)
+    read = {".parquet": _parquet_records, ".csv": _csv_records}.get(path.suffix, _jsonl_records)
+    yield from read(path)
 
 
 def _jsonl_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -204,6 +212,24 @@ def _refuse_halves(path: Path, number: int, record: dict[str, Any]) -> None:
 def _excerpt(line: str, position: int) -> str:
     start, end = max(0, position - 30), position + 30
     return f"{'…' if start else ''}{line[start:end]}{'…' if end < len(line) else ''}"
+
+
+def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a CSV file with a heading, all values as text; the heading is no row."""
+    import pandas
+
+    try:
+        with pandas.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", chunksize=PARQUET_ROWS
+        ) as chunks:
+            for rows in chunks:
+                for place, record in zip(rows.index, rows.to_dict("records"), strict=True):
+                    yield int(place) + 1, {str(key): value for key, value in record.items()}
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(
+            f"{path}: expected a CSV file in UTF-8 whose first line names the columns, but "
+            f"{str(error).splitlines()[0]}."
+        ) from None
 
 
 def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -265,17 +291,17 @@ def _nearby(root: Path, title: str) -> str:
 
 def _release_file(folder: Path, stem: str, key: str | None = None) -> Path:
     """Return a file of a task's folder; `key` is the setting that named it, if one did."""
-    path = folder / f"{stem}.jsonl"
-    if path.is_file():
-        return path
-    stems = sorted(other.stem for other in folder.glob("*.jsonl"))
+    there = files_of(folder)
+    if stem in there:
+        return there[stem]
+    path, stems = folder / f"{stem}.jsonl", list(there)
     if key == "data.validation_file" and "dev32" in stems:
         raise UserError(
             f"{path} is missing, but dev32.jsonl is there, as FewGLUE names it: set {key}=dev32 "
             "(its rows come from the train set of SuperGLUE, so they are no validation score), "
             "or point data.dir at the official release."
         )
-    if any(folder.glob("*.parquet")):
+    if any(folder.glob("*-of-*.parquet")):
         raise UserError(
             f"{path} is missing, but {folder} holds parquet files, as on the hub: "
             f"set data.dir=null data.hub={folder.parent}."
@@ -284,6 +310,13 @@ def _release_file(folder: Path, stem: str, key: str | None = None) -> Path:
     if key is not None and stems:
         instead = f" To read another file of it, set {key} to one of: {', '.join(stems)}."
     raise UserError(f"{path} is missing; {folder} holds {_listing(folder)}.{instead}")
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Return the files of rows in a folder by stem, sorted; of two with one stem the first of SUFFIXES."""
+    found = [path for suffix in reversed(SUFFIXES) for path in folder.glob(f"*{suffix}") if path.is_file()]
+    files = {path.stem: path for path in found if not HUB_FILE.fullmatch(path.name)}
+    return dict(sorted(files.items()))
 
 
 def _listing(folder: Path) -> str:

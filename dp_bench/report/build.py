@@ -13,8 +13,9 @@ from dp_bench.report import notes
 from dp_bench.report.aliases import canonical
 from dp_bench.report.expand import by_task
 from dp_bench.report.frame import Cell, Header, Row, Table, Twins, by_place
-from dp_bench.report.runs import data_title, entry_of, in_order, regime_title, title_of, value_of
+from dp_bench.report.runs import data_title, entry_of, regime_title, title_of, value_of
 from dp_bench.report.variants import by_label
+from dp_bench.tasks import in_order
 
 
 def build_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
@@ -96,7 +97,7 @@ def _files(records: list[RunRecord], digests: dict[str, list[str]]) -> str:
 def tasks_of(records: Iterable[RunRecord]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the tasks of records in the benchmark's order, and their titles."""
     titles = {record.task: title_of(record) for record in records}
-    return in_order(titles), titles
+    return tuple(in_order(titles)), titles
 
 
 def rows_of(

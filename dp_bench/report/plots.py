@@ -17,9 +17,10 @@ import pandas as pd
 
 from dp_bench.records import RunRecord, flatten
 from dp_bench.report.controls import is_chosen, is_dynamic
-from dp_bench.report.runs import data_title, in_order
+from dp_bench.report.runs import data_title
 from dp_bench.report.transfer import transfer_tables
 from dp_bench.report.variants import row_labels
+from dp_bench.tasks import in_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from dp_bench.records import RunRecord
 
 Place = tuple[int, int]  # seed and few-shot draw (`regime.split_seed`)
-TASK_ORDER = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc", "axb", "axg")
-
-
-def in_order(tasks: Collection[str]) -> tuple[str, ...]:
-    """Return tasks in the benchmark's order, others behind them by name."""
-    return tuple(task for task in (*TASK_ORDER, *sorted(set(tasks).difference(TASK_ORDER))) if task in tasks)
 
 
 def title_of(record: RunRecord) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from dp_bench.report.runs import in_order
 from dp_bench.sweep.plan import State
+from dp_bench.tasks import in_order
 
 STYLES = {State.done: "green", State.running: "cyan", State.failed: "red", State.interrupted: "yellow"}
 

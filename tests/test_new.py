@@ -1,0 +1,64 @@
+"""`dp-bench new` writes files that run as they are, and overwrites none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+
+from dp_bench import config
+from dp_bench.commands.new import new_prompt, new_task
+from dp_bench.run import run
+from dp_bench.types import UserError
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_task_from_a_file_trains(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "Reviews"
+    folder.mkdir()
+    for stem in ("train", "val"):
+        rows = pandas.DataFrame(
+            {"review": [f"{stem} text {i}, so" for i in range(40)], "sentiment": ["good", "bad"] * 20}
+        )
+        path = folder / f"{stem}{suffix}"
+        if suffix == ".csv":
+            rows.to_csv(path, index=False)
+        elif suffix == ".jsonl":
+            rows.to_json(path, orient="records", lines=True)
+        else:
+            rows.to_parquet(path)
+    own = tmp_path / "own"
+    assert new_task("reviews", folder / f"train{suffix}", own, "sentiment") == 0
+    said = capsys.readouterr().out.split("dp-bench train ")[1].split()
+    assert said[:2] == ["--config-dir", str(own)]
+    words = [*said[2:], "backbone=t5_tiny_random", "trainer=smoke", "trainer.max_steps=2", "device=cpu"]
+    cfg = config.compose([*words, "prompt=fixed", f"results_dir={tmp_path / 'results'}"], own)
+    assert set(run(config.build(cfg, own)).metrics) == {"accuracy", "macro_f1"}
+    with pytest.raises(UserError, match=r"task/reviews\.yaml exists"):
+        new_task("reviews", folder / f"train{suffix}", own, "sentiment")
+
+
+def test_the_test_of_a_new_prompt_passes(tmp_path: Path) -> None:
+    assert new_prompt("mine", tmp_path) == 0
+    info = tmp_path / "mine_prompt-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-prompt\nVersion: 0.1\n", "utf-8")
+    (info / "entry_points.txt").write_text("[dp_bench.pieces]\nmine = mine_prompt:piece\n", "utf-8")
+    package = str(Path(config.__file__).parents[1])
+    words = "from dp_bench import config as c; from pathlib import Path; c.check(['prompt=mine'], Path('.'))"
+    for command in (["-m", "pytest", "-q", "test_mine_prompt.py"], ["-c", words]):
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{package}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    with pytest.raises(UserError, match="exists"):
+        new_prompt("mine", tmp_path)
