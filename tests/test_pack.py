@@ -223,7 +223,7 @@ def test_only_folders_with_nothing_but_a_packed_record_are_removed(command: Comm
     records.write_status(tmp_path / "runs" / "unfinished", "interrupted")
     before = set(tmp_path.rglob("*"))
     code, said = command("pack", tmp_path)
-    assert code == 0 and "1 folders" in said and "5 others hold more" in said
+    assert code == 0 and "1 folders" in said and "5 hold more" in said
     assert set(tmp_path.rglob("*")) == before | {tmp_path / pack.FILE}
     code, said = command("pack", tmp_path, "--remove")
     assert code == 0 and "removed 1 folders; 5 that hold more" in said

@@ -126,12 +126,10 @@ def _clear(runs: Path, packed: Sequence[Path], *, remove: bool) -> None:
         if runs.is_dir() and not count:
             runs.rmdir()
         print(f"removed {len(spare)} folders; {count} that hold more than a packed record are left in {runs}")
-    elif spare:
-        more = count - len(spare)
-        others = f"; {more} others hold more, such as weights, or no record that could be packed"
+    elif count:
         print(
-            f"{len(spare)} folders in {runs} hold nothing else and may now be removed, with --remove"
-            f"{others if more else ''}"
+            f"{len(spare)} folders in {runs} hold nothing else and may now be removed, with --remove; "
+            f"{count - len(spare)} hold more, such as weights, or no record that could be packed"
         )
 
 
