@@ -27,6 +27,7 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   dp-bench tables                               comparison tables of what is finished
   dp-bench plot                                 curves, costs and chosen positions of what is finished
   dp-bench inspect RUN --gradients              is its position learned, or only moved?
+  dp-bench pack DIR                             the records of finished runs in one file, in place of runs/
   dp-bench list tasks|backbones|prompts|…       what there is to choose from, and the runs there are
   dp-bench data check [--dir DIR]               which SuperGLUE files are found, their rows and checksums
   dp-bench new task NAME --from FILE            the first files of a task, or a prompt, of yours
@@ -239,6 +240,32 @@ def _inspect(words: list[str]) -> int:
     )
 
 
+def _pack(words: list[str]) -> int:
+    parser = _parser(
+        "pack",
+        "Put the records of finished runs into DIR/records.parquet, which tables, plots and sweeps read "
+        "where a run's folder is gone. What is in runs/ is added to a pack that is there, and wins over it.",
+    )
+    parser.add_argument("dir", type=Path, metavar="DIR", help="the results folder, which holds runs/")
+    parser.add_argument(
+        "--remove",
+        action="store_true",
+        help="remove the folders below runs/ that hold a packed record and nothing else",
+    )
+    parser.add_argument(
+        "--drop",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="RUN_ID",
+        help="take these records out of the pack; also patterns, 'rte-minilm-*'",
+    )
+    options = parser.parse_args(words)
+    from dp_bench.commands.pack import pack
+
+    return pack(options.dir, options.drop, remove=options.remove)
+
+
 def _list(words: list[str]) -> int:
     from dp_bench.commands.list_options import KINDS, list_options
 
@@ -303,6 +330,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "tables": _tables,
     "plot": _plot,
     "inspect": _inspect,
+    "pack": _pack,
     "list": _list,
     "data": _data,
     "new": _new,

@@ -161,7 +161,7 @@ def compared(record: RunRecord, replaced: RunRecord, directory: Path, reporter: 
     reporter.warn(
         f"rerun=true came to other numbers than the run that it replaces ({len(changed)} differ): "
         f"{', '.join(shown)}. Different circumstances: {', '.join(also) or 'none that are recorded'}. What "
-        f"the run before left is kept in {records.keep_aside(directory)}"
+        f"the run before left is kept in {records.keep_aside(directory, replaced)}"
     )
     return replace(record, warnings=list(reporter.warnings))
 

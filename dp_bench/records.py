@@ -22,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from dp_bench import pack
 from dp_bench.types import UserError
 
 SCHEMA_VERSION = 1
@@ -176,15 +177,28 @@ def _digest(flat: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a temporary neighbour of `path`, then rename it into place."""
+def replace_file(path: Path, write: Callable[[Path], object], *, durable: bool = False) -> None:
+    """Have `write` fill a temporary neighbour of `path`, then rename it into place; `durable` waits until the
+    disk has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        if durable:
+            _sync(temporary)
         temporary.replace(path)
+        if durable:
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -218,20 +232,46 @@ def forget(directory: Path) -> None:
 
 
 def load(directory: Path) -> RunRecord | None:
-    """Return the record of a finished run, or None where there is none yet."""
+    """Return the record of a finished run, out of its folder or the pack, or None where there is none yet."""
     path = directory / "record.json"
-    if not path.is_file():
+    if path.is_file():
+        return made_of(_read_json(path), path)
+    file, row = directory.parent.parent / pack.FILE, _packed(directory)
+    if row is None:
         return None
+    ((_, content),) = pack.contents({directory.name: row}, file)
+    return made_of(content, file)
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    """Return what a record.json holds; raise UserError where that is no record."""
     content = _read_json(path)
+    made_of(content, path)
+    return content
+
+
+def made_of(content: dict[str, Any], path: Path) -> RunRecord:
+    """Return the record that a file holds; raise UserError where that is none."""
     if content.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {content.get('schema_version')}, this dp-bench reads "
             f"{SCHEMA_VERSION}: read it with the version that wrote it (its `versions`), or move it away."
         )
     try:
-        return RunRecord(**content)
+        record = RunRecord(**content)
     except TypeError as error:
-        raise UserError(f"{path} is no record of a run ({error}). Move it away and run again.") from None
+        problem = str(error)
+    else:
+        if isinstance(record.config, dict):
+            return record
+        problem = "its config is no mapping"
+    raise UserError(f"{path} is no record of a run ({problem}). Move it away and run again.")
+
+
+def _packed(directory: Path) -> pack.Row | None:
+    """Return what the pack holds of a run, given the folder that it had below runs/."""
+    runs = directory.parent
+    return pack.beside(runs.parent).get(directory.name) if runs.name == "runs" else None
 
 
 def outcome(record: RunRecord) -> dict[str, float]:
@@ -248,22 +288,29 @@ def outcome(record: RunRecord) -> dict[str, float]:
     return {**flatten({name: content[name] for name in names}), **entries}
 
 
-def keep_aside(directory: Path) -> Path:
+def keep_aside(directory: Path, record: RunRecord) -> Path:
     """Copy what a finished run has left to a folder of its own below it, where no table counts it, and
-    return that folder."""
+    return that folder; `record` is the run's, which may be in a pack alone."""
     free = (directory / f"before-{number}" for number in itertools.count(1))
     folder = next(path for path in free if not path.exists())
     folder.mkdir()
     for name in KEPT_ASIDE:
         if (directory / name).is_file():
             shutil.copy2(directory / name, folder / name)
+    if not (folder / "record.json").is_file():
+        save(record, folder)
     return folder
 
 
 def load_all(results_dir: Path) -> list[RunRecord]:
     """Return the records of all finished runs, in the order of their ids."""
-    directories = sorted(path.parent for path in (results_dir / "runs").glob("*/record.json"))
-    return [record for directory in directories if (record := load(directory))]
+    return [record for name in finished(results_dir) if (record := load(results_dir / "runs" / name))]
+
+
+def finished(results_dir: Path) -> list[str]:
+    """Return the ids of all finished runs, without reading their records."""
+    saved = {path.parent.name for path in (results_dir / "runs").glob("*/record.json")}
+    return sorted(saved | pack.beside(results_dir).keys())
 
 
 def status_of(directory: Path) -> dict[str, Any] | None:
@@ -273,8 +320,27 @@ def status_of(directory: Path) -> dict[str, Any] | None:
 
 
 def is_finished(directory: Path) -> bool:
-    """Say whether a run has left its record, without reading it."""
-    return (directory / "record.json").is_file()
+    """Say whether a run has left its record, in its folder or the pack, without reading it."""
+    return (directory / "record.json").is_file() or _packed(directory) is not None
+
+
+def is_packed(directory: Path) -> bool:
+    """Say whether the record is all that there is of a finished run, and is in the pack."""
+    return not (directory / "record.json").is_file() and _packed(directory) is not None
+
+
+def weights_of(directory: Path) -> Path:
+    """Return the file of what a finished run has learned; raise UserError where it is not there."""
+    path = directory / PROMPT_FILE
+    if path.is_file():
+        return path
+    if is_packed(directory):
+        raise UserError(
+            f"Of {directory.name} only the record is here, in {directory.parent.parent / pack.FILE}, and not "
+            "its weights. Copy its folder from where it was trained, or train it again with rerun=true. "
+            "dp-bench inspect --fresh needs none."
+        )
+    raise UserError(f"{directory} has no {PROMPT_FILE}: what the run has learned was not kept.")
 
 
 def statuses(results_dir: Path, *, unfinished: bool = False) -> dict[str, dict[str, Any]]:

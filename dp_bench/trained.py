@@ -21,7 +21,7 @@ from dp_bench.methods.splits import shuffled, summaries
 from dp_bench.model import PromptedModel
 from dp_bench.opening import open_model
 from dp_bench.progress import Reporter
-from dp_bench.records import PROMPT_FILE, RunRecord
+from dp_bench.records import RunRecord
 from dp_bench.settings import Init, Selection, TaskSettings
 from dp_bench.types import Example, UserError
 
@@ -98,12 +98,13 @@ def open_run(folder: str | Path, device: str = "auto") -> TrainedRun:
     """Open a finished run from its folder; no data is read.
 
     Raises UserError where there is none, where the backbone is not the one that it was trained on, or where
-    what it trained has not been kept, as of a fine-tuned backbone.
+    what it trained is not there: of a packed run, or a fine-tuned backbone.
     """
     directory = Path(folder)
     record = records.load(directory)
     if record is None:
         raise UserError(f"{directory} holds no finished run. dp-bench list runs names those there are.")
+    path = records.weights_of(directory)
     experiment = _without_start(config.reopen(record.config, directory.parent.parent), device)
     with Reporter(quiet=True) as report:
         context = open_model(experiment, directory, report)
@@ -112,9 +113,6 @@ def open_run(folder: str | Path, device: str = "auto") -> TrainedRun:
                 f"{record.run_id} was trained on other weights than those that are now at "
                 f"{record.checkpoint['name_or_path']}: put the old ones back."
             )
-        path = directory / PROMPT_FILE
-        if not path.is_file():
-            raise UserError(f"{directory} has no {PROMPT_FILE}: what the run has learned was not kept.")
         model, baseline = None, None
         fitted = table.of(experiment.settings.prompt.method).fit
         if fitted is not None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,11 +15,11 @@ import pytest
 from builders_report import make_record
 from conftest import FIXTURES
 
-from dp_bench import config, records, run
+from dp_bench import config, pack, records, run
 from dp_bench.commands.tables import Predictions
 from dp_bench.config import Experiment
 from dp_bench.records import RunRecord
-from dp_bench.report import stats
+from dp_bench.report import index, stats
 from dp_bench.report.build import build_tables
 from dp_bench.report.columns import columns
 from dp_bench.report.expand import by_task
@@ -362,7 +361,6 @@ def test_a_shipped_alias_is_no_second_name_in_a_run() -> None:
 
 
 def test_the_index_keeps_what_a_run_was_trained_with(left: list[RunRecord]) -> None:
-    from dp_bench.report import index
-
-    content = [json.loads(index._row(record, 0, 0)["rest"])["optimizer"] for record in left]
-    assert content == [record.optimizer for record in left]
+    rows = {record.run_id: pack.row_of(asdict(record)) for record in left}
+    content = dict(pack.contents(rows, Path(index.FILE)))
+    assert [content[record.run_id]["optimizer"] for record in left] == [r.optimizer for r in left]

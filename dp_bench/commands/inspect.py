@@ -34,6 +34,8 @@ def inspect(
     record = records.load(directory)
     if record is None:
         raise UserError(f"{directory} holds no finished run. dp-bench list runs names those there are.")
+    if not fresh:
+        records.weights_of(directory)  # before the data is read
     landscape, found = measure(directory, record, examples, draws, fresh)
     kind, number = "fresh" if fresh else "trained", len(landscape.loss_NJ)
     title = f"{record.run_id}, {kind} prompt, {number} examples, {draws} draws"
@@ -71,11 +73,11 @@ def _folder(run: str, results_dir: Path) -> Path:
     """Find a run by its folder, its id, or the start of its id."""
     if records.is_finished(Path(run)):
         return Path(run)
-    found = sorted((results_dir / "runs").glob(f"{run}*/record.json"))
+    found = [run_id for run_id in records.finished(results_dir) if run_id.startswith(run)]
     if len(found) != 1:
         what = "no finished run" if not found else f"{len(found)} finished runs"
         raise UserError(f"{what} below {results_dir} begins with '{run}': dp-bench list runs names them.")
-    return found[0].parent
+    return results_dir / "runs" / found[0]
 
 
 def measure(

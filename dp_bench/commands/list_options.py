@@ -77,7 +77,10 @@ def _count(name: str) -> str:
 
 def _runs(results_dir: Path) -> list[tuple[str, str]]:
     scores = {record.run_id: f"score {record.score:.2f}" for record in load_all(results_dir)}
-    return [
-        (name, f"{status['status']}  {scores.get(name, '')}".rstrip())
-        for name, status in records.statuses(results_dir).items()
-    ]
+    states = {name: _finished(results_dir / "runs" / name) for name in records.finished(results_dir)}
+    states |= {name: status["status"] for name, status in records.statuses(results_dir).items()}
+    return [(name, f"{states[name]}  {scores.get(name, '')}".rstrip()) for name in sorted(states)]
+
+
+def _finished(directory: Path) -> str:
+    return "packed" if records.is_packed(directory) else "done"

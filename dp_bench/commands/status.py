@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dp_bench.pack import beside
 from dp_bench.sweep.grid import LEGEND, counts, grid
 from dp_bench.sweep.plan import State, first_line, make_plan, saved_plans, states
 from dp_bench.terminal import make_console
@@ -19,12 +20,13 @@ def status(results_dir: Path, experiment: str | None) -> int:
     """Print a grid for each sweep below `results_dir`, or for those of one experiment."""
     console = make_console(soft_wrap=True)
     sweeps = _sweeps(results_dir, experiment)
-    if not sweeps and not (results_dir / "runs").is_dir():
+    packed = beside(results_dir)
+    if not sweeps and not packed and not (results_dir / "runs").is_dir():
         raise UserError(
             f"There is nothing below {results_dir}. Start a sweep: dp-bench sweep experiment=micro/position; "
             "or say where the runs are: --results-dir DIR."
         )
-    there = {path.name for path in (results_dir / "runs").glob("*") if path.is_dir()}
+    there = {path.name for path in (results_dir / "runs").glob("*") if path.is_dir()} | packed.keys()
     planned = {run_id for _, labels in sweeps for run_id in labels}
     found = states(results_dir, there | planned)
     for title, labels in sweeps:

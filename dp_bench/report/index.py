@@ -1,44 +1,50 @@
 """An index over runs: one Parquet file beside thousands of records, so that tables over them take seconds.
 
 Never the truth itself. A record whose file has another time or size than the index remembers is read anew,
-one that is gone is forgotten, and an index that cannot be read is made again. Configurations that differ in
-their seed only are kept, and read, once.
+one that is gone is forgotten, and an index that cannot be read is made again. It has the form of a pack
+(pack.py), which needs no index.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from dp_bench import records
+from dp_bench import pack, records
+from dp_bench.pack import Row
 from dp_bench.records import RunRecord
+from dp_bench.types import UserError
 
 FILE = "index.parquet"
 WORTH_IT = 200  # runs; fewer are read faster than the index
-COLUMNS = ("run_id", "mtime_ns", "size", "seed", "config", "rest")
-VERSION = b"1"
 
 
 def load_all(results_dir: Path) -> list[RunRecord]:
     """Return the records of all finished runs, in the order of their ids, as `records.load_all` does."""
-    stamps = _stamps(results_dir / "runs")
-    if len(stamps) < WORTH_IT:
+    stamps, packed = _stamps(results_dir / "runs"), pack.beside(results_dir)
+    if len(stamps) + len(packed) < WORTH_IT:
         return records.load_all(results_dir)
-    known = _read(results_dir / FILE)
-    rows = {name: row for name, row in known.items() if stamps.get(name) == (row["mtime_ns"], row["size"])}
-    changed = len(rows) != len(known)
-    for name in stamps.keys() - rows.keys():
-        record = records.load(results_dir / "runs" / name)
-        if record is not None:
-            rows[name] = _row(record, *stamps[name])
-            changed = True
-    if changed:
-        _write(rows, results_dir / FILE)
-    configs: dict[str, dict[str, Any]] = {}
-    return [_record(rows[name], configs) for name in sorted(rows)]
+    rows = {**packed, **_indexed(results_dir, stamps)}
+    file = results_dir / pack.FILE  # what comes from folders has been checked
+    found = pack.contents({name: rows[name] for name in sorted(rows)}, file)
+    return [records.made_of(content, file) for _, content in found]
+
+
+def _indexed(results_dir: Path, stamps: Mapping[str, tuple[int, int]]) -> dict[str, Row]:
+    """Return the records in folders, out of the index where it has them, and bring that up to date."""
+    known = _read(results_dir / FILE) if stamps else {}
+    rows = {name: row for name, row in known.items() if stamps.get(name) == (row.mtime_ns, row.size)}
+    new = stamps.keys() - rows.keys()
+    for name in new:
+        path = results_dir / "runs" / name / "record.json"
+        if path.is_file():
+            rows[name] = pack.row_of(records.content_of(path), *stamps[name])
+    if new or len(rows) != len(known):
+        with suppress(OSError):  # somebody else's folder: the next command reads the records again
+            records.replace_file(results_dir / FILE, lambda temporary: pack.write(rows, temporary))
+    return rows
 
 
 def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
@@ -56,50 +62,8 @@ def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _row(record: RunRecord, mtime_ns: int, size: int) -> dict[str, Any]:
-    content = asdict(record)
-    config = content.pop("config")
-    seed = config.pop("seed")
-    return {
-        "run_id": record.run_id,
-        "mtime_ns": mtime_ns,
-        "size": size,
-        "seed": seed,
-        "config": json.dumps(config),
-        "rest": json.dumps(content),
-    }
-
-
-def _record(row: dict[str, Any], configs: dict[str, dict[str, Any]]) -> RunRecord:
-    text = row["config"]
-    if text not in configs:
-        configs[text] = json.loads(text)
-    return RunRecord(**json.loads(row["rest"]), config={**configs[text], "seed": row["seed"]})
-
-
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
+def _read(path: Path) -> dict[str, Row]:
     try:
-        table = parquet.read_table(path)
-    except (OSError, pa.ArrowException):
+        return pack.read(path)
+    except UserError:
         return {}
-    if (table.schema.metadata or {}).get(b"dp-bench") != VERSION or set(COLUMNS) - set(table.column_names):
-        return {}
-    columns = [table[name].to_pylist() for name in COLUMNS]
-    return {values[0]: dict(zip(COLUMNS, values, strict=True)) for values in zip(*columns, strict=True)}
-
-
-def _write(rows: dict[str, dict[str, Any]], path: Path) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    table = pa.table({name: [rows[run_id][name] for run_id in sorted(rows)] for name in COLUMNS})
-    table = table.replace_schema_metadata({b"dp-bench": VERSION})
-    try:
-        records.replace_file(
-            path, lambda temporary: parquet.write_table(table, temporary, compression="zstd")
-        )
-    except OSError:  # somebody else's folder: the next command reads the records again
-        return
