@@ -62,8 +62,8 @@ def needing(model: Any, name: str, instead: str = OTHER) -> Iterator[None]:
         if not isinstance(error, LacksError):
             reason = f"{type(error).__name__}: {reason}"
         raise UserError(
-            f"This {type(model).__name__}, a '{model.config.model_type}' model, lacks a property that dp-bench "
-            f"relies on: {name}. A probe by short texts saw otherwise ({reason}). Use {instead}."
+            f"This {type(model).__name__}, a '{model.config.model_type}' model, lacks a property that "
+            f"dp-bench relies on: {name}. A probe by short texts saw otherwise ({reason}). Use {instead}."
         ) from error
 
 

@@ -65,6 +65,7 @@ def _with(module: Any, path: Any, change: Any) -> Any:
 def _returning(stack: Any, computed: _Computed) -> Any:
     changed = copy.copy(stack)  # heads may read what else the stack has, such as its embeddings
     changed.forward = lambda *_, **__: computed
+    changed._forward_pre_hooks = changed._forward_hooks = {}  # of those who watch the stack itself
     return changed
 
 

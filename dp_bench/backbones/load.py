@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from dp_bench.backbones import attention, files, tensors
+from dp_bench.backbones import attention, files, tensors, vocabulary
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.checkpoint import commit_of, locate
 from dp_bench.backbones.decoder_only import DecoderOnly
@@ -32,16 +32,21 @@ def load_tokenizer(settings: BackboneSettings) -> Any:
     from transformers import AutoTokenizer, T5Tokenizer
 
     folder = Path(where)
-    bare = folder.is_dir() and not any(
-        (folder / n).exists() for n in ("config.json", "tokenizer_config.json")
-    )
-    loader = (
-        T5Tokenizer if bare else AutoTokenizer
-    )  # a folder with a vocabulary alone does not say whose it is
     revision = None if settings.tokenizer else commit_of(settings)
-    tokenizer = _reach(loader, where, revision, "tokenizer", settings)
+    loader, older = AutoTokenizer, vocabulary.older_kind(folder)
+    described = any((folder / name).exists() for name in ("config.json", "tokenizer_config.json"))
+    if folder.is_dir() and not described:
+        loader, older = older or T5Tokenizer, None
+    try:
+        tokenizer = _reach(loader, where, revision, "tokenizer", settings)
+    except UserError:
+        if older is None:
+            raise
+        notice(f"{where} does not say what its tokenizer is: its vocabulary is read by {older.__name__}")
+        tokenizer = _reach(older, where, revision, "tokenizer", settings)
     if folder.is_dir():
         files.refuse_vocabulary(folder, tokenizer)
+    tokenizer = vocabulary.fast(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # GPT-2, LLaMA: padding is masked, so that any token serves
     return tokenizer
@@ -213,34 +218,24 @@ def byte_tokenizer(model_type: str = "t5") -> Any:
 
     T5's have sentinels; those of encoders put [CLS] before and [SEP] behind a text, and know [MASK].
     """
-    from tokenizers import Tokenizer, decoders, pre_tokenizers
-    from tokenizers.models import BPE
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import pre_tokenizers
 
     specials = ["<pad>", "</s>", "<unk>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(
-        BPE(vocab={token: i for i, token in enumerate([*specials, *alphabet])}, merges=[], unk_token="<unk>")
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    names = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     family = next(iter(families_of(_named_config(model_type))), Family.decoder_only)
     own: dict[str, Any] = {}
+    around = "$A"
     if family is Family.encoder_decoder:
-        own["additional_special_tokens"] = [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)]
-        tokenizer.add_special_tokens([*specials, *own["additional_special_tokens"]])
-        tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        own = {"additional_special_tokens": [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)]}
+        specials += own["additional_special_tokens"]
+        around = "$A </s>"
     elif family is Family.encoder_only:
         own = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-        tokenizer.add_special_tokens([*specials, *own.values()])
-        ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-        tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    else:
-        tokenizer.add_special_tokens(specials)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", **own
-    )
+        specials += own.values()
+        around = "[CLS] $A [SEP]"
+    roles = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", **own}
+    vocab = {token: number for number, token in enumerate(names)}
+    return vocabulary.of_bytes(vocab, specials, around, **roles)
 
 
 def usual_attention(device: str, dtype: torch.dtype) -> str:
