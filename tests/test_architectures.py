@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from test_families import CPU, answers, batch_of, layer_prompt, nothing, output
+from tokenizers import pre_tokenizers
 from torch import Tensor
 
 from dp_bench import config, peft_methods, run
 from dp_bench.backbones import probe
 from dp_bench.backbones.backbone import Backbone
-from dp_bench.backbones.load import byte_tokenizer, load_backbone
+from dp_bench.backbones.load import byte_tokenizer, load_backbone, load_tokenizer
 from dp_bench.config import Experiment
 from dp_bench.settings import BackboneSettings
 from dp_bench.types import UserError
@@ -69,7 +70,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "fnet": SIZES,
     "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
 }
-MASKED = ("distilbert", "electra", "modernbert", "deberta-v2", "fnet", "bert")
+MASKED = ("distilbert", "electra", "modernbert", "deberta-v2", "fnet", "bert", "roberta")
 SEQ2SEQ = ("mt5", "bart", "longt5", "t5")
 WITHOUT_SITES = ("bloom", "deberta-v2", "gpt_oss")
 REFUSED = {
@@ -294,3 +295,91 @@ def test_lora_finds_query_and_value_by_looking(tmp_path: Path, kind: str) -> Non
     found = peft_methods._adapted(peft_methods._matrices(model), None, kind)
     assert {name.rsplit(".", 1)[-1] for name in found} == MATRICES[kind]
     assert len(found) == len(SITES[kind]) * (1 if len(MATRICES[kind]) == 1 else 2)
+
+
+# ------------------------------------------------------------------------------------------ tokenizers
+
+
+def strip(folder: Path, **said: Any) -> None:
+    """Leave of a checkpoint's folder its weights and configuration alone, as far as its tokenizer goes."""
+    for path in folder.glob("*token*"):
+        path.unlink()
+    if said:
+        (folder / "tokenizer_config.json").write_text(json.dumps(said))
+
+
+def merges_into(folder: Path, *specials: str) -> None:
+    """Write the vocabulary files of a byte-level BPE with one merge."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: number for number, token in enumerate([*specials, *alphabet, "ye"])}
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("#version: 0.2\ny e\n")
+
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no", *"abcdefghijklmnopqrstuvwxyz:?.,"]
+WORDPIECE = "\n".join([*PIECES, *(f"##{piece}" for piece in PIECES[7:])])
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "electra", "modernbert"])
+def test_a_vocab_txt_alone_is_read(experiment: Build, tmp_path: Path, kind: str) -> None:
+    """Of a ModernBERT too, whose type does not say that this is what it would mean."""
+    words = make_folder(kind, tmp_path / "model")
+    strip(tmp_path / "model")
+    (tmp_path / "model" / "vocab.txt").write_text(WORDPIECE)
+    assert load_tokenizer(settings_of(words))("yes no").input_ids == [2, 5, 6, 3]
+    record = run.run(experiment(*words, *QUICK, "prompt=fixed", FOUR))
+    assert record.num_updates == 2
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "roberta", "bart", "qwen3", "mistral"])
+def test_a_vocabulary_with_merges_alone_is_read(experiment: Build, tmp_path: Path, kind: str) -> None:
+    words = make_folder(kind, tmp_path / "model", pad_token_id=1 if kind == "roberta" else 0)
+    strip(tmp_path / "model")
+    has_ends = kind in ("roberta", "bart")
+    specials = ("<s>", "<pad>", "</s>", "<unk>", "<mask>") if has_ends else ("<|endoftext|>",)
+    merges_into(tmp_path / "model", *specials)
+    ids = load_tokenizer(settings_of(words))("ye").input_ids
+    assert ids == ([0, 5 + 256, 2] if has_ends else [1 + 256])
+    record = run.run(experiment(*words, *QUICK, "prompt=fixed", FOUR))
+    assert record.num_updates == 2
+
+
+@pytest.mark.parametrize("task", ["rte", "copa"])
+@pytest.mark.parametrize("kind", ["gpt2", "t5"])
+def test_a_tokenizer_with_neither_end_nor_pad_works(
+    experiment: Build, tmp_path: Path, kind: str, task: str
+) -> None:
+    words = make_folder(kind, tmp_path / "model")
+    description = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
+    description["post_processor"] = None
+    description["added_tokens"] = []
+    strip(tmp_path / "model", tokenizer_class="PreTrainedTokenizerFast")
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(description))
+    tokenizer = load_tokenizer(settings_of(words))
+    assert tokenizer.eos_token is None and len(tokenizer("ye").input_ids) == 2
+    record = run.run(experiment(f"task={task}", *words, *QUICK, "task.max_length=160", "prompt=fixed", FOUR))
+    assert record.num_updates == 2
+
+
+def test_byt5_reads_bytes_by_a_fast_tokenizer(experiment: Build, tmp_path: Path) -> None:
+    from transformers import ByT5Tokenizer
+
+    words = make_folder("t5", tmp_path / "model", ByT5Tokenizer(), vocab_size=384)
+    words[-1] = "backbone.answer_prefix='<extra_id_0>'"
+    tokenizer, slow = load_tokenizer(settings_of(words)), ByT5Tokenizer()
+    assert tokenizer.is_fast and not slow.is_fast
+    for text in ("yes", "Ünï 漢字 🙂\n\ttwo  spaces", "to <extra_id_1> or", ""):
+        assert tokenizer(text).input_ids == slow(text).input_ids
+    assert load(words).get_buffer("decoder_ids_A").tolist() == [
+        0,
+        *slow.convert_tokens_to_ids(["<extra_id_0>"]),
+    ]
+    record = run.run(experiment(*words, *QUICK, "prompt=fixed", FOUR))
+    assert record.num_updates == 2
+
+
+def test_an_answer_prefix_that_falls_into_pieces_is_refused(tmp_path: Path) -> None:
+    """A BART has no sentinels: its tokenizer would spell one out."""
+    words = make_folder("bart", tmp_path, byte_tokenizer("gpt2"))
+    with pytest.raises(UserError, match=r"answer_prefix='<extra_id_0>' is not in the vocabulary"):
+        load([*words[:2], "backbone.answer_prefix='<extra_id_0>'"])

@@ -25,7 +25,8 @@ NUM_WORDS = 64  # whose logits are compared
 
 
 def prove(backbone: Backbone, fingerprint: str, cache: Path) -> None:
-    """Raise UserError with the property that failed, unless a backbone does what dp-bench relies on."""
+    """Raise UserError with the property that failed, unless a backbone does what dp-bench relies on. Weights
+    that answer nothing finite are not judged: finite.py says so, and at which example."""
     what = [fingerprint, backbone.configuration(), type(backbone.model).__name__, type(backbone).__name__]
     how = [backbone.lm.config._attn_implementation, str(backbone.dtype), transformers.__version__]
     key = sha256(json.dumps([PROBE_VERSION, *what, *how]).encode()).hexdigest()[:32]
@@ -33,6 +34,8 @@ def prove(backbone: Backbone, fingerprint: str, cache: Path) -> None:
     if entry.is_file():
         return
     with torch.random.fork_rng(devices=[]):
+        if not _answers_numbers(backbone):
+            return
         for name, check in PROPERTIES.items():
             with needing(backbone.model, name):
                 check(backbone)
@@ -83,6 +86,7 @@ def _stock(backbone: Backbone, ids_T: Tensor) -> Tensor:
     read: dict[str, Any] = {"input_ids": ids_T[None], "attention_mask": torch.ones_like(ids_T[None])}
     if backbone.lm.config.is_encoder_decoder:
         read["decoder_input_ids"] = backbone.get_buffer("decoder_ids_A")[None]
+        backbone.refuse_unknown(int(read["decoder_input_ids"].max()))
     usual = backbone.lm.config._attn_implementation
     backbone.lm.set_attn_implementation("eager")
     output = backbone.model(**read)
@@ -90,6 +94,12 @@ def _stock(backbone: Backbone, ids_T: Tensor) -> Tensor:
     words_C = _words(backbone)
     found: Tensor = output.last_hidden_state if words_C is None else output.logits[..., words_C]
     return found[:, -1].double()
+
+
+@torch.no_grad()
+def _answers_numbers(backbone: Backbone) -> bool:
+    with needing(backbone.model, EMBEDDINGS):
+        return all(bool(_stock(backbone, text).isfinite().all()) for text in texts(backbone))
 
 
 def _rounding(backbone: Backbone, answer: Tensor) -> float:
@@ -186,7 +196,8 @@ def find_sites(backbone: Backbone) -> tuple[Site, ...]:
             routed = answers(backbone, text)
         if not sites:
             raise LacksError("none is")
-        _refuse_unlike(backbone, routed, usual)
+        if bool(usual.isfinite().all()):
+            _refuse_unlike(backbone, routed, usual)
         ones = tuple(
             torch.ones(1, site.num_heads, 1, site.head_width, dtype=backbone.dtype, device=backbone.device)
             for site in sites
