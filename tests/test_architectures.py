@@ -14,11 +14,12 @@ from test_families import CPU, answers, batch_of, layer_prompt, nothing, output
 from tokenizers import pre_tokenizers
 from torch import Tensor
 
-from dp_bench import config, peft_methods, run
+from dp_bench import config, run
 from dp_bench.backbones import probe
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.load import byte_tokenizer, load_backbone, load_tokenizer
 from dp_bench.config import Experiment
+from dp_bench.methods import peft as peft_methods
 from dp_bench.settings import BackboneSettings
 from dp_bench.types import UserError
 
@@ -295,6 +296,23 @@ def test_lora_finds_query_and_value_by_looking(tmp_path: Path, kind: str) -> Non
     found = peft_methods._adapted(peft_methods._matrices(model), None, kind)
     assert {name.rsplit(".", 1)[-1] for name in found} == MATRICES[kind]
     assert len(found) == len(SITES[kind]) * (1 if len(MATRICES[kind]) == 1 else 2)
+
+
+@pytest.mark.parametrize(("kind", "is_scaled"), [("bart", True), ("gemma3_text", True), ("mt5", False)])
+def test_vectors_that_start_at_words_start_at_what_a_text_has(
+    tmp_path: Path, kind: str, is_scaled: bool
+) -> None:
+    backbone = load(make_folder(kind, tmp_path))
+    weight, ids = backbone.lm.get_input_embeddings().weight, torch.arange(3, 9)
+    torch.testing.assert_close(backbone.embedding_VD[ids], backbone.embed(ids))
+    assert torch.equal(backbone.embedding_VD, weight) is not is_scaled
+
+
+def test_an_attention_that_a_model_has_not_is_chosen_for_nobody(tmp_path: Path) -> None:
+    words = make_folder("gemma2", tmp_path)
+    assert load(words).lm.config._attn_implementation == "eager"
+    with pytest.raises(UserError, match=r"backbone\.attention=sdpa"):
+        load([*words, "backbone.attention=sdpa"])
 
 
 # ------------------------------------------------------------------------------------------ tokenizers

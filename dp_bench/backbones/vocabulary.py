@@ -41,14 +41,16 @@ def of_bytes(vocab: Mapping[str, int], specials: Sequence[str], around: str, **r
 def fast(tokenizer: Any) -> Any:
     """Return the fast form of a tokenizer that is written in Python and reads bytes (ByT5); others as they
     are."""
+    if tokenizer.is_fast:
+        return tokenizer
     numbers = tokenizer.convert_tokens_to_ids([chr(byte) for byte in range(256)])
-    if tokenizer.is_fast or len(set(numbers)) < 256:
+    if len(set(numbers)) < 256:
         return tokenizer
     specials = {str(token): number for number, token in sorted(tokenizer.added_tokens_decoder.items())}
     bare = tokenizer("a", add_special_tokens=False).input_ids
     whole = tokenizer.convert_ids_to_tokens(tokenizer("a").input_ids)
     around = " ".join("$A" if token == "a" else token for token in whole)
-    roles = {
+    roles: dict[str, Any] = {
         name: str(getattr(tokenizer, name))
         for name in ("pad_token", "eos_token", "unk_token", "bos_token", "mask_token")
         if getattr(tokenizer, name) is not None
