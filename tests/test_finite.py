@@ -31,9 +31,9 @@ DECODER = ("backbone=gpt2_tiny_random", "backbone.answer_cue=' Answer:'")
 
 def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], None]) -> None:
     """Change the weights of every backbone that a run loads."""
-    from dp_bench.backbones import load
+    from dp_bench import opening
 
-    whole = load.load_backbone
+    whole = opening.load_backbone
 
     def loaded(*args: Any, **options: Any) -> Any:
         backbone = whole(*args, **options)
@@ -41,7 +41,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], None]) -> Non
             change(backbone.model)
         return backbone
 
-    monkeypatch.setattr(load, "load_backbone", loaded)
+    monkeypatch.setattr(opening, "load_backbone", loaded)
 
 
 def set_nan(model: Any) -> None:

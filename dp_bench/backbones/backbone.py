@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -263,9 +263,9 @@ class Backbone(nn.Module):
         return states
 
     @cached_property
-    def _arguments(self) -> Iterable[str]:
+    def _arguments(self) -> frozenset[str]:
         """What the stack that reads a text takes."""
-        return inspect.signature(self.stacks[0].forward).parameters.keys()
+        return frozenset(inspect.signature(self.stacks[0].forward).parameters)
 
     def states(self, prompted: Prompted) -> Tensor:
         """Return the state at each slot: [B,S,D]."""

@@ -4,6 +4,7 @@ list of names. What was proved once of a checkpoint is remembered in the cache f
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -21,6 +22,7 @@ from dp_bench.types import LayerPrompt, Prompted, Site
 
 PROBE_VERSION = 1  # raise it when more is relied on
 LENGTHS = (7, 11)  # of the two texts, in tokens
+COPIED = 200_000_000  # weights, up to which a model is copied
 NUM_WORDS = 64  # whose logits are compared
 
 
@@ -33,16 +35,25 @@ def prove(backbone: Backbone, fingerprint: str, cache: Path) -> None:
     entry = cache / "probes" / f"{key}.json"
     if entry.is_file():
         return
+    asked = _precise(backbone)
     with torch.random.fork_rng(devices=[]):
-        if not _answers_numbers(backbone):
+        if not _answers_numbers(asked):
             return
         for name, check in PROPERTIES.items():
-            with needing(backbone.model, name):
-                check(backbone)
+            with needing(asked.model, name):
+                check(asked)
     write_json(entry, {"model": type(backbone.model).__name__, "proved": list(PROPERTIES)})
 
 
 # ---------------------------------------------------------------------------------------------- asking
+
+
+def _precise(backbone: Backbone) -> Backbone:
+    """Return a copy in single precision of a model in half precision that is small: rounding hides less."""
+    num_weights = sum(p.numel() for p in backbone.parameters())
+    if _is_fine(backbone) or num_weights > COPIED:
+        return backbone
+    return copy.deepcopy(backbone, {id(backbone.tokenizer): backbone.tokenizer}).float()
 
 
 def texts(backbone: Backbone) -> list[Tensor]:
@@ -156,7 +167,6 @@ def _knows_order(backbone: Backbone) -> None:
         answers(backbone, [torch.cat(parts)])
         for parts in ((long[:4], short), (short[:-1], long[:4], short[-1:]))
     )
-    # In half precision what order changes of a model that has learned nothing is less than rounding.
     if not float((one - other).abs().max()) > (8 * _rounding(backbone, one) if _is_fine(backbone) else 0):
         raise LacksError("its answer is the same wherever vectors stand in a text")
 
