@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dp_bench import config, methods, run
+from dp_bench import config, run
 from dp_bench.checks import problems_of
 from dp_bench.config import Experiment
 from dp_bench.finite import NotFiniteError
@@ -345,7 +345,7 @@ def test_whole_choices_are_counted_among_the_positions(
     words = ("task=copa", *PROMPT, *QUICK)
     number = needed(experiment, *words, *decoder("gpt2", 900))
     assert run.run(experiment(*words, *decoder("gpt2", number))).status == "done"
-    monkeypatch.setattr(methods, "make_accelerator", None)  # nothing may begin
+    monkeypatch.setattr("dp_bench.methods.tune.make_accelerator", None)  # nothing may begin
     with pytest.raises(UserError, match=f"longest choice take {number} positions.* has {number - 1}"):
         run.run(experiment(*words, *decoder("gpt2", number - 1)))
 
