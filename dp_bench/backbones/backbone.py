@@ -120,6 +120,7 @@ class Backbone(nn.Module):
         with _LookUps() as counted:
             self._read(x_BTD, mask_BT, position_ids=position_ids(mask_BT))
         first, rows = usual.of_positions
+        # How many slots the table of positions has; None where positions are relative or rotary.
         self.num_positions: int | None = None if rows is None else rows - first
         # RoBERTa keeps the positions up to that of padding for itself.
         self.first_position = first - counted.of_positions[0]
