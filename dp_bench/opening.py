@@ -10,6 +10,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from dp_bench import machine
+from dp_bench.backbones import probe
 from dp_bench.backbones.load import load_backbone, load_tokenizer
 from dp_bench.config import Experiment
 from dp_bench.data.prepare import TaskData, overlap_of_other_task, prepare, prepare_report
@@ -52,11 +53,12 @@ def open_model(experiment: Experiment, directory: Path, reporter: Reporter) -> R
         dtype = torch.float32
     dropout = settings.protocol.frozen_dropout
     backbone = load_backbone(settings.backbone, device=device, dtype=dtype, dropout=dropout)
+    fingerprint = backbone.fingerprint()  # before fine-tuning changes it
+    probe.prove(backbone, fingerprint, settings.cache)
     if settings.trainer.gradient_checkpointing:
         backbone.checkpoint_activations()
     if settings.trainer.compile:
         backbone.compile_stacks()
-    fingerprint = backbone.fingerprint()  # before fine-tuning changes it
     tasks = (*experiment.tasks, *experiment.transfer)
     head, seed = settings.backbone.head, settings.seed_of("init")
     if head is Head.verbalizer and settings.backbone.name_or_path is not None:  # random weights read bytes

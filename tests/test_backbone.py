@@ -18,6 +18,7 @@ from dp_bench import config
 from dp_bench.backbones import load
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.load import byte_tokenizer, load_backbone, load_tokenizer
+from dp_bench.backbones.probe import find_sites
 from dp_bench.machine import resolve_device, resolve_dtype
 from dp_bench.model import PromptedModel
 from dp_bench.prompts.layout import insert
@@ -45,7 +46,7 @@ def bare_logits(backbone: Backbone, batch: Batch) -> Tensor:
 def prompted_model(backbone: Backbone, *overrides: str) -> PromptedModel:
     two = ["prompt.vectors.num_chosen=2"] if "prompt=l2p_pool" in overrides else []  # of 4 vectors
     experiment = config.build(config.compose(["data.dir=.", "prompt.num_tokens=4", *overrides, *two]))
-    sites = backbone.find_sites() if experiment.settings.prompt.layers else ()
+    sites = find_sites(backbone) if experiment.settings.prompt.layers else ()
     dims = dataclasses.replace(backbone.dims, sites=sites)
     prompt = build_prompt(experiment, dims, backbone.embedding_VD)
     return PromptedModel(
@@ -258,12 +259,12 @@ def test_an_unreachable_checkpoint_is_one_paragraph(monkeypatch: pytest.MonkeyPa
 
 
 def test_another_family_is_refused_with_the_reason(tmp_path: Path) -> None:
-    from transformers import DebertaV2Config
+    from transformers import ViTConfig
 
-    DebertaV2Config().save_pretrained(tmp_path)
+    ViTConfig().save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
     own = settings("backbone=local", f"backbone.name_or_path={tmp_path}", "backbone.answer_prefix=''")
-    with pytest.raises(UserError, match="'deberta-v2' model, which dp-bench does not read"):
+    with pytest.raises(UserError, match="'vit' model, of which transformers has no"):
         load_backbone(own, device=torch.device("cpu"), dtype=torch.float32, dropout=False)
 
 

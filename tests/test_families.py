@@ -16,6 +16,7 @@ from dp_bench import run
 from dp_bench.backbones.attention import NAMES
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.load import byte_tokenizer, load_backbone
+from dp_bench.backbones.probe import find_sites
 from dp_bench.config import Experiment
 from dp_bench.prompts.layout import insert
 from dp_bench.settings import BackboneSettings, Family, Head, Pooling, SplitOrder
@@ -202,7 +203,7 @@ def layer_prompt(
     backbone: Backbone, num_rows: int, num_tokens: int, keep_BP: Tensor | None = None
 ) -> LayerPrompt:
     generator = torch.Generator().manual_seed(3)
-    sites = backbone.find_sites()
+    sites = find_sites(backbone)
 
     def draw(site: Any) -> Tensor:
         shape = (1, site.num_heads, num_tokens, site.head_width)
@@ -372,12 +373,12 @@ def test_texts_beyond_the_positions_are_refused_before_anything_is_trained(
 
 
 def test_a_family_that_is_not_the_checkpoints_is_refused() -> None:
-    with pytest.raises(UserError, match=r"backbone\.family=encoder_only"):
+    with pytest.raises(UserError, match=r"backbone\.family=decoder_only"):
         load_backbone(
-            settings_of("bert", family=Family.decoder_only), device=CPU, dtype=torch.float32, dropout=False
+            settings_of("gpt2", family=Family.encoder_only), device=CPU, dtype=torch.float32, dropout=False
         )
-    with pytest.raises(UserError, match="model_type=deberta-v2 is unknown"):
-        wrong = BackboneSettings(name="x", random_init={"model_type": "deberta-v2"})
+    with pytest.raises(UserError, match="model_type=ethel is unknown"):
+        wrong = BackboneSettings(name="x", random_init={"model_type": "ethel"})
         load_backbone(wrong, device=CPU, dtype=torch.float32, dropout=False)
 
 

@@ -19,6 +19,7 @@ from test_trainer import KilledError
 from torch import Tensor
 
 from dp_bench import config, run
+from dp_bench.backbones.probe import find_sites
 from dp_bench.config import Experiment
 from dp_bench.methods import peft as peft_methods
 from dp_bench.prompts import counts
@@ -47,7 +48,7 @@ def test_an_mlp_folds_into_the_table_that_it_amounts_to(kind: str) -> None:
         for own, made in zip(table.layers.tables_2PHE, prefix.layers.tables(), strict=True):
             own.copy_(made)
     assert torch.equal(logits_of(backbone, prefix, batch), logits_of(backbone, table, batch))
-    width = sum(2 * site.num_heads * site.head_width for site in backbone.find_sites())
+    width = sum(2 * site.num_heads * site.head_width for site in find_sites(backbone))
     assert sum(p.numel() for p in table.parameters()) == prefix.num_tokens * width
 
 
@@ -79,7 +80,7 @@ def test_only_the_sites_that_are_named_get_keys_and_values() -> None:
         prompt = build(backbone, "prompt=p_tuning_v2", f"prompt.layers.sites=[{kind}]")
         made = prompt(None, batch.task_B, {}, 1.0).layers
         given = [
-            site.kind for site, key in zip(backbone.find_sites(), made.keys, strict=True) if key is not None
+            site.kind for site, key in zip(find_sites(backbone), made.keys, strict=True) if key is not None
         ]
         assert given == [kind] * 2
         assert sum(p.numel() for p in prompt.parameters()) * 3 == sum(p.numel() for p in whole.parameters())

@@ -15,6 +15,7 @@ from torch import Tensor
 from dp_bench import config
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.load import load_backbone
+from dp_bench.backbones.probe import find_sites
 from dp_bench.prompts.layout import insert
 from dp_bench.prompts.prompt import Prompt
 from dp_bench.settings import SplitOrder
@@ -34,7 +35,7 @@ def make(kind: str) -> Backbone:
 def build(backbone: Backbone, *overrides: str) -> Prompt:
     words = ["data.dir=.", f"prompt.num_tokens={P}", "prompt.init=uniform", *overrides]
     experiment = config.build(config.compose(words))
-    sites = backbone.find_sites() if experiment.settings.prompt.layers else ()
+    sites = find_sites(backbone) if experiment.settings.prompt.layers else ()
     dims = dataclasses.replace(backbone.dims, sites=sites)
     return build_prompt(experiment, dims, None)
 

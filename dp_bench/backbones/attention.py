@@ -1,16 +1,15 @@
 """The one seam for per-layer prompts: keys and values put in front of those of any attention.
 
-transformers lets every model of the supported families look its attention function up by name. Ours is the
-plain one until a `LayerPrompt` is in force; then the n-th attention of the forward pass, which is site n of
-`Dims.sites`, gets that site's keys and values in front of its own. `past_key_values` would do for decoders
-only: T5's encoder drops it. Sites are told apart by the order of their calls, since some models (ALBERT) use
-one module for all layers. Relative positions say nothing of a vector that has no place in the text: its bias
-is 0.
+transformers lets most models look their attention function up by name. Ours is the plain one until a
+`LayerPrompt` is in force; then the n-th attention of the forward pass, which is site n of `Dims.sites`, gets
+that site's keys and values in front of its own. `past_key_values` would do for decoders only: T5's encoder
+drops it. Sites are told apart by the order of their calls, since some models (ALBERT) use one module for all
+layers. Relative positions say nothing of a vector that has no place in the text: its bias is 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ class _Pass:
     """A forward pass under way: what is in force, and how many attentions it has called."""
 
     layers: LayerPrompt | None
+    kinds: Mapping[tuple[int, int], str] = field(default_factory=dict)  # by the number of queries and of keys
     sites: list[Site] = field(default_factory=list)
     calls: int = 0
 
@@ -54,9 +54,10 @@ def attending(layers: LayerPrompt | None) -> Iterator[None]:
 
 
 @contextmanager
-def finding_sites() -> Iterator[list[Site]]:
-    """Collect the sites that a forward pass calls."""
-    found = _Pass(None)
+def finding_sites(kinds: Mapping[tuple[int, int], str]) -> Iterator[list[Site]]:
+    """Collect the sites that a forward pass calls. `kinds` says what kind an attention with so many queries
+    and keys is."""
+    found = _Pass(None, kinds)
     token = _under_way.set(found)
     try:
         yield found.sites
@@ -78,7 +79,8 @@ def _attention(
     running = _under_way.get()
     if running is not None:
         if running.layers is None:
-            running.sites.append(Site(_kind(module), key.shape[1], key.shape[3]))
+            kind = running.kinds.get((query.shape[2], key.shape[2]), "encoder")
+            running.sites.append(Site(kind, key.shape[1], key.shape[3]))
         else:
             keys, values = running.layers.keys[running.calls], running.layers.values[running.calls]
             if keys is not None and values is not None:
@@ -140,12 +142,15 @@ def _plain(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
     if position_bias is not None:
         scores = scores + position_bias
     if mask is not None:
@@ -154,12 +159,6 @@ def _plain(
     if dropout:
         weights = nn.functional.dropout(weights, dropout, module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-def _kind(module: nn.Module) -> str:
-    if getattr(module, "is_causal", False):
-        return "decoder"
-    return "cross" if getattr(module, "is_decoder", False) else "encoder"
 
 
 def _eager(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:

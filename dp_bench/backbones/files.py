@@ -24,7 +24,9 @@ def damage(folder: Path) -> str:
 
 def refuse_vocabulary(folder: Path, tokenizer: Any) -> None:
     """Raise UserError unless the files of a tokenizer's vocabulary are there: a tokenizer.json, or all of the
-    older files. Without them transformers makes up an empty vocabulary."""
+    older files. Without them transformers makes up an empty vocabulary. ByT5's needs none."""
+    if not tokenizer.vocab_files_names:
+        return
     older = [name for name in tokenizer.vocab_files_names.values() if name != "tokenizer.json"]
     whole = folder / "tokenizer.json"
     read = [whole] if whole.is_file() else [folder / name for name in older]

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from dp_bench.backbones import attention, decoder_only, encoder_decoder, encoder_only, files, tensors
+from dp_bench.backbones import attention, files, tensors, vocabulary
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.checkpoint import commit_of, locate
 from dp_bench.backbones.decoder_only import DecoderOnly
@@ -32,16 +32,21 @@ def load_tokenizer(settings: BackboneSettings) -> Any:
     from transformers import AutoTokenizer, T5Tokenizer
 
     folder = Path(where)
-    bare = folder.is_dir() and not any(
-        (folder / n).exists() for n in ("config.json", "tokenizer_config.json")
-    )
-    loader = (
-        T5Tokenizer if bare else AutoTokenizer
-    )  # a folder with a vocabulary alone does not say whose it is
     revision = None if settings.tokenizer else commit_of(settings)
-    tokenizer = _reach(loader, where, revision, "tokenizer", settings)
+    loader, older = AutoTokenizer, vocabulary.older_kind(folder)
+    described = any((folder / name).exists() for name in ("config.json", "tokenizer_config.json"))
+    if folder.is_dir() and not described:
+        loader, older = older or T5Tokenizer, None
+    try:
+        tokenizer = _reach(loader, where, revision, "tokenizer", settings)
+    except UserError:
+        if older is None:
+            raise
+        notice(f"{where} does not say what its tokenizer is: its vocabulary is read by {older.__name__}")
+        tokenizer = _reach(older, where, revision, "tokenizer", settings)
     if folder.is_dir():
         files.refuse_vocabulary(folder, tokenizer)
+    tokenizer = vocabulary.fast(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # GPT-2, LLaMA: padding is masked, so that any token serves
     return tokenizer
@@ -55,13 +60,6 @@ def _pad_inside(tokenizer: Any, num_rows: int) -> None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(inside)
 
 
-FAMILIES = {
-    **dict.fromkeys(encoder_decoder.TYPES, Family.encoder_decoder),
-    **dict.fromkeys(encoder_only.TYPES, Family.encoder_only),
-    **dict.fromkeys(decoder_only.TYPES, Family.decoder_only),
-}
-
-
 def load_backbone(
     settings: BackboneSettings, *, device: torch.device, dtype: torch.dtype, dropout: bool
 ) -> Backbone:
@@ -69,9 +67,6 @@ def load_backbone(
     import transformers
 
     tokenizer = load_tokenizer(settings)
-    chosen = str(settings.attention.value)
-    if settings.attention is Attention.auto:
-        chosen = usual_attention(device.type, dtype)
     where = locate(settings.name_or_path)
     if where is None:
         config = _random_config(settings, len(tokenizer))
@@ -91,16 +86,17 @@ def load_backbone(
     if family is Family.encoder_only:
         auto = _head_of_encoder(config, settings, auto, transformers.AutoModel)
     if where is None:
-        config._attn_implementation = chosen
+        config._attn_implementation = "eager"
         with fork(settings.init_seed, "backbone"):
-            model = auto.from_config(config)
+            model = _random_model(auto, config)
     else:
         # Tensors of another shape are reported too, so that they can be named.
         report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        options = {"dtype": dtype, "attn_implementation": chosen, **report}
+        options = {"dtype": dtype, "attn_implementation": "eager", **report}
         model, loaded = _reach(auto, where, commit_of(settings), "checkpoint", settings, **options)
         tensors.refuse_others(model, loaded, where, settings.head)
-    _pad_inside(tokenizer, model.get_input_embeddings().num_embeddings)
+    _attend(model, settings, device, dtype)
+    _pad_inside(tokenizer, len(model.get_input_embeddings().weight))
     model = model.to(device=device, dtype=dtype)
     if family is Family.encoder_decoder:
         prefix = settings.answer_prefix
@@ -117,25 +113,51 @@ def load_backbone(
     return DecoderOnly(model, tokenizer, dropout=dropout).to(device)
 
 
+def _attend(model: Any, settings: BackboneSettings, device: torch.device, dtype: torch.dtype) -> None:
+    """Choose how a model attends: fused, unless it cannot (Gemma 2) or the settings say otherwise."""
+    chosen = settings.attention
+    if chosen is Attention.eager:
+        return
+    try:
+        model.set_attn_implementation(Attention.sdpa.value)
+    except (ValueError, ImportError) as error:
+        if chosen is Attention.sdpa:
+            raise UserError(f"backbone.attention=sdpa: {_reason(error)} Use eager.") from error
+        return
+    if chosen is Attention.auto:
+        model.set_attn_implementation(usual_attention(device.type, dtype))
+
+
+def families_of(config: Any) -> list[Family]:
+    """Return what transformers can make of a model type, the usual one first."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kinds = {
+        Family.encoder_only: auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        Family.decoder_only: auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    }
+    if config.is_encoder_decoder:
+        kinds = {Family.encoder_decoder: auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES}
+    found = [family for family, classes in kinds.items() if config.model_type in classes]
+    saved_as = getattr(config, "architectures", None) or []
+    return sorted(found, key=lambda family: kinds[family][config.model_type] not in saved_as)
+
+
 def _family(config: Any, settings: BackboneSettings) -> Family:
-    found = FAMILIES.get(config.model_type)
-    if found is None:
-        reason = (
-            "it does not look its attention up by name"
-            if "deberta" in config.model_type
-            else "it is not known"
-        )
+    found = families_of(config)
+    if not found:
         raise UserError(
-            f"backbone.name_or_path={settings.name_or_path} is a '{config.model_type}' model, which dp-bench "
-            f"does not read ({reason}). It reads {', '.join(FAMILIES)}."
+            f"backbone.name_or_path={settings.name_or_path} is a '{config.model_type}' model, of which "
+            "transformers has no sequence-to-sequence, masked or causal language model of texts. Use a "
+            "checkpoint of a type that has one, such as t5, bert or llama."
         )
-    if settings.family not in (None, found):
+    if settings.family not in (None, *found):
         raise UserError(
             f"backbone.name_or_path={settings.name_or_path} is a '{config.model_type}' model, whose family "
-            "is "
-            f"{found.value}: use backbone.family={found.value}, or null to take what the checkpoint says."
+            f"is {' or '.join(family.value for family in found)}: use backbone.family={found[0].value}, or "
+            "null to take what the checkpoint says."
         )
-    return found
+    return settings.family or found[0]
 
 
 def _head_of_encoder(config: Any, settings: BackboneSettings, with_words: Any, bare: Any) -> Any:
@@ -153,10 +175,16 @@ def _head_of_encoder(config: Any, settings: BackboneSettings, with_words: Any, b
 
 
 def _random_kind(settings: BackboneSettings) -> str:
-    kind = str((settings.random_init or {}).get("model_type", "t5"))
-    if kind not in FAMILIES:
-        raise UserError(f"backbone.random_init.model_type={kind} is unknown: use {', '.join(FAMILIES)}.")
-    return kind
+    return str((settings.random_init or {}).get("model_type", "t5"))
+
+
+def _named_config(kind: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.for_model(kind)
+    except ValueError as error:
+        raise UserError(f"backbone.random_init.model_type={kind} is unknown to transformers.") from error
 
 
 def _random_config(settings: BackboneSettings, vocab_size: int) -> Any:
@@ -164,13 +192,12 @@ def _random_config(settings: BackboneSettings, vocab_size: int) -> Any:
 
     kind = _random_kind(settings)
     dims = {name: value for name, value in (settings.random_init or {}).items() if name != "model_type"}
-    named = AutoConfig.for_model(kind)
+    named = _named_config(kind)
     unknown = sorted(dims.keys() - named.to_dict().keys())
     if unknown:
         raise UserError(f"backbone.random_init.{unknown[0]} is not a setting of {type(named).__name__}.")
-    specials: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1, "use_cache": False}
-    if FAMILIES[kind] is Family.encoder_decoder:
-        specials = {"decoder_start_token_id": 0, "use_cache": False}
+    specials = {"pad_token_id": 0, "eos_token_id": 1, "use_cache": False}
+    specials |= {"decoder_start_token_id": 0} if named.is_encoder_decoder else {"bos_token_id": 1}
     try:
         return AutoConfig.for_model(kind, vocab_size=vocab_size, **specials, **dims)
     except (TypeError, ValueError, StrictDataclassError) as error:
@@ -178,39 +205,37 @@ def _random_config(settings: BackboneSettings, vocab_size: int) -> Any:
         raise UserError(f"backbone.random_init does not make a {type(named).__name__}: {reason}.") from error
 
 
+def _random_model(auto: Any, config: Any) -> Any:
+    try:
+        return auto.from_config(config)
+    except (AssertionError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"backbone.random_init does not make a {config.model_type}: {reason}.") from error
+
+
 def byte_tokenizer(model_type: str = "t5") -> Any:
     """Make a tokenizer that reads bytes, with the special tokens of a family: no vocabulary file is needed.
 
     T5's have sentinels; those of encoders put [CLS] before and [SEP] behind a text, and know [MASK].
     """
-    from tokenizers import Tokenizer, decoders, pre_tokenizers
-    from tokenizers.models import BPE
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import pre_tokenizers
 
     specials = ["<pad>", "</s>", "<unk>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(
-        BPE(vocab={token: i for i, token in enumerate([*specials, *alphabet])}, merges=[], unk_token="<unk>")
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    family = FAMILIES[model_type]
+    names = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    family = next(iter(families_of(_named_config(model_type))), Family.decoder_only)
     own: dict[str, Any] = {}
+    around = "$A"
     if family is Family.encoder_decoder:
-        own["additional_special_tokens"] = [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)]
-        tokenizer.add_special_tokens([*specials, *own["additional_special_tokens"]])
-        tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        own = {"additional_special_tokens": [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)]}
+        specials += own["additional_special_tokens"]
+        around = "$A </s>"
     elif family is Family.encoder_only:
         own = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-        tokenizer.add_special_tokens([*specials, *own.values()])
-        ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-        tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    else:
-        tokenizer.add_special_tokens(specials)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", **own
-    )
+        specials += own.values()
+        around = "[CLS] $A [SEP]"
+    roles = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", **own}
+    vocab = {token: number for number, token in enumerate(names)}
+    return vocabulary.of_bytes(vocab, specials, around, **roles)
 
 
 def usual_attention(device: str, dtype: torch.dtype) -> str:
@@ -266,8 +291,8 @@ def _reason(error: Exception, damage: str = "") -> str:
     """Return in one sentence why transformers could not load something."""
     if "trust_remote_code" in str(error):
         return (
-            "it needs Python code that comes with it, which dp-bench never runs. Convert it to a model that "
-            f"transformers knows, one of {', '.join(FAMILIES)}."
+            "it needs Python code that comes with it, which dp-bench never runs. Convert it to a model of a "
+            "type that transformers knows."
         )
     first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return f"{damage or first}."

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dp_bench.backbones.probe import find_sites
 from dp_bench.methods import table
 from dp_bench.methods.context import RunContext
 from dp_bench.model import PromptedModel
@@ -29,7 +30,7 @@ def make_prompt(context: RunContext) -> Prompt:
     dims = replace(
         backbone.dims,
         num_tasks=len(context.experiment.tasks),
-        sites=() if settings.prompt.layers is None else backbone.find_sites(),
+        sites=() if settings.prompt.layers is None else find_sites(backbone),
         summary_width=summary_width(backbone, settings.prompt.summary),
     )
     prompt = build(

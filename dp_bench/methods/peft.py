@@ -16,9 +16,9 @@ from dp_bench.settings import RunSettings
 from dp_bench.types import UserError
 
 # How the matrices of an attention are called: one each for query and value, which Hu et al. (2022), section
-# 4.2, adapt, or one for query, key and value together.
-QUERY = re.compile(r"(q|query)(_proj)?")
-VALUE = re.compile(r"(v|value)(_proj)?")
+# 4.2, adapt, or one for query, key and value together. Those of one attention end alike: q_proj and v_proj.
+QUERY = re.compile(r"w?(?:q|query)(_[a-z]+)?", re.IGNORECASE)
+VALUE = re.compile(r"w?(?:v|value)(_[a-z]+)?", re.IGNORECASE)
 TOGETHER = re.compile(r"c_attn|query_key_value|(w?qkv)(_proj)?", re.IGNORECASE)
 
 
@@ -85,12 +85,12 @@ def _query_and_value(matrices: dict[str, nn.Module]) -> list[str]:
     """Return the names of the matrices for query and value that are of one attention, or of those that make
     query, key and value at once."""
     together = []
-    found: dict[str, dict[str, str]] = {}
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for name in matrices:
         attention, _, own = name.rpartition(".")
         for kind, pattern in (("query", QUERY), ("value", VALUE)):
-            if pattern.fullmatch(own):
-                found.setdefault(attention, {})[kind] = name
+            if matched := pattern.fullmatch(own):
+                found.setdefault((attention, matched[1] or ""), {})[kind] = name
         if TOGETHER.fullmatch(own):
             together.append(name)
     return [name for pair in found.values() if len(pair) == 2 for name in pair.values()] or together

@@ -1,0 +1,217 @@
+"""Whether a model does what dp-bench relies on: asked of the model itself by two short texts, and not of a
+list of names. What was proved once of a checkpoint is remembered in the cache folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from dp_bench.backbones import attention
+from dp_bench.backbones.backbone import EMBEDDINGS, Backbone, LacksError, needing
+from dp_bench.records import write_json
+from dp_bench.types import LayerPrompt, Prompted, Site
+
+PROBE_VERSION = 1  # raise it when more is relied on
+LENGTHS = (7, 11)  # of the two texts, in tokens
+COPIED = 200_000_000  # weights, up to which a model is copied
+NUM_WORDS = 64  # whose logits are compared
+
+
+def prove(backbone: Backbone, fingerprint: str, cache: Path) -> None:
+    """Raise UserError with the property that failed, unless a backbone does what dp-bench relies on. Weights
+    that answer nothing finite are not judged: finite.py says so, and at which example."""
+    what = [fingerprint, backbone.configuration(), type(backbone.model).__name__, type(backbone).__name__]
+    how = [backbone.lm.config._attn_implementation, str(backbone.dtype), transformers.__version__]
+    key = sha256(json.dumps([PROBE_VERSION, *what, *how]).encode()).hexdigest()[:32]
+    entry = cache / "probes" / f"{key}.json"
+    if entry.is_file():
+        return
+    asked = _precise(backbone)
+    with torch.random.fork_rng(devices=[]):
+        if not _answers_numbers(asked):
+            return
+        for name, check in PROPERTIES.items():
+            with needing(asked.model, name):
+                check(asked)
+    write_json(entry, {"model": type(backbone.model).__name__, "proved": list(PROPERTIES)})
+
+
+# ---------------------------------------------------------------------------------------------- asking
+
+
+def _precise(backbone: Backbone) -> Backbone:
+    """Return a copy in single precision of a model in half precision that is small: rounding hides less."""
+    num_weights = sum(p.numel() for p in backbone.parameters())
+    if _is_fine(backbone) or num_weights > COPIED:
+        return backbone
+    return copy.deepcopy(backbone, {id(backbone.tokenizer): backbone.tokenizer}).float()
+
+
+def texts(backbone: Backbone) -> list[Tensor]:
+    """Return two texts of tokens that are not special, spread over the vocabulary."""
+    dims = backbone.dims
+    usual = [i for i in range(min(dims.vocab_size, 5000)) if i not in dims.special_ids]
+    num = sum(LENGTHS)
+    ids = torch.tensor([usual[i * len(usual) // num] for i in range(num)], device=backbone.device)
+    return [ids[: LENGTHS[0]], ids[LENGTHS[0] :]]
+
+
+def answers(
+    backbone: Backbone,
+    rows: Sequence[Tensor],
+    masks: Sequence[Tensor] | None = None,
+    ends: Sequence[int] | None = None,
+    layers: LayerPrompt | None = None,
+) -> Tensor:
+    """Return what is scored of rows of embeddings [S,D], read as one batch: at the last, or at `ends`."""
+    device = rows[0].device
+    x_BSD = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=0.5)
+    masks = masks or [torch.ones(len(row), dtype=torch.bool, device=device) for row in rows]
+    mask_BS = torch.nn.utils.rnn.pad_sequence(list(masks), batch_first=True)
+    slots_BS = torch.arange(x_BSD.shape[1], device=device).expand(len(rows), -1)
+    ends_B = torch.tensor(ends or [len(row) - 1 for row in rows], device=device)
+    state_BD: Tensor = backbone(Prompted(x_BSD, mask_BS, slots_BS, ends_B, layers))
+    words_C = _words(backbone)
+    return (state_BD if words_C is None else backbone.word_logits(state_BD, words_C)).double()
+
+
+def _words(backbone: Backbone) -> Tensor | None:
+    """Return some words of the vocabulary; None where the model has no head for words."""
+    if backbone.stacks[-1] is backbone.model:
+        return None
+    num = backbone.dims.vocab_size
+    return torch.arange(num, device=backbone.device)[:: max(1, num // NUM_WORDS)]
+
+
+def _stock(backbone: Backbone, ids_T: Tensor) -> Tensor:
+    """Return what the model itself answers to token ids, with its plain attention and no code of ours."""
+    read: dict[str, Any] = {"input_ids": ids_T[None], "attention_mask": torch.ones_like(ids_T[None])}
+    if backbone.lm.config.is_encoder_decoder:
+        read["decoder_input_ids"] = backbone.get_buffer("decoder_ids_A")[None]
+        backbone.refuse_unknown(int(read["decoder_input_ids"].max()))
+    usual = backbone.lm.config._attn_implementation
+    backbone.lm.set_attn_implementation("eager")
+    output = backbone.model(**read)
+    backbone.lm.set_attn_implementation(usual)
+    words_C = _words(backbone)
+    found: Tensor = output.last_hidden_state if words_C is None else output.logits[..., words_C]
+    return found[:, -1].double()
+
+
+@torch.no_grad()
+def _answers_numbers(backbone: Backbone) -> bool:
+    with needing(backbone.model, EMBEDDINGS):
+        return all(bool(_stock(backbone, text).isfinite().all()) for text in texts(backbone))
+
+
+def _rounding(backbone: Backbone, answer: Tensor) -> float:
+    return 4 * torch.finfo(backbone.dtype).eps * float(answer.abs().max())
+
+
+def _is_fine(backbone: Backbone) -> bool:
+    return torch.finfo(backbone.dtype).eps < 1e-5
+
+
+def _refuse_unlike(backbone: Backbone, found: Tensor, right: Tensor) -> None:
+    """Raise where two answers differ by more than rounding, compared with what another text changes."""
+    ids = texts(backbone)
+    one, other = (answers(backbone, [backbone.embed(text)]) for text in ids)
+    share = 1e-4 if _is_fine(backbone) else 0.1
+    allowed = share * float((one - other).abs().max()) + _rounding(backbone, right)
+    differs = float((found - right).abs().max())
+    if not differs <= allowed:
+        raise LacksError(f"its answer differs by {differs:.2g}, where {allowed:.2g} is rounding")
+
+
+# ------------------------------------------------------------------------------------------ properties
+
+
+@torch.no_grad()
+def _reads_embeddings(backbone: Backbone) -> None:
+    for text in texts(backbone):
+        _refuse_unlike(backbone, answers(backbone, [backbone.embed(text)]), _stock(backbone, text))
+
+
+@torch.no_grad()
+def _ignores_padding(backbone: Backbone) -> None:
+    rows = [backbone.embed(text) for text in texts(backbone)]
+    alone = torch.cat([answers(backbone, [row]) for row in rows])
+    _refuse_unlike(backbone, answers(backbone, rows), alone)
+    # A vector that a length selector has dropped keeps a slot in the text.
+    dropped = torch.arange(LENGTHS[1], device=backbone.device) != 2
+    contents = [rows[1].where(dropped[:, None], other) for other in (rows[1][:1], rows[1][-1:])]
+    one, other = (answers(backbone, [row], [dropped]) for row in contents)
+    _refuse_unlike(backbone, one, other)
+
+
+@torch.no_grad()
+def _ignores_what_follows(backbone: Backbone) -> None:
+    if backbone.continues_texts:
+        whole, end = backbone.embed(texts(backbone)[1]), LENGTHS[1] - 3
+        _refuse_unlike(backbone, answers(backbone, [whole], ends=[end - 1]), answers(backbone, [whole[:end]]))
+
+
+@torch.no_grad()
+def _knows_order(backbone: Backbone) -> None:
+    short, long = (backbone.embed(text) for text in texts(backbone))
+    one, other = (
+        answers(backbone, [torch.cat(parts)])
+        for parts in ((long[:4], short), (short[:-1], long[:4], short[-1:]))
+    )
+    if not float((one - other).abs().max()) > (8 * _rounding(backbone, one) if _is_fine(backbone) else 0):
+        raise LacksError("its answer is the same wherever vectors stand in a text")
+
+
+def _has_gradient(backbone: Backbone) -> None:
+    with torch.enable_grad():
+        x_TD = backbone.embed(texts(backbone)[0]).detach().requires_grad_()
+        answer = answers(backbone, [x_TD])
+        (gradient,) = torch.autograd.grad(answer.square().sum(), x_TD)
+    if not gradient.isfinite().all() or not bool((gradient.abs().amax(1) > 0).all()):
+        raise LacksError("it is absent, zero or not finite at some token")
+
+
+PROPERTIES: dict[str, Callable[[Backbone], None]] = {
+    EMBEDDINGS: _reads_embeddings,
+    "padding and the other texts of a batch change no answer": _ignores_padding,
+    "what follows a token does not change its state": _ignores_what_follows,
+    "a vector that is moved changes the answer": _knows_order,
+    "a gradient reaches the input embeddings": _has_gradient,
+}
+WITHOUT = "a prompt without layers, such as prompt=fixed"
+SITES = "attentions are looked up by name, and take further keys and values"
+
+
+@torch.no_grad()
+def find_sites(backbone: Backbone) -> tuple[Site, ...]:
+    """Route the attentions of a backbone through the seam for per-layer prompts and return where keys and
+    values may enter. Raises UserError where there is none, or where the seam changes the answer itself."""
+    text = [backbone.embed(texts(backbone)[1])]
+    with (
+        torch.random.fork_rng(devices=[]),
+        needing(backbone.model, SITES, WITHOUT),
+    ):
+        usual = answers(backbone, text)
+        backbone.use_own_attention()
+        with attention.finding_sites(backbone.site_kinds(LENGTHS[1])) as sites:
+            routed = answers(backbone, text)
+        if not sites:
+            raise LacksError("none is")
+        if bool(usual.isfinite().all()):
+            _refuse_unlike(backbone, routed, usual)
+        ones = tuple(
+            torch.ones(1, site.num_heads, 1, site.head_width, dtype=backbone.dtype, device=backbone.device)
+            for site in sites
+        )
+        if torch.equal(answers(backbone, text, layers=LayerPrompt(ones, ones)), usual):
+            raise LacksError("keys and values that are added change no answer")
+    return tuple(sites)
