@@ -274,8 +274,9 @@ def _list(words: list[str]) -> int:
     parser.add_argument(
         "--results-dir", type=Path, default=Path("results"), help="where runs/ lies (default: results)"
     )
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your configurations")
     options = parser.parse_args(words)
-    return list_options(options.kind, options.results_dir)
+    return list_options(options.kind, options.results_dir, options.config_dir)
 
 
 def _data(words: list[str]) -> int:

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.table import Table
 
 from dp_bench import records
-from dp_bench.prompts.counts import T5, formula, trained
+from dp_bench.methods.counts import T5, formula, trained
+from dp_bench.methods.table import Method, methods
+from dp_bench.prompts import catalogue
 from dp_bench.report.columns import columns
 from dp_bench.report.index import load_all
 from dp_bench.suggest import did_you_mean
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
-GROUPS = {
-    "tasks": "task",
-    "backbones": "backbone",
-    "prompts": "prompt",
-    "regimes": "regime",
-    "experiments": "experiment",
-}
-KINDS = (*GROUPS, "columns", "metrics", "runs")
+Lines = Sequence[tuple[str, ...]]
 
 
-def list_options(kind: str, results_dir: Path) -> int:
-    """Print a line for each option of a kind."""
+def list_options(kind: str, results_dir: Path, extra_dir: Path | None = None) -> int:
+    """Print a line for each option of a kind, those of the user's folder `extra_dir` among them."""
     if kind not in KINDS:
-        hint = did_you_mean(kind, KINDS)
+        hint = did_you_mean(kind, tuple(KINDS))
         raise UserError(f"There is nothing called '{kind}' to list. {hint}Choose one of: {', '.join(KINDS)}.")
-    lines = _lines(kind, results_dir)
+    lines = KINDS[kind](results_dir, extra_dir)
     if not lines:
         print(f"no {kind} yet")
         return 0
@@ -47,30 +42,51 @@ def list_options(kind: str, results_dir: Path) -> int:
     return 0
 
 
-def _lines(kind: str, results_dir: Path) -> Sequence[tuple[str, ...]]:
-    if kind == "runs":
-        return _runs(results_dir)
-    if kind == "columns":
-        return [(column.name, column.title, column.help) for column in columns().values()]
-    if kind == "metrics":
-        from dp_bench.data.metrics import described
-
-        return described()
-    found = _options(GROUPS[kind])
-    return [(name, f"{text} Trains {_count(name)}.") for name, text in found] if kind == "prompts" else found
+def _columns() -> Lines:
+    return [(column.name, column.title, column.help) for column in columns().values()]
 
 
-def _options(group: str) -> list[tuple[str, str]]:
+def _methods() -> Lines:
+    return [(m.name, _with_paper(_trains(m), m.paper)) for m in methods().values()]
+
+
+def _trains(method: Method) -> str:
+    what = f"trains {method.trains or 'nothing'}" if method.fit is None else "is fitted"
+    return what if method.formula in ("", "0") else f"{what}: {method.formula}"
+
+
+def _pieces() -> Lines:
+    pieces = catalogue.catalogue().values()
+    lines = [(p.name, ", ".join(p.parts), p.formula or "nothing trained", p.paper) for p in pieces]
+    return [(name, parts, _with_paper(formula, paper)) for name, parts, formula, paper in lines]
+
+
+def _metrics() -> Lines:
+    from dp_bench.data.metrics import described
+
+    return described()
+
+
+def _prompts(extra_dir: Path | None) -> Lines:
+    options = _options("prompt", extra_dir)
+    return [(name, f"{text} Trains {_count(name, extra_dir)}.") for name, text in options]
+
+
+def _with_paper(text: str, paper: str) -> str:
+    return f"{text} ({paper})" if paper else text
+
+
+def _options(group: str, extra_dir: Path | None) -> list[tuple[str, str]]:
     from dp_bench.config import describe, options
 
-    return [(name, describe(group, name)) for name in options(group)]
+    return [(name, describe(group, name, extra_dir)) for name in options(group, extra_dir)]
 
 
-def _count(name: str) -> str:
+def _count(name: str, extra_dir: Path | None) -> str:
     """Return the formula of a prompt's trained numbers, and their count on T5-base."""
     from dp_bench.config import prompt_settings
 
-    prompt = prompt_settings(name)
+    prompt = prompt_settings(name, extra_dir)
     number = trained(prompt, T5["base"], 1)
     return f"{formula(prompt)}{f': {number:,} on T5-base' if number else ''}"
 
@@ -84,3 +100,22 @@ def _runs(results_dir: Path) -> list[tuple[str, str]]:
 
 def _finished(directory: Path) -> str:
     return "packed" if records.is_packed(directory) else "done"
+
+
+def _files(group: str) -> Callable[[Path, Path | None], Lines]:
+    return lambda results_dir, extra_dir: _options(group, extra_dir)
+
+
+# What can be listed, from the folder of results and the user's folder of configurations.
+KINDS: dict[str, Callable[[Path, Path | None], Lines]] = {
+    "tasks": _files("task"),
+    "backbones": _files("backbone"),
+    "prompts": lambda results_dir, extra_dir: _prompts(extra_dir),
+    "regimes": _files("regime"),
+    "experiments": _files("experiment"),
+    "methods": lambda results_dir, extra_dir: _methods(),
+    "pieces": lambda results_dir, extra_dir: _pieces(),
+    "columns": lambda results_dir, extra_dir: _columns(),
+    "metrics": lambda results_dir, extra_dir: _metrics(),
+    "runs": lambda results_dir, extra_dir: _runs(results_dir),
+}

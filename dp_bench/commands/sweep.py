@@ -13,7 +13,7 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
-from dp_bench.prompts.counts import T5, trained
+from dp_bench.methods.counts import T5, trained
 from dp_bench.report.index import load_all
 from dp_bench.sweep.expand import split_words
 from dp_bench.sweep.grid import counts

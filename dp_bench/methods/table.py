@@ -8,14 +8,15 @@ class that is fitted (`fit`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 from dp_bench.plugins import by_key
-from dp_bench.prompts.catalogue import Setting, number
+from dp_bench.prompts import catalogue
+from dp_bench.prompts.catalogue import Setting, Sizes, number
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
@@ -44,6 +45,9 @@ class Method:
     needs_fp32: bool = False  # small updates of weights that are kept in bf16 are lost to rounding
     # Settings of the group `prompt` that no other method reads.
     settings: Mapping[str, Setting] = field(default_factory=dict)
+    formula: str = "0"  # of the trained numbers, in the letters of prompts/catalogue.py; C: labels, r: rank
+    # The same in numbers, of a prompt's settings; None where the model alone knows.
+    count: Callable[[Mapping[str, Any], Sizes], int | None] = lambda prompt, sizes: 0
     paper: str = ""
 
     @property
@@ -60,12 +64,20 @@ def _are_names(value: Any, _: int) -> bool:
     return value is None or (isinstance(value, list | tuple) and bool(value) and all(value))
 
 
+def _of_pieces(prompt: Mapping[str, Any], sizes: Sizes) -> int | None:
+    return None if prompt.get("freeze_backbone") is False else catalogue.trained(prompt, sizes)
+
+
+def _unknown(prompt: Mapping[str, Any], sizes: Sizes) -> None:
+    return None
+
+
 _BASELINES, _PEFT = "dp_bench.methods.baselines", "dp_bench.methods.peft"
 
 METHODS = (
-    Method("prompt", PROMPT),
+    Method("prompt", PROMPT, count=_of_pieces),
     Method("zero_shot", is_seedless=True),
-    Method("fine_tuning", ALL_WEIGHTS, needs_fp32=True),
+    Method("fine_tuning", ALL_WEIGHTS, needs_fp32=True, formula="all weights", count=_unknown),
     Method(
         "lora",
         SOME_WEIGHTS,
@@ -75,6 +87,8 @@ METHODS = (
             "alpha": Setting(number(0), "positive: 16 is usual"),
             "target_modules": Setting(_are_names, "null, or names of modules such as [q_proj,v_proj]"),
         },
+        formula="2 r S (D + W)",
+        count=lambda prompt, s: 2 * int(prompt["rank"]) * sum(s.sites.values()) * (s.width + s.inner),
         paper="Hu et al., ICLR 2022",
     ),
     Method(
@@ -82,9 +96,17 @@ METHODS = (
         SOME_WEIGHTS,
         prepare=f"{_PEFT}:thaw_biases",
         needs_fp32=True,
+        formula="all biases; T5 has none",
         paper="Ben Zaken et al., ACL 2022",
     ),
-    Method("linear_probe", fit=f"{_BASELINES}:LinearProbe", reads_summaries=True, needs_labels=True),
+    Method(
+        "linear_probe",
+        fit=f"{_BASELINES}:LinearProbe",
+        reads_summaries=True,
+        needs_labels=True,
+        formula="C (D + 1)",
+        count=lambda prompt, s: s.num_labels * (s.width + 1),
+    ),
     Method("majority", fit=f"{_BASELINES}:Majority", is_seedless=True, reads_model=False),
 )
 

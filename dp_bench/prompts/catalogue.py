@@ -39,6 +39,7 @@ class Sizes:
     num_tasks: int = 1  # N
     sites: Mapping[str, int] = field(default_factory=dict)  # S, by kind of attention
     inner: int = 0  # W: heads times head width
+    num_labels: int = 2  # C
 
 
 @dataclass(frozen=True)

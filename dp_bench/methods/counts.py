@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dp_bench.methods import table
 from dp_bench.prompts import catalogue
 from dp_bench.prompts.catalogue import SITES, Sizes
 
@@ -35,32 +36,16 @@ T5 = {
     "large": Widths(1024, 1024, 24, 24),
     "xl": Widths(2048, 2048, 24, 24),
 }
-FORMULAS = {  # of the baselines
-    "lora": "2 r S (D + W)",
-    "linear_probe": "C (D + 1)",
-    "bitfit": "all biases; T5 has none",
-    "fine_tuning": "all weights",
-}
 
 
 def formula(prompt: Mapping[str, Any]) -> str:
     """Return the formula of what the settings of a prompt train."""
-    if prompt["method"] != "prompt":
-        return FORMULAS.get(prompt["method"], "0")
-    return catalogue.formula(prompt)
+    method = table.of(prompt["method"])
+    return catalogue.formula(prompt) if method.has_prompt else method.formula
 
 
 def trained(prompt: Mapping[str, Any], widths: Widths, num_tasks: int, num_labels: int = 2) -> int | None:
     """Return the same as a number; None where it is not known without the model."""
-    method = prompt["method"]
-    if method == "prompt":
-        if prompt.get("freeze_backbone") is False:
-            return None
-        sites = dict(zip(SITES, widths.sites, strict=True))
-        sizes = Sizes(prompt["num_tokens"], widths.d_model, 0, num_tasks, sites, widths.inner)
-        return catalogue.trained(prompt, sizes)
-    if method == "lora":
-        return 2 * int(prompt["rank"]) * sum(widths.sites) * (widths.d_model + widths.inner)
-    if method == "linear_probe":
-        return num_labels * (widths.d_model + 1)
-    return None if method == "fine_tuning" else 0
+    sites = dict(zip(SITES, widths.sites, strict=True))
+    sizes = Sizes(prompt["num_tokens"], widths.d_model, 0, num_tasks, sites, widths.inner, num_labels)
+    return table.of(prompt["method"]).count(prompt, sizes)
