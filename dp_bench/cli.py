@@ -33,7 +33,8 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   dp-bench new task NAME --from FILE            the first files of a task, or a prompt, of yours
   dp-bench doctor                               versions, device, caches, reachable data and checkpoints
 
-`dp-bench COMMAND --help` tells more. In this release: {commands}.
+`dp-bench COMMAND --help` tells more. `--code FILE.py` adds pieces, methods and columns of yours to any command.
+In this release: {commands}.
 """
 
 
@@ -77,7 +78,20 @@ def _dispatch(words: list[str]) -> int:
         if "=" in words[0]:
             hint = f"Did you mean `dp-bench train {' '.join(words)}`? "
         raise UserError(f"There is no command '{words[0]}'. {hint}Commands: {', '.join(COMMANDS)}.")
-    return COMMANDS[words[0]](words[1:])
+    return COMMANDS[words[0]](_with_code(words[1:]))
+
+
+def _with_code(words: list[str]) -> list[str]:
+    """Take `--code FILE` out of the words of any command, and use the file."""
+    if "--code" not in words:
+        return words
+    from dp_bench import plugins
+
+    at = words.index("--code")
+    if at + 1 == len(words):
+        raise UserError("--code needs a Python file: --code FILE.")
+    plugins.use(Path(words[at + 1]))
+    return [*words[:at], *words[at + 2 :]]
 
 
 def _train(words: list[str]) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dp_bench import records
+from dp_bench import plugins, records
 from dp_bench.backbones import checkpoint
 from dp_bench.config import Experiment
 from dp_bench.data.grouping import grouping
 from dp_bench.data.readers import REVISIONS
 from dp_bench.data.source import Source, locate
+from dp_bench.methods import table
 from dp_bench.prompts import catalogue
 from dp_bench.settings import FewShotSplit, RunSettings, Selection
 
@@ -69,6 +70,7 @@ def facts(experiment: Experiment, trained: tuple[Source, ...]) -> dict[str, str]
     versions kept others together.
     `revision.TASK`: that its reader makes something else of a record than earlier versions did, where the
     task's file does not say so with `task.revision`.
+    `code`: the digest of the file of --code, where a piece or the method comes from it.
     `reported`: that the score is the evaluation that selected, where both are on the same rows and a control
     draws; earlier versions drew once more. (A protocol whose evaluations draw has a revision.)
     """
@@ -77,6 +79,8 @@ def facts(experiment: Experiment, trained: tuple[Source, ...]) -> dict[str, str]
     for task in (*experiment.tasks, *experiment.transfer):
         if task.reader in REVISIONS and task.revision is None:
             found[f"revision.{task.name}"] = str(REVISIONS[task.reader])
+    if (code := plugins.code_sha256(_modules(settings))) is not None:
+        found["code"] = code
     if settings.trainer.selection is Selection.validation and _draws_always(settings):
         found["reported"] = "the evaluation that selected"
     if _divides_rows(settings):
@@ -85,6 +89,13 @@ def facts(experiment: Experiment, trained: tuple[Source, ...]) -> dict[str, str]
             if digest is not None:
                 found[f"split.{task.training.name}"] = digest[:16]
     return found
+
+
+def _modules(settings: RunSettings) -> set[str]:
+    """Return the modules that a run's pieces and its method come from."""
+    method = table.of(settings.prompt.method)
+    pieces = {piece.target.rpartition(".")[0] for piece in catalogue.used(settings.prompt.pieces).values()}
+    return pieces | {name.partition(":")[0] for name in (method.prepare, method.fit) if name}
 
 
 def _draws_always(settings: RunSettings) -> bool:

@@ -83,6 +83,19 @@ def test_a_package_adds_all_four(site: Path, tmp_path: Path) -> None:
     assert "norm_tuning" in listed["methods"] and "Gated\tvectors\t2 P D + 1" in listed["pieces"]
 
 
+def test_a_file_named_on_the_command_line_adds_the_same(tmp_path: Path) -> None:
+    code = ["--code", str(PACKAGE / "other_package.py"), "--config-dir", str(PACKAGE / "configs")]
+    words = ["task=rte", "prompt=gated,norms", *TINY, f"data.dir={PACKAGE.parent / 'superglue'}"]
+    dp_bench(tmp_path, "sweep", *code, *words, f"results_dir={tmp_path}")  # in a worker process
+    found = records.load_all(tmp_path)
+    assert {record.prompt for record in found} == {"gated", "norms"}
+    assert len({record.facts["code"] for record in found}) == 1, "the file is in the run id"
+    without = command(tmp_path, "train", *code[2:], "task=rte", "prompt=gated", *TINY)
+    assert without.returncode == 2 and "--code FILE" in without.stderr
+    twice = command(tmp_path, "list", "pieces", "--code", str(tmp_path / "none.py"))
+    assert twice.returncode == 2 and "is no Python file" in twice.stderr
+
+
 def test_what_a_package_adds_is_checked(site: Path) -> None:
     words = ["train", "--config-dir", str(PACKAGE / "configs"), "task=rte", "prompt=gated", *TINY]
     done = command(site, *words, "+prompt.vectors.open_at=1")
