@@ -33,7 +33,7 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   dp-bench new task NAME --from FILE            the first files of a task, or a prompt, of yours
   dp-bench doctor                               versions, device, caches, reachable data and checkpoints
 
-`dp-bench COMMAND --help` tells more. `--code FILE.py` adds pieces, methods and columns of yours to any command.
+`dp-bench COMMAND --help` tells more. `--code FILE.py` adds your pieces, methods and columns to any command.
 In this release: {commands}.
 """
 
