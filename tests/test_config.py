@@ -58,7 +58,14 @@ AT_LEAST: dict[str, set[str]] = {
         *("paper/position", "paper/length", "paper/prompt", "paper/fewshot", "paper/multitask"),
         *("micro/position", "micro/length", "micro/prompt", "micro/fewshot", "micro/multitask"),
         *("controls", "micro/controls", "families", "minilm/full", "minilm/fewshot"),
-        *("earn/mixtures", "earn/twice", "earn/compute", "earn/size", "earn/plain", "earn/members"),
+        *(
+            "routing/mixtures",
+            "routing/twice",
+            "routing/compute",
+            "routing/size",
+            "routing/plain",
+            "routing/members",
+        ),
     },
 }
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("_"))

@@ -1,4 +1,4 @@
-"""Tests between rows, against scipy and the definitions; marks and words only where they are earned."""
+"""Tests between rows, against scipy and the definitions; marks and words only where tests support them."""
 
 from __future__ import annotations
 

@@ -26,13 +26,16 @@ def finished_runs(results_dir: Path, experiment: str | None = None) -> list[RunR
 
 def _of_experiment(found: list[RunRecord], name: str, results_dir: Path) -> list[RunRecord]:
     """Return the runs that a sweep of the experiment planned, or that were made as part of it."""
+    from dp_bench import config
     from dp_bench.sweep.plan import saved_plans
 
+    name = config.present_name(name)
+    part_of = {r.run_id: config.with_present_names(r.experiment) for r in found if r.experiment}
     plans = [plan for plan in saved_plans(results_dir) if name in plan["experiments"]]
     planned: Collection[str] = {run["run_id"] for plan in plans for run in plan["runs"]}
-    own = [record for record in found if record.run_id in planned or record.experiment == name]
+    own = [record for record in found if record.run_id in planned or part_of.get(record.run_id) == name]
     if not own:
-        known = sorted({r.experiment for r in found if r.experiment})
+        known = sorted(set(part_of.values()))
         there = f"There are: {', '.join(known)}." if known else "No run here is part of any."
         raise UserError(
             f"No finished run is part of experiment {name}. {did_you_mean(name, known)}{there} Start it: "

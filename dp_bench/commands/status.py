@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dp_bench import config
 from dp_bench.pack import beside
 from dp_bench.sweep.grid import LEGEND, counts, grid
 from dp_bench.sweep.plan import State, first_line, make_plan, saved_plans, states
@@ -19,6 +20,7 @@ FAILURES_SHOWN = 20
 def status(results_dir: Path, experiment: str | None) -> int:
     """Print a grid for each sweep below `results_dir`, or for those of one experiment."""
     console = make_console(soft_wrap=True)
+    experiment = config.present_name(experiment) if experiment else None
     sweeps = _sweeps(results_dir, experiment)
     packed = beside(results_dir)
     if not sweeps and not packed and not (results_dir / "runs").is_dir():

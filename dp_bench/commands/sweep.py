@@ -13,6 +13,7 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
+from dp_bench import config
 from dp_bench.methods.counts import T5, trained
 from dp_bench.report.index import load_all
 from dp_bench.sweep.expand import split_words
@@ -46,7 +47,7 @@ class Failure:
 
 def sweep(words: Sequence[str], options: Options) -> int:
     """Run what WORDS say, `experiment=…` or settings with several values, and return the exit code."""
-    ours, hydra_words = split_words(words)
+    ours, hydra_words = split_words(config.renew(words, options.extra_dir))
     if f"hydra/launcher={LOCAL_GPUS}" in hydra_words:
         hydra_words.remove(f"hydra/launcher={LOCAL_GPUS}")
         options = replace(options, gpus=options.gpus or "all")

@@ -24,6 +24,8 @@ def train(words: list[str]) -> int:
     typed = jobs.parse_words(words)
     _check_flags(typed)
     extra_dir = Path(typed.config_dir) if typed.config_dir else None
+    words = config.renew(words, extra_dir)
+    typed = jobs.parse_words(words)
     if not (typed.help or typed.hydra_help):
         config.check(typed.overrides, config.Composer(extra_dir), sweep=typed.multirun)
         _check_experiment(typed)

@@ -7,7 +7,16 @@ torch.
 from dp_bench.config.build import Experiment, build, experiment, plain, reopen, reseeded
 from dp_bench.config.check import check
 from dp_bench.config.composer import Combinations, Composer, compose
-from dp_bench.config.files import GROUPS, config_dir, describe, option_file, options, prompt_settings
+from dp_bench.config.files import (
+    GROUPS,
+    config_dir,
+    describe,
+    option_file,
+    options,
+    prompt_settings,
+    with_present_names,
+)
+from dp_bench.config.overrides import present_name, renew
 
 __all__ = [
     "GROUPS",
@@ -23,7 +32,10 @@ __all__ = [
     "option_file",
     "options",
     "plain",
+    "present_name",
     "prompt_settings",
+    "renew",
     "reopen",
     "reseeded",
+    "with_present_names",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from fnmatch import filter as matching
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ GROUPS = (
     "prompt/route",
     *("regime", "data", "trainer", "protocol", "hpo", "experiment"),
 )
+RENAMED = {"earn": "routing"}  # folders of experiments: the former name, the present one
 
 
 def config_dir() -> Path:
@@ -48,6 +51,17 @@ def options(group: str, extra_dir: Path | None = None) -> tuple[str, ...]:
     """Return the names that `group=` accepts, from the shipped folder and the user's `--config-dir`."""
     folders = [config_dir(), *([extra_dir] if extra_dir else [])]
     return tuple(dict.fromkeys(name for folder in folders for name in _options(group, folder)))
+
+
+def with_present_names(text: str, extra_dir: Path | None = None) -> str:
+    """Return a text with the present names of the experiments in it; a user's file keeps a former one."""
+
+    def present(found: re.Match[str]) -> str:
+        former, new = found[0], f"{RENAMED[found[1]]}/{found[2]}"
+        known = options("experiment", extra_dir)
+        return new if matching(known, new) and not matching(known, former) else former
+
+    return re.sub(rf"(?<![\w/.-])({'|'.join(RENAMED)})/([\w*?]+)", present, text)
 
 
 def describe(group: str, option: str, extra_dir: Path | None = None) -> str:

@@ -11,7 +11,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dp_bench.config.files import GROUPS, options
+from dp_bench.config.files import GROUPS, options, with_present_names
+from dp_bench.progress import notice
 from dp_bench.types import UserError
 
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
@@ -34,6 +35,23 @@ def parse(override: str) -> Override:
 def typed(override: Override) -> str:
     assert override.input_line is not None  # only overrides that were never text have none
     return override.input_line
+
+
+def renew(words: Sequence[str], extra_dir: Path | None = None) -> list[str]:
+    """Return what was typed with the present names of experiments."""
+    parts = [word.partition("=") for word in words]
+    return [
+        f"{key}={present_name(value, extra_dir)}" if key.lstrip("+") == "experiment" else word
+        for word, (key, _, value) in zip(words, parts, strict=True)
+    ]
+
+
+def present_name(experiment: str, extra_dir: Path | None = None) -> str:
+    """Return the present name of what was typed as an experiment; give notice where it was a former one."""
+    present = with_present_names(experiment, extra_dir)
+    if present != experiment:
+        notice(f"experiment={experiment} is now {present}")
+    return present
 
 
 def values_of(override: Override, extra_dir: Path | None = None) -> list[str]:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dp_bench import records
+from dp_bench import config, records
 from dp_bench.claims import holders
 from dp_bench.effective import is_trained
 from dp_bench.identity import Sources, identify
@@ -61,9 +61,11 @@ def plan_file(results_dir: Path, name: str) -> Path:
 
 
 def saved_plans(results_dir: Path) -> list[dict[str, Any]]:
-    """Return what was planned before, in the order of names."""
-    paths = sorted((results_dir / "sweeps").glob("*.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    """Return what was planned before, in the order of names; of a sweep under two names, the later plan."""
+    paths = sorted((results_dir / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    texts = (path.read_text(encoding="utf-8") for path in paths)
+    plans = {plan["name"]: plan for plan in (json.loads(config.with_present_names(text)) for text in texts)}
+    return [plans[name] for name in sorted(plans)]
 
 
 def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
