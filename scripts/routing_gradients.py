@@ -1,6 +1,6 @@
 """Is a position learned? Every estimator against the exact gradient, over tasks, trainings and seeds.
 
-    python scripts/earn_gradients.py --out results/earn/gradients      # some minutes on one core
+    python scripts/routing_gradients.py --out results/routing/gradients      # some minutes on one core
 
 Trains prompts with a position for each text on the micro benchmark for 0, 60 and 160 updates and runs what
 `dp-bench inspect RUN --gradients` runs on each. Writes the mean and the range of every cosine over these
@@ -30,7 +30,7 @@ EXAMPLE = ("BoolQ", 60, 0)  # what the figure's right panel shows
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("results/earn/gradients"))
+    parser.add_argument("--out", type=Path, default=Path("results/routing/gradients"))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--examples", type=int, default=48)
     parser.add_argument("--draws", type=int, default=200)
