@@ -21,8 +21,8 @@ from torch import Tensor
 from dp_bench import config, run
 from dp_bench.backbones.probe import find_sites
 from dp_bench.config import Experiment
+from dp_bench.methods import counts
 from dp_bench.methods import peft as peft_methods
-from dp_bench.prompts import counts
 from dp_bench.prompts.layers import Mlp, Table
 from dp_bench.prompts.layout import insert
 from dp_bench.settings import SplitOrder

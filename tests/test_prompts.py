@@ -9,7 +9,7 @@ from helpers.prompts import build_prompt
 from torch import Tensor
 
 from dp_bench import config
-from dp_bench.prompts import counts
+from dp_bench.methods import counts
 from dp_bench.prompts.estimators import draw
 from dp_bench.prompts.init import initialiser
 from dp_bench.prompts.prompt import Prompt
