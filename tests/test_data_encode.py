@@ -1,4 +1,4 @@
-"""Encoding cuts only the field that gives way, pads on the right, and is done once for the same input."""
+"""Encoding shortens only the field of task.shorten, pads on the right, and reuses what is cached."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dp_bench.data.encode import EncodedSplit, encode
 from dp_bench.data.readers import ExampleFile, read_examples
 from dp_bench.data.source import split_file
 from dp_bench.data.template import Rendered, Template
-from dp_bench.data.tokens import Tokens, stands_inside
+from dp_bench.data.tokens import Tokens, is_inside
 from dp_bench.progress import Reporter
 from dp_bench.settings import Scoring
 from dp_bench.types import Example, UserError
@@ -160,7 +160,7 @@ def test_only_the_field_that_gives_way_is_cut_at_its_end(make: Any, shorten: str
 
 
 def around(template: Template, example: Example, text: str) -> tuple[str, str, str]:
-    """Divide a text, whole or shortened, into what stands before, in and after the field that gives way."""
+    """Divide a text, whole or shortened, into what stands before, in and after the field to shorten."""
     rendered = template.render(example.fields)
     num_after = len(rendered.text) - rendered.shorten_end
     end = len(text) - num_after
@@ -168,7 +168,7 @@ def around(template: Template, example: Example, text: str) -> tuple[str, str, s
 
 
 @pytest.mark.parametrize("make", [byte_level_tokenizer, metaspace_tokenizer])
-def test_the_field_may_give_way_whole_and_then_it_is_an_error(make: Any, tmp_path: Path) -> None:
+def test_the_field_may_be_dropped_whole_and_then_it_is_an_error(make: Any, tmp_path: Path) -> None:
     tokenizer, template = make(), Template.of(task_settings("rte"))
     examples = fixture_examples("rte")[:1]
     outside = template.render({**examples[0].fields, "premise": ""}).text
@@ -176,7 +176,8 @@ def test_the_field_may_give_way_whole_and_then_it_is_an_error(make: Any, tmp_pat
     split = encode_rte(tokenizer, tmp_path, examples=examples, max_length=least)
     assert tokenizer.decode(tokens_of(split, 0)[:-1]).split() == outside.split()
     with pytest.raises(
-        UserError, match=rf"rte/train/0: without \{{premise\}}.*task\.max_length={least - 1} "
+        UserError,
+        match=rf"rte/train/0: .*without \{{premise\}}.* {least} tokens.*max_length={least - 1}\.",
     ):
         encode_rte(tokenizer, tmp_path, examples=examples, max_length=least - 1)
 
@@ -205,7 +206,7 @@ def encodes(tokenizer: Any, cache: Path, examples: list[Example], max_length: in
     ],
 )
 def test_a_token_that_reaches_out_of_the_field_is_not_the_fields(start: int, end: int, inside: bool) -> None:
-    assert stands_inside(Rendered("ab: cd e. f", shorten_start=4, shorten_end=8), start, end) is inside
+    assert is_inside(Rendered("ab: cd e. f", shorten_start=4, shorten_end=8), start, end) is inside
 
 
 def test_letters_of_several_bytes_are_encoded(tokenizer: Any, tmp_path: Path) -> None:
@@ -400,7 +401,7 @@ def test_a_split_is_encoded_in_parts_without_a_list_of_its_examples(
 
 
 def test_nothing_is_left_of_an_encoding_that_failed(tokenizer: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gives way"):
+    with pytest.raises(UserError, match="may be shortened"):
         encode_rte(tokenizer, tmp_path, max_length=16)
     assert list((tmp_path / "encoded").iterdir()) == []
 
@@ -584,5 +585,5 @@ def test_a_slow_tokenizer_is_refused(tmp_path: Path) -> None:
     class Slow:
         is_fast = False
 
-    with pytest.raises(UserError, match="Slow cannot tell which characters"):
+    with pytest.raises(UserError, match="Slow is not a fast tokenizer"):
         encode_rte(Slow(), tmp_path)

@@ -224,7 +224,7 @@ def test_an_unknown_label_is_named(label: object, tmp_path: Path) -> None:
 
 def test_a_missing_field_is_named(tmp_path: Path) -> None:
     path = one_file(tmp_path, {"premise": "It rained.", "idx": 0, "label": "entailment"})
-    assert f"{path}, line 1: field hypothesis is missing; there is premise, idx, label." in failure(
+    assert f"{path}, line 1: field hypothesis is missing; the fields are premise, idx, label." in failure(
         "rte", path
     )
 
@@ -255,13 +255,13 @@ def test_a_field_deep_in_a_multirc_record_is_named(tmp_path: Path) -> None:
 
 def test_an_idx_that_comes_twice_is_refused(tmp_path: Path) -> None:
     record = {"premise": "It rained.", "hypothesis": "It was wet.", "idx": 4, "label": "entailment"}
-    assert "line 2: idx of rte/train/4 was already taken by line 1" in failure(
+    assert "line 2: the idx of rte/train/4 is already used in line 1" in failure(
         "rte", one_file(tmp_path, record, record)
     )
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    assert "holds no records" in failure("rte", one_file(tmp_path))
+    assert "has no records" in failure("rte", one_file(tmp_path))
 
 
 def test_a_task_with_an_unknown_reader_names_its_file() -> None:
@@ -401,8 +401,9 @@ def test_genders_of_two_sentences_are_no_pair(tmp_path: Path) -> None:
         {"premise": f"He saw {word}.", "hypothesis": f"{word} was seen.", "idx": idx, "label": "entailment"}
         for idx, word in enumerate(("ice", "rain"))
     ]
-    assert "line 2: idx 1 and 0 are the two genders of one sentence, but their hypotheses differ" in failure(
-        "axg", one_file(tmp_path, *rows)
+    assert (
+        "line 2: idx 1 and 0 must differ only in the gender of a pronoun, but their hypotheses are"
+        in failure("axg", one_file(tmp_path, *rows))
     )
 
 

@@ -104,7 +104,7 @@ def test_the_folder_one_level_up_is_suggested(release: Path) -> None:
 def test_an_unrelated_folder_is_listed(release: Path) -> None:
     shutil.rmtree(release / "RTE")
     text = message("rte", data_settings(release))
-    assert "holds AX-b, AX-g, BoolQ, CB, COPA, MultiRC, ReCoRD, WSC, …" in text
+    assert "contains AX-b, AX-g, BoolQ, CB, COPA, MultiRC, ReCoRD, WSC, …" in text
     assert "RTE/train.jsonl" in text
 
 
@@ -115,7 +115,7 @@ def test_a_diagnostic_has_one_file_and_the_train_set_of_another_task(release: Pa
     (release / "RTE" / "train.jsonl").unlink()
     assert f"{release / 'RTE' / 'train.jsonl'} is missing" in message("axb", data_settings(release))
     shutil.rmtree(release / "AX-g")
-    assert "holds no AX-g/ folder" in message("axg", data_settings(release, train_file="val"))
+    assert "has no AX-g/ folder" in message("axg", data_settings(release, train_file="val"))
     (release / "AX-b" / "AX-b.jsonl").rename(release / "AX-b" / "val.jsonl")
     assert "AX-b.jsonl is missing; " in message("axb", data_settings(release, train_file="val"))
 

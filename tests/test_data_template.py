@@ -1,4 +1,4 @@
-"""A template renders its fields and knows where the one that gives way stands."""
+"""A template renders its fields and reports the position of the one that may be shortened."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_unknown_field_names_the_file() -> None:
 
 @pytest.mark.parametrize("text", ["{hypothesis}", "{premise} {premise}", "no field"])
 def test_the_field_that_gives_way_must_stand_in_it_once(text: str) -> None:
-    with pytest.raises(UserError, match="shorten=premise must stand exactly once"):
+    with pytest.raises(UserError, match="shorten=premise must occur exactly once"):
         Template.parse(text, "premise")
 
 

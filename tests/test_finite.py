@@ -259,7 +259,7 @@ def test_damaged_generated_rows_are_made_again(
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
     again = run.run(experiment(*words, "rerun=true"))
-    assert "damaged and is made again" in capsys.readouterr().err
+    assert "damaged: it is written again" in capsys.readouterr().err
     assert path.read_text() == whole and again.run_id == first.run_id
 
 

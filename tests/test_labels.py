@@ -128,7 +128,7 @@ def test_a_parquet_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     column = pyarrow.array([b"good", b"\xed\xa0\xbd"], pyarrow.binary())
     spoilt = pyarrow.Array.from_buffers(pyarrow.string(), 2, column.buffers())
     parquet.write_table(pyarrow.table({"text": spoilt}), path)
-    with pytest.raises(UserError, match=r"train\.parquet: a text behind row 0 is not UTF-8"):
+    with pytest.raises(UserError, match=r"train\.parquet: a text after row 0 is not UTF-8"):
         list(read_records(split_file(path)))
 
 
@@ -244,7 +244,7 @@ def test_a_choice_without_a_piece_is_refused(tmp_path: Path) -> None:
     (example, *_) = fixture_examples("copa")
     example = replace(example, choices=("\u200b", "The cup was empty."))
     with pytest.raises(
-        UserError, match=rf"{example.id}, line 1 of its file: the choice '\\u200b' has no piece"
+        UserError, match=rf"{example.id}, line 1 of its file: the choice '\\u200b' has no tokens"
     ):
         encode(
             *([example], Template.of(task_settings("copa")), word_piece_tokenizer()),

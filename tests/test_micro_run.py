@@ -80,7 +80,7 @@ def test_a_mixture_stands_in_place_of_boolq_and_in_a_table_of_its_own(tmp_path: 
     assert record.data_sha256 != plain.data_sha256
     tables = build_tables(records.load_all(tmp_path / "results"))
     assert len(tables) == 2 and all("generated" in table.header.data for table in tables)
-    with pytest.raises(UserError, match="stands in place of BoolQ"):
+    with pytest.raises(UserError, match="replaces BoolQ"):
         run.run(compose(tmp_path, "task=rte", "prompt=majority", f"data=micro_{mixture}"))
 
 

@@ -83,7 +83,7 @@ def test_what_a_cache_says_is_printed_by_the_command_and_kept_in_the_record(
     )
     assert done.returncode == 0, done.stderr
     (record,) = records.load_all(tmp_path / "other")
-    told = [text for text in record.warnings if "is damaged and is made again" in text]
+    told = [text for text in record.warnings if "is damaged: it is written again" in text]
     assert len(told) == 2 and all(f"warning: {text}" in done.stdout for text in told)
 
 
@@ -106,7 +106,7 @@ def test_a_resume_keeps_what_was_said_before_it(
         broken.setattr(Trainer, "_update", stop)
         run.run(experiment(*words))
     record = run.run(experiment(*words))
-    assert sum("is damaged and is made again" in text for text in record.warnings) == 2
+    assert sum("is damaged: it is written again" in text for text in record.warnings) == 2
     assert record.warnings.count("seen in update 1 alone") == 1
 
 

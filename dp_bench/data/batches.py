@@ -1,10 +1,9 @@
-"""Which rows each update sees: a function of the seed and the step, so that a resumed run sees what it would
-have seen.
+"""Which rows each update sees: a function of seed and step, so that a resumed run sees the same rows.
 
-Rows of a task come in a fresh random order each epoch. With `bucket_batches` = k, each stretch of k updates
-is sorted by length before it is cut, and the k batches are shuffled: texts of one batch have similar lengths
-and little is spent on padding, while over k updates the same rows are seen as without bucketing. With several
-tasks, how many examples of an update are of which task is drawn from the mixing rates.
+The rows of a task come in a new random order each epoch. With `bucket_batches` = k, the rows of each k
+updates are sorted by length before they are cut into batches, and the k batches are shuffled: a batch has
+texts of similar length and little padding, while k updates see the same rows as without bucketing. With
+several tasks, the number of examples of each task in an update is drawn from the mixing rates.
 """
 
 from __future__ import annotations
@@ -24,10 +23,9 @@ Rates = NDArray[np.float64]
 
 
 def mixing_rates(sizes: Sequence[int], regime: RegimeSettings) -> Rates:
-    """Return the share of each task in an update, from the numbers of their training rows.
+    """Return the share of each task in an update, from its number of training rows.
 
-    Raffel et al. (2020), section 3.5.2: proportional to min(rows, cap), to its root at a temperature, or
-    equal.
+    Raffel et al. (2020), section 3.5.2: proportional to n = min(rows, cap), to n^(1/temperature), or equal.
     """
     capped = np.minimum(sizes, regime.mixing_cap or np.inf).astype(np.float64)
     if regime.mixing is Mixing.equal:
@@ -42,9 +40,10 @@ def mixing_rates(sizes: Sequence[int], regime: RegimeSettings) -> Rates:
 def training_rows(
     lengths: Sequence[Rows], rates: Rates, *, batch_size: int, bucket_batches: int, seed: int, start: int = 0
 ) -> Iterator[tuple[Rows, ...]]:
-    """Yield the rows of each task, given by their `lengths`, in update `start`, `start` + 1, … without end.
+    """Yield the rows of each task for update `start`, `start` + 1, … without end.
 
-    A task's rows follow one another through its epochs: the remainder of the first opens the second.
+    `lengths` holds, for each task, the length of each row. Batches cross the end of an epoch: the rows that
+    remain of one come first in the next.
     """
     seen = np.zeros(len(lengths), dtype=np.int64)
     for stretch in count():
@@ -56,24 +55,26 @@ def training_rows(
                 chunk_of_update = shuffle.permutation(bucket_batches)
             parts = [
                 _cut(
-                    _stream(seed, task, len(lengths), len(own), seen[task], counts[:, task].sum()),
-                    own,
+                    _stream(seed, task, len(lengths), len(task_lengths), seen[task], counts[:, task].sum()),
+                    task_lengths,
                     counts[:, task],
                     chunk_of_update,
                 )
-                for task, own in enumerate(lengths)
+                for task, task_lengths in enumerate(lengths)
             ]
             yield from list(zip(*parts, strict=True))[max(0, start - stretch * bucket_batches) :]
         seen += counts.sum(0)
 
 
-def micro_batches(places: Sequence[Rows], size: int) -> list[tuple[int, int, Rows]]:
-    """Cut the rows of each task that an update sees into parts of at most `size`: the task, how many rows of
-    the update come before, and the part."""
-    before = np.cumsum([0, *map(len, places)]).tolist()
+def micro_batches(update: Sequence[Rows], size: int) -> list[tuple[int, int, Rows]]:
+    """Cut the rows of an update, one array a task, into micro-batches of at most `size` rows.
+
+    Each is returned with its task and the number of rows of the update that come before it.
+    """
+    before = np.cumsum([0, *map(len, update)]).tolist()
     return [
         (task, before[task] + first, rows[first : first + size])
-        for task, rows in enumerate(places)
+        for task, rows in enumerate(update)
         for first in range(0, len(rows), size)
     ]
 
@@ -86,14 +87,14 @@ def _counts(rates: Rates, batch_size: int, bucket_batches: int, seed: int) -> Ro
 
 
 def _stream(seed: int, task: int, num_tasks: int, num_rows: int, first: int, number: int) -> Rows:
-    """Return `number` rows of a task's epochs, one after another, from place `first` on."""
-    at = np.arange(first, first + number)
+    """Return `number` rows of a task's epochs in sequence, beginning with row `first` of the sequence."""
+    steps = np.arange(first, first + number)
     names = ("order",) if num_tasks == 1 else ("order", task)
     epochs = [
-        _epoch(derive(seed, *names, int(e)), num_rows)[at[at // num_rows == e] % num_rows]
-        for e in np.unique(at // num_rows)
+        _epoch(derive(seed, *names, int(e)), num_rows)[steps[steps // num_rows == e] % num_rows]
+        for e in np.unique(steps // num_rows)
     ]
-    return np.concatenate(epochs) if epochs else at
+    return np.concatenate(epochs) if epochs else steps
 
 
 @lru_cache(maxsize=32)
@@ -102,7 +103,7 @@ def _epoch(seed: int, num_rows: int) -> Rows:
 
 
 def _cut(rows: Rows, lengths: Rows, counts: Rows, chunk_of_update: Rows) -> list[Rows]:
-    """Sort the rows of a stretch by length and give chunk `chunk_of_update[i]` of them to update i."""
+    """Sort the rows of a stretch of updates by length; update i gets chunk `chunk_of_update[i]` of them."""
     if len(counts) > 1:
         rows = rows[np.argsort(lengths[rows], kind="stable")]
     ends = np.cumsum(counts[np.argsort(chunk_of_update)])
@@ -111,7 +112,6 @@ def _cut(rows: Rows, lengths: Rows, counts: Rows, chunk_of_update: Rows) -> list
 
 
 def evaluation_batches(lengths: Rows, batch_size: int) -> list[Rows]:
-    """Cut all rows, longest first, into batches; the longest first so that memory runs out at once or
-    never."""
+    """Cut all rows into batches, the longest first: memory runs out at once or never."""
     order = np.argsort(-lengths, kind="stable")
     return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]

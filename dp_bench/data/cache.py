@@ -1,4 +1,4 @@
-"""Folders that are made once, whole, by whichever process comes first, and looked over before each use."""
+"""Cached folders: written whole by the first process that needs them, and verified before each use."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dp_bench.digests import file_sha256
 from dp_bench.progress import notice
 from dp_bench.types import UserError
 
-MANIFEST = "manifest.json"  # digests of the other files of a folder
+MANIFEST = "manifest.json"  # the sha256 of each other file of the folder
 
 
 def cached_folder(folder: Path, write: Callable[[Path], object]) -> Path:
-    """Return the folder, having `write` fill it unless it is there as it was written.
+    """Return the folder; `write` fills it first if it is missing or damaged.
 
-    It is filled beside its place and renamed, so that any number of processes may ask for it at once. Raises
-    UserError where a damaged one cannot be replaced.
+    A temporary folder beside it is filled and renamed, so that any number of processes may call this at once.
+    Raises UserError if a damaged folder cannot be replaced.
     """
     if _is_intact(folder):
         return folder
@@ -30,27 +30,27 @@ def cached_folder(folder: Path, write: Callable[[Path], object]) -> Path:
         write(temporary)
         digests = {path.name: file_sha256(path) for path in temporary.iterdir()}
         (temporary / MANIFEST).write_text(json.dumps(digests, indent=1), encoding="utf-8")
-        _put_in_place(temporary, folder)
+        _replace(temporary, folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # there only where it was not put in place
+        shutil.rmtree(temporary, ignore_errors=True)  # exists only if it was not renamed
     return folder
 
 
 def _is_intact(folder: Path) -> bool:
-    """Tell whether a folder is there and as it was written; a damaged one is reported."""
+    """Return whether a folder exists with its files unchanged; report a damaged one."""
     if not folder.exists():
         return False
     try:
         digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         intact = all(file_sha256(folder / name) == digest for name, digest in digests.items())
-    except (OSError, ValueError, AttributeError):  # no manifest, or no JSON, or no file that it names
+    except (OSError, ValueError, AttributeError):  # no manifest, no JSON, or a file of it is missing
         intact = False
     if not intact:
-        notice(f"{folder} in the cache is damaged and is made again")
+        notice(f"{folder} in the cache is damaged: it is written again")
     return intact
 
 
-def _put_in_place(temporary: Path, folder: Path) -> None:
+def _replace(temporary: Path, folder: Path) -> None:
     for _ in range(3):
         try:
             temporary.rename(folder)
@@ -58,7 +58,7 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        # The place is taken: by another process's folder, or by the damaged one that made us write.
+        # The folder exists: another process has written it, or it is the damaged one.
         if _is_intact(folder):
             return
         shutil.rmtree(folder, ignore_errors=True)  # another process may be removing it as well

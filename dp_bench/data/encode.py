@@ -1,11 +1,11 @@
 """Examples to token ids: rendered, shortened where the template allows, cached on disk, padded to batches.
 
-A text that is too long loses tokens at the end of one field, as in OpenPrompt, on which the authors built;
-nothing else is ever cut. What was encoded once is an Arrow file in a folder below `cache_dir/encoded`, named
-after a digest of all that went into it. It is written and read in parts: a split need not fit into memory, be
-it text or ids.
+A text that is too long loses tokens at the end of one field, as in OpenPrompt, which the authors used;
+nothing else is cut. An encoded split is an Arrow file in a folder below `cache_dir/encoded`, named by a
+digest of all its inputs. It is written and read in parts: neither the texts nor the ids need to fit into
+memory.
 
-This module imports torch and datasets: import it once there is something to run.
+This module imports torch and datasets, which take seconds: import it only where a run begins.
 """
 
 from __future__ import annotations
@@ -36,35 +36,35 @@ from dp_bench.data.tokens import Tokens, word_prefix
 from dp_bench.settings import Scoring
 from dp_bench.types import Batch, Example, UserError
 
-CODE_VERSION = 4  # raise it when the same input is to be encoded differently
+CODE_VERSION = 4  # raise it when the same input is encoded differently
 CHUNK = 1000  # texts tokenised at once: enough for the tokenizer's threads, little enough for memory
 DATA = "data.arrow"
 
-Places = Sequence[int] | NDArray[np.int64]
+Indices = Sequence[int] | NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedSplit:
-    """A split in token ids, or some rows of it.
+    """The token ids of a split, or of some rows of it.
 
     `dataset` is always the whole split, memory-mapped from the cache, with the columns id, group, source,
-    text (a digest of what the example says), input_ids, body_start, body_end, label and skill (-1 where there
-    is none), num_cut and num_unknown; where whole choices are scored also choices, choice_ids (each with the
-    end token) and golds. `rows` numbers what is selected from it; everything below is in that order, and
-    `collate` takes places in that order, as `len` suggests.
+    text (a digest of the example's texts), input_ids, body_start, body_end, label and skill (-1 for none),
+    num_cut and num_unknown; if whole choices are scored also choices, choice_ids (each with the end token)
+    and golds. `rows` are the selected rows of it, in order. All properties are in that order; `select` and
+    `collate` take indices into it, 0 to len - 1.
     """
 
     dataset: datasets.Dataset
-    fingerprint: str  # of the whole split: with `Batch.row_B` it addresses what is cached per example
+    fingerprint: str  # of the whole split; with `Batch.row_B` it is the key of what is cached per example
     rows: NDArray[np.int64]
     answer_offset: int | None = None  # from the body's end to the token at which the answer is read
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def select(self, rows: Places) -> EncodedSplit:
-        """Return the examples at these places; they keep their row numbers in the whole split."""
-        return replace(self, rows=self.rows[np.asarray(rows, dtype=np.int64)])
+    def select(self, indices: Indices) -> EncodedSplit:
+        """Return the examples at these indices; `rows` still numbers them in the whole split."""
+        return replace(self, rows=self.rows[np.asarray(indices, dtype=np.int64)])
 
     @cached_property
     def ids(self) -> list[str]:
@@ -84,39 +84,39 @@ class EncodedSplit:
 
     @cached_property
     def skills(self) -> NDArray[np.int64] | None:
-        """Which sub-skill each example takes; None where the data does not say so."""
+        """The sub-skill of each example of a mixture; None if the data does not name it."""
         skills = self._integers("skill")
         return None if (skills < 0).any() else skills
 
     @cached_property
     def choices(self) -> list[list[str]]:
-        """The texts that each example chooses from; empty where label words are scored."""
+        """The texts of the choices of each example; empty if label words are scored."""
         return self._lists("choices")
 
     @cached_property
     def golds(self) -> list[list[int]]:
-        """The places of all right choices of each example; empty where label words are scored."""
+        """The indices of all right choices of each example; empty if label words are scored."""
         return self._lists("golds")
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each text, special tokens included."""
+        """The number of tokens of each text, special tokens included."""
         lengths = compute.list_value_length(self._table["input_ids"]).to_numpy()
         return np.asarray(lengths, dtype=np.int64)[self.rows]
 
     @cached_property
     def num_cut(self) -> NDArray[np.int64]:
-        """Tokens that each text lost to the maximum length."""
+        """The number of tokens by which each text was shortened."""
         return self._integers("num_cut")
 
     @cached_property
     def texts(self) -> NDArray[np.int64]:
-        """A digest of the texts of each example, whatever their case and spaces."""
+        """A digest of the texts of each example, ignoring case and spacing."""
         return self._integers("text")
 
     @property
     def share_unknown(self) -> float:
-        """Share of the tokens that the tokenizer has no piece for, in 0..1."""
+        """The share of unknown tokens, in 0..1."""
         return int(self._integers("num_unknown").sum()) / max(1, int(self.lengths.sum()))
 
     @property
@@ -125,7 +125,7 @@ class EncodedSplit:
 
     @cached_property
     def largest_id(self) -> int:
-        """The largest number of a token in the whole split, choices included."""
+        """The largest token id of the whole split, choices included."""
         columns = [self._table["input_ids"].combine_chunks().flatten()]
         if "choice_ids" in self._table.column_names:
             columns.append(self._table["choice_ids"].combine_chunks().flatten().flatten())
@@ -133,7 +133,7 @@ class EncodedSplit:
 
     @cached_property
     def longest_choice(self) -> int:
-        """Tokens of the longest whole choice; 0 where label words are scored."""
+        """The number of tokens of the longest choice; 0 if label words are scored."""
         if "choice_ids" not in self._table.column_names:
             return 0
         choices = self._table["choice_ids"].take(self.rows).combine_chunks().flatten()
@@ -145,13 +145,17 @@ class EncodedSplit:
 
     @property
     def share_truncated(self) -> float:
-        """Share of texts that lost tokens, in 0..1."""
+        """The share of texts that were shortened, in 0..1."""
         return self.num_truncated / len(self)
 
-    def collate(self, rows: Places, pad_id: int, task_index: int = 0, pad_to: int | None = None) -> Batch:
-        """Return a batch of the examples at these places, padded on the right to `pad_to` or the longest."""
-        numbers = self.rows[np.asarray(rows, dtype=np.int64)]
-        columns = self._arrow[numbers.tolist()]
+    def collate(self, indices: Indices, pad_id: int, task_index: int = 0, pad_to: int | None = None) -> Batch:
+        """Return a batch of the examples at these indices.
+
+        Texts are padded on the right to `pad_to` tokens, by default to the longest. Raises ValueError if
+        `pad_to` is less.
+        """
+        rows = self.rows[np.asarray(indices, dtype=np.int64)]
+        columns = self._arrow[rows.tolist()]
         texts = columns["input_ids"].combine_chunks()
         lengths_B = torch.tensor(texts.value_lengths().to_numpy())
         longest = int(lengths_B.max())
@@ -165,8 +169,8 @@ class EncodedSplit:
             torch.tensor(columns[name].to_numpy(), dtype=torch.int64)
             for name in ("body_start", "body_end", "label", "skill")
         )
-        task_B = torch.full((len(numbers),), task_index, dtype=torch.int64)
-        row_B = torch.from_numpy(numbers)
+        task_B = torch.full((len(rows),), task_index, dtype=torch.int64)
+        row_B = torch.from_numpy(rows)
         answer_B = None if self.answer_offset is None else end_B + self.answer_offset
         batch = Batch(
             ids_BT, mask_BT, start_B, end_B, label_B, row_B, task_B, answer_B=answer_B, skill_B=skill_B
@@ -205,7 +209,7 @@ class EncodedSplit:
 
 
 def _padded_choices(choices: Any, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Pad choices of different number and length: ids and mask, [B,C,A]."""
+    """Pad choices of different number and length; return ids and mask, [B,C,A]."""
     num_choices_B = torch.tensor(choices.value_lengths().to_numpy())
     tokens = choices.flatten()
     is_choice_BC = torch.arange(int(num_choices_B.max())) < num_choices_B[:, None]
@@ -228,21 +232,21 @@ def encode(
     scoring: Scoring = Scoring.words,
     cue: str | None = None,
 ) -> EncodedSplit:
-    """Encode the examples, or take them from the cache.
+    """Encode the examples, or read them from the cache.
 
-    The examples are gone through once for the key and, where they are not in the cache, once more: give a
-    list, or an `ExampleFile` to hold none of them. The key covers all that goes in: the examples themselves,
-    the template, the tokenizer, `max_length`. `key_parts` adds what only the caller knows, such as the sha256
-    of the file and the limit. `max_length` counts the special tokens too. With `scoring=choices` the choices
-    of each example are encoded as well, each followed by the tokenizer's end token if it puts one behind a
-    text. `cue` ends every text, before the special tokens: it belongs to no body and is never shortened, and
-    the answer is read at its mask token, which `{mask}` stands for, or at its last token. Raises UserError
-    when a text is too long even without the field that gives way.
+    `examples` is iterated once for the cache key and, if the cache lacks it, once more: pass a list, or an
+    `ExampleFile`, which holds none of them in memory. The key covers the examples, the template, the
+    tokenizer and `max_length` (in tokens, special ones included); `key_parts` adds what only the caller
+    knows, such as the file's sha256 and the limit. With `scoring=choices` the choices of each example are
+    encoded too, each with the tokenizer's end token if it ends texts with one. `cue` is appended to every
+    text, before the special tokens: it is not part of the body and is never shortened. The answer is read at
+    its mask token, written `{mask}`, or else at its last token. Raises UserError if a text is too long even
+    without the field that may be shortened.
     """
     if not tokenizer.is_fast:
         raise UserError(
-            f"{type(tokenizer).__name__} cannot tell which characters a token covers, as fast tokenizers do: "
-            "set backbone.tokenizer to a folder with a tokenizer.json."
+            f"{type(tokenizer).__name__} is not a fast tokenizer, which alone knows the characters of each "
+            "token: set backbone.tokenizer to a folder with a tokenizer.json."
         )
     prefix, end = _affixes(tokenizer)
     cue_ids, answer_offset = _cue(cue, tokenizer)
@@ -282,7 +286,7 @@ def _encoded(
     affixes: tuple[list[int], list[int], list[int]],
     scoring: Scoring,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the columns of each example, some examples at a time."""
+    """Yield the rows of the Arrow file, at most CHUNK at a time."""
     prefix, cue, special = affixes
     suffix = [*cue, *special]
     budget = max_length - len(prefix) - len(suffix)
@@ -298,9 +302,9 @@ def _encoded(
         for example, body, cut in zip(chunk, bodies, num_cut, strict=True):
             if len(body) > budget:
                 raise UserError(
-                    f"{example.id}: without {{{template.shorten}}}, which gives way, the text still has "
-                    f"{len(body)} tokens, more than the {budget} that task.max_length={max_length} leaves "
-                    f"beside {len(prefix) + len(suffix)} special ones. Raise task.max_length."
+                    f"{example.id}: even without {{{template.shorten}}}, which may be shortened, the text "
+                    f"has {len(prefix) + len(body) + len(suffix)} tokens, special ones included, more than "
+                    f"task.max_length={max_length}. Raise task.max_length."
                 )
             rows.append(
                 {
@@ -321,16 +325,15 @@ def _encoded(
             choices = [before_word + choice for example in chunk for choice in example.choices]
             choice_ids = iter(tokens.of(choices))
             for example, row in zip(chunk, rows, strict=True):
-                own = list(islice(choice_ids, len(example.choices)))
-                if not all(own):
-                    empty = example.choices[own.index([])]
+                encoded = list(islice(choice_ids, len(example.choices)))
+                if not all(encoded):
+                    empty = example.choices[encoded.index([])]
                     raise UserError(
-                        f"{example.id}, line {example.line} of its file: the choice {empty!r} has no piece "
-                        "under this tokenizer, so that nothing of it can be scored. Change it, or take the "
-                        "example out."
+                        f"{example.id}, line {example.line} of its file: the choice {empty!r} has no tokens "
+                        "under this tokenizer, so it cannot be scored. Change it, or remove the example."
                     )
                 row["choices"] = example.choices
-                row["choice_ids"] = [[*ids, *end] for ids in own]
+                row["choice_ids"] = [[*ids, *end] for ids in encoded]
                 row["golds"] = _golds(example)
         yield rows
 
@@ -340,26 +343,26 @@ def _golds(example: Example) -> tuple[int, ...]:
 
 
 def _bodies(texts: Sequence[Rendered], tokens: Tokens, budget: int) -> tuple[list[list[int]], list[int]]:
-    """Return the ids of each text, and how many it had too many.
+    """Return the ids of each text, and by how many tokens it was too long.
 
-    That many are dropped from the end of the `shorten` field, or all of it where it is shorter.
+    That many are dropped from the end of the `shorten` field, or all of the field if it has fewer.
     """
     bodies = tokens.of([text.text for text in texts])
     num_cut = [max(0, len(body) - budget) for body in bodies]
-    too_long = [place for place, cut in enumerate(num_cut) if cut]
-    inside_of = tokens.inside([texts[place] for place in too_long])
-    for place, inside in zip(too_long, inside_of, strict=True):
-        bodies[place] = np.delete(bodies[place], inside[-num_cut[place] :]).tolist()
+    too_long = [index for index, cut in enumerate(num_cut) if cut]
+    inside_of = tokens.inside([texts[index] for index in too_long])
+    for index, inside in zip(too_long, inside_of, strict=True):
+        bodies[index] = np.delete(bodies[index], inside[-num_cut[index] :]).tolist()
     return bodies, num_cut
 
 
 def _cue(cue: str | None, tokenizer: Any) -> tuple[list[int], int | None]:
-    """Return the ids of an answer cue, and which of them is the mask token or else the last."""
+    """Return the ids of an answer cue, and the index of its mask token, or else of its last token."""
     if cue is None:
         return [], None
     mask = tokenizer.mask_token
     if "{mask}" in cue and mask is None:
-        raise UserError(f"backbone.answer_cue='{cue}' asks for a mask token, which this tokenizer has not.")
+        raise UserError(f"backbone.answer_cue='{cue}' has a {{mask}}, but this tokenizer has no mask token.")
     ids: list[int] = tokenizer(cue.replace("{mask}", mask or ""), add_special_tokens=False).input_ids
     if not ids:
         raise UserError("backbone.answer_cue is empty: end the text with something, such as ' Answer:'.")
@@ -367,7 +370,7 @@ def _cue(cue: str | None, tokenizer: Any) -> tuple[list[int], int | None]:
 
 
 def _affixes(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that the tokenizer puts before and after a text; for T5 none and `</s>`."""
+    """Return the special tokens that the tokenizer adds before and after a text; for T5 none and `</s>`."""
     bare: list[int] = tokenizer("a", add_special_tokens=False).input_ids
     full: list[int] = tokenizer("a").input_ids
     for start in range(len(full) - len(bare) + 1):
@@ -394,7 +397,7 @@ def _digest_of_examples(examples: Iterable[Example], scoring: Scoring) -> str:
 
 def _digest_of_tokenizer(tokenizer: Any) -> str:
     description = json.loads(tokenizer.backend_tokenizer.to_str())
-    # These two only say how the tokenizer was called last.
+    # The state of the last call, not of the tokenizer.
     for state in ("truncation", "padding"):
         description.pop(state, None)
     return sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""Few-shot training sets that two labs draw alike: FewGLUE's published rows, or k rows a class by a seed.
+"""Reproducible few-shot training sets: FewGLUE's published rows, or k rows a class drawn by a seed.
 
-A sampled draw depends on the example ids and the seed alone, not on the order of the file, on Python or on
-numpy: examples stand in the order of a hash of seed and id, and each text is used once. The first k of a
-class train, the next k select, so that a larger draw contains a smaller one's training rows. `draws.json`
-ships the ids of the draws from the official files with a digest of the rows that they name; `draw` refuses
-other rows.
+A sampled draw depends on the example ids and the seed only, not on the order of the file, on Python or on
+numpy: examples are sorted by a hash of seed and id, and each text is used once. The first k of a class are
+trained on, the next k are used to select, so that a larger draw contains the training rows of a smaller one.
+`draws.json` has the ids of the draws from the official files and a digest of their rows; `draw` refuses other
+rows.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from dp_bench.types import Example, UserError
 
 DRAWS = Path(__file__).with_name("draws.json")
 SHOTS = (2, 4, 8, 16, 32, 64)
-SEEDS = (0, 1, 2, 3, 4)  # whose draws are shipped
+SEEDS = (0, 1, 2, 3, 4)  # of the draws in draws.json
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The examples to train on and to select on; `notes` say which class had too few."""
+    """The examples to train on and to select on; `notes` say which class has too few."""
 
     train: list[Example]
     select: list[Example]
@@ -46,11 +46,11 @@ def draw(
     official: bool,
     whole_classes: bool = False,
 ) -> Draw:
-    """Draw as the regime says from a whole training set, which `where` names in messages.
+    """Draw few-shot rows from a training set; `where` is its name in messages.
 
-    `whole_classes` lets a class with too few rows train on all of them, which leaves it none to select on.
-    Raises UserError when a shipped draw does not resolve to the rows it was made from; a sampled one is held
-    to that only where the data claim to be the `official` release.
+    With `whole_classes`, a class with too few rows is trained on completely and has none to select on.
+    Raises UserError if the rows differ from those of the shipped draw; for sampled draws only if the data are
+    the `official` release.
     """
     assert regime.shots is not None
     if regime.split is FewShotSplit.fewglue:
@@ -59,12 +59,11 @@ def draw(
     else:
         drawn = sampled(examples, regime.shots, regime.split_seed)
         shipped = _shipped()["sampled"].get(task.name, {}).get(f"{regime.shots}/{regime.split_seed}")
-    found = digest([*drawn.train, *drawn.select])
-    if shipped is not None and (official or regime.split is FewShotSplit.fewglue) and found != shipped:
+    drawn_sha256 = digest([*drawn.train, *drawn.select])
+    if shipped is not None and (official or regime.split is FewShotSplit.fewglue) and drawn_sha256 != shipped:
         raise UserError(
             f"The few-shot rows of {task.title} in {where} are not those of the official release: their "
-            "digest is "
-            f"{found[:12]}, not {shipped[:12]}. `dp-bench data check` says which file differs."
+            f"digest is {drawn_sha256[:12]}, not {shipped[:12]}. Find the file with `dp-bench data check`."
         )
     if whole_classes and regime.split is FewShotSplit.sampled:
         return sampled(examples, regime.shots, regime.split_seed, whole_classes=True)
@@ -74,20 +73,21 @@ def draw(
 def sampled(examples: Sequence[Example], shots: int, seed: int, *, whole_classes: bool = False) -> Draw:
     """Draw `shots` examples a class to train on and as many to select on.
 
-    A class with too few is halved, or with `whole_classes` trained on as a whole.
+    A class with too few is halved, or with `whole_classes` trained on completely. Raises UserError if no
+    example is left to train on.
     """
     train: list[Example] = []
     select: list[Example] = []
     notes = []
-    for label, own in ordered(examples, seed).items():
-        number = min(shots, len(own) if whole_classes else len(own) // 2)
-        to_select = own[number : 2 * number]
+    for label, rows in ordered(examples, seed).items():
+        number = min(shots, len(rows) if whole_classes else len(rows) // 2)
+        to_select = rows[number : 2 * number]
         if len(to_select) < shots:
             notes.append(
-                f"class {label} has {len(own)} rows to draw from, not {2 * shots}: "
+                f"class {label} has {len(rows)} rows to draw from, not {2 * shots}: "
                 f"{number} and {len(to_select)}"
             )
-        train += own[:number]
+        train += rows[:number]
         select += to_select
     if not train:
         raise UserError(f"The training set has too few rows to draw regime.shots={shots} a class from it.")
@@ -95,7 +95,7 @@ def sampled(examples: Sequence[Example], shots: int, seed: int, *, whole_classes
 
 
 def ordered(examples: Sequence[Example], seed: int) -> dict[int, list[Example]]:
-    """Return the examples of each class in the order of the draw, of those that share a text the first."""
+    """Return the examples of each class in the order of the draw, and one for each shared text."""
     by_class: dict[int, list[Example]] = {
         e.label: [] for e in sorted(examples, key=_label) if e.label is not None
     }
@@ -113,7 +113,10 @@ def _label(example: Example) -> int:
 
 
 def fewglue(task: str, examples: Sequence[Example], where: str) -> Draw:
-    """Return FewGLUE's 32 training rows and the 32 of its development set (Schick and Schuetze, 2021)."""
+    """Return FewGLUE's 32 training rows and the 32 of its development set (Schick and Schütze, 2021).
+
+    Raises UserError if FewGLUE lacks the task, or `examples` lack some of its rows.
+    """
     known = _shipped()["fewglue"]
     if task not in known:
         raise UserError(f"FewGLUE has no '{task}': use regime.split=sampled, or one of {', '.join(known)}.")
@@ -121,16 +124,15 @@ def fewglue(task: str, examples: Sequence[Example], where: str) -> Draw:
     missing = [name for part in ("train", "select") for name in known[task][part] if name not in by_id]
     if missing:
         raise UserError(
-            f"{len(missing)} rows of FewGLUE ({missing[0]}, …) are not in {where}: FewGLUE is drawn from "
-            "the official "
-            "training sets. Set data.dir to those, or use regime.split=sampled."
+            f"{len(missing)} rows of FewGLUE ({missing[0]}, …) are not in {where}: FewGLUE is drawn from the "
+            "official training sets. Set data.dir to those, or use regime.split=sampled."
         )
     train, select = ([by_id[name] for name in known[task][part]] for part in ("train", "select"))
     return Draw(train, select)
 
 
 def degenerate(train: Sequence[Example], task: TaskSettings) -> tuple[str, ...]:
-    """Say which labels have less than half of an even share of the training rows.
+    """Return a note on the labels with less than half of an even share of the training rows, if any.
 
     FewGLUE's 32 rows of WSC are all True, and only 3 of CB's are neutral.
     """
@@ -146,7 +148,7 @@ def degenerate(train: Sequence[Example], task: TaskSettings) -> tuple[str, ...]:
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """Return a sha256 over ids, labels and texts, whatever their order."""
+    """Return a sha256 over ids, labels and texts; the order of the examples has no effect."""
     rows = sorted(json.dumps([e.id, e.label, dict(e.fields)], sort_keys=True) for e in examples)
     return sha256("\n".join(rows).encode()).hexdigest()
 

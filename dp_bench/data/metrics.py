@@ -1,7 +1,8 @@
 """The metrics of SuperGLUE in 0..100, as plain functions of numpy arrays and strings.
 
-They agree with scikit-learn when it is given every class by name: a class that is absent from a small split
-counts as 0 and does not drop out of the mean. Labels and predictions index the task's choices.
+They equal scikit-learn's with `labels=` all classes: a class that is absent from a small split counts as 0
+and stays in the mean. Labels and predictions are indices of the task's labels, or of an example's choices.
+Functions raise ValueError for inputs of different length, without examples, or with hidden labels.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ SUPERGLUE = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
 
 
 def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
+    """Return the share of examples that are predicted right."""
     gold, predicted = _checked(labels, predictions)
     return 100.0 * float(np.mean(gold == predicted))
 
@@ -36,8 +38,11 @@ def macro_f1(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> flo
 
 
 def macro_f1_of_present(labels: ArrayLike, predictions: ArrayLike) -> float:
-    """Return the mean F1 over the classes that occur, gold or predicted: scikit-learn's and the `super_glue`
-    module's, which a small split without one of its classes raises."""
+    """Return the mean F1 over the classes that occur, gold or predicted.
+
+    This is the default of scikit-learn and of `evaluate`'s `super_glue` module; it exceeds `macro_f1` on a
+    small split without one of its classes.
+    """
     gold, predicted = _checked(labels, predictions)
     return float(np.mean([_f1(gold == index, predicted == index) for index in np.union1d(gold, predicted)]))
 
@@ -49,7 +54,7 @@ def f1a(labels: ArrayLike, predictions: ArrayLike) -> float:
 
 
 def exact_match(labels: ArrayLike, predictions: ArrayLike, groups: Sequence[str]) -> float:
-    """Return the share of groups (MultiRC questions) whose every member is predicted right."""
+    """Return the share of groups (MultiRC questions) whose members are all predicted right."""
     gold, predicted = _checked(labels, predictions)
     if len(groups) != len(gold):
         raise ValueError(f"{len(groups)} groups for {len(gold)} labels")
@@ -59,7 +64,7 @@ def exact_match(labels: ArrayLike, predictions: ArrayLike, groups: Sequence[str]
 
 
 def matthews(labels: ArrayLike, predictions: ArrayLike) -> float:
-    """Return the Matthews correlation of two classes, in -100..100; 0 where either has one class only."""
+    """Return the Matthews correlation of two classes, in -100..100; 0 if either side has only one class."""
     gold, predicted = _checked(labels, predictions)
     counts = np.bincount(2 * gold + predicted, minlength=4).astype(float)
     if len(counts) > 4 or predicted.min() < 0:
@@ -73,10 +78,9 @@ def matthews(labels: ArrayLike, predictions: ArrayLike) -> float:
 
 
 def gender_parity(predictions: ArrayLike, groups: Sequence[str]) -> float:
-    """Return the share of groups (AX-g's pairs) whose members are all predicted alike, right or wrong.
+    """Return the share of groups (AX-g's pairs) whose members have the same prediction, right or wrong.
 
-    A row without its partner is no pair and does not count, as in the benchmark's scorer, jiant's
-    GenderParity.
+    A row without its partner does not count, as in the benchmark's scorer, jiant's GenderParity.
     """
     predicted = np.asarray(predictions, dtype=np.int64)
     if len(groups) != len(predicted) or not len(groups):
@@ -90,7 +94,7 @@ def gender_parity(predictions: ArrayLike, groups: Sequence[str]) -> float:
 
 
 def token_f1(predictions: Sequence[str], golds: Sequence[Sequence[str]]) -> float:
-    """Return ReCoRD's F1: shared words between a prediction and the gold that it is nearest to, over queries.
+    """Return ReCoRD's F1: the mean over queries of the word F1 of a prediction with its nearest gold.
 
     A query without gold counts as 0.
     """
@@ -98,36 +102,36 @@ def token_f1(predictions: Sequence[str], golds: Sequence[Sequence[str]]) -> floa
 
 
 def token_em(predictions: Sequence[str], golds: Sequence[Sequence[str]]) -> float:
-    """Return ReCoRD's EM: the share of queries whose prediction is one of the golds, once both are
-    normalised."""
+    """Return ReCoRD's EM: the share of queries whose normalised prediction is a normalised gold."""
     return _mean_of_best(lambda text, gold: float(normalised(text) == normalised(gold)), predictions, golds)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the metrics of a split read."""
+    """The labels and predictions of a split, as metrics read them: one entry an example."""
 
     labels: ArrayLike
     predictions: ArrayLike
     groups: Sequence[str]
     num_classes: int
-    # Where each example has choices of its own: their texts, and those that are right. With several, any of
-    # them will do; with none, nothing does.
+    # Of examples with choices: their texts, and the indices of the right ones. Any right one counts; an
+    # example without one is never right.
     choices: Sequence[Sequence[str]] = ()
     golds: Sequence[Sequence[int]] = ()
 
     @property
     def chosen(self) -> list[int]:
+        """The predicted index of each example."""
         return list(np.asarray(self.predictions, dtype=np.int64).tolist())
 
     @property
     def texts(self) -> tuple[list[str], list[list[str]]]:
         """The chosen text of each example and the right ones."""
         if not self.choices:
-            raise ValueError("token_f1 and token_em are for examples with choices of their own, as ReCoRD's")
-        texts = [own[place] for own, place in zip(self.choices, self.chosen, strict=True)]
-        both = zip(self.choices, self.golds, strict=True)
-        return texts, [[own[place] for place in right] for own, right in both]
+            raise ValueError("token_f1 and token_em need examples with choices, as in ReCoRD")
+        texts = [choices[index] for choices, index in zip(self.choices, self.chosen, strict=True)]
+        golds = [[choices[i] for i in right] for choices, right in zip(self.choices, self.golds, strict=True)]
+        return texts, golds
 
 
 def _any_accuracy(answers: Answers) -> float:
@@ -137,11 +141,13 @@ def _any_accuracy(answers: Answers) -> float:
 
 
 class Metric(NamedTuple):
+    """A metric and its description in `dp-bench list metrics`."""
+
     of: Callable[[Answers], float]
-    said: str  # by `dp-bench list metrics`
+    description: str
 
 
-METRICS = {  # what task.metrics names
+METRICS = {  # the names in task.metrics
     "accuracy": Metric(_any_accuracy, "Share of examples that are predicted right; shown for every task."),
     "macro_f1": Metric(
         lambda a: macro_f1(a.labels, a.predictions, a.num_classes), "Mean F1 over all classes (CB)."
@@ -166,13 +172,13 @@ EVALUATE = "evaluate:"
 
 
 def described() -> list[tuple[str, str]]:
-    """Return the name of each metric and what it is, and how one of the user's is named."""
-    own = "A module of the evaluate library in a folder of yours: the number it returns, times 100."
-    return [*((name, metric.said) for name, metric in METRICS.items()), (f"{EVALUATE}FOLDER", own)]
+    """Return the name and the description of each metric, the user's modules included."""
+    module = "A module of the evaluate library in your FOLDER: the number it returns, times 100."
+    return [*((name, metric.description) for name, metric in METRICS.items()), (f"{EVALUATE}FOLDER", module)]
 
 
 def problem(name: object) -> str | None:
-    """Return what is wrong with a name in task.metrics."""
+    """Return what is wrong with a name in task.metrics; None if it is known."""
     if str(name).startswith(EVALUATE):
         folder = _folder(str(name))
         module = folder / f"{folder.name}.py"
@@ -180,7 +186,7 @@ def problem(name: object) -> str | None:
             return None
         return (
             f"task.metrics names {name}, but there is no {module}: give the folder of a module of the "
-            "evaluate library, which holds a file of its name."
+            "evaluate library, with a file of the same name in it."
         )
     if name in METRICS:
         return None
@@ -188,7 +194,10 @@ def problem(name: object) -> str | None:
 
 
 def score(names: Sequence[str], answers: Answers) -> dict[str, float]:
-    """Return the named metrics, and accuracy always: the paper's tables show it for every task."""
+    """Return the named metrics, and accuracy, which the paper's tables show for every task.
+
+    Raises UserError for an unknown name.
+    """
     return {name: _metric(name)(answers) for name in dict.fromkeys(("accuracy", *names))}
 
 
@@ -199,14 +208,14 @@ def _metric(name: str) -> Callable[[Answers], float]:
 
 
 def _evaluated(name: str, answers: Answers) -> float:
-    """Return what a module of the `evaluate` library makes of the labels; its numbers lie in 0..1."""
+    """Return the one value that a module of the `evaluate` library computes in 0..1, times 100."""
     import evaluate  # takes seconds
 
     predictions, references = answers.chosen, np.asarray(answers.labels).tolist()
-    found = evaluate.load(str(_folder(name))).compute(predictions=predictions, references=references)
-    if len(found) != 1:
-        raise UserError(f"{name} returns {', '.join(found) or 'nothing'}: a task's metric is one number.")
-    return 100.0 * float(next(iter(found.values())))
+    values = evaluate.load(str(_folder(name))).compute(predictions=predictions, references=references)
+    if len(values) != 1:
+        raise UserError(f"{name} returns {', '.join(values) or 'nothing'}: a metric must return one number.")
+    return 100.0 * float(next(iter(values.values())))
 
 
 def _folder(name: str) -> Path:
@@ -214,12 +223,12 @@ def _folder(name: str) -> Path:
 
 
 def task_score(names: Sequence[str], values: Mapping[str, float]) -> float:
-    """Return the mean of a task's own metrics, as the leaderboard does."""
+    """Return the mean of the metrics of a task, as the leaderboard does."""
     return float(np.mean([values[name] for name in names]))
 
 
 def superglue_score(scores: Mapping[str, float]) -> float | None:
-    """Return the mean of the eight tasks' scores, or None where one is missing; diagnostics do not count."""
+    """Return the mean score of the eight tasks, or None if one is missing; diagnostics do not count."""
     if any(task not in scores for task in SUPERGLUE):
         return None
     return float(np.mean([scores[task] for task in SUPERGLUE]))
@@ -228,7 +237,7 @@ def superglue_score(scores: Mapping[str, float]) -> float | None:
 def _checked(labels: ArrayLike, predictions: ArrayLike) -> tuple[Indices, Indices]:
     gold, predicted = np.asarray(labels, dtype=np.int64), np.asarray(predictions, dtype=np.int64)
     if gold.shape != predicted.shape or gold.ndim != 1:
-        raise ValueError(f"labels {gold.shape} do not go with predictions {predicted.shape}")
+        raise ValueError(f"labels {gold.shape} and predictions {predicted.shape} differ in shape")
     if not len(gold):
         raise ValueError("no examples to score")
     if np.any(gold < 0):
@@ -245,15 +254,15 @@ def _f1(gold: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
 
 def _gold_share(chosen: Sequence[int], golds: Sequence[Sequence[int]]) -> float:
     _checked_golds(chosen, golds)
-    return 100.0 * float(np.mean([place in right for place, right in zip(chosen, golds, strict=True)]))
+    return 100.0 * float(np.mean([index in right for index, right in zip(chosen, golds, strict=True)]))
 
 
 def _mean_of_best(
-    alike: Callable[[str, str], float], predictions: Sequence[str], golds: Sequence[Sequence[str]]
+    similarity: Callable[[str, str], float], predictions: Sequence[str], golds: Sequence[Sequence[str]]
 ) -> float:
     _checked_golds(predictions, golds)
     best = [
-        max((alike(text, gold) for gold in right), default=0.0)
+        max((similarity(text, gold) for gold in right), default=0.0)
         for text, right in zip(predictions, golds, strict=True)
     ]
     return 100.0 * float(np.mean(best))
@@ -261,7 +270,7 @@ def _mean_of_best(
 
 def _checked_golds(predictions: Sequence[object], golds: Sequence[Sequence[object]]) -> None:
     if len(predictions) != len(golds):
-        raise ValueError(f"{len(golds)} lists of golds do not go with {len(predictions)} predictions")
+        raise ValueError(f"{len(golds)} lists of golds for {len(predictions)} predictions")
     if not len(predictions):
         raise ValueError("no examples to score")
     if not any(golds):
@@ -269,7 +278,7 @@ def _checked_golds(predictions: Sequence[object], golds: Sequence[Sequence[objec
 
 
 def _shared_words(prediction: str, gold: str) -> float:
-    """Return the F1 of the words of two texts, each word as often as it occurs."""
-    predicted, wanted = normalised(prediction).split(), normalised(gold).split()
-    num_shared = (Counter(predicted) & Counter(wanted)).total()
-    return 2.0 * num_shared / (len(predicted) + len(wanted)) if num_shared else 0.0
+    """Return the F1 of the words of two normalised texts, counting repetitions."""
+    predicted, right = normalised(prediction).split(), normalised(gold).split()
+    num_shared = (Counter(predicted) & Counter(right)).total()
+    return 2.0 * num_shared / (len(predicted) + len(right)) if num_shared else 0.0

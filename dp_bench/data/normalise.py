@@ -1,4 +1,4 @@
-"""How ReCoRD compares texts; without numpy, for the readers."""
+"""The normalisation of ReCoRD's metrics; without numpy, which the readers do not need."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalised(text: str) -> str:
-    """Return a text as ReCoRD compares it: without case, punctuation, articles and extra spaces."""
+    """Return a text in lower case, without punctuation, articles and extra spaces."""
     bare = text.lower().translate(PUNCTUATION)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())

@@ -1,6 +1,6 @@
-"""How notes on the data begin that tables mark: whoever writes them and whoever looks for them agree here."""
+"""The beginnings of notes on the data, by which tables recognise and mark them."""
 
-DEGENERATE = "degenerate draw"  # few-shot rows among which some label has hardly any
-BOTH_SIDES = "on both sides"  # reported rows that are training rows as well
+DEGENERATE = "degenerate draw"  # few-shot rows with hardly any of some label
+BOTH_SIDES = "on both sides"  # reported rows that are also training rows
 CONTRADICTING = "contradicting labels"  # of equal texts
 MARKS = {DEGENERATE: "‡", BOTH_SIDES: "¶", CONTRADICTING: "‖"}

@@ -1,4 +1,4 @@
-"""From a task's files to encoded examples to train on, to select on, and to report."""
+"""From the files of a task to its encoded splits: train, select and report."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ from dp_bench.randomness import derive
 from dp_bench.settings import RunSettings, Selection, TaskSettings
 from dp_bench.types import Example, UserError
 
-UNKNOWN = 0.03  # the share of unknown tokens from which it is told
+MAX_UNKNOWN = 0.03  # a larger share of unknown tokens is noted
 
 
 @dataclass(frozen=True)
 class TaskData:
     """The examples of one task of a run.
 
-    `select` is held out of the training file, or under trainer.selection=validation it is `report` itself.
+    `select` is held out of the training file; with trainer.selection=validation it is `report`.
     """
 
     task: TaskSettings
     train: EncodedSplit
     select: EncodedSplit
     report: EncodedSplit
-    whole_train: EncodedSplit  # train and what is held out of it, in the order of the file
-    overlap: Overlap  # of the examples trained on or selected on with the reported ones
-    notes: tuple[str, ...] = ()  # what a reader of the result should know of the data
+    whole_train: EncodedSplit  # train and the held-out rows, in the order of the file
+    overlap: Overlap  # of whole_train with report
+    notes: tuple[str, ...] = ()  # on the data, for the record
 
 
 def prepare(settings: RunSettings, task: TaskSettings, source: Source, tokenizer: Any) -> TaskData:
-    """Read, check, encode and split the examples of one task of a run."""
+    """Read, check, encode and split the examples of one task of a run.
+
+    Raises UserError if the files cannot be read, lack labels, or cannot be split.
+    """
     trainer = settings.trainer
     report = prepare_report(settings, task, source, tokenizer)
     on_report = trainer.selection is Selection.validation
@@ -65,8 +68,8 @@ def prepare(settings: RunSettings, task: TaskSettings, source: Source, tokenizer
 
 
 def overlap_of_other_task(data: Sequence[TaskData], report: EncodedSplit) -> Overlap:
-    """Compare the reported examples of a task with those that other tasks are trained or selected on."""
-    return Overlap.of_other_task((row for own in data for row in _rows(own.whole_train)), _rows(report))
+    """Compare the reported examples of a task with the training examples of the others."""
+    return Overlap.of_other_task((row for task in data for row in _rows(task.whole_train)), _rows(report))
 
 
 def _rows(split: EncodedSplit) -> Iterator[Row]:
@@ -75,7 +78,7 @@ def _rows(split: EncodedSplit) -> Iterator[Row]:
 
 def _unknown(train: EncodedSplit, report: EncodedSplit) -> Iterator[str]:
     for name, split in (("training", train), ("reported", report)):
-        if split.share_unknown > UNKNOWN:
+        if split.share_unknown > MAX_UNKNOWN:
             yield (
                 f"{100 * split.share_unknown:.0f} % of the tokens of the {name} texts are unknown to this "
                 "backbone's tokenizer: it reads little of them"
@@ -90,7 +93,7 @@ def prepare_report(settings: RunSettings, task: TaskSettings, source: Source, to
 def _few_shot(
     settings: RunSettings, task: TaskSettings, tokenizer: Any, file: SplitFile
 ) -> tuple[EncodedSplit, EncodedSplit, EncodedSplit, tuple[str, ...]]:
-    """Draw from the training file and encode the drawn rows alone."""
+    """Draw few-shot rows from the training file and encode only these."""
     data = settings.data
     whole_file = _Labels(file.path, ExampleFile(task, file, file.split, data.limit))
     examples = list(whole_file)
@@ -117,7 +120,7 @@ def _encoded(
     file: SplitFile,
     examples: Collection[Example] | None,
 ) -> EncodedSplit:
-    """Encode the examples of a file, or some of them; refuse a file that hides its labels."""
+    """Encode the examples of a file, or those given; raise UserError if labels are missing."""
     whole_file = ExampleFile(task, file, file.split, settings.data.limit)
     labels = _Labels(file.path, whole_file if examples is None else examples)
     encoded = encode(
@@ -131,21 +134,21 @@ def _encoded(
         cue=settings.backbone.answer_cue,
     )
     labels.refuse_missing()
-    labels.tell()
+    labels.report_doubtful()
     return encoded
 
 
 @dataclass
 class _Labels:
-    """Examples of a file; while they are gone through, keeps the lines on which their labels are in doubt."""
+    """Examples of a file; iterating over them collects the lines whose labels are missing or doubtful."""
 
     path: Path
     examples: Iterable[Example]
     number: int = 0
     missing: list[int] = field(default_factory=list)
-    first_missing: str = ""  # the id of that example: a line of MultiRC has many
-    unmatched: list[int] = field(default_factory=list)  # with answers of which none is a choice
-    cut: list[int] = field(default_factory=list)  # with choices that begin or end inside a word
+    first_missing: str = ""  # the id of that example: a line of MultiRC holds many
+    unmatched: list[int] = field(default_factory=list)  # lines with answers, none of which is a choice
+    cut: list[int] = field(default_factory=list)  # lines with choices that begin or end inside a word
 
     def __iter__(self) -> Iterator[Example]:
         self.number, self.missing, self.first_missing, self.unmatched, self.cut = 0, [], "", [], []
@@ -159,31 +162,32 @@ class _Labels:
             yield example
 
     def refuse_missing(self) -> None:
-        """Raise UserError where labels are missing, or where there are answers and not one can be chosen."""
+        """Raise UserError if a label is missing, or if no example has an answer among its choices."""
         if len(self.missing) == self.number:
             raise UserError(
-                f"{self.path} hides its labels, as the official test splits do: train and report on others."
+                f"{self.path} hides its labels, as the official test splits do: use another file to train or "
+                "report on."
             )
         if self.missing:
             raise UserError(
                 f"{self.path}, {_lines(self.missing)}: {self.first_missing} has no label, while others "
                 f"of the file have one (without: {len(self.missing)} of {self.number}). Label every example, "
-                "or take out those without."
+                "or remove those without."
             )
         if len(self.unmatched) == self.number:
             hint = f" {_OFFSETS}" if self.cut else ""
             raise UserError(
                 f"{self.path}, {_lines(self.unmatched)}: no answer is one of the entities of its passage, so "
-                f"that there is nothing to train on or to score.{hint}"
+                f"there is nothing to train on or to score.{hint}"
             )
 
-    def tell(self) -> None:
-        """Say what a reader of the result should know, where it did not end the run."""
+    def report_doubtful(self) -> None:
+        """Print a notice on doubtful labels that do not end the run."""
         if self.unmatched:
             notice(
                 f"{self.path}, {_lines(self.unmatched)}: none of the choices is right in "
                 f"{len(self.unmatched)} of {self.number} examples; they are not trained on, and count as "
-                "wrong where they are reported"
+                "wrong when they are reported"
             )
         if self.cut:
             notice(
@@ -196,7 +200,7 @@ _OFFSETS = "Offsets count characters, `end` is the last one: an emoji is one cha
 
 
 def _lines(numbers: Sequence[int], most: int = 5) -> str:
-    """Name lines of a file, the first of them where they are many."""
-    once = list(dict.fromkeys(numbers))
-    more = f" and {len(once) - most} more" if len(once) > most else ""
-    return f"line{'s' if len(once) > 1 else ''} {', '.join(map(str, once[:most]))}{more}"
+    """Return the numbers of lines of a file for a message, at most `most` of them."""
+    lines = list(dict.fromkeys(numbers))
+    more = f" and {len(lines) - most} more" if len(lines) > most else ""
+    return f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines[:most]))}{more}"

@@ -1,11 +1,10 @@
 """Raw records to Examples: one reader for each shape of record.
 
-`flat` reads one example from each record (BoolQ, CB, COPA, RTE, WiC, AX-b); `rows` does from each row of a
+`flat` reads one example from each record (BoolQ, CB, COPA, RTE, WiC, AX-b); `rows` does so from each row of a
 user's table, which needs no idx; `axg` groups them in pairs; `wsc` finds the two spans in the text; `multirc`
 reads one example from each answer, `record` one from each query.
-The nested records of the official release and the hub's flattened rows give the same Examples under the same
-ids. A value that cannot be read is the user's to mend, so every message names the file, the line and the
-field.
+The nested records of the official release and the flattened rows of the hub give the same Examples with the
+same ids. Readers raise UserError for a value that they cannot read, with its file, line and field.
 """
 
 from __future__ import annotations
@@ -23,15 +22,14 @@ from dp_bench.data.source import SplitFile, read_records
 from dp_bench.settings import Scoring, TaskSettings
 from dp_bench.types import Example, UserError
 
-NO_SPACES = "\u0e00"  # from Thai on, most scripts put no spaces between words
+NO_SPACES = "\u0e00"  # from Thai on, most scripts write no spaces between words
 
 
 @dataclass(frozen=True)
 class ExampleFile:
-    """The first `limit` examples of a file, or all: read anew each time one goes through them, and never all
-    in memory.
+    """The first `limit` examples of a file, or all; each iteration reads the file again, line by line.
 
-    Ids start with "{task}/{split}/"; `file.split` is what the file itself is called.
+    Ids start with "{task}/{split}/"; `split` may differ from `file.split`, the name of the file itself.
     """
 
     task: TaskSettings
@@ -51,30 +49,30 @@ class ExampleFile:
         for record, example in islice(READERS[task.reader](task, self.split, records), self.limit):
             if example.id in lines_of_ids:
                 raise record.error(
-                    f"idx of {example.id} was already taken by line {lines_of_ids[example.id]}"
+                    f"the idx of {example.id} is already used in line {lines_of_ids[example.id]}"
                 )
             lines_of_ids[example.id] = record.line
             yield replace(example, line=record.line)
         if not lines_of_ids:
-            raise UserError(f"{file.path} holds no records: expected one a line.")
+            raise UserError(f"{file.path} has no records: expected one a line.")
 
 
 def read_examples(task: TaskSettings, split_file: SplitFile, split: str, limit: int | None) -> list[Example]:
-    """Read the first `limit` examples of a file, or all. For MultiRC an example is an answer, for ReCoRD a
-    query."""
+    """Read the first `limit` examples of a file, or all (MultiRC: answers, ReCoRD: queries)."""
     return list(ExampleFile(task, split_file, split, limit))
 
 
 @dataclass(frozen=True)
 class _Record:
-    """A JSON object that knows where it stands in its file, so that it can say what is wrong with it."""
+    """A JSON object with its file and line, for messages on what is wrong with it."""
 
     path: Path
     line: int
     values: dict[str, Any]
-    inside: str = ""  # "passage.questions[0]." for an object within the record
+    inside: str = ""  # "passage.questions[0]." for an object inside the record
 
     def text(self, name: str) -> str:
+        """Return a string field; raise UserError if it is missing or something else, as all of these do."""
         value: str = self._value(name, str, "a string")
         return value
 
@@ -83,18 +81,18 @@ class _Record:
         return value
 
     def index(self) -> int:
-        """Return `idx`, which AX-b writes in quotes."""
+        """Return `idx`, which is a string in AX-b."""
         raw = self.values.get("idx")
         return int(raw) if isinstance(raw, str) and raw.isdecimal() else self.integer("idx")
 
     def numbered(self, label_field: str) -> _Record:
-        """Return the record as `flat` reads it: its place in the file is its idx, unless it has one."""
+        """Return the record as `flat` reads it: without an idx it gets the number of its row, from 0."""
         raw = self.values.get(label_field)
         label = int(raw) if isinstance(raw, float) and raw.is_integer() else raw
         return replace(self, values={"idx": self.line - 1, **self.values, "label": label})
 
     def skill(self) -> int | None:
-        """Return which sub-skill the record takes, where the data is a mixture that says so."""
+        """Return the sub-skill of a record of a mixture, or None."""
         return self.integer("skill") if "skill" in self.values else None
 
     def texts(self, name: str) -> list[str]:
@@ -107,16 +105,17 @@ class _Record:
         return _Record(self.path, self.line, self._value(name, dict, "an object"), f"{self.inside}{name}.")
 
     def children(self, name: str) -> Iterator[_Record]:
-        for place, item in enumerate(self._value(name, list, "a list of objects")):
-            inside = f"{self.inside}{name}[{place}]"
+        for index, item in enumerate(self._value(name, list, "a list of objects")):
+            inside = f"{self.inside}{name}[{index}]"
             if not isinstance(item, dict):
                 raise self.error(f"field {inside} should be an object and is {_shown(item)}")
             yield _Record(self.path, self.line, item, f"{inside}.")
 
     def label(self, labels: Sequence[str]) -> int | None:
-        """Return the index of the label; the hub writes just that, the release a name. None where hidden.
+        """Return the index of the label, or None if it is hidden.
 
-        Of labels that are numbers themselves, such as 1 to 5 stars, a number is the name and no index.
+        The hub writes the index, the release the name. If labels are numbers themselves, such as 1 to 5
+        stars, a number is read as a name.
         """
         raw = self.values.get("label")
         lowered = [label.lower() for label in labels]
@@ -137,8 +136,8 @@ class _Record:
 
     def _value(self, name: str, kind: type, described: str) -> Any:
         if name not in self.values:
-            found = ", ".join(self.values) or "nothing"
-            raise self.error(f"field {self.inside}{name} is missing; there is {found}")
+            names = ", ".join(self.values) or "none"
+            raise self.error(f"field {self.inside}{name} is missing; the fields are {names}")
         value = self.values[name]
         if not isinstance(value, kind) or isinstance(value, bool):
             raise self.error(f"field {self.inside}{name} should be {described} and is {_shown(value)}")
@@ -163,15 +162,15 @@ def _flat(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterato
 
 
 def _rows(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
-    """Read the rows of any table: a field is a column, and so is the label, by `task.label_field`."""
+    """Read the rows of any table: fields are columns, and the label is the column `task.label_field`."""
     return _flat(task, split, (record.numbered(task.label_field or "label") for record in records))
 
 
 def kept_together(task: TaskSettings, fields: Mapping[str, str]) -> list[str]:
-    """Return the texts of which no two sides of a split may have the same one, each once.
+    """Return the texts that must not occur on both sides of a split, without repetitions.
 
-    Those are the fields of `task.together`, whatever their case and spaces; without it, as in rows that are
-    generated from templates, the field that gives way alone, as it is.
+    These are the fields of `task.together`, without case and extra spaces; if it is null, as for rows that
+    are generated from templates, the unchanged field `task.shorten` alone.
     """
     if task.together is None:
         return [fields[task.shorten]]
@@ -179,15 +178,15 @@ def kept_together(task: TaskSettings, fields: Mapping[str, str]) -> list[str]:
 
 
 def _source(task: TaskSettings, text: str) -> str:
-    """Name a text by its digest, which keeps the rows that share it together."""
+    """Return the digest by which rows with the same text are recognised."""
     return f"{task.name}/{sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _refuse_empty(record: _Record, choices: Mapping[str, str]) -> None:
-    """Refuse a choice without text, which has nothing to score; `choices` are by their names in messages."""
+    """Raise UserError for a choice without text; the keys are its names in messages."""
     for name, text in choices.items():
         if not text.strip():
-            raise record.error(f"{name} is a choice and is empty: give it a text, or take the row out")
+            raise record.error(f"{name} is a choice and is empty: give it a text, or remove the row")
 
 
 def _choices(task: TaskSettings, fields: Mapping[str, str]) -> tuple[str, ...]:
@@ -197,16 +196,18 @@ def _choices(task: TaskSettings, fields: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _axg(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
-    """Group each two rows that differ in a pronoun's gender alone: they follow each other, and gender parity
-    asks whether they are predicted alike. The release's `pair_id` is no name for the pair, but for a row."""
+    """Group the rows in pairs that differ only in the gender of a pronoun, for gender parity.
+
+    Such rows follow each other; the release's `pair_id` identifies a row, not a pair.
+    """
     hypotheses: dict[str, str] = {}
     for record, example in _flat(task, split, records):
         group = f"{task.name}/{split}/pair{record.index() // 2}"
         hypothesis = hypotheses.setdefault(group, example.fields["hypothesis"])
         if example.fields["hypothesis"] != hypothesis:
             raise record.error(
-                f"idx {record.index()} and {record.index() ^ 1} are the two genders of one sentence, but "
-                f"their hypotheses differ: {_shown(example.fields['hypothesis'])} and {_shown(hypothesis)}"
+                f"idx {record.index()} and {record.index() ^ 1} must differ only in the gender of a pronoun, "
+                f"but their hypotheses are {_shown(example.fields['hypothesis'])} and {_shown(hypothesis)}"
             )
         yield record, replace(example, group=group)
 
@@ -221,8 +222,8 @@ def _multirc(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iter
 
 
 def _answers(record: _Record) -> Iterator[tuple[_Record, dict[str, str], tuple[int, int, int]]]:
-    """Yield, answer by answer: the object with the label, the fields, the three idx."""
-    if "passage" not in record.values:  # the hub's flattened row is one answer
+    """Yield each answer: the object with its label, its fields, the idx of passage, question and answer."""
+    if "passage" not in record.values:  # a flattened row of the hub is one answer
         idx = record.child("idx")
         fields = {name: record.text(name) for name in ("paragraph", "question", "answer")}
         yield record, fields, (idx.integer("paragraph"), idx.integer("question"), idx.integer("answer"))
@@ -259,57 +260,56 @@ def _wsc(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator
 @dataclass(frozen=True)
 class _Span:
     text: str
-    start: int | None  # None where the text has no such words
+    start: int | None  # None if the text lacks these words
 
 
 def _located(text: str, words: str, number: int) -> _Span:
-    """Find the words that stand nearest to word `number` of the text, as the text writes them.
+    """Find the occurrence of the words that is nearest to word `number` of the text, as the text writes it.
 
-    The release's spans are not always what the text says: some differ in case, end in a stop, hold a line
-    break for a space, or are one word off. The hub's wsc.fixed mends part of that; so found, both are the
-    same.
+    Spans of the release may differ from the text: in case, by a final stop, by a line break for a space, or
+    by one word. The hub's wsc.fixed corrects some of them; this gives the same spans for both.
     """
-    wanted = words.rstrip(".").split()
-    pattern = r"(?<!\w)" + r"\s+".join(map(re.escape, wanted)) + r"(?!\w)"
-    found = list(re.finditer(pattern, text, re.IGNORECASE)) if wanted else []
-    if not found:
-        return _Span(" ".join(wanted), None)
-    nearest = min(found, key=lambda match: abs(_word_number(text, match.start()) - number))
+    parts = words.rstrip(".").split()
+    pattern = r"(?<!\w)" + r"\s+".join(map(re.escape, parts)) + r"(?!\w)"
+    matches = list(re.finditer(pattern, text, re.IGNORECASE)) if parts else []
+    if not matches:
+        return _Span(" ".join(parts), None)
+    nearest = min(matches, key=lambda match: abs(_word_number(text, match.start()) - number))
     return _Span(nearest.group(), nearest.start())
 
 
 def _word_number(text: str, start: int) -> int:
-    """Return how many words end before `start`; an opening quote belongs to the word that it opens."""
+    """Return the number of words that end before `start`; an opening quote is part of the word after it."""
     return len(f"{text[:start]}.".split()) - 1
 
 
 def _record(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
-    """Make a query one example, whose choices are the entities of the passage, each once.
+    """Read one example from each query; its choices are the distinct entities of the passage.
 
-    They stand in the order of their first mention: the release lists mentions, the hub sorts by letters.
-    Every entity that the official script takes for one of the answers is right. A query none of whose answers
-    is an entity has no gold, and its label is hidden.
+    They are sorted by their first mention: the release lists mentions, the hub sorts alphabetically. Every
+    entity that equals an answer by the official normalisation is right. If no answer is an entity, there is
+    no gold and the label is None.
     """
     for record in records:
         nested = isinstance(record.values.get("passage"), dict)
-        for asked in _queries(record) if nested else _hub_query(record):
-            if not asked.entities:
+        for query in _queries(record) if nested else _hub_query(record):
+            if not query.entities:
                 raise record.error("there are no entities to choose from")
-            _refuse_empty(record, {f"the entity {_shown(entity)}": entity for entity in asked.entities})
-            places = {entity: asked.passage.find(entity) for entity in set(asked.entities)}
-            choices = tuple(sorted(places, key=lambda entity: (places[entity], entity)))
-            answers = {normalised(answer) for answer in asked.answers}
-            golds = tuple(place for place, entity in enumerate(choices) if normalised(entity) in answers)
-            source = f"{task.name}/{split}/{asked.passage_idx}"
-            name = f"{source}/{asked.query_idx}"
-            fields = {"query": asked.query, "passage": asked.passage}
+            _refuse_empty(record, {f"the entity {_shown(entity)}": entity for entity in query.entities})
+            starts = {entity: query.passage.find(entity) for entity in set(query.entities)}
+            choices = tuple(sorted(starts, key=lambda entity: (starts[entity], entity)))
+            answers = {normalised(answer) for answer in query.answers}
+            golds = tuple(index for index, entity in enumerate(choices) if normalised(entity) in answers)
+            source = f"{task.name}/{split}/{query.passage_idx}"
+            name = f"{source}/{query.query_idx}"
+            fields = {"query": query.text, "passage": query.passage}
             label = golds[0] if golds else None
             yield (
                 record,
                 Example(
                     *(name, fields, choices, label, name, source, golds),
                     is_unmatched=bool(answers) and not golds,
-                    cuts_words=asked.cuts_words,
+                    cuts_words=query.cuts_words,
                 ),
             )
 
@@ -317,9 +317,9 @@ def _record(task: TaskSettings, split: str, records: Iterator[_Record]) -> Itera
 @dataclass(frozen=True)
 class _Query:
     passage: str
-    query: str
+    text: str
     entities: Sequence[str]
-    answers: Sequence[str]  # empty where hidden
+    answers: Sequence[str]  # empty if hidden
     passage_idx: int
     query_idx: int
     cuts_words: bool = False
@@ -331,10 +331,10 @@ def _queries(record: _Record) -> Iterator[_Query]:
     spans = [_span(text, entity) for entity in passage.children("entities")]
     entities = [text[start:end] for start, end in spans]
     cuts_words = any(_is_inside_word(text, edge) for span in spans for edge in span)
-    for asked in record.children("qas"):
-        answers = [a.text("text") for a in asked.children("answers")] if "answers" in asked.values else []
-        numbers = record.integer("idx"), asked.integer("idx")
-        yield _Query(text, asked.text("query"), entities, answers, *numbers, cuts_words)
+    for query in record.children("qas"):
+        answers = [a.text("text") for a in query.children("answers")] if "answers" in query.values else []
+        numbers = record.integer("idx"), query.integer("idx")
+        yield _Query(text, query.text("query"), entities, answers, *numbers, cuts_words)
 
 
 def _hub_query(record: _Record) -> Iterator[_Query]:
@@ -360,13 +360,13 @@ def _span(text: str, entity: _Record) -> tuple[int, int]:
 
 
 def _is_inside_word(text: str, edge: int) -> bool:
-    """Tell whether a word goes on over an edge. Of scripts that write no spaces one cannot know."""
+    """Return whether an edge cuts a word; False for scripts that write no spaces, where it is unknown."""
     pair = text[max(0, edge - 1) : edge + 1]
     return len(pair) == 2 and edge > 0 and pair.isalnum() and max(pair) < NO_SPACES
 
 
 Reader = Callable[[TaskSettings, str, Iterator[_Record]], Iterator[tuple[_Record, Example]]]
-REVISIONS = {"record": 2}  # of what a reader makes of the same record; task.revision of the shipped tasks
+REVISIONS = {"record": 2}  # of a reader whose examples have changed: task.revision of the shipped tasks
 READERS: dict[str, Reader] = {
     "flat": _flat,
     "rows": _rows,

@@ -1,7 +1,6 @@
-"""Where the raw records come from: a folder in the official release layout, or the hub and its cache.
+"""Where the raw records come from: a folder in the layout of the official release, or the hub and its cache.
 
-Nothing heavy is imported before a parquet file or the hub is needed, so that a wrong path is answered at
-once.
+Large libraries are imported only for a parquet or CSV file or the hub, so that a wrong path fails at once.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable
 from dp_bench.settings import DataSettings, TaskSettings
 from dp_bench.types import UnreachableError, UserError
 
-HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # the release's stem -> the hub's split
-HUB_FILE = re.compile(r".*-\d+-of-\d+\.parquet")  # a split as the hub lays it out
-ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, as JSON writes it
-SUFFIXES = (".jsonl", ".csv", ".parquet")  # of the files in a task's folder
+HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # release: hub
+HUB_FILE = re.compile(r".*-\d+-of-\d+\.parquet")  # a split in the layout of the hub
+ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, escaped in JSON
+SUFFIXES = (".jsonl", ".csv", ".parquet")  # of the files of a task
 PARQUET_ROWS = 1000  # read at once: the hub's ReCoRD does not fit into memory as Python objects
 INSTEAD = (
     "Set data.dir=PATH to a folder with the official release files "
@@ -35,13 +34,15 @@ INSTEAD = (
 
 @dataclass(frozen=True)
 class SplitFile:
+    """A file of a task and the sha256 of its content."""
+
     path: Path
     sha256: str
-    role: str | None = None  # what ids call a file whose name does not say it: AX-b.jsonl is a test set
+    role: str | None = None  # the split, if the file name is none: AX-b.jsonl is a test set
 
     @property
     def split(self) -> str:
-        """What example ids call this file: its stem, or the stem that the release gives to a hub file."""
+        """The name of the split in example ids: the stem of the file, for a hub file that of the release."""
         if self.role is not None:
             return self.role
         if not HUB_FILE.fullmatch(self.path.name):
@@ -52,6 +53,8 @@ class SplitFile:
 
 @dataclass(frozen=True)
 class Source:
+    """The two files of a task: one to train on and one to report on."""
+
     task: str
     kind: str  # "directory", "hub" or "generated"
     train: SplitFile
@@ -65,23 +68,24 @@ class Source:
 
     @property
     def reported_split(self) -> str:
-        """What the split that is reported on is called in messages."""
+        """The name of the reported split in messages."""
         return "validation" if self.validation.split == "val" else self.validation.split
 
 
 def digest_of_both(train: str, validation: str) -> str:
-    """Return the digest of a task's data, from those of its two files."""
+    """Return the digest of the data of a task from the digests of its two files."""
     return sha256(f"{train}\n{validation}\n".encode()).hexdigest()
 
 
 def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) -> Source:
-    """Find the task's two files, or raise UserError saying what was looked for and what to type instead.
+    """Find the two files of a task.
 
-    A diagnostic takes the train file of another task, `task.train_task`, and reports on its only file. The
-    micro benchmark, which alone needs `cache`, is written below it first, if it is not there yet.
+    A diagnostic is trained on the train file of another task, `task.train_task`, and reports on its only
+    file. The micro benchmark is first written below `cache`, which only it needs. Raises UserError if a file
+    is missing, UnreachableError if the hub cannot be reached.
     """
     if data.difficulty is not None:
-        assert cache is not None, "generated data has to be written somewhere"
+        assert cache is not None, "generated data need a folder"
         kind, root = "generated", _generated(task, data, cache)
         location = str(root)
     elif data.dir is not None:
@@ -89,7 +93,7 @@ def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) ->
         location = str(root)
     else:
         return _locate_on_hub(task, data)
-    # A mixture stands in a folder of its own and has BoolQ's schema.
+    # A mixture has its own folder and the schema of BoolQ.
     train_folder, folder = (_task_folder(root, data.mixture or t.title) for t in (task.training, task))
     train = _release_file(train_folder, data.train_file, "data.train_file")
     if task.only_file is not None:
@@ -111,7 +115,7 @@ def _locate_on_hub(task: TaskSettings, data: DataSettings) -> Source:
 
 
 def _on_hub(task: TaskSettings, data: DataSettings, splits: Sequence[str]) -> tuple[Path, str]:
-    """Return the folder with a task's splits and what records call it; `task.hub` goes before data.hub."""
+    """Return the folder with the splits of a task and its name in records; `task.hub` overrides data.hub."""
     if task.hub is not None:
         hub, _, revision = task.hub.partition("@")
         data = replace(data, hub=hub, revision=revision or None)
@@ -122,13 +126,12 @@ def _on_hub(task: TaskSettings, data: DataSettings, splits: Sequence[str]) -> tu
 
 
 def _generated(task: TaskSettings, data: DataSettings, cache_dir: Path) -> Path:
-    """Return the folder of the micro benchmark with this task in it; the name holds all that its rows depend
-    on."""
+    """Write a task of the micro benchmark, unless cached; return the root folder, named by all its inputs."""
     from dp_bench.micro import world
 
     if data.mixture is not None and (data.mixture not in world.MIXTURES or task.name != "boolq"):
         raise UserError(
-            f"data.mixture={data.mixture} stands in place of BoolQ: use task=boolq and one of "
+            f"data.mixture={data.mixture} replaces BoolQ: use task=boolq and one of "
             f"{', '.join(world.MIXTURES)}."
         )
     name = data.mixture or task.name
@@ -143,6 +146,7 @@ def _generated(task: TaskSettings, data: DataSettings, cache_dir: Path) -> Path:
 
 
 def split_file(path: Path, role: str | None = None) -> SplitFile:
+    """Return a file with its digest; `role` is its split if its name is none."""
     return SplitFile(path, file_sha256(path), role)
 
 
@@ -150,9 +154,9 @@ def split_file(path: Path, role: str | None = None) -> SplitFile:
 
 
 def read_records(split_file: SplitFile) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line number (from 1) and record of a jsonl, csv or parquet file.
+    """Yield line number (from 1) and record of a JSONL, CSV or Parquet file.
 
-    Raises UserError naming file and line at the first that is not one whole JSON object in UTF-8.
+    Raises UserError with file and line for a line that cannot be read, such as one that is no JSON object.
     """
     path = split_file.path
     read = {".parquet": _parquet_records, ".csv": _csv_records}.get(path.suffix, _jsonl_records)
@@ -196,16 +200,16 @@ def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _refuse_halves(path: Path, number: int, record: dict[str, Any]) -> None:
-    """Refuse half of a surrogate pair, which JSON can write and which is no character."""
+    """Raise UserError for half of a surrogate pair, which JSON can contain but which is no character."""
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         text, start = str(error.object), error.start
         excerpt = text[max(0, start - 20) : start + 20].encode("utf-8", "backslashreplace").decode()
         raise UserError(
-            f"{path}, line {number}: the escape \\u{ord(text[start]):04x} (…{excerpt}…) is one half of a "
-            "surrogate pair, as left where a text was cut inside an emoji, and no character. Take it out, or "
-            "write the whole character."
+            f"{path}, line {number}: the escape \\u{ord(text[start]):04x} (…{excerpt}…) is half of a "
+            "surrogate pair and no character, as in a text that was cut inside an emoji. Remove it, or write "
+            "the whole character."
         ) from None
 
 
@@ -215,7 +219,7 @@ def _excerpt(line: str, position: int) -> str:
 
 
 def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows of a CSV file with a heading, all values as text; the heading is no row."""
+    """Yield number (from 1, without the header) and values, as strings, of the rows of a CSV file."""
     import pandas
 
     try:
@@ -223,8 +227,8 @@ def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             path, dtype=str, keep_default_na=False, encoding="utf-8-sig", chunksize=PARQUET_ROWS
         ) as chunks:
             for rows in chunks:
-                for place, record in zip(rows.index, rows.to_dict("records"), strict=True):
-                    yield int(place) + 1, {str(key): value for key, value in record.items()}
+                for index, record in zip(rows.index, rows.to_dict("records"), strict=True):
+                    yield int(index) + 1, {str(key): value for key, value in record.items()}
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         raise UserError(
             f"{path}: expected a CSV file in UTF-8 whose first line names the columns, but "
@@ -245,7 +249,7 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, record
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: a text behind row {number} is not UTF-8 ({error.reason}). Write the file again."
+            f"{path}: a text after row {number} is not UTF-8 ({error.reason}). Write the file again."
         ) from None
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
@@ -258,70 +262,70 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _task_folder(root: Path, title: str) -> Path:
     if not root.is_dir():
         raise UserError(
-            f"data.dir={root} is not a folder. Give the one that holds {title}/train.jsonl, as the official "
-            "SuperGLUE release does."
+            f"data.dir={root} is not a folder. Give the folder that contains {title}/train.jsonl, as the "
+            "official SuperGLUE release does."
         )
     folder = subfolder(root, title)
     if folder is None:
-        raise UserError(f"data.dir={root} holds no {title}/ folder{_nearby(root, title)}")
+        raise UserError(f"data.dir={root} has no {title}/ folder{_nearby(root, title)}")
     return folder
 
 
 def subfolder(root: Path, title: str) -> Path | None:
-    """Return the folder called `title`; one that differs in case only will do."""
+    """Return the folder called `title`, ignoring case, or None."""
     if (root / title).is_dir():
         return root / title
     return next((child for child in folders(root) if child.name.lower() == title.lower()), None)
 
 
 def folders(root: Path) -> list[Path]:
-    """Return the folders within `root` that can be looked into, sorted."""
+    """Return the readable folders within `root`, sorted."""
     return sorted(child for child in root.iterdir() if child.is_dir() and os.access(child, os.R_OK | os.X_OK))
 
 
 def _nearby(root: Path, title: str) -> str:
-    """Say where the release may be instead: one level down, one level up, or what there is."""
+    """Return the end of a message: the folder to give, one level down or up, or what `root` contains."""
     for child in folders(root):
         if subfolder(child, title) is not None:
             return f", but {child} does: set data.dir={child}."
     if root.name.lower() == title.lower() and any(root.glob("*.jsonl")):
-        return f"; it is that folder itself: set data.dir={root.parent}."
-    return f"; it holds {_listing(root)}. Expected {root / title}/train.jsonl."
+        return f"; it is the {title} folder itself: set data.dir={root.parent}."
+    return f"; it contains {_listing(root)}. Expected {root / title}/train.jsonl."
 
 
 def _release_file(folder: Path, stem: str, key: str | None = None) -> Path:
-    """Return a file of a task's folder; `key` is the setting that named it, if one did."""
-    there = files_of(folder)
-    if stem in there:
-        return there[stem]
-    path, stems = folder / f"{stem}.jsonl", list(there)
+    """Return a file of a task's folder; `key` is the setting that named it, if any."""
+    files = files_of(folder)
+    if stem in files:
+        return files[stem]
+    path, stems = folder / f"{stem}.jsonl", list(files)
     if key == "data.validation_file" and "dev32" in stems:
         raise UserError(
-            f"{path} is missing, but dev32.jsonl is there, as FewGLUE names it: set {key}=dev32 "
-            "(its rows come from the train set of SuperGLUE, so they are no validation score), "
+            f"{path} is missing, but there is a dev32.jsonl, as in FewGLUE: set {key}=dev32 "
+            "(its rows are from the train set of SuperGLUE, so its score is no validation score), "
             "or point data.dir at the official release."
         )
     if any(folder.glob("*-of-*.parquet")):
         raise UserError(
-            f"{path} is missing, but {folder} holds parquet files, as on the hub: "
+            f"{path} is missing, but {folder} contains parquet files, as on the hub: "
             f"set data.dir=null data.hub={folder.parent}."
         )
     instead = ""
     if key is not None and stems:
-        instead = f" To read another file of it, set {key} to one of: {', '.join(stems)}."
-    raise UserError(f"{path} is missing; {folder} holds {_listing(folder)}.{instead}")
+        instead = f" To read another file, set {key} to one of: {', '.join(stems)}."
+    raise UserError(f"{path} is missing; {folder} contains {_listing(folder)}.{instead}")
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """Return the files of rows in a folder by stem, sorted; of two with one stem the first of SUFFIXES."""
-    found = [path for suffix in reversed(SUFFIXES) for path in folder.glob(f"*{suffix}") if path.is_file()]
-    files = {path.stem: path for path in found if not HUB_FILE.fullmatch(path.name)}
+    """Return the data files of a folder by stem, sorted; of two with one stem that with the first suffix."""
+    paths = [path for suffix in reversed(SUFFIXES) for path in folder.glob(f"*{suffix}") if path.is_file()]
+    files = {path.stem: path for path in paths if not HUB_FILE.fullmatch(path.name)}
     return dict(sorted(files.items()))
 
 
 def _listing(folder: Path) -> str:
-    found = sorted(child.name for child in folder.iterdir())
-    return f"{', '.join(found[:8])}{', …' if len(found) > 8 else ''}" if found else "nothing"
+    names = sorted(child.name for child in folder.iterdir())
+    return f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else "nothing"
 
 
 # ---------------------------------------------------------------------------------------------- the hub
@@ -330,7 +334,7 @@ def _listing(folder: Path) -> str:
 def _hub_split(stem: str, key: str) -> str:
     if stem not in HUB_SPLITS:
         raise UserError(
-            f"{key}={stem} is no split of the hub's data set: use {', '.join(HUB_SPLITS)}, "
+            f"{key}={stem} is no split of the data set on the hub: use {', '.join(HUB_SPLITS)}, "
             f"or data.dir=PATH for a folder whose tasks have a {stem}.jsonl."
         )
     return HUB_SPLITS[stem]
@@ -338,24 +342,24 @@ def _hub_split(stem: str, key: str) -> str:
 
 def _hub_file(folder: Path, split: str) -> Path:
     pattern = f"{split}-*.parquet"
-    found = sorted(folder.glob(pattern))
-    if len(found) == 1:
-        return found[0]
-    there = _listing(folder) if folder.is_dir() else "no such folder"
-    raise UserError(f"Expected one file {folder / pattern}, as the hub lays it out; found {there}.")
+    paths = sorted(folder.glob(pattern))
+    if len(paths) == 1:
+        return paths[0]
+    content = _listing(folder) if folder.is_dir() else "no such folder"
+    raise UserError(f"Expected one file {folder / pattern}, the layout of the hub; found {content}.")
 
 
 def _snapshot(task: TaskSettings, data: DataSettings, splits: Sequence[str]) -> Path:
-    """Return the snapshot that has the splits: from the cache, else downloaded."""
+    """Return a snapshot with the splits, from the cache or else downloaded."""
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         cached = _fetch(task, data, local_files_only=True)
         folder = cached / task.hub_config
-        if all(any(folder.glob(f"{split}-*.parquet")) for split in splits):  # it may hold other tasks only
+        if all(any(folder.glob(f"{split}-*.parquet")) for split in splits):  # it may have only other tasks
             return cached
     except LocalEntryNotFoundError:
-        pass  # nothing cached, as on every first run
+        pass  # not cached, as on a first run
     except HFValidationError:
         raise UserError(
             f"data.hub={data.hub} is neither an existing folder nor the name of a data set on the hub, "
@@ -368,8 +372,8 @@ def _snapshot(task: TaskSettings, data: DataSettings, splits: Sequence[str]) -> 
 
 
 def _download(task: TaskSettings, data: DataSettings) -> Path:
-    # A broken connection raises an error of the HTTP library that huggingface_hub stands on, which changes
-    # between its releases; their common base is imported by name there.
+    # A broken connection raises an error of the HTTP library of huggingface_hub, which differs between its
+    # releases; huggingface_hub exports the base class.
     from huggingface_hub.errors import HTTPError
 
     try:

@@ -1,8 +1,8 @@
-"""Hold out a part of the training set to select on, so that the split that is reported stays untouched.
+"""Hold out a part of the training set to select on, so that the reported split is not used for it.
 
-Rows that share a text stay on one side, directly or through others: MultiRC has some sixty answers to a
-passage, WiC several pairs with the same sentence, and a held-out row whose sentence was trained on says
-little.
+Rows that share a text, directly or through others, stay on one side: MultiRC has some sixty answers to a
+passage, WiC several pairs with the same sentence, and a held-out row with a sentence of a training row
+measures little.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ def held_out(
 ) -> tuple[Rows, Rows]:
     """Return the rows to train on and the rows held out, both ascending.
 
-    About min(fraction * n, maximum) rows are held out, at least 1; the last component taken may exceed that.
-    The shares of the labels are kept as far as whole components allow: of CB's 250 training rows only 16 are
-    neutral. The draw depends on the seed and on the order of the rows.
+    About min(fraction * n, maximum) of the n rows are held out, at least 1; the last component may exceed
+    that. The shares of the labels are kept as far as whole components allow: of CB's 250 training rows only
+    16 are neutral. The draw depends on the seed and on the order of the rows. Raises UserError if all rows
+    are one component.
     """
     if len(sources) != len(labels):
         raise ValueError(f"{len(sources)} sources for {len(labels)} labels")
@@ -36,15 +37,15 @@ def held_out(
     if len(rows_of) < 2:
         raise UserError(
             f"Nothing can be held out to select on: all {len(sources)} training examples share one text or "
-            "are linked by shared texts. Raise data.limit, name in task.together the fields that may "
-            "not stand on both sides, or set trainer.selection=validation."
+            "are linked by shared texts. Raise data.limit, list in task.together only the fields that may "
+            "not be on both sides, or set trainer.selection=validation."
         )
     target = max(1, min(round(fraction * len(sources)), maximum))
     taken: list[int] = []
-    for component in _stratified(rows_of, labels, seed)[:-1]:  # one at least stays to train on
+    for component in _stratified(rows_of, labels, seed)[:-1]:  # at least one remains to train on
         if len(taken) >= target:
             break
-        if len(rows_of[component]) <= len(sources) / 2:  # what connects most rows is trained on
+        if len(rows_of[component]) <= len(sources) / 2:  # a component of most rows is trained on
             taken += rows_of[component]
     if not taken:  # two components, of which the larger came first
         taken = min(rows_of.values(), key=len)
@@ -53,11 +54,10 @@ def held_out(
 
 
 def _stratified(rows_of: dict[int, list[int]], labels: Sequence[int], seed: int) -> list[int]:
-    """Return the components in a random order of which every beginning has about the same mixture of
-    labels.
+    """Return the components in a random order, of which any first k have about the same shares of labels.
 
-    A component belongs to the stratum of its rarest label. Within a stratum of m components in random order,
-    number i comes at (i + 1/2) / m of the way; sorting all by that interleaves the strata evenly.
+    A component belongs to the stratum of its rarest label. Component i of m in a stratum, in random order,
+    has the rank (i + 1/2) / m; sorting all by rank interleaves the strata evenly.
     """
     frequency = Counter(labels)
     strata: dict[int, list[int]] = {}

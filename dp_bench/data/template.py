@@ -1,7 +1,7 @@
 """The text of an example: a template with named fields, parsed once.
 
-In a template such as "hypothesis: {question}. premise: {passage}" one field gives way, at its end, when the
-text is too long; rendering therefore reports where that field stands. The answer slot is not part of the
+If the text of a template such as "hypothesis: {question}. premise: {passage}" is too long, one field is
+shortened at its end; rendering therefore reports where that field is. The answer slot is not part of the
 text: an encoder-decoder answers in the decoder.
 """
 
@@ -17,7 +17,7 @@ from dp_bench.types import UserError
 
 @dataclass(frozen=True)
 class Rendered:
-    """A text; text[shorten_start:shorten_end] is the field that gives way."""
+    """A text; text[shorten_start:shorten_end] is the field that may be shortened."""
 
     text: str
     shorten_start: int
@@ -26,24 +26,26 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Template:
+    """A parsed template, with the name of the field that may be shortened."""
+
     text: str
     shorten: str
-    pieces: tuple[tuple[str, str | None], ...]  # literal text, and the field after it if any
+    pieces: tuple[tuple[str, str | None], ...]  # literal text, and the field after it or None
 
     @classmethod
     def parse(cls, text: str, shorten: str, origin: str = "The template") -> Template:
-        """Parse a template; `origin` says in messages which file it is from."""
+        """Parse a template; `origin` names its file in messages. Raises UserError if it is malformed."""
         template = cls(text, shorten, tuple(_pieces(text, origin)))
         if template.fields.count(shorten) != 1:
             raise UserError(
-                f"{origin}: shorten={shorten} must stand exactly once in the template, as what gives way; "
-                f"the template names {', '.join(template.fields) or 'no field'}."
+                f"{origin}: shorten={shorten} must occur exactly once in the template, since it may be "
+                f"shortened; the fields of the template are {', '.join(template.fields) or 'none'}."
             )
         return template
 
     @classmethod
     def of(cls, task: TaskSettings) -> Template:
-        """Parse the template of a task and check it against the fields of the task's records."""
+        """Parse the template of a task; raise UserError if it names a field that the task lacks."""
         origin = f"configs/task/{task.name}.yaml"
         template = cls.parse(task.template, task.shorten, origin)
         unknown = [field for field in template.fields if field not in task.fields]
@@ -59,6 +61,7 @@ class Template:
         return tuple(field for _, field in self.pieces if field is not None)
 
     def render(self, fields: Mapping[str, str]) -> Rendered:
+        """Fill the template with the fields of an example."""
         parts: list[str] = []
         length = start = end = 0
         for literal, field in self.pieces:

@@ -1,10 +1,9 @@
-"""Texts to token ids without special tokens, as fast as the tokenizer's rules allow.
+"""Texts to token ids without special tokens, as fast as the rules of the tokenizer allow.
 
-Most tokenizers of this field (T5's, BERT's) split a text at its spaces before they do anything else, so a
-word has the same ids wherever it stands. Each word is then tokenised once, and a text is looked up word by
-word: MultiRC repeats a paragraph for each of its answers, and takes a tenth of the time. Other tokenizers
-(byte-level BPE) are given whole texts. Either way the ids are those of `tokenizer(text)`, and so is what they
-cover.
+Many tokenizers (T5's, BERT's) first split a text at its spaces, so that a word has the same ids in every
+text. With them each word is tokenised once and texts are looked up word by word: MultiRC, which repeats a
+paragraph for each of its answers, takes a tenth of the time. Other tokenizers (byte-level BPE) get whole
+texts. In both cases ids and offsets equal those of `tokenizer(text)`.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from typing import Any
 
 from dp_bench.data.template import Rendered
 
-MAX_WORDS = 200_000  # remembered at once, some 60 MB
+MAX_WORDS = 200_000  # kept in memory, some 60 MB
 
 
 class Tokens:
-    """Tokenise texts; keeps what it has seen."""
+    """Tokenise texts, keeping the ids of words that have been seen."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.backend = tokenizer.backend_tokenizer
@@ -28,24 +27,24 @@ class Tokens:
         self.backend.no_padding()
         self.by_words = splits_at_spaces(json.loads(self.backend.to_str()))
         self._ids: dict[str, list[int]] = {}
-        self._odd: set[str] = set()  # words that the space beside them may change
+        self._odd: set[str] = set()  # words whose ids may depend on an adjacent space
 
     def of(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text."""
         if not self.by_words:
             return self._whole(texts)
-        words_of = self._learned(texts)
+        words_of = self._words_with_ids(texts)
         ids_of = self._ids.__getitem__
-        found = [
+        looked_up = [
             None if self._is_odd(words) else list(chain.from_iterable(map(ids_of, words)))
             for words in words_of
         ]
-        whole = iter(self._whole([text for text, ids in zip(texts, found, strict=True) if ids is None]))
-        return [next(whole) if ids is None else ids for ids in found]
+        whole = iter(self._whole([text for text, ids in zip(texts, looked_up, strict=True) if ids is None]))
+        return [next(whole) if ids is None else ids for ids in looked_up]
 
     def inside(self, texts: Sequence[Rendered]) -> list[list[int]]:
-        """Return the places, among the ids of each text, of those in the field that gives way."""
-        words_of = self._learned([text.text for text in texts]) if self.by_words else [None] * len(texts)
+        """Return, for each text, the indices of its tokens in the field that may be shortened."""
+        words_of = self._words_with_ids([t.text for t in texts]) if self.by_words else [None] * len(texts)
         return [
             self._inside_whole(text)
             if words is None or self._is_odd(words)
@@ -58,13 +57,13 @@ class Tokens:
             encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         ]
 
-    def _learned(self, texts: Sequence[str]) -> list[list[str]]:
-        """Split texts into words, all of which are known then."""
+    def _words_with_ids(self, texts: Sequence[str]) -> list[list[str]]:
+        """Split texts into words, and tokenise those that are new and not odd."""
         if len(self._ids) > MAX_WORDS:
             self._ids.clear()
         words_of = [text.split(" ") for text in texts]
         new: set[str] = set().union(*words_of).difference(self._ids, self._odd)
-        self._odd.update(word for word in new if not _stands_alone(word))
+        self._odd.update(word for word in new if not _is_independent(word))
         plain = list(new - self._odd)
         self._ids.update(zip(plain, self._whole(plain), strict=True))
         return words_of
@@ -73,52 +72,52 @@ class Tokens:
         return bool(self._odd) and not self._odd.isdisjoint(words)
 
     def _inside_words(self, text: Rendered, words: list[str]) -> list[int]:
-        """Look at the first and the last word of the field alone; those between are in it as they are."""
+        """Tokenise only the first and the last word of the field; the words between are completely inside."""
         first = text.text.count(" ", 0, text.shorten_start)
         last = text.text.count(" ", 0, text.shorten_end)
         ends = list(accumulate(len(self._ids[word]) for word in words[: last + 1]))
         starts = [0, *ends]
-        places = self._inside_word(text, words, first, starts[first])
+        indices = self._inside_word(text, words, first, starts[first])
         if last > first:
-            places += range(ends[first], starts[last])
-            places += self._inside_word(text, words, last, starts[last])
-        return places
+            indices += range(ends[first], starts[last])
+            indices += self._inside_word(text, words, last, starts[last])
+        return indices
 
-    def _inside_word(self, text: Rendered, words: list[str], number: int, place: int) -> list[int]:
-        base = sum(map(len, words[:number])) + number  # a space after each word before
-        return [place + inner for inner in self._inside_whole(text, words[number], base)]
+    def _inside_word(self, text: Rendered, words: list[str], number: int, num_before: int) -> list[int]:
+        base = sum(map(len, words[:number])) + number  # one space after each word before it
+        return [num_before + index for index in self._inside_whole(text, words[number], base)]
 
     def _inside_whole(self, text: Rendered, part: str | None = None, base: int = 0) -> list[int]:
         encoding = self.backend.encode(text.text if part is None else part, add_special_tokens=False)
         return [
-            place
-            for place, (start, end) in enumerate(encoding.offsets)
-            if stands_inside(text, base + start, base + end)
+            index
+            for index, (start, end) in enumerate(encoding.offsets)
+            if is_inside(text, base + start, base + end)
         ]
 
 
-def stands_inside(text: Rendered, start: int, end: int) -> bool:
-    """Tell whether a token is of the field that gives way alone; one that reaches out of it is kept.
+def is_inside(text: Rendered, start: int, end: int) -> bool:
+    """Return whether the token text[start:end] lies inside the field that may be shortened.
 
-    A token may cover the space before its word, as T5's "▁word" does with some tokenizer files: that space is
-    in the template and the word in the field, so the first character that is no space decides.
+    A token may cover the space before its word, as T5's "▁word" does with some tokenizer files. That space
+    may belong to the template, so the first character that is not a space decides.
     """
     covered = text.text[start:end]
     first = start + len(covered) - len(covered.lstrip()) if covered.strip() else start
     return text.shorten_start <= first < text.shorten_end and text.shorten_start < end <= text.shorten_end
 
 
-def _stands_alone(word: str) -> bool:
-    """Tell whether a word surely forms no character together with the space beside it.
+def _is_independent(word: str) -> bool:
+    """Return whether a word certainly forms no grapheme cluster with an adjacent space.
 
     Normalisers map whole grapheme clusters; a combining mark joins with the space before it, and some letters
-    with the space after. None of those stands below U+0300.
+    with the space after. All of these are U+0300 or higher.
     """
     return not word or max(word[0], word[-1]) < "\u0300"
 
 
 def splits_at_spaces(description: dict[str, Any]) -> bool:
-    """Tell from a tokenizer's JSON description whether a word's ids never depend on the words around it."""
+    """Return whether the ids of a word never depend on other words, by a tokenizer's JSON."""
     splitter = description["pre_tokenizer"] or {"type": None}
     first, *rest = splitter.get("pretokenizers") or [splitter]
     normalizer = description["normalizer"] or {"type": None}
@@ -131,7 +130,6 @@ def splits_at_spaces(description: dict[str, Any]) -> bool:
 
 
 def word_prefix(tokenizer: Any) -> str:
-    """Return what stands before a word in running text: a space, where the tokenizer makes it a part of the
-    word's piece (GPT-2, RoBERTa)."""
+    """Return the prefix of words inside a text: a space if it is part of their tokens (GPT-2, RoBERTa)."""
     with_space, bare = (tokenizer(text, add_special_tokens=False).input_ids for text in (" yes", "yes"))
     return " " if with_space != bare and len(with_space) <= len(bare) else ""
