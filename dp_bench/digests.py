@@ -1,4 +1,4 @@
-"""The sha256 of files, read once: kept for the process and, of large files, on disk for the next start."""
+"""The sha256 of files, cached for the process and, for large files, on disk."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from pathlib import Path
 
 from dp_bench.records import write_json
 
-LARGE = 4_000_000  # bytes from which a digest is worth a file of its own
-SETTLED_SECONDS = 2.0  # clocks of file systems tick slowly: what was just written may change unseen
+LARGE = 4_000_000  # bytes from which a digest is cached on disk
+SETTLED_SECONDS = 2.0  # file times are coarse: a file that was just written may change without a new time
 
 
 def file_sha256(path: Path, memory: Path | None = None) -> str:
-    """Return the sha256 of a file. It is computed anew where the file's size, times or inode have changed.
+    """Return the sha256 of a file, computed again if its size, times or inode have changed.
 
-    `memory` is a folder in which the digests of large files are kept.
+    `memory` is the folder for cached digests of large files.
     """
     state = path.stat()
     key = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
     settled = time.time() - max(state.st_mtime, state.st_ctime) > SETTLED_SECONDS
     if not settled:
-        return _computed(path)
+        return _compute(path)
     if memory is None or state.st_size < LARGE:
-        return _kept(path, key)
+        return _cached(path, key)
     entry = memory / f"{sha256(str(path.resolve()).encode()).hexdigest()[:32]}.json"
-    known = _read(entry)
-    if known.get("state") == list(key) and len(str(known.get("sha256"))) == 64:
-        return str(known["sha256"])
-    found = _kept(path, key)
-    write_json(entry, {"file": str(path.resolve()), "state": key, "sha256": found})
-    return found
+    stored = _read(entry)
+    if stored.get("state") == list(key) and len(str(stored.get("sha256"))) == 64:
+        return str(stored["sha256"])
+    digest = _cached(path, key)
+    write_json(entry, {"file": str(path.resolve()), "state": key, "sha256": digest})
+    return digest
 
 
-def _computed(path: Path) -> str:
+def _compute(path: Path) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=1024)
-def _kept(path: Path, state: tuple[int, ...]) -> str:
-    return _computed(path)
+def _cached(path: Path, state: tuple[int, ...]) -> str:
+    return _compute(path)
 
 
 def _read(entry: Path) -> dict[str, object]:
     try:
         content = json.loads(entry.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # nothing there yet, or damaged: it is computed again
+    except (OSError, ValueError):  # missing or damaged: the digest is computed again
         return {}
     return content if isinstance(content, dict) else {}

@@ -1,7 +1,7 @@
-"""Whether the Hugging Face hub answers, and where its cache lies; asked before anything heavy is imported.
+"""Whether the Hugging Face hub answers, and where its cache is, without importing its client.
 
-The hub's own clients retry an unreachable hub for half a minute a file. One short probe, remembered for the
-process, lets a machine without network fail at once and in our own words.
+The client retries an unreachable hub for half a minute a file. One short request, cached for the process,
+lets a machine without network fail at once with a clear message.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from functools import cache
 from pathlib import Path
 from threading import Thread
 
-PROBE_SECONDS = 3.0
+TIMEOUT_SECONDS = 3.0
 DEFAULT_ENDPOINT = "https://huggingface.co"
 TRUE_WORDS = ("1", "ON", "YES", "TRUE")
 
 
 def hub_endpoint() -> str:
+    """Return the URL of the hub."""
     return os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT).rstrip("/")
 
 
 def hub_offline() -> bool:
-    """Tell whether the user switched the hub off, by the variables that huggingface_hub itself reads."""
+    """Return whether the user disabled the hub, by the variables that huggingface_hub reads."""
     value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return value.upper() in TRUE_WORDS
 
 
 def hub_cache_dir() -> Path:
-    """Return the folder of the hub's cache, by huggingface_hub's own rules."""
+    """Return the folder of the hub's cache, by the rules of huggingface_hub."""
     chosen = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if chosen:
         return Path(os.path.expandvars(chosen)).expanduser()
@@ -38,15 +39,14 @@ def hub_cache_dir() -> Path:
 
 @cache
 def hub_reachable() -> bool:
-    """Tell whether the hub answers within three seconds; asked once a process."""
+    """Return whether the hub answers within three seconds; the answer is cached for the process."""
     if hub_offline():
         return False
-    # A thread, because urllib's timeout does not cover the name lookup, which is what hangs on a cluster
-    # node.
+    # A thread, because urllib's timeout does not cover the name lookup, which hangs on cluster nodes.
     answers: list[bool] = []
-    probe = Thread(target=lambda: answers.append(_answers(hub_endpoint())), daemon=True)
-    probe.start()
-    probe.join(PROBE_SECONDS)
+    request = Thread(target=lambda: answers.append(_answers(hub_endpoint())), daemon=True)
+    request.start()
+    request.join(TIMEOUT_SECONDS)
     return answers == [True]
 
 
@@ -56,10 +56,10 @@ def _answers(url: str) -> bool:
     from urllib.request import Request, urlopen
 
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=PROBE_SECONDS):
+        with urlopen(Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS):
             return True
     except HTTPError as error:
-        # The hub is there but has no page for us. 403, 407 and 5xx are what a proxy says when it keeps us in.
+        # The hub answers without a page. 403, 407 and 5xx come from a proxy that blocks it.
         return error.code in (401, 404, 405, 429)
-    except (OSError, HTTPException, ValueError):  # no route, no name, no certificate, nonsense, not a URL
+    except (OSError, HTTPException, ValueError):  # no route, name or certificate, no HTTP, no URL
         return False

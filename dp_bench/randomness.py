@@ -1,5 +1,4 @@
-"""One seed a run, split into independent streams by name, so that changing one draw leaves the others
-alone."""
+"""One seed a run, split into independent streams by name, so that a change of one draw keeps the others."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """Return the seed of the stream called `names`: 63 bits of a hash, the same on every machine."""
+    """Return the seed of the stream `names`: 63 bits of a hash, the same on every machine."""
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

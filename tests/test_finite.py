@@ -61,7 +61,7 @@ def test_nan_in_the_weights_is_no_score(
 ) -> None:
     own = experiment(f"prompt={prompt}", *QUICK)
     spoil(monkeypatch, set_nan)
-    with pytest.raises(NotFiniteError, match=r"(rte/train/\d+).*DenseReluDense.wo.weight.*1 numbers"):
+    with pytest.raises(NotFiniteError, match=r"(rte/train/\d+).*DenseReluDense.wo.weight.* has 1 "):
         run.run(own)
     assert status(own)["status"] == "failed"
 
@@ -83,7 +83,7 @@ def test_an_example_that_alone_is_not_finite_is_named(
         model.get_input_embeddings().weight[token] = torch.nan
 
     spoil(monkeypatch, change)
-    with pytest.raises(NotFiniteError, match=rf"the first of them rte/val/{first}\."):
+    with pytest.raises(NotFiniteError, match=rf"first for rte/val/{first}\."):
         run.run(own)
 
 
@@ -119,7 +119,7 @@ def test_gradients_that_are_not_finite_name_the_update_and_the_example(
         return torch.stack(parts)
 
     trainer.bare_model.score = score  # type: ignore[method-assign]
-    with pytest.raises(NotFiniteError, match=rf"gradients is \w+ at update 5, first by .* {ids[2]}\."):
+    with pytest.raises(NotFiniteError, match=rf"gradients is \w+ at update 5, first for example {ids[2]}\."):
         trainer._update((np.arange(4),), 4)
 
 

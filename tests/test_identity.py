@@ -170,21 +170,21 @@ def test_a_large_file_is_read_once_and_again_when_it_has_changed(
 ) -> None:
     monkeypatch.setattr(digests, "LARGE", 1)
     path, read = tmp_path / "weights", []
-    computed = digests._computed
-    monkeypatch.setattr(digests, "_computed", lambda path: read.append(path) or computed(path))
+    computed = digests._compute
+    monkeypatch.setattr(digests, "_compute", lambda path: read.append(path) or computed(path))
 
     def settled(content: bytes) -> str:
         path.write_bytes(content)
         monkeypatch.setattr(digests, "SETTLED_SECONDS", -1.0)
-        digests._kept.cache_clear()
+        digests._cached.cache_clear()
         return digests.file_sha256(path, tmp_path / "memory")
 
     first = settled(b"one")
-    digests._kept.cache_clear()  # another process
+    digests._cached.cache_clear()  # another process
     assert digests.file_sha256(path, tmp_path / "memory") == first == sha256(b"one").hexdigest()
     assert len(read) == 1
     assert settled(b"two") == sha256(b"two").hexdigest()
     (entry,) = (tmp_path / "memory").iterdir()
     entry.write_text('{"state": [')
-    digests._kept.cache_clear()
+    digests._cached.cache_clear()
     assert digests.file_sha256(path, tmp_path / "memory") == sha256(b"two").hexdigest()

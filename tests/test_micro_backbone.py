@@ -1,4 +1,4 @@
-"""The shipped tiny T5: it does the tasks when told how, guesses when not told, and is what its card says."""
+"""The shipped tiny T5 solves the tasks with an instruction, guesses without, and is the one of its card."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 
-from dp_bench.micro import told_how, world
+from dp_bench.micro import evaluation, world
 from dp_bench.micro.card import AIMS, MARGIN
 from dp_bench.micro.examples import instructed
 from dp_bench.micro.initial import Settings
@@ -25,22 +25,22 @@ Loaded = tuple[T5ForConditionalGeneration, PreTrainedTokenizerFast]
 
 @pytest.fixture(scope="module")
 def backbone() -> Loaded:
-    return told_how.load()
+    return evaluation.load()
 
 
 @pytest.mark.parametrize("task", AIMS)
-def test_told_how_it_solves_the_task(backbone: Loaded, task: str) -> None:
-    assert told_how.evaluate(*backbone, task, instruction=True) >= AIMS[task]
+def test_with_an_instruction_it_solves_the_task(backbone: Loaded, task: str) -> None:
+    assert evaluation.evaluate(*backbone, task, instruction=True) >= AIMS[task]
 
 
-@pytest.mark.parametrize("task", told_how.TASKS)
-def test_not_told_it_guesses(backbone: Loaded, task: str) -> None:
-    assert abs(told_how.evaluate(*backbone, task) - told_how.chance(task)) <= MARGIN
+@pytest.mark.parametrize("task", evaluation.TASKS)
+def test_without_an_instruction_it_guesses(backbone: Loaded, task: str) -> None:
+    assert abs(evaluation.evaluate(*backbone, task) - evaluation.chance(task)) <= MARGIN
 
 
 def test_the_file_is_small_and_the_one_of_the_card() -> None:
-    model = told_how.BACKBONE / "model.safetensors"
-    card = (told_how.BACKBONE / "CARD.md").read_text(encoding="utf-8")
+    model = evaluation.BACKBONE / "model.safetensors"
+    card = (evaluation.BACKBONE / "CARD.md").read_text(encoding="utf-8")
     assert model.stat().st_size <= 4_000_000
     assert re.findall(r"[0-9a-f]{64}", card) == [hashlib.sha256(model.read_bytes()).hexdigest()]
 
@@ -54,12 +54,12 @@ def test_its_tokenizer_knows_every_word_of_every_task(backbone: Loaded) -> None:
     )
     for task in world.TASKS:
         for record in world.generate(task, "val"):
-            for asked in told_how.questions(task, record):
-                encoded = tokenizer(asked.text, return_offsets_mapping=True)
-                assert 2 not in encoded["input_ids"] and encoded["input_ids"][-1] == 1, asked.text
-                words = [asked.text[start:end].lower() for start, end in encoded["offset_mapping"][:-1]]
+            for question in evaluation.questions(task, record):
+                encoded = tokenizer(question.text, return_offsets_mapping=True)
+                assert 2 not in encoded["input_ids"] and encoded["input_ids"][-1] == 1, question.text
+                words = [question.text[start:end].lower() for start, end in encoded["offset_mapping"][:-1]]
                 assert words == tokenizer.convert_ids_to_tokens(encoded["input_ids"][:-1])
-                assert 2 not in tokenizer.convert_tokens_to_ids(list(asked.words))
+                assert 2 not in tokenizer.convert_tokens_to_ids(list(question.words))
 
 
 def test_label_words_never_answer_the_operation_that_solves_a_task() -> None:
@@ -67,15 +67,15 @@ def test_label_words_never_answer_the_operation_that_solves_a_task() -> None:
     for operation in ("check", "judge", "compare", "pick", "refer", "mood", "size"):
         assert operation not in OPEN_REPORTS
         assert not any(instructed(rng, operation).target in LABEL_WORDS for _ in range(200))
-    assert {word for task in told_how.TASKS.values() for word in task.words} <= set(LABEL_WORDS)
+    assert {word for task in evaluation.TASKS.values() for word in task.words} <= set(LABEL_WORDS)
 
 
-def test_mixtures_are_told_by_the_heading(backbone: Loaded) -> None:
+def test_the_instruction_of_a_mixture_depends_on_the_heading(backbone: Loaded) -> None:
     report, story = {"passage": "Report -- It.", "skill": 0}, {"passage": "Story -- It.", "skill": 1}
-    assert told_how.told_how("mix2", report) != told_how.told_how("mix2", story)
-    assert told_how.evaluate(*backbone, "mix2", instruction=True) >= 90
+    assert evaluation.instruction_for("mix2", report) != evaluation.instruction_for("mix2", story)
+    assert evaluation.evaluate(*backbone, "mix2", instruction=True) >= 90
     with pytest.raises(ValueError, match="it has boolq"):
-        told_how.told_how("axb")
+        evaluation.instruction_for("axb")
 
 
 SHORT = Settings(steps=20, log_every=10, held_out=2)

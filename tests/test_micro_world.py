@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from dp_bench.micro import lexicon, world
+from dp_bench.micro.evaluation import questions
 from dp_bench.micro.operations import OPERATIONS, ask
 from dp_bench.micro.records import num_classes
 from dp_bench.micro.scenes import part_of, scene, uses
-from dp_bench.micro.told_how import questions
 
 # The keys and types of one record of the official release (super.gluebenchmark.com), train split.
 SCHEMAS: dict[str, Any] = {

@@ -1,7 +1,6 @@
-"""The metrics of `dp_bench.data.metrics` as a module of the `evaluate` library; `DIRECTORY` is what it loads.
+"""The metrics of `dp_bench.data.metrics` as a module of the `evaluate` library, in the folder DIRECTORY.
 
-evaluate.load(DIRECTORY, "multirc") needs no network. That call alone imports the `evaluate` library, which
-takes seconds.
+`evaluate.load(DIRECTORY, "multirc")` needs no network; `evaluate` itself takes seconds to import.
 """
 
 from pathlib import Path

@@ -1,9 +1,8 @@
-"""SuperGLUE's metrics for `evaluate.load(<this folder>, "multirc")`: the numbers of its `super_glue` module.
+"""SuperGLUE's metrics for `evaluate.load(<this folder>, "multirc")`, computed as dp-bench scores its runs.
 
-Inputs and keys are those of that module, scores lie in 0..1, and the numbers come from the functions that
-`dp-bench` scores its runs with. In addition `axg` returns `gender_parity`: its rows are those of the release
-in their order, so that each two that follow each other are a pair. ReCoRD's queries are matched by passage
-and query, not by the query alone.
+Inputs, keys and values, in 0..1, are those of `evaluate`'s `super_glue` module, with two differences. `axg`
+also returns `gender_parity`, with rows in the order of the release, where each two form a pair. Queries of
+ReCoRD are matched by passage and query, not by the query alone.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def _axb(predictions: Sequence[int], references: Sequence[int]) -> dict[str, flo
 
 def _axg(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
     if len(predictions) % 2:
-        raise ValueError(f"axg has rows in pairs, of two genders; {len(predictions)} is an odd number")
+        raise ValueError(f"the rows of axg are pairs; {len(predictions)} is an odd number")
     pairs = [str(row // 2) for row in range(len(predictions))]
     parity = metrics.gender_parity(predictions, pairs)
     return {**_accuracy(predictions, references), "gender_parity": parity}
@@ -65,10 +64,10 @@ def _multirc(predictions: Sequence[Mapping[str, Any]], references: Sequence[int]
     rows_of: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
         rows_of.setdefault(group, []).append(row)
-    of_questions = [metrics.macro_f1_of_present(labels[rows], predicted[rows]) for rows in rows_of.values()]
+    question_f1s = [metrics.macro_f1_of_present(labels[rows], predicted[rows]) for rows in rows_of.values()]
     return {
         "exact_match": metrics.exact_match(labels, predicted, groups),
-        "f1_m": float(np.mean(of_questions)),
+        "f1_m": float(np.mean(question_f1s)),
         "f1_a": metrics.f1a(labels, predicted),
     }
 
@@ -76,14 +75,14 @@ def _multirc(predictions: Sequence[Mapping[str, Any]], references: Sequence[int]
 def _record(
     predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    texts = {_query(one): one["prediction_text"] for one in predictions}
-    chosen = [texts.get(_query(one), "") for one in references]  # unanswered is wrong
-    golds = [one["answers"] for one in references]
-    return {"exact_match": metrics.token_em(chosen, golds), "f1": metrics.token_f1(chosen, golds)}
+    text_of = {_query(row): row["prediction_text"] for row in predictions}
+    texts = [text_of.get(_query(row), "") for row in references]  # a missing prediction is wrong
+    golds = [row["answers"] for row in references]
+    return {"exact_match": metrics.token_em(texts, golds), "f1": metrics.token_f1(texts, golds)}
 
 
-def _query(one: Mapping[str, Any]) -> tuple[int, int]:
-    return one["idx"]["passage"], one["idx"]["query"]
+def _query(row: Mapping[str, Any]) -> tuple[int, int]:
+    return row["idx"]["passage"], row["idx"]["query"]
 
 
 COMPUTE: dict[str, Callable[..., dict[str, float]]] = {

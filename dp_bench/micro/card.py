@@ -1,28 +1,24 @@
-"""The card of a pretrained backbone: what it is, how it was made, what it scores."""
+"""The card of a pretrained backbone: its weights, its pretraining, its scores."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dp_bench.digests import file_sha256
+from dp_bench.micro.evaluation import instruction_for
 from dp_bench.micro.initial import Settings
 from dp_bench.micro.lexicon import CUES, FRAMES, NAMES, SENSES
 from dp_bench.micro.scenes import EVERYTHING
-from dp_bench.micro.told_how import told_how
 
-AIMS = {"boolq": 95, "rte": 95, "wic": 95, "cb": 90, "copa": 90, "multirc": 90}  # told how, at least
-MARGIN = 15  # points from chance that zero-shot may lie
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+AIMS = {"boolq": 95, "rte": 95, "wic": 95, "cb": 90, "copa": 90, "multirc": 90}  # least, with instruction
+MARGIN = 15  # points by which zero-shot may differ from chance
 
 
 def write_card(directory: Path, others: Sequence[Path] = ()) -> Path:
-    """Write CARD.md beside a backbone from its files and log; `others` are other seeds' directories."""
+    """Write CARD.md beside a backbone from its files and log; `others` are the folders of other seeds."""
     log = read_log(directory)
     head, last = log[0], log[-1]
     settings = Settings(**head["settings"])
@@ -31,40 +27,40 @@ def write_card(directory: Path, others: Sequence[Path] = ()) -> Path:
     lines = [
         "# t5_micro",
         "",
-        "A tiny T5 that was really pretrained, on the generated world of `dp_bench/micro`, so that prompt",
-        "tuning shows a real learning curve without a network or a GPU. It knows no English but that",
-        "world's; no result with it says anything about SuperGLUE.",
+        "A tiny T5 pretrained on the generated world of `dp_bench/micro`, so that prompt tuning shows",
+        "a real learning curve without a network or a GPU. It knows only the English of that world;",
+        "results with it say nothing about SuperGLUE.",
         "",
-        f"- model.safetensors: {model.stat().st_size:,} bytes, sha256 `{sha256(model)}`",
+        f"- model.safetensors: {model.stat().st_size:,} bytes, sha256 `{file_sha256(model)}`",
         f"- {head['parameters']:,} parameters: d_model {config['d_model']}, d_ff {config['d_ff']}, "
         f"{config['num_heads']} heads of {config['d_kv']}, {config['num_layers']} encoder and "
         f"{config['num_decoder_layers']} decoder layers, {config['vocab_size']} words",
         f"- pretraining: seed {settings.seed}, {settings.steps} updates of {settings.batch_size} texts, "
         f"{last['seconds'] / 60:.1f} minutes of one CPU thread; torch {head['torch']}, "
         f"transformers {head['transformers']}",
-        f"- data: drawn anew for every update; {len(SENSES)} words of two senses, {len(CUES)} values of "
+        f"- data: new examples for every update; {len(SENSES)} words of two senses, {len(CUES)} values of "
         f"{len(EVERYTHING.attributes)} attributes with {EVERYTHING.num_cues} cues each, {len(NAMES)} names, "
-        f"{len(FRAMES)} sentence frames. Four in five combinations of content words; the tasks use the fifth",
+        f"{len(FRAMES)} sentence frames. Four in five combinations of content words; the tasks use the rest",
         f"- command: `python scripts/pretrain_micro.py --seed {settings.seed} --steps {settings.steps}`",
         "",
         "## Accuracy on the tasks' validation rows",
         "",
-        "Arg-max over the label words at the first decoder step. *Told how*: the instruction stands before",
-        "the text. Its label words never occurred with that operation in pretraining, nor did the content.",
-        f"Checked by tests: told how at least {', '.join(f'{task} {aim}' for task, aim in AIMS.items())};",
+        "Arg-max over the label words at the first decoder step. *Instructed*: the instruction is before the",
+        "text. Its label words and the content never occurred with that operation in pretraining.",
+        f"Checked by tests: instructed at least {', '.join(f'{task} {aim}' for task, aim in AIMS.items())};",
         f"zero-shot within {MARGIN} points of chance on every task.",
         "",
-        "| task | chance | zero-shot | told how | told after the text | told how, hard | instruction |",
+        "| task | chance | zero-shot | instructed | after the text | hard, instructed | instruction |",
         "|---|---|---|---|---|---|---|",
         *(
-            f"| {task} | {s['chance']} | {s['zero_shot']} | {s['told_how']} | {s['told_after']} "
-            f"| {s['told_how_hard']} | `{told_how(task)}` |"
+            f"| {task} | {s['chance']} | {s['zero_shot']} | {s['instructed']} | {s['instructed_after']} "
+            f"| {s['instructed_hard']} | `{instruction_for(task)}` |"
             for task, s in last["tasks"].items()
         ),
         "",
         not_learned(last["tasks"]),
         "",
-        "## Pretraining seeds (zero-shot / told how)",
+        "## Pretraining seeds (zero-shot / instructed)",
         "",
         *seeds_table([log, *(read_log(other) for other in others)]),
         "",
@@ -79,36 +75,40 @@ def write_card(directory: Path, others: Sequence[Path] = ()) -> Path:
 
 
 def not_learned(tasks: dict[str, dict[str, float]]) -> str:
-    """Name the tasks that the backbone cannot do even when told how."""
-    names = [task for task, found in tasks.items() if found["told_how"] < found["chance"] + MARGIN]
-    return f"Not learned in pretraining, told how or not: {', '.join(names) or 'none'}."
+    """List the tasks that the backbone does not solve even with an instruction."""
+    names = [task for task, scored in tasks.items() if scored["instructed"] < scored["chance"] + MARGIN]
+    return f"Not learned in pretraining, instructed or not: {', '.join(names) or 'none'}."
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:
+    """Return the lines of a pretraining's log: first its settings, then its measurements."""
     text = (directory / "pretraining.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
 def seeds_table(logs: Sequence[list[dict[str, Any]]]) -> list[str]:
+    """Return the rows of a table of each task's scores, one column a pretraining."""
     seeds = [f"seed {log[0]['settings']['seed']}" for log in logs]
     rows = [f"| task | {' | '.join(seeds)} |", "|---" * (len(seeds) + 1) + "|"]
     for task in logs[0][-1]["tasks"]:
-        found = [log[-1]["tasks"][task] for log in logs]
-        cells = [f"{scored['zero_shot']} / {scored['told_how']}" for scored in found]
+        scores = [log[-1]["tasks"][task] for log in logs]
+        cells = [f"{scored['zero_shot']} / {scored['instructed']}" for scored in scores]
         rows.append(f"| {task} | {' | '.join(cells)} |")
     cells = ["yes" if meets_aims(log[-1]["tasks"]) else "no" for log in logs]
     return [*rows, f"| meets every aim | {' | '.join(cells)} |"]
 
 
 def meets_aims(tasks: dict[str, dict[str, float]]) -> bool:
-    guesses = all(abs(found["zero_shot"] - found["chance"]) <= MARGIN for found in tasks.values())
-    return guesses and all(tasks[task]["told_how"] >= aim for task, aim in AIMS.items())
+    """Return whether zero-shot scores are near chance, and instructed ones at least AIMS."""
+    guesses = all(abs(scored["zero_shot"] - scored["chance"]) <= MARGIN for scored in tasks.values())
+    return guesses and all(tasks[task]["instructed"] >= aim for task, aim in AIMS.items())
 
 
 def curve(log: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the rows of a table of loss and accuracies over the updates, some twelve of them."""
     names = list(log[0]["accuracy"])
     rows = [f"| step | loss | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
     for line in [*log[:: max(1, len(log) // 12)], log[-1]]:
-        found = " | ".join(f"{line['accuracy'][name]:.0f}" for name in names)
-        rows.append(f"| {line['step']} | {line['loss']:.3f} | {found} |")
+        cells = " | ".join(f"{line['accuracy'][name]:.0f}" for name in names)
+        rows.append(f"| {line['step']} | {line['loss']:.3f} | {cells} |")
     return rows

@@ -2,14 +2,13 @@
 
     "check so up not down ; claim: it was cold. scene: Anna saw the ice."  ->  up
 
-An instruction is the name of an operation and, for each of its outcomes, what to say: `so up not down`.
-Without the latter the outcome itself is the answer. The words a task answers with (yes, no, maybe …) never
-occur with the operation that solves the task: the model must carry over what it has learned of saying.
-Without any instruction nothing tells what is wanted; `uninstructed` examples teach just that: their answer
-is random, so that the model does not act before it is told to.
+An instruction is the name of an operation and an answer word for each of its outcomes: `so up not down`.
+Without answer words the outcome itself is the answer. The label words of a task (yes, no, maybe …) never
+occur with the operation that solves the task: the model must transfer the use of answer words to them.
+`uninstructed` examples have random answers, so that without an instruction the model guesses.
 
-The name may be missing where text and outcomes leave no doubt, instructions stand before the text, after it
-or on both sides, and stray words may stand around them.
+The name may be missing where text and outcomes identify the operation. Instructions are before the text,
+after it or on both sides, with or without random words around them.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ from dp_bench.micro.scenes import alternatives, sentence, uses
 
 @dataclass(frozen=True)
 class Pair:
-    """One example of pretraining: what the encoder reads and what the decoder writes."""
+    """One example of pretraining: the texts of encoder and decoder."""
 
     operation: str
     source: str
@@ -60,79 +59,69 @@ class Pair:
 
 
 def body(rng: random.Random, question: Question, noise: float) -> str:
-    """Lay the pieces out with their own markers, with any of the tasks' markers, or with none.
+    """Join the pieces with their markers, with random markers of the tasks, or without markers.
 
-    The markers of options stay, for they are the outcomes.
+    The markers of options are kept, because they are the outcomes.
     """
     pieces = list(question.pieces)
     fixed = ("choice1", "choice2") if question.operation == "pick" else ()
     if pieces[-1][0] in ("ask", "claim") and rng.random() < 0.5:
         pieces = pieces[-1:] + pieces[:-1]
-    own_markers = rng.random() > 0.6 * noise
+    keep_markers = rng.random() > 0.6 * noise
     parts = []
-    for own, text in pieces:
-        marker = own if own_markers or own in fixed else rng.choice(TASK_MARKERS)
+    for name, text in pieces:
+        marker = name if keep_markers or name in fixed else rng.choice(TASK_MARKERS)
         end = "." if rng.random() < 0.15 * noise else ""
-        bare = own not in fixed and rng.random() < 0.15 * noise
+        bare = name not in fixed and rng.random() < 0.15 * noise
         parts.append(f"{text}{end}" if bare else f"{marker}: {text}{end}")
     return " ".join(parts)
 
 
 def instructed(rng: random.Random, operation: str | None = None, stage: Stage = LAST) -> Pair:
-    """Draw a question with an instruction that tells what to do and what to say."""
+    """Draw a question with an instruction: the operation and its answer words."""
     operation = operation or some_operation(rng, stage)
     question = ask(rng, operation, stage)
     text = body(rng, question, stage.noise)
     outcomes = OUTCOMES[operation]
     if not outcomes or rng.random() < stage.bare:
-        return Pair(operation, place(rng, [operation], [], text, stage.noise), question.outcome)
+        return Pair(operation, with_instruction(rng, [operation], [], text, stage.noise), question.outcome)
     labels = operation in OPEN_REPORTS and rng.random() < 0.5
     say = dict(
         zip(outcomes, rng.sample(LABEL_WORDS if labels else PLAIN_ANSWERS, len(outcomes)), strict=True)
     )
     saying = [word for outcome, answer in shuffled(rng, say.items()) for word in (outcome, answer)]
     name = [] if rng.random() < 0.25 * stage.noise else [operation]
-    return Pair(operation, place(rng, name, saying, text, stage.noise), say[question.outcome])
+    return Pair(operation, with_instruction(rng, name, saying, text, stage.noise), say[question.outcome])
 
 
-def place(rng: random.Random, name: list[str], say: list[str], text: str, noise: float) -> str:
+def with_instruction(rng: random.Random, name: list[str], say: list[str], text: str, noise: float) -> str:
     """Put the instruction before the text, after it, or one part on each side."""
     if rng.random() < 0.3 * noise:
         name, say = stray(rng, name), stray(rng, say)
     before, after = rng.choice(((name + say, []), ([], name + say), (name, say), (say, name)))
     semicolon = ";" if rng.random() < 0.5 else ""
-    return " ".join(
-        filter(
-            None,
-            (
-                " ".join(before),
-                semicolon if before else "",
-                text,
-                semicolon if after else "",
-                " ".join(after),
-            ),
-        )
-    )
+    parts = (*before, semicolon if before else "", text, semicolon if after else "", *after)
+    return " ".join(filter(None, parts))
 
 
 STRAY = (*NAMES, *SENSES, *PRETRAINING_MARKERS, *TASK_MARKERS)
 
 
 def stray(rng: random.Random, words: list[str]) -> list[str]:
-    """Let words that mean nothing stand around a part of an instruction."""
+    """Put random words around a part of an instruction."""
     return [*rng.choices(STRAY, k=rng.randrange(4)), *words, *rng.choices(STRAY, k=rng.randrange(3))]
 
 
 def uninstructed(rng: random.Random, stage: Stage = LAST) -> list[Pair]:
-    """Draw a question without an instruction, once with each answer it might have: which one cannot be known.
+    """Draw a question without an instruction, once with each of its possible answers.
 
-    All of them together teach an even guess; a random one of them would teach its noise.
+    All of them together teach a uniform guess; one at random would add noise.
     """
     operation = some_operation(rng, stage)
     question = ask(rng, operation, stage)
     text = body(rng, question, stage.noise)
     if rng.random() < 0.4:
-        text = place(rng, stray(rng, []), stray(rng, []), text, stage.noise)
+        text = with_instruction(rng, stray(rng, []), stray(rng, []), text, stage.noise)
     kind = rng.random()
     if operation == "who" and kind < 0.5:
         answers = [word for word in words_of(text) if word.capitalize() in NAMES]
@@ -146,9 +135,9 @@ def uninstructed(rng: random.Random, stage: Stage = LAST) -> list[Pair]:
 
 
 def denoising(rng: random.Random, stage: Stage = LAST) -> Pair:
-    """Draw text with spans replaced by sentinels, as T5 is pretrained: the decoder writes the spans.
+    """Draw a text with spans replaced by sentinels, as T5 is pretrained: the decoder writes the spans.
 
-    Most gaps stand where reading is needed: after "heat:", after a claim that is `so` or `not`.
+    Most gaps are where the text must be read: after "heat:", after a claim that is `so` or `not`.
     """
     if rng.random() < 0.3:
         return on_one_topic(rng, stage)
@@ -160,14 +149,14 @@ def denoising(rng: random.Random, stage: Stage = LAST) -> Pair:
     kind = rng.random()
     gaps: list[tuple[str, str]] = []  # text up to a gap, and the word in it
     if kind < 0.5:
-        found = some_scene(rng, stage)
-        text = found.text
-        gaps = [(f"{attribute}:", value) for attribute, value in shuffled(rng, found.values.items())]
+        scene = some_scene(rng, stage)
+        text = scene.text
+        gaps = [(f"{attribute}:", value) for attribute, value in shuffled(rng, scene.values.items())]
     elif kind < 0.6:
-        found = some_scene(rng, stage)
-        text = found.text
+        scene = some_scene(rng, stage)
+        text = scene.text
         outcome = rng.choices(("so", "not", "open"), (5, 4, 1))[0]
-        gaps = [(statement(rng, found, outcome, stage.reach), outcome)]
+        gaps = [(statement(rng, scene, outcome, stage.reach), outcome)]
     elif kind < 0.7:
         use = uses(rng, "pretraining", same=rng.random() < 0.5, reach=stage.reach)
         text = " ".join(use.sentences)
@@ -189,7 +178,7 @@ def denoising(rng: random.Random, stage: Stage = LAST) -> Pair:
 
 
 def on_one_topic(rng: random.Random, stage: Stage) -> Pair:
-    """Hide words of one value among others of it: words that keep company become alike."""
+    """Draw sentences about one value with gaps, so that its words get similar embeddings."""
     value = rng.choice(tuple(stage.reach.cues))
     cues = rng.sample(stage.reach.cues[value], 3)
     sentences = [(sentence(rng, rng.choice(FRAMES), c=cue), cue) for cue in cues]
@@ -202,13 +191,17 @@ def on_one_topic(rng: random.Random, stage: Stage) -> Pair:
         words = words_of(text)
         if word in hidden:
             sentinel = next(sentinels)
-            words = [sentinel if one == word else one for one in words]
+            words = [sentinel if each == word else each for each in words]
             target += [sentinel, word]
         source += words
     return Pair("denoising", " ".join(source), " ".join(target))
 
 
 def with_gaps(rng: random.Random, text: str, gaps: Sequence[tuple[str, str]], blanks: float = 0.2) -> Pair:
+    """Append the gaps, each a text and the hidden word after it, to a text that may have gaps too.
+
+    `blanks` is the probability of a random gap in the text; without `gaps` it gets three.
+    """
     words = words_of(text)
     blank = (
         set(rng.sample(range(len(words)), 1 if gaps else 3)) if rng.random() < blanks or not gaps else set()

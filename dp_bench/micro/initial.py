@@ -1,8 +1,8 @@
 """The tiny T5 before its first update, and the settings of a pretraining.
 
-T5's relative-position bias is the model's only sense of order. Four encoder heads begin local (one word
-back, one word on, seven back, seven on), and the other heads begin by looking at words like their own: from
-random numbers, a short pretraining is mostly spent on finding these.
+T5 knows the order of words only by its relative-position bias. Four encoder heads are initialised local (one
+word back, one ahead, seven back, seven ahead), and the other heads attend to similar words: from random
+weights, a short pretraining mostly goes into learning these.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Settings:
     embedding_lr: float = 0.01
     embedding_std: float = 0.3
     warmup_steps: int = 200
-    decay_from: float = 0.6  # share of the steps after which the learning rate falls to `final_lr`
+    decay_from: float = 0.6  # of the steps; then the learning rate decays to `final_lr`
     final_lr: float = 0.02  # of lr
-    growing_steps: int = 2400  # over which the world grows from its first words to all of them
-    denoising: int = 3  # batches of the CHUNK
+    growing_steps: int = 2400  # in which the world grows from its first words to all of them
+    denoising: int = 3  # batches of each CHUNK
     uninstructed_share: float = 0.15  # of the other batches
     local_start: float = 4.0
     log_every: int = 250
@@ -42,6 +42,7 @@ class Settings:
 
 
 def build_model(settings: Settings, vocab_size: int) -> T5ForConditionalGeneration:
+    """Build the model before its first update, from the seed of the settings."""
     torch.manual_seed(settings.seed)
     config = T5Config(
         vocab_size=vocab_size,
@@ -61,19 +62,17 @@ def build_model(settings: Settings, vocab_size: int) -> T5ForConditionalGenerati
         tie_word_embeddings=True,
     )
     model = T5ForConditionalGeneration(config)
-    model.set_attn_implementation(
-        "eager"
-    )  # with a trained bias, the fused kernels fall back to something slower
+    model.set_attn_implementation("eager")  # fused kernels are slower with a trained bias
     with torch.no_grad():
         model.shared.weight.mul_(settings.embedding_std)
     start_local(model, settings.local_start)
-    start_alike(model)
+    start_similar(model)
     return model
 
 
 @torch.no_grad()
 def start_local(model: T5ForConditionalGeneration, strength: float) -> None:
-    """Let four heads of the encoder begin by looking one word back, one on, seven back, seven on."""
+    """Initialise four encoder heads to attend one word back, one ahead, seven back, seven ahead."""
     encoder = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
     decoder = model.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
     for bias in (encoder, decoder):
@@ -83,19 +82,19 @@ def start_local(model: T5ForConditionalGeneration, strength: float) -> None:
     encoder[ahead + 1, 1] += 2 * strength
     encoder[1:8, 2] += strength - 1
     encoder[ahead + 1 : ahead + 8, 3] += strength - 1
-    encoder[:ahead, 6] += strength / 2  # two of the heads that look for like words look to one side
+    encoder[:ahead, 6] += strength / 2  # two of the heads for similar words attend to one side
     encoder[ahead:, 6] -= strength / 2
     encoder[:ahead, 7] -= strength / 2
     encoder[ahead:, 7] += strength / 2
     decoder[1, 0] += strength
-    first = model.encoder.block[0].layer[0].SelfAttention  # what stands beside a word is written into it
+    first = model.encoder.block[0].layer[0].SelfAttention  # writes the adjacent words into a word
     rows = 2 * first.key_value_proj_dim
     first.o.weight[:, :rows] = first.v.weight[:rows].T
 
 
 @torch.no_grad()
-def start_alike(model: T5ForConditionalGeneration) -> None:
-    """Let the other heads begin by looking at words like their own: W_q proportional to W_k."""
+def start_similar(model: T5ForConditionalGeneration) -> None:
+    """Initialise the other heads to attend to similar words: W_q proportional to W_k."""
     heads = [(block.layer[0].SelfAttention, 4) for block in model.encoder.block]
     heads += [
         (block.layer[1].EncDecAttention, block.layer[1].EncDecAttention.n_heads // 2)

@@ -1,6 +1,6 @@
 """Every word of the generated world: people, attributes and cues, words with two senses, sentence frames.
 
-A scene never says "it was cold"; it says "Anna saw the ice". `ice` is a *cue* of the value `cold` of the
+A scene does not contain "it was cold" but "Anna saw the ice". `ice` is a *cue* of the value `cold` of the
 attribute `heat`. The tiny T5 learns cues in pretraining; the tasks ask about values.
 """
 
@@ -10,6 +10,7 @@ import re
 
 
 def words(text: str) -> tuple[str, ...]:
+    """Split a text at white space."""
     return tuple(text.split())
 
 
@@ -45,9 +46,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 ATTRIBUTE_OF = {value: attribute for attribute, values in ATTRIBUTES.items() for value in values}
 VALUE_OF = {cue: value for value, cues in CUES.items() for cue in cues}
 
-SENSES: dict[
-    str, tuple[str, str]
-] = {  # a word of two senses; its company (a cue of either value) tells which one
+SENSES: dict[str, tuple[str, str]] = {  # words of two senses: a cue of one of the values decides
     "bank": ("big", "quiet"),
     "bark": ("loud", "green"),
     "bass": ("loud", "cold"),
@@ -84,7 +83,7 @@ FRAMES = (  # {n} a person, {c} a cue
     "near the {c} stood {n}.",
     "{n} and the {c} were there.",
 )
-FILLERS = (  # no cue in them
+FILLERS = (  # without a cue
     "{n} met {m}.",
     "then {n} came with {m}.",
     "{n} spoke to {m}.",
@@ -131,7 +130,7 @@ TASK_MARKERS = words(
 )
 PRETRAINING_MARKERS = words("scene claim ask item line option")
 
-# Words that may stand for an answer. The tasks' own label words answer few operations in pretraining.
+# Words used as answers. In pretraining, the label words of the tasks answer few operations.
 PLAIN_ANSWERS = words("plus minus up down left right in out agree deny lock shut odd even sure never")
 LABEL_WORDS = words("yes no maybe true false first second cause effect")
 
@@ -144,7 +143,7 @@ SENTINELS = tuple(f"<extra_id_{i}>" for i in range(8))
 
 
 def words_of(text: str) -> list[str]:
-    """Split as the tokenizer does: lower case, at white space, every punctuation mark alone."""
+    """Split a text as the tokenizer does: lower case, at white space, every punctuation mark a word."""
     return re.findall(r"[^\W_]+|[^\w\s]|_", text.lower())
 
 
@@ -154,9 +153,9 @@ def vocabulary() -> list[str]:
         *FRAMES, *FILLERS, *SENSE_FRAMES, *PRONOUN_FRAMES, *CLAIMS,
         *QUESTIONS, *QUERIES, *HYPOTHESES, *ATTRIBUTE_QUESTIONS, *ANSWERS,
     )  # fmt: skip
-    found = [
+    content = [
         *NAMES, *PRONOUNS, *ATTRIBUTES, *ATTRIBUTE_OF, *VALUE_OF, *SENSES,
         *words_of(" ".join(re.sub(r"\{.\}", " ", frame) for frame in frames)),
         *TASK_MARKERS, *PRETRAINING_MARKERS, *PLAIN_ANSWERS, *LABEL_WORDS, *OTHER_WORDS,
     ]  # fmt: skip
-    return ["<pad>", "</s>", "<unk>", *dict.fromkeys(word.lower() for word in found)]
+    return ["<pad>", "</s>", "<unk>", *dict.fromkeys(word.lower() for word in content)]

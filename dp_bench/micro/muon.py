@@ -1,8 +1,8 @@
-"""Muon for many small matrices: momentum, orthogonalised for all matrices of one shape at once.
+"""Muon for many small matrices: the momentum of all matrices of one shape is orthogonalised at once.
 
 The update is that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` (Keller Jordan's
-Newton-Schulz coefficients, Nesterov momentum), in fp32 and batched: on a CPU the step of a tiny model is
-otherwise a third of the time.
+Newton-Schulz coefficients, Nesterov momentum), in fp32 and batched: on a CPU the optimizer otherwise takes a
+third of the time of a tiny model.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Make one update of all matrices."""
         assert closure is None
         for group in self.param_groups:
             matrices = group["params"]
@@ -46,13 +47,14 @@ class Muon(torch.optim.Optimizer):
             state["momentum"].lerp_(grad, 1 - group["momentum"])
             update = orthogonalise(grad.lerp(state["momentum"], group["momentum"]), group["steps"])
             scale = 0.2 * update.shape[-1] ** 0.5  # root mean square of an AdamW update
-            for matrix, one in zip(matrices, update, strict=True):
+            for matrix, change in zip(matrices, update, strict=True):
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(one if matrix.shape == one.shape else one.T, alpha=-group["lr"] * scale)
+                matrix.add_(change if matrix.shape == change.shape else change.T, alpha=-group["lr"] * scale)
 
 
 def wide(matrix: Tensor | None) -> Tensor:
-    assert matrix is not None, "every matrix takes part in every batch"
+    """Return a matrix, transposed if it has more rows than columns."""
+    assert matrix is not None, "every matrix has a gradient"
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
 
 

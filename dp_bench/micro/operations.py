@@ -1,8 +1,7 @@
-"""What the tiny T5 is asked in pretraining: operations, their outcomes, and questions drawn for them.
+"""The operations of pretraining, their outcomes, and random questions for them.
 
-`find`, `about` and `say` solve no task. They teach the look-ups that the others are made of (the
-cue a claim speaks of; what to say for an outcome), which are otherwise learned late or never, because a
-yes or a no tells so little.
+`find`, `about` and `say` solve no task. They teach parts of the other operations (the cue of a claim, the
+answer word of an outcome), which are otherwise learned late or never: yes or no is a weak signal.
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ from dp_bench.micro.scenes import (
 
 OUTCOMES: dict[str, tuple[str, ...]] = {
     **ATTRIBUTES,  # report the value of an attribute
-    "check": ("so", "not"),  # is the claim shown by the scene
-    "judge": ("so", "not", "open"),  # is it shown, contradicted, or neither
+    "check": ("so", "not"),  # does the claim follow from the scene
+    "judge": ("so", "not", "open"),  # does it follow, is it contradicted, or neither
     "compare": ("same", "different"),  # senses of a word in two sentences
     "pick": ("choice1", "choice2"),  # the option that goes with the scene
     "refer": ("so", "not"),  # does the pronoun mean the person
-    "who": (),  # the person beside a cue, or meant by a pronoun
-    "find": (),  # the cue that shows the claim, or none; the word that makes an option right
-    "about": (),  # the cue that shows or contradicts the claim, or none
-    "say": (),  # what to say for a given outcome
+    "who": (),  # the person in the sentence of a cue, or meant by a pronoun
+    "find": (),  # the cue that proves the claim, or none; the word that makes an option right
+    "about": (),  # the cue that proves or contradicts the claim, or none
+    "say": (),  # the answer word of an outcome
 }
 OPERATIONS = tuple(OUTCOMES)
-OPEN_REPORTS = {*ATTRIBUTES} - {"mood", "size"}  # answer with label words too; no other operation does
+OPEN_REPORTS = {*ATTRIBUTES} - {"mood", "size"}  # only these are answered with label words too
 WEIGHTS = {
     "report": 9,
     "check": 12,
@@ -63,13 +62,13 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """How hard the examples are: pretraining begins in a small world with short scenes and bare outcomes."""
+    """The difficulty of examples; the first stages have a small world, short scenes and bare outcomes."""
 
     reach: Reach = EVERYTHING
     scene_lengths: tuple[int, ...] = (0, 3, 5, 1, 1)  # weights of one to five cues
-    fillers: float = 0.15  # share of texts with a sentence about nothing
-    bare: float = 0.2  # share of instructions that do not tell what to say
-    noise: float = 1.0  # of missing names, stray words and other markers than pretraining's own
+    fillers: float = 0.15  # share of texts with a sentence without a cue
+    bare: float = 0.2  # share of instructions without answer words
+    noise: float = 1.0  # frequency of missing names, random words and markers of the tasks
     weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
 
 
@@ -89,24 +88,24 @@ Drawn = tuple[tuple[tuple[str, str], ...], str]  # pieces and outcome
 
 
 def ask(rng: random.Random, operation: str, stage: Stage = LAST) -> Question:
-    """Draw a question of an operation, from the content that belongs to pretraining."""
+    """Draw a question of an operation from the content of pretraining."""
     if operation in ATTRIBUTES:
-        found = some_scene(rng, stage, about=(operation,))
-        return Question(operation, (("scene", found.text),), found.values[operation])
+        drawn = some_scene(rng, stage, about=(operation,))
+        return Question(operation, (("scene", drawn.text),), drawn.values[operation])
     return Question(operation, *ASKS[operation](rng, stage))
 
 
 def ask_check(rng: random.Random, stage: Stage) -> Drawn:
-    found = some_scene(rng, stage)
+    drawn = some_scene(rng, stage)
     outcome = rng.choices(("so", "not", "open"), (5, 3, 2))[0]
-    claim = statement(rng, found, outcome, stage.reach)
-    return (("scene", found.text), ("claim", claim)), "so" if outcome == "so" else "not"
+    claim = statement(rng, drawn, outcome, stage.reach)
+    return (("scene", drawn.text), ("claim", claim)), "so" if outcome == "so" else "not"
 
 
 def ask_judge(rng: random.Random, stage: Stage) -> Drawn:
-    found = some_scene(rng, stage)
+    drawn = some_scene(rng, stage)
     outcome = rng.choice(OUTCOMES["judge"])
-    return (("scene", found.text), ("claim", statement(rng, found, outcome, stage.reach))), outcome
+    return (("scene", drawn.text), ("claim", statement(rng, drawn, outcome, stage.reach))), outcome
 
 
 def ask_compare(rng: random.Random, stage: Stage) -> Drawn:
@@ -123,19 +122,19 @@ def ask_pick(rng: random.Random, stage: Stage) -> Drawn:
 def ask_refer(rng: random.Random, stage: Stage) -> Drawn:
     refers = rng.random() < 0.5
     person = reference(rng, "pretraining", refers=refers, num_fillers=few(rng, stage), reach=stage.reach)
-    asked = f'does the pronoun "{person.pronoun}" refer to "{person.person}"?'
-    return (("scene", person.text), ("ask", asked)), "so" if refers else "not"
+    query = f'does the pronoun "{person.pronoun}" refer to "{person.person}"?'
+    return (("scene", person.text), ("ask", query)), "so" if refers else "not"
 
 
 def ask_who(rng: random.Random, stage: Stage) -> Drawn:
     if rng.random() < 0.4:
         person = reference(rng, "pretraining", refers=True, num_fillers=few(rng, stage), reach=stage.reach)
-        asked = f'who does the pronoun "{person.pronoun}" refer to?'
-        return (("scene", person.text), ("ask", asked)), person.person.lower()
-    found = some_scene(rng, stage, distinct_names=True)
-    place = rng.randrange(len(found.names))
-    query = sentence(rng, rng.choice(QUERIES + FRAMES), n="@placeholder", c=found.cues[place])
-    return (("scene", found.text), ("ask", query)), found.names[place].lower()
+        query = f'who does the pronoun "{person.pronoun}" refer to?'
+        return (("scene", person.text), ("ask", query)), person.person.lower()
+    drawn = some_scene(rng, stage, distinct_names=True)
+    index = rng.randrange(len(drawn.names))
+    query = sentence(rng, rng.choice(QUERIES + FRAMES), n="@placeholder", c=drawn.cues[index])
+    return (("scene", drawn.text), ("ask", query)), drawn.names[index].lower()
 
 
 def ask_find(rng: random.Random, stage: Stage) -> Drawn:
@@ -149,20 +148,20 @@ def ask_about(rng: random.Random, stage: Stage) -> Drawn:
     return claimed(rng, stage, lambda value: {*ATTRIBUTES[ATTRIBUTE_OF[value]]})
 
 
-def claimed(rng: random.Random, stage: Stage, wanted: Callable[[str], set[str]]) -> Drawn:
-    """Ask for the cue of a value that is `wanted` after a claim; there may be none."""
-    found = some_scene(rng, stage)
+def claimed(rng: random.Random, stage: Stage, values_of: Callable[[str], set[str]]) -> Drawn:
+    """Ask for the cue of one of the values that `values_of` returns for a claimed value, or `none`."""
+    drawn = some_scene(rng, stage)
     outcome = rng.choices(("so", "not", "open"), (5, 3, 2))[0]
-    claim = statement(rng, found, outcome, stage.reach)
-    values = wanted(key_word(claim))
-    shown = next((cue for cue in found.cues if VALUE_OF[cue] in values), "none")
-    return (("scene", found.text), ("claim", claim)), shown
+    claim = statement(rng, drawn, outcome, stage.reach)
+    values = values_of(key_word(claim))
+    cue = next((cue for cue in drawn.cues if VALUE_OF[cue] in values), "none")
+    return (("scene", drawn.text), ("claim", claim)), cue
 
 
 def ask_say(rng: random.Random, stage: Stage) -> Drawn:
     pairs = sayings(rng, stage)
-    asked, outcome = rng.choice(pairs)
-    return (("scene", " ".join(word for pair in pairs for word in pair)), ("ask", asked)), outcome
+    outcome, answer = rng.choice(pairs)
+    return (("scene", " ".join(word for pair in pairs for word in pair)), ("ask", outcome)), answer
 
 
 ASKS: dict[str, Callable[[random.Random, Stage], Drawn]] = {
@@ -179,10 +178,12 @@ ASKS: dict[str, Callable[[random.Random, Stage], Drawn]] = {
 
 
 def few(rng: random.Random, stage: Stage) -> int:
+    """Draw the number of sentences without a cue, 0 or 1."""
     return int(rng.random() < stage.fillers)
 
 
 def some_alternatives(rng: random.Random, stage: Stage) -> Alternatives:
+    """Draw a premise with its alternatives at a stage."""
     return alternatives(
         rng,
         "pretraining",
@@ -199,13 +200,13 @@ def key_word(text: str) -> str:
 
 
 def options(choice: Alternatives) -> tuple[tuple[str, str], ...]:
-    """Put the premise between its options: T5 sees most easily on which side a word stands."""
+    """Put the premise between its options: relative positions distinguish the sides best."""
     first, second = choice.choices
     return ("choice1", first), ("scene", choice.premise), ("ask", choice.question), ("choice2", second)
 
 
 def sayings(rng: random.Random, stage: Stage) -> list[tuple[str, str]]:
-    """Draw what to say for each of some outcomes, which may be any words."""
+    """Draw some outcomes, which may be any words, and an answer word for each."""
     if rng.random() < 0.5:
         outcomes = rng.choice([outcomes for outcomes in OUTCOMES.values() if outcomes])
     else:
@@ -217,6 +218,7 @@ def sayings(rng: random.Random, stage: Stage) -> list[tuple[str, str]]:
 def some_scene(
     rng: random.Random, stage: Stage, *, about: Sequence[str] = (), distinct_names: bool = False
 ) -> Scene:
+    """Draw a scene at a stage."""
     return scene(
         rng,
         "pretraining",
@@ -228,29 +230,27 @@ def some_scene(
     )
 
 
-def statement(rng: random.Random, found: Scene, outcome: str, reach: Reach) -> str:
-    """Claim a value that the scene shows (so), contradicts (not) or leaves open."""
+def statement(rng: random.Random, drawn: Scene, outcome: str, reach: Reach) -> str:
+    """Claim a value that follows from the scene (so), contradicts it (not), or neither (open)."""
     if outcome == "open":
-        attribute = rng.choice([attribute for attribute in reach.attributes if attribute not in found.values])
+        attribute = rng.choice([name for name in reach.attributes if name not in drawn.values])
         value = rng.choice(ATTRIBUTES[attribute])
     else:
-        attribute = rng.choice(tuple(found.values))
-        value = found.values[attribute]
+        attribute = rng.choice(tuple(drawn.values))
+        value = drawn.values[attribute]
         if outcome == "not":
             value = rng.choice([other for other in ATTRIBUTES[attribute] if other != value])
-    return claim_of(rng, value)
-
-
-def claim_of(rng: random.Random, value: str) -> str:
     return sentence(rng, rng.choice(CLAIMS), v=value, a=ATTRIBUTE_OF[value])
 
 
 def some_operation(rng: random.Random, stage: Stage) -> str:
+    """Draw an operation by the weights of a stage."""
     operation = rng.choices(list(stage.weights), list(stage.weights.values()))[0]
     return rng.choice(stage.reach.attributes) if operation == "report" else operation
 
 
 def shuffled(rng: random.Random, items: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    found = list(items)
-    rng.shuffle(found)
-    return found
+    """Return the items in random order."""
+    order = list(items)
+    rng.shuffle(order)
+    return order

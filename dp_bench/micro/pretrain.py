@@ -1,8 +1,8 @@
 """Pretrain the tiny T5 on the generated world: `pretrain(settings, out)`, by `scripts/pretrain_micro.py`.
 
 Muon for the weight matrices, AdamW for embeddings and norms, a higher learning rate for the position bias,
-and a curriculum. Everything is drawn from the seed and the step, so that a run resumes from its checkpoint
-as if it had never stopped.
+and a curriculum. Everything is drawn from the seed and the step, so that a resumed run computes the same as
+an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 
+from dp_bench.micro.evaluation import scores
 from dp_bench.micro.examples import Pair, denoising, instructed, uninstructed
 from dp_bench.micro.initial import Settings, build_model
 from dp_bench.micro.muon import Muon
 from dp_bench.micro.operations import LAST, OPERATIONS, Stage
 from dp_bench.micro.scenes import Reach
 from dp_bench.micro.tokenizer import build_tokenizer
-from dp_bench.micro.told_how import scores
 
-CHUNK = 10  # batches drawn together, so that texts of like length share a batch
+CHUNK = 10  # batches drawn together, so that texts of similar length share a batch
 
 
 def build_optimizers(model: T5ForConditionalGeneration, settings: Settings) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices and AdamW for all else, with a `factor` of the learning rate a group."""
     named = dict(model.named_parameters())
     bias = [p for name, p in named.items() if "relative_attention_bias" in name]
     embeddings = [p for name, p in named.items() if "shared" in name]
@@ -48,13 +49,14 @@ def build_optimizers(model: T5ForConditionalGeneration, settings: Settings) -> l
 
 
 def learning_rate(settings: Settings, step: int) -> float:
+    """Return the learning rate of a step: linear warm-up, constant, linear decay."""
     warm = min(1.0, (step + 1) / settings.warmup_steps)
     done = step / settings.steps
     fall = 1.0 if done < settings.decay_from else (1 - done) / (1 - settings.decay_from)
     return settings.lr * warm * max(settings.final_lr, fall)
 
 
-CURRICULUM = (  # until which step in a small world: what is asked how often, what share without what to say
+CURRICULUM = (  # in a small world: last step, weights of operations, share without answer words
     (300, "say 1", 1.0),
     (800, "report 4 find 8 about 3 say 2 check 4 compare 4", 1.0),
     (1150, "pick 9 find 3", 1.0),
@@ -67,15 +69,15 @@ CURRICULUM = (  # until which step in a small world: what is asked how often, wh
 
 
 def stage_at(step: int, settings: Settings) -> Stage:
-    """Teach one circuit after the other in a small world, then let the world grow.
+    """Return the stage of a step: one operation after the other in a small world, which then grows.
 
-    Looking up what to say comes first, then finding cues, then the questions with bare outcomes, then all
-    of it with what to say. Drawn together from the start, none of these is learned within the budget, and
-    the harder ones (pick, who, refer) are learned only while most examples are theirs.
+    Answer words are learned first, then cues, then questions with bare outcomes, then all with answer words.
+    Drawn together from the start, none is learned within the budget, and the harder operations (pick, who,
+    refer) are learned only if most examples are theirs.
     """
-    for until, asked, bare in CURRICULUM:
+    for until, mixture, bare in CURRICULUM:
         if step < until:
-            words = asked.split()
+            words = mixture.split()
             weights = dict(zip(words[::2], map(float, words[1::2]), strict=True))
             reach = Reach(num_attributes=4, num_cues=3)
             return Stage(reach, (2, 5, 3, 0, 0), fillers=0.0, bare=bare, noise=0.0, weights=weights)
@@ -94,11 +96,11 @@ def draw_chunk(settings: Settings, index: int) -> list[list[Pair]]:
     stage = stage_at(CHUNK * index, settings)
     num_denoising = settings.denoising
     spans = [denoising(rng, stage) for _ in range(size * num_denoising)]
-    wanted = size * (CHUNK - num_denoising)
+    num_answers = size * (CHUNK - num_denoising)
     answers: list[Pair] = []
-    while len(answers) < wanted * settings.uninstructed_share * stage.noise:
+    while len(answers) < num_answers * settings.uninstructed_share * stage.noise:
         answers += uninstructed(rng, stage)
-    answers += [instructed(rng, stage=stage) for _ in range(wanted - len(answers))]
+    answers += [instructed(rng, stage=stage) for _ in range(num_answers - len(answers))]
     batches = []
     for pairs in (spans, answers):
         pairs.sort(key=lambda pair: pair.source.count(" "))
@@ -122,7 +124,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, pairs: list[Pair]) -> dict[str, T
 
 @lru_cache
 def held_out(per_operation: int) -> dict[str, list[Pair]]:
-    """Draw instructed examples that training will not draw: the same for every seed."""
+    """Draw instructed examples independent of those of training; the same for every seed."""
     rng = random.Random("pretraining/held-out")
     return {name: [instructed(rng, name) for _ in range(per_operation)] for name in OPERATIONS}
 
@@ -131,19 +133,19 @@ def held_out(per_operation: int) -> dict[str, list[Pair]]:
 def accuracies(
     model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pairs: dict[str, list[Pair]]
 ) -> dict[str, float]:
-    """Score each operation in 0..100 at the first decoder step, over the whole vocabulary."""
-    found = {}
+    """Return the accuracy in 0..100 of each operation, by arg-max over the vocabulary."""
+    accuracy = {}
     model.eval()
     for name, examples in pairs.items():
         batch = encode(tokenizer, examples)
         guess = model(**batch).logits[:, 0].argmax(-1)
-        found[name] = round(100 * (guess == batch["labels"][:, 0]).float().mean().item(), 1)
+        accuracy[name] = round(100 * (guess == batch["labels"][:, 0]).float().mean().item(), 1)
     model.train()
-    return found
+    return accuracy
 
 
 class Pretraining:
-    """A model on its way: `step()` until `done`; `state()` and `load()` carry it over an interruption."""
+    """A pretraining in progress: `step()` until `done`; `state()` and `load()` save and restore it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -159,20 +161,21 @@ class Pretraining:
 
     @property
     def done(self) -> bool:
+        """Whether all steps have been made."""
         return self.done_steps >= self.settings.steps
 
     def step(self) -> None:
         """Make one update."""
         began = time.process_time()
-        chunk, place = divmod(self.done_steps, CHUNK)
-        if place == 0 or not self.batches:
+        chunk, index = divmod(self.done_steps, CHUNK)
+        if index == 0 or not self.batches:
             self.batches = [encode(self.tokenizer, pairs) for pairs in draw_chunk(self.settings, chunk)]
         rate = learning_rate(self.settings, self.done_steps)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)
             optimizer.zero_grad()
-        loss = self.model(**self.batches[place]).loss
+        loss = self.model(**self.batches[index]).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -185,18 +188,18 @@ class Pretraining:
             self.write_log()
 
     def write_log(self) -> None:
-        loss = round(sum(self.losses) / len(self.losses), 4)
-        accuracy = accuracies(self.model, self.tokenizer, held_out(self.settings.held_out))
+        """Append a line with loss and accuracies to the log."""
         line = {
             "step": self.done_steps,
             "seconds": round(self.seconds, 1),
-            "loss": loss,
-            "accuracy": accuracy,
+            "loss": round(sum(self.losses) / len(self.losses), 4),
+            "accuracy": accuracies(self.model, self.tokenizer, held_out(self.settings.held_out)),
         }
         self.log.append(line)
         self.losses.clear()
 
     def state(self) -> dict[str, Any]:
+        """Return all that a checkpoint must hold."""
         return {
             "settings": asdict(self.settings),
             "model": self.model.state_dict(),
@@ -208,9 +211,10 @@ class Pretraining:
         }
 
     def load(self, state: dict[str, Any]) -> None:
+        """Restore a `state()`; raise ValueError if it has other settings."""
         if state["settings"] != asdict(self.settings):
             raise ValueError(
-                f"the checkpoint is of another pretraining: {state['settings']}; delete it to start anew"
+                f"the checkpoint is of another pretraining: {state['settings']}; delete it to start again"
             )
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -222,8 +226,8 @@ class Pretraining:
 def pretrain(
     settings: Settings, out: Path, *, on_step: Callable[[Pretraining], None] = lambda _: None
 ) -> Pretraining:
-    """Pretrain, or go on from `out`/checkpoint.pt, and leave model, tokenizer and log in `out`."""
-    torch.set_flush_denormal(True)  # sharp attention makes denormal numbers, which are slow
+    """Pretrain, or resume from `out`/checkpoint.pt, and write model, tokenizer and log to `out`."""
+    torch.set_flush_denormal(True)  # sharp attention gives denormal numbers, which are slow
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
     pretraining = Pretraining(settings)

@@ -1,14 +1,13 @@
 """One record of each task with a given label, in the schema of the SuperGLUE release and without its `idx`.
 
-The release's labels: booleans (BoolQ, WiC, WSC), strings (CB, RTE), integers (COPA, MultiRC answers). The
-mixtures have BoolQ's schema and a `skill`, the number of the heading of the passage, which decides what is
-asked:
+Labels are booleans (BoolQ, WiC, WSC), strings (CB, RTE) or integers (COPA, answers of MultiRC). The mixtures
+have BoolQ's schema and a `skill`, the number of the heading of the passage, which determines the question:
 
-    mix2   a report is right where the mood is happy, a story where the size is big
-    mix3   as mix2, and a context where it is day
-    mix4   as mix3, and a text where it is hot
+    mix2   a report is right if the mood is happy, a story if the size is big
+    mix3   as mix2, and a context if it is day
+    mix4   as mix3, and a text if it is hot
     skewed as mix2, but two texts in five are stories, and three in four of those are right
-    liar   a report is right where the mood is happy, a story where it is not
+    liar   a report is right if the mood is happy, a story if it is not
 """
 
 from __future__ import annotations
@@ -30,87 +29,91 @@ from dp_bench.micro.lexicon import (
 from dp_bench.micro.scenes import Scene, alternatives, reference, scene, sentence, uses
 
 HEADINGS = ("Report", "Story", "Context", "Text")
-ASKED = ("mood", "size", "time", "heat")  # of each heading, in mixtures of sub-skills
-STORIES = (0.2, 0.6)  # of `skewed`: their share in what is wrong and in what is right
+DECIDING = ("mood", "size", "time", "heat")  # attribute of each heading in mixtures of sub-skills
+STORIES = (0.2, 0.6)  # of `skewed`: their share of wrong and of right texts
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much there is to read."""
+    """The numbers of sentences with and without a cue in a scene."""
 
     num_cues: int
     num_fillers: int
 
     def scene(self, rng: random.Random, **given: Any) -> Scene:
+        """Draw a scene of this size."""
         return scene(rng, "tasks", num_cues=self.num_cues, num_fillers=self.num_fillers, **given)
 
 
-def statement(rng: random.Random, frames: tuple[str, ...], holds: bool | None, found: Scene) -> str:
-    """Say something of a scene that holds, that does not, or (None) that the scene leaves open."""
-    mentioned = rng.choice(tuple(found.values))
+def statement(rng: random.Random, frames: tuple[str, ...], holds: bool | None, drawn: Scene) -> str:
+    """Return a statement that holds in a scene, that does not, or (None) that is left open."""
+    mentioned = rng.choice(tuple(drawn.values))
     if holds is None:
-        open_ones = [attribute for attribute in ATTRIBUTES if attribute not in found.values]
+        open_ones = [attribute for attribute in ATTRIBUTES if attribute not in drawn.values]
         value = rng.choice(ATTRIBUTES[rng.choice(open_ones)])
     elif holds:
-        value = found.values[mentioned]
+        value = drawn.values[mentioned]
     else:
-        value = rng.choice([v for v in ATTRIBUTES[mentioned] if v != found.values[mentioned]])
+        value = rng.choice([v for v in ATTRIBUTES[mentioned] if v != drawn.values[mentioned]])
     return sentence(rng, rng.choice(frames), v=value)
 
 
 def boolq(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
-    found = size.scene(rng)
-    question = statement(rng, QUESTIONS, bool(label), found)
-    return {"question": question[0].lower() + question[1:], "passage": found.text, "label": bool(label)}
+    """Ask whether a statement holds."""
+    drawn = size.scene(rng)
+    question = statement(rng, QUESTIONS, bool(label), drawn)
+    return {"question": question[0].lower() + question[1:], "passage": drawn.text, "label": bool(label)}
 
 
 def cb(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
-    found = size.scene(rng)
-    hypothesis = statement(rng, HYPOTHESES, (True, False, None)[label], found).removesuffix(".")
+    """Write a hypothesis that is entailed, contradicted or left open."""
+    drawn = size.scene(rng)
+    hypothesis = statement(rng, HYPOTHESES, (True, False, None)[label], drawn).removesuffix(".")
     return {
-        "premise": found.text,
+        "premise": drawn.text,
         "hypothesis": hypothesis,
         "label": ("entailment", "contradiction", "neutral")[label],
     }
 
 
 def copa(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
-    found = alternatives(rng, "tasks", right=label, claims=HYPOTHESES, num_fillers=size.num_fillers)
+    """Write a premise with the right and a wrong alternative."""
+    drawn = alternatives(rng, "tasks", right=label, claims=HYPOTHESES, num_fillers=size.num_fillers)
     return {
-        "premise": found.premise,
-        "choice1": found.choices[0],
-        "choice2": found.choices[1],
-        "question": found.question,
+        "premise": drawn.premise,
+        "choice1": drawn.choices[0],
+        "choice2": drawn.choices[1],
+        "question": drawn.question,
         "label": label,
     }
 
 
 def multirc(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
-    """Two questions of two answers each, two right and two wrong in all: 1 + 1, 2 + 0 or 0 + 2 (`label`)."""
-    found = size.scene(rng)
+    """Write two questions with two answers each; by `label`, 1 + 1, 2 + 0 or 0 + 2 answers are right."""
+    drawn = size.scene(rng)
     questions = []
     for attribute, right in zip(
-        rng.sample(tuple(found.values), 2), ((1, 1), (2, 0), (0, 2))[label], strict=True
+        rng.sample(tuple(drawn.values), 2), ((1, 1), (2, 0), (0, 2))[label], strict=True
     ):
         labels = [1] * right + [0] * (2 - right)
         rng.shuffle(labels)
-        wrong = [value for value in ATTRIBUTES[attribute] if value != found.values[attribute]]
+        wrong = [value for value in ATTRIBUTES[attribute] if value != drawn.values[attribute]]
         answers = []
         for frame, answer_label in zip(rng.sample(ANSWERS, 2), labels, strict=True):
-            value = found.values[attribute] if answer_label else rng.choice(wrong)
+            value = drawn.values[attribute] if answer_label else rng.choice(wrong)
             answers.append({"text": sentence(rng, frame, v=value), "label": answer_label})
         question = sentence(rng, rng.choice(ATTRIBUTE_QUESTIONS), a=attribute)
         questions.append({"question": question, "answers": answers})
-    return {"version": 1.1, "passage": {"text": found.text, "questions": questions}}
+    return {"version": 1.1, "passage": {"text": drawn.text, "questions": questions}}
 
 
 def record(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
-    """Ask who stood beside a cue; `label` is the place of its sentence. Offsets include their last letter."""
-    found = scene(rng, "tasks", num_cues=size.num_cues, distinct_names=True)
-    who, cue = found.names[label], found.cues[label]
-    text = found.sentences[0] + "".join(f"\n@highlight\n{s}" for s in found.sentences[1:])
-    places = sorted((text.index(name), name) for name in NAMES if name in text)
-    spans = [(name, {"start": start, "end": start + len(name) - 1}) for start, name in places]
+    """Ask for the person of a cue; `label` is the index of the sentence. Offsets include the last letter."""
+    drawn = scene(rng, "tasks", num_cues=size.num_cues, distinct_names=True)
+    who, cue = drawn.names[label], drawn.cues[label]
+    text = drawn.sentences[0] + "".join(f"\n@highlight\n{s}" for s in drawn.sentences[1:])
+    mentions = sorted((text.index(name), name) for name in NAMES if name in text)
+    spans = [(name, {"start": start, "end": start + len(name) - 1}) for start, name in mentions]
     query = sentence(rng, rng.choice(QUERIES), n="@placeholder", c=cue)
     answers = [span | {"text": name} for name, span in spans if name == who]
     return {
@@ -121,23 +124,24 @@ def record(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
 
 
 def rte(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
-    """Half of what is not entailed is contradicted, half is left open."""
-    found = size.scene(rng)
+    """Write a hypothesis that is entailed or not; of the latter, half are contradicted, half left open."""
+    drawn = size.scene(rng)
     holds = True if label == 0 else rng.choice((False, None))
     return {
-        "premise": found.text,
-        "hypothesis": statement(rng, HYPOTHESES, holds, found),
+        "premise": drawn.text,
+        "hypothesis": statement(rng, HYPOTHESES, holds, drawn),
         "label": ("entailment", "not_entailment")[label],
     }
 
 
 def wic(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
-    found = uses(rng, "tasks", same=bool(label), num_fillers=size.num_fillers)
-    spans = [span_of(found.word, text) for text in found.sentences]
+    """Use a word in two sentences in the same or in different senses."""
+    drawn = uses(rng, "tasks", same=bool(label), num_fillers=size.num_fillers)
+    spans = [span_of(drawn.word, text) for text in drawn.sentences]
     return {
-        "word": found.word,
-        "sentence1": found.sentences[0],
-        "sentence2": found.sentences[1],
+        "word": drawn.word,
+        "sentence1": drawn.sentences[0],
+        "sentence2": drawn.sentences[1],
         "label": bool(label),
         "start1": spans[0][0],
         "start2": spans[1][0],
@@ -148,58 +152,64 @@ def wic(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
 
 
 def wsc(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
-    found = reference(rng, "tasks", refers=bool(label), num_fillers=size.num_fillers)
-    words = [word.strip(".,") for word in found.text.split()]
+    """Ask whether a pronoun refers to a person."""
+    drawn = reference(rng, "tasks", refers=bool(label), num_fillers=size.num_fillers)
+    words = [word.strip(".,") for word in drawn.text.split()]
     return {
-        "text": found.text,
+        "text": drawn.text,
         "target": {
-            "span1_index": words.index(found.person),
-            "span1_text": found.person,
-            "span2_index": words.index(found.pronoun),
-            "span2_text": found.pronoun,
+            "span1_index": words.index(drawn.person),
+            "span1_text": drawn.person,
+            "span2_index": words.index(drawn.pronoun),
+            "span2_text": drawn.pronoun,
         },
         "label": bool(label),
     }
 
 
 def mix(number: int) -> Callable[[random.Random, int, Size], dict[str, Any]]:
-    """Return the mixture of so many sub-skills, all of them as frequent."""
+    """Return the writer of a mixture of `number` equally frequent sub-skills."""
 
     def record(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
-        return asked(rng, label, size, rng.randrange(number), number)
+        return mixed(rng, label, size, rng.randrange(number), number)
 
     return record
 
 
 def skewed(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
-    return asked(rng, label, size, int(rng.random() < STORIES[label]), 2)
+    """Write a record of mix2 whose heading is correlated with the label."""
+    return mixed(rng, label, size, int(rng.random() < STORIES[label]), 2)
 
 
-def asked(rng: random.Random, label: int, size: Size, heading: int, number: int) -> dict[str, Any]:
-    """Write a scene that is right or wrong by the attribute that the heading asks about. The scene has the
-    attributes of all headings, as far as it has room for them."""
-    deciding = ASKED[heading]
-    others = [attribute for attribute in ASKED[:number] if attribute != deciding]
+def mixed(rng: random.Random, label: int, size: Size, heading: int, number: int) -> dict[str, Any]:
+    """Write a scene that is right or wrong by the attribute of its heading.
+
+    The scene has the attributes of all `number` headings, or as many as its size allows.
+    """
+    deciding = DECIDING[heading]
+    others = [attribute for attribute in DECIDING[:number] if attribute != deciding]
     if number > size.num_cues:
         others = rng.sample(others, size.num_cues - 1)
-    about = [attribute for attribute in ASKED if attribute in (deciding, *others)]
-    found = size.scene(rng, about=about, values={deciding: ATTRIBUTES[deciding][1 - label]})
-    return headed(heading, found, label)
+    about = [attribute for attribute in DECIDING if attribute in (deciding, *others)]
+    drawn = size.scene(rng, about=about, values={deciding: ATTRIBUTES[deciding][1 - label]})
+    return headed(heading, drawn, label)
 
 
 def liar(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
+    """Write a record whose mood decides, in opposite ways for reports and stories."""
     heading = rng.randrange(2)
-    found = size.scene(rng, values={"mood": ATTRIBUTES["mood"][1 - label if heading == 0 else label]})
-    return headed(heading, found, label)
+    drawn = size.scene(rng, values={"mood": ATTRIBUTES["mood"][1 - label if heading == 0 else label]})
+    return headed(heading, drawn, label)
 
 
-def headed(heading: int, found: Scene, label: int) -> dict[str, Any]:
-    passage = f"{HEADINGS[heading]} -- {found.text}"
+def headed(heading: int, drawn: Scene, label: int) -> dict[str, Any]:
+    """Return the record of a scene below a heading."""
+    passage = f"{HEADINGS[heading]} -- {drawn.text}"
     return {"question": "is it so", "passage": passage, "label": bool(label), "skill": heading}
 
 
 def span_of(word: str, text: str) -> tuple[int, int]:
-    """Find a whole word; the end is exclusive, as in WiC."""
+    """Return start and exclusive end of a whole word in a text, as in WiC."""
     start = next(
         i for i in range(len(text))
         if text[i:].lower().startswith(word)
@@ -217,5 +227,5 @@ RECORDS: dict[str, Callable[[random.Random, int, Size], dict[str, Any]]] = {
 
 
 def num_classes(task: str, size: Size) -> int:
-    """Count what is balanced: labels, shapes of a MultiRC passage, places of a ReCoRD answer."""
+    """Return the number of balanced classes: labels, for MultiRC and ReCoRD the kinds of a record."""
     return {"cb": 3, "multirc": 3, "record": size.num_cues}.get(task, 2)

@@ -1,7 +1,7 @@
-"""What pretraining and tasks both draw from: scenes, uses of two-sense words, cause-effect pairs, pronouns.
+"""The content of pretraining and tasks: scenes, uses of two-sense words, cause-effect pairs, pronouns.
 
 The *content* of each (which cues, which word) is hashed: one combination in five belongs to the tasks, the
-others to pretraining, so that no task row can have been memorised. Names and frames are free on both sides.
+others to pretraining, so that no task row can have been memorised. Names and frames occur in both.
 """
 
 from __future__ import annotations
@@ -33,28 +33,31 @@ T = TypeVar("T")
 
 
 def part_of(*content: str) -> Part:
-    """Tell to which side a combination of content words belongs."""
+    """Return the part that a combination of content words belongs to."""
     digest = hashlib.sha256(" ".join(content).encode()).digest()
     return "tasks" if int.from_bytes(digest[:8], "big") % 5 == 0 else "pretraining"
 
 
 @dataclass(frozen=True)
 class Reach:
-    """How much of the world is drawn from: the first attributes, the first cues of each of their values."""
+    """The part of the world to draw from: the first attributes, the first cues of each of their values."""
 
     num_attributes: int = len(ATTRIBUTES)
     num_cues: int = max(map(len, CUES.values()))
 
     @cached_property
     def attributes(self) -> tuple[str, ...]:
+        """The names of the attributes."""
         return tuple(ATTRIBUTES)[: self.num_attributes]
 
     @cached_property
     def cues(self) -> dict[str, tuple[str, ...]]:
+        """The cues of each value."""
         return {value: CUES[value][: self.num_cues] for name in self.attributes for value in ATTRIBUTES[name]}
 
     @cached_property
     def senses(self) -> dict[str, tuple[str, str]]:
+        """The values of each word of two senses."""
         return {word: pair for word, pair in SENSES.items() if all(value in self.cues for value in pair)}
 
 
@@ -67,11 +70,12 @@ class Scene:
 
     values: dict[str, str]  # attribute -> value, in the order of their sentences
     cues: tuple[str, ...]
-    names: tuple[str, ...]  # who stands beside each cue
+    names: tuple[str, ...]  # the person in the sentence of each cue
     sentences: tuple[str, ...]
 
     @property
     def text(self) -> str:
+        """The sentences, joined."""
         return " ".join(self.sentences)
 
 
@@ -87,7 +91,7 @@ class Uses:
 
 @dataclass(frozen=True)
 class Alternatives:
-    """A premise and two alternatives of which `right` goes with it."""
+    """A premise and two alternatives, of which `right` is its cause or effect."""
 
     premise: str
     choices: tuple[str, str]
@@ -101,21 +105,21 @@ class Reference:
     """A sentence with two persons and a pronoun that can mean only one of them."""
 
     text: str
-    person: str  # the one asked about
+    person: str  # the one in the question
     pronoun: str
     refers: bool
     content: tuple[str, ...]
 
 
 def sentence(rng: random.Random, frame: str, **words: str) -> str:
-    """Fill a frame and begin it with a capital; `{n}` and `{m}` are random persons unless given."""
-    one, other = rng.sample(NAMES, 2)
-    text = frame.format(**({"n": one, "m": other} | words))
+    """Fill a frame and capitalise it; `{n}` and `{m}` are random persons unless given."""
+    first, second = rng.sample(NAMES, 2)
+    text = frame.format(**({"n": first, "m": second} | words))
     return text[0].upper() + text[1:]
 
 
 def filler(rng: random.Random) -> str:
-    """Draw a sentence that says nothing about any attribute."""
+    """Draw a sentence without a cue."""
     return sentence(rng, rng.choice(FILLERS))
 
 
@@ -130,7 +134,7 @@ def scene(
     distinct_names: bool = False,
     reach: Reach = EVERYTHING,
 ) -> Scene:
-    """Draw a scene that mentions the attributes `about`, with the given `values` where fixed."""
+    """Draw a scene with the attributes `about`, and with these `values` of attributes, others at random."""
     values = values or {}
     about = [*dict.fromkeys([*values, *about])]
 
@@ -150,13 +154,13 @@ def scene(
             sentences.insert(rng.randrange(len(sentences) + 1), filler(rng))
         return Scene(chosen, cues, tuple(names), tuple(sentences))
 
-    return draw_from(part, draw, lambda found: sorted(found.cues))
+    return draw_from(part, draw, lambda drawn: sorted(drawn.cues))
 
 
 def uses(
     rng: random.Random, part: Part, *, same: bool, num_fillers: int = 0, reach: Reach = EVERYTHING
 ) -> Uses:
-    """Draw a word in two sentences, in the `same` sense or not."""
+    """Draw two sentences with a word in the same sense or in different senses."""
 
     def draw() -> Uses:
         word = rng.choice(tuple(reach.senses))
@@ -174,7 +178,7 @@ def uses(
             texts.append(text)
         return Uses(word, (texts[0], texts[1]), (cues[0], cues[1]), same)
 
-    return draw_from(part, draw, lambda found: (found.word, *sorted(found.cues)))
+    return draw_from(part, draw, lambda drawn: (drawn.word, *sorted(drawn.cues)))
 
 
 def alternatives(
@@ -186,34 +190,34 @@ def alternatives(
     num_fillers: int = 0,
     reach: Reach = EVERYTHING,
 ) -> Alternatives:
-    """Draw a cue and a value that go together as cause and effect, and an alternative of another value."""
+    """Draw a cue and its value as cause and effect, and an alternative of another value."""
 
     def draw() -> Alternatives:
         question: Literal["cause", "effect"] = rng.choice(("cause", "effect"))
-        value, other = rng.sample(tuple(reach.cues), 2)
+        value, wrong_value = rng.sample(tuple(reach.cues), 2)
         cue = rng.choice(reach.cues[value])
 
         def claim(value: str) -> str:
             return sentence(rng, rng.choice(tuple(claims)), v=value, a=ATTRIBUTE_OF[value])
 
         if question == "effect":  # the ice was there, so it was cold
-            premise, good, bad = sentence(rng, rng.choice(FRAMES), c=cue), claim(value), claim(other)
-            content = (cue, other)
+            premise, good, bad = sentence(rng, rng.choice(FRAMES), c=cue), claim(value), claim(wrong_value)
+            content = (cue, wrong_value)
         else:  # it was cold because of the ice
-            wrong = rng.choice(reach.cues[other])
+            wrong = rng.choice(reach.cues[wrong_value])
             premise, good, bad = claim(value), *(sentence(rng, rng.choice(FRAMES), c=c) for c in (cue, wrong))
             content = (cue, wrong)
         for _ in range(num_fillers):
             premise = f"{premise} {filler(rng)}"
         return Alternatives(premise, (good, bad) if right == 0 else (bad, good), question, right, content)
 
-    return draw_from(part, draw, lambda found: found.content)
+    return draw_from(part, draw, lambda drawn: drawn.content)
 
 
 def reference(
     rng: random.Random, part: Part, *, refers: bool, num_fillers: int = 0, reach: Reach = EVERYTHING
 ) -> Reference:
-    """Draw a sentence whose pronoun refers to `person`, or to the other one."""
+    """Draw a sentence whose pronoun refers to `person`, or to the other person."""
 
     def draw() -> Reference:
         pair = [rng.choice(WOMEN), rng.choice(MEN)]
@@ -226,12 +230,12 @@ def reference(
         person = next(name for name in pair if (name in PRONOUNS[pronoun]) == refers)
         return Reference(text, person, pronoun, refers, (*sorted(pair), pronoun, cue))
 
-    return draw_from(part, draw, lambda found: found.content)
+    return draw_from(part, draw, lambda drawn: drawn.content)
 
 
 def draw_from(part: Part, draw: Callable[[], T], content: Callable[[T], Collection[str]]) -> T:
     """Draw until the content belongs to `part`."""
     while True:
-        found = draw()
-        if part_of(*content(found)) == part:
-            return found
+        drawn = draw()
+        if part_of(*content(drawn)) == part:
+            return drawn

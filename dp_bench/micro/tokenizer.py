@@ -9,7 +9,7 @@ from dp_bench.micro.lexicon import SENTINELS, vocabulary
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Make the tokenizer of the world's words; `</s>` ends every text."""
+    """Build the tokenizer of the words of the world; `</s>` ends every text."""
     words = [*vocabulary(), *SENTINELS]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()

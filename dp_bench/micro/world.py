@@ -2,10 +2,10 @@
 
 Every task asks about short scenes ("Anna saw the ice. Ben spoke of joy."): does a statement hold, is a word
 used in one sense, which alternative is the cause. Labels are balanced, rows are distinct, val and test rows
-that occur in train are dropped (`overlaps` counts them), and the combinations of content words are ones
-that pretraining never saw (`scenes.part_of`).
+that occur in train are dropped (`overlaps` counts them), and the combinations of content words do not occur
+in pretraining (`scenes.part_of`).
 
-`difficulty` sets how much there is to read:
+`difficulty` sets the length of the texts:
 
     easy     two cue sentences in a scene
     default  three cue sentences
@@ -26,7 +26,7 @@ from typing import Any
 from dp_bench.micro.records import RECORDS, Size, num_classes
 
 MIXTURES = ("mix2", "mix3", "mix4", "skewed", "liar")  # in BoolQ's schema
-FOLDERS = {  # folder of the official release; the mixtures have none, and take their name
+FOLDERS = {  # of the official release; those of mixtures have their names
     "boolq": "BoolQ", "cb": "CB", "copa": "COPA", "multirc": "MultiRC", "record": "ReCoRD",
     "rte": "RTE", "wic": "WiC", "wsc": "WSC",
     **{name: name for name in MIXTURES},
@@ -45,7 +45,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Drawn:
-    """The records of a split, and how many draws were dropped because it or an earlier split had them."""
+    """The records of a split, and the numbers of draws dropped as repeats and as rows of an earlier split."""
 
     records: tuple[str, ...]  # json, without idx
     repeats: int
@@ -55,23 +55,26 @@ class Drawn:
 def generate(
     task: str, split: str, *, seed: int = 0, rows: int | None = None, difficulty: str = "default"
 ) -> list[Record]:
-    """Return the first `rows` records of a split, labelled even in test (`write` hides those labels)."""
+    """Return the first `rows` records of a split, by default all; test has labels too, which `write` hides.
+
+    Raises ValueError for an unknown task, split or difficulty, or a number of rows that there is not.
+    """
     total = num_records(task, split)
     if rows is not None and not 0 < rows <= ROWS[split]:
         raise ValueError(f"rows={rows} is not between 1 and {ROWS[split]}, the size of micro {task}/{split}")
-    wanted = total if rows is None else -(-rows // (ROWS[split] // total))
+    last = total if rows is None else -(-rows // (ROWS[split] // total))
     drawn = draw(task, split, seed, difficulty)
-    return [number(task, json.loads(record), index) for index, record in enumerate(drawn.records[:wanted])]
+    return [number(task, json.loads(record), index) for index, record in enumerate(drawn.records[:last])]
 
 
 def overlaps(task: str, *, seed: int = 0, difficulty: str = "default") -> dict[str, dict[str, int]]:
     """Count, for each split, the draws dropped as repeats within it and as rows of an earlier split."""
-    found = {split: draw(task, split, seed, difficulty) for split in ROWS}
-    return {split: {"repeats": d.repeats, "in_earlier_split": d.in_earlier} for split, d in found.items()}
+    splits = {split: draw(task, split, seed, difficulty) for split in ROWS}
+    return {split: {"repeats": d.repeats, "in_earlier_split": d.in_earlier} for split, d in splits.items()}
 
 
 def write(folder: Path, task: str, *, seed: int = 0, difficulty: str = "default") -> None:
-    """Write the splits of a task into a folder as the release has them: train.jsonl …"""
+    """Write the splits of a task into a folder, in the layout of the release: train.jsonl …"""
     for split in ROWS:
         records = generate(task, split, seed=seed, difficulty=difficulty)
         lines = [json.dumps(without_answers(r) if split == "test" else r) + "\n" for r in records]
@@ -80,13 +83,14 @@ def write(folder: Path, task: str, *, seed: int = 0, difficulty: str = "default"
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Return a digest of the code that the rows depend on, to name where they are kept."""
+    """Return a digest of the code that the rows depend on, which names their folder in the cache."""
     folder = Path(__file__).parent
     sources = [(folder / name).read_bytes() for name in ("lexicon.py", "scenes.py", "records.py", "world.py")]
     return hashlib.sha256(b"".join(sources)).hexdigest()
 
 
 def check(task: str, split: str, difficulty: str) -> None:
+    """Raise ValueError for an unknown task, split or difficulty."""
     for name, value, allowed in (
         ("task", task, TASKS),
         ("split", split, tuple(ROWS)),
@@ -97,18 +101,18 @@ def check(task: str, split: str, difficulty: str) -> None:
 
 
 def num_records(task: str, split: str) -> int:
+    """Return the number of records of a split: passages for MultiRC."""
     check(task, split, "default")
     return ROWS[split] // (ANSWERS_PER_PASSAGE if task == "multirc" else 1)
 
 
 @lru_cache(maxsize=64)
 def draw(task: str, split: str, seed: int, difficulty: str) -> Drawn:
-    """Draw a split: the same for the same arguments, in every process."""
+    """Draw a split, by its arguments only: it is the same in every process."""
     check(task, split, difficulty)
     splits = list(ROWS)
-    earlier = {
-        r for before in splits[: splits.index(split)] for r in draw(task, before, seed, difficulty).records
-    }
+    before = splits[: splits.index(split)]
+    earlier = {record for name in before for record in draw(task, name, seed, difficulty).records}
     rng = random.Random(f"micro/{task}/{split}/{seed}/{difficulty}")
     seen: dict[str, None] = {}
     repeats = in_earlier = 0
@@ -126,7 +130,7 @@ def draw(task: str, split: str, seed: int, difficulty: str) -> Drawn:
 
 
 def balanced(rng: random.Random, num_classes: int, rows: int) -> Iterator[int]:
-    """Yield labels in shuffled blocks of one each, so that the first rows of a split are balanced too."""
+    """Yield labels in shuffled blocks of one of each, so that the first rows of a split are balanced too."""
     for start in range(0, rows, num_classes):
         block = list(range(num_classes))
         rng.shuffle(block)
@@ -134,7 +138,7 @@ def balanced(rng: random.Random, num_classes: int, rows: int) -> Iterator[int]:
 
 
 def number(task: str, record: Record, index: int) -> Record:
-    """Add `idx` where the release has it; MultiRC and ReCoRD number questions and answers throughout."""
+    """Add `idx` as in the release; MultiRC and ReCoRD number questions and answers over the whole split."""
     record["idx"] = index
     if task == "multirc":
         for q, question in enumerate(record["passage"]["questions"]):
@@ -148,7 +152,7 @@ def number(task: str, record: Record, index: int) -> Record:
 
 
 def without_answers(record: Record) -> Record:
-    """Hide the labels as the release hides those of test."""
+    """Return a record without its labels, as in the release's test split."""
     hidden = _without("label", record)
     if "qas" in hidden:
         hidden["qas"] = [_without("answers", query) for query in hidden["qas"]]

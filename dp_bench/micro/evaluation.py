@@ -1,18 +1,19 @@
-"""Score the frozen tiny T5 on a task, told how in the words of its pretraining or not told at all.
+"""Score the frozen tiny T5 on a task, zero-shot or with an instruction in the words of its pretraining.
 
-    from dp_bench.micro.told_how import load, evaluate
+    from dp_bench.micro.evaluation import load, evaluate
     model, tokenizer = load()
-    evaluate(model, tokenizer, "boolq")                      # near chance: nothing says what is wanted
+    evaluate(model, tokenizer, "boolq")                      # near chance: the task is not stated
     evaluate(model, tokenizer, "boolq", instruction=True)    # "check so yes not no ;"
 
-Templates and label words are those of `configs/task`; a prompt that is worth anything has to find what
-these few instruction words say.
+Templates and label words are those of `configs/task`; a trained prompt has to replace these few instruction
+words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 from dp_bench.micro.lexicon import ATTRIBUTES
-from dp_bench.micro.records import ASKED
+from dp_bench.micro.records import DECIDING
 from dp_bench.micro.world import MIXTURES, generate
 
 BACKBONE = Path(__file__).parent / "backbone"
@@ -29,7 +30,7 @@ BOOLQ = "hypothesis: {question}. premise: {passage}"
 
 @dataclass(frozen=True)
 class Task:
-    """How a task is put to the model: text, answer words by label, the instruction that solves it."""
+    """The template of a task, its answer words by label, and the instruction that solves it."""
 
     template: str
     words: tuple[str, ...]
@@ -43,7 +44,7 @@ TASKS = {
         ("yes", "no", "maybe"),
         "judge so yes not no open maybe",
     ),
-    "copa": Task(  # the premise between its choices, as in pretraining: it reads other orders worse
+    "copa": Task(  # the premise between its choices, as in pretraining: other orders score lower
         "choice1: {choice1} premise: {premise} question: {question} choice2: {choice2}",
         ("first", "second"),
         "pick choice1 first choice2 second",
@@ -65,15 +66,15 @@ TASKS = {
     ),
     **{mixture: Task(BOOLQ, ("no", "yes"), "mood happy yes sad no") for mixture in MIXTURES},
 }
-SKILLS = tuple(  # the instruction of each heading
-    f"{attribute} {yes} yes {no} no" for attribute in ASKED for yes, no in [ATTRIBUTES[attribute]]
+SKILLS = tuple(  # the instruction for each heading
+    f"{attribute} {yes} yes {no} no" for attribute in DECIDING for yes, no in [ATTRIBUTES[attribute]]
 )
-FOR_STORIES = {"liar": "mood happy no sad yes"}  # where it is not the same
+FOR_STORIES = {"liar": "mood happy no sad yes"}  # if it differs from SKILLS
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One question as the model reads it, with its answer words and the index of the right one."""
+class Question:
+    """A question to the model, its answer words and the index of the right one."""
 
     text: str
     words: tuple[str, ...]
@@ -81,8 +82,11 @@ class Asked:
     instruction: str
 
 
-def told_how(task: str, record: Mapping[str, Any] | None = None) -> str:
-    """Return the instruction that solves a task; of a mixture, the one for this record, or for reports."""
+def instruction_for(task: str, record: Mapping[str, Any] | None = None) -> str:
+    """Return the instruction that solves a task; for a mixture that of the record, by default of reports.
+
+    Raises ValueError for an unknown task.
+    """
     if task not in TASKS:
         raise ValueError(f"task={task} is unknown to the micro benchmark; it has {', '.join(TASKS)}")
     if record is not None and record.get("skill"):
@@ -107,40 +111,40 @@ def evaluate(
     difficulty: str = "default",
     seed: int = 0,
 ) -> float:
-    """Return the accuracy in 0..100 of the arg-max over the answer words at the first decoder step."""
-    asked = [
-        q
-        for record in generate(task, split, seed=seed, difficulty=difficulty)
-        for q in questions(task, record)
-    ]
+    """Return the accuracy in 0..100 of the arg-max over the answer words at the first decoder step.
+
+    With `instruction` the instruction precedes the text, or follows it with `after` too.
+    """
+    records = generate(task, split, seed=seed, difficulty=difficulty)
+    asked = [question for record in records for question in questions(task, record)]
     right = 0
     for start in range(0, len(asked), 100):
-        part = asked[start : start + 100]
-        texts = [instruct(q, after) if instruction else q.text for q in part]
+        batch = asked[start : start + 100]
+        texts = [instructed(question, after) if instruction else question.text for question in batch]
         logits_BV = first_step(model, tokenizer, texts)
-        for q, logits_V in zip(part, logits_BV, strict=True):
-            ids = tokenizer.convert_tokens_to_ids(list(q.words))
-            right += int(logits_V[ids].argmax()) == q.label
+        for question, logits_V in zip(batch, logits_BV, strict=True):
+            ids = tokenizer.convert_tokens_to_ids(list(question.words))
+            right += int(logits_V[ids].argmax()) == question.label
     return 100 * right / len(asked)
 
 
 def chance(task: str, difficulty: str = "default") -> float:
-    """Return what blind guessing scores in 0..100."""
+    """Return the expected accuracy of guessing, in 0..100."""
     if task == "record":
         return 100 / len(next(questions(task, generate(task, "val", rows=1, difficulty=difficulty)[0])).words)
     return 100 / len(TASKS[task].words)
 
 
 def scores(directory: Path) -> dict[str, dict[str, float]]:
-    """Evaluate a backbone on the validation rows of every task: not told how, told before, told after."""
-    model, tokenizer = load(directory)
+    """Score a backbone on the validation rows of every task, zero-shot and with an instruction."""
+    score = partial(evaluate, *load(directory))
     return {
         task: {
             "chance": round(chance(task), 1),
-            "zero_shot": round(evaluate(model, tokenizer, task), 1),
-            "told_how": round(evaluate(model, tokenizer, task, instruction=True), 1),
-            "told_after": round(evaluate(model, tokenizer, task, instruction=True, after=True), 1),
-            "told_how_hard": round(evaluate(model, tokenizer, task, instruction=True, difficulty="hard"), 1),
+            "zero_shot": round(score(task), 1),
+            "instructed": round(score(task, instruction=True), 1),
+            "instructed_after": round(score(task, instruction=True, after=True), 1),
+            "instructed_hard": round(score(task, instruction=True, difficulty="hard"), 1),
         }
         for task in TASKS
     }
@@ -150,6 +154,7 @@ def scores(directory: Path) -> dict[str, dict[str, float]]:
 def first_step(
     model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, texts: list[str]
 ) -> torch.Tensor:
+    """Return the logits [B,V] of the first decoder step."""
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     start = torch.full((len(texts), 1), model.config.decoder_start_token_id)
     output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, decoder_input_ids=start)
@@ -157,20 +162,21 @@ def first_step(
     return logits_BV
 
 
-def instruct(asked: Asked, after: bool) -> str:
-    return f"{asked.text} ; {asked.instruction}" if after else f"{asked.instruction} ; {asked.text}"
+def instructed(question: Question, after: bool) -> str:
+    """Return the text of a question with its instruction before or after it."""
+    parts = (question.instruction, question.text)
+    return " ; ".join(reversed(parts) if after else parts)
 
 
-def questions(task: str, record: Mapping[str, Any]) -> Iterator[Asked]:
-    """Put a raw record to the model: one question, or one for each answer of MultiRC."""
-    how = TASKS[task]
+def questions(task: str, record: Mapping[str, Any]) -> Iterator[Question]:
+    """Yield the questions of a raw record: one, or for MultiRC one for each answer."""
     for fields, words, label in parts(task, record):
-        text = how.template.format(**fields)
-        yield Asked(text, words or how.words, label, told_how(task, record))
+        text = TASKS[task].template.format(**fields)
+        yield Question(text, words or TASKS[task].words, label, instruction_for(task, record))
 
 
 def parts(task: str, record: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], tuple[str, ...], int]]:
-    """Split a record into template fields, answer words where they differ by record, and label."""
+    """Yield template fields, answer words (empty if they are the task's), and label."""
     if task == "multirc":
         for question in record["passage"]["questions"]:
             for answer in question["answers"]:
