@@ -165,7 +165,7 @@ METRICS = {  # the names in task.metrics
         lambda a: matthews(a.labels, a.predictions), "Matthews correlation of two classes (AX-b)."
     ),
     "gender_parity": Metric(
-        lambda a: gender_parity(a.predictions, a.groups), "Share of pairs that are predicted alike (AX-g)."
+        lambda a: gender_parity(a.predictions, a.groups), "Share of pairs with equal predictions (AX-g)."
     ),
 }
 EVALUATE = "evaluate:"

@@ -116,16 +116,16 @@ def evaluate(
     With `instruction` the instruction precedes the text, or follows it with `after` too.
     """
     records = generate(task, split, seed=seed, difficulty=difficulty)
-    asked = [question for record in records for question in questions(task, record)]
+    examples = [question for record in records for question in questions(task, record)]
     right = 0
-    for start in range(0, len(asked), 100):
-        batch = asked[start : start + 100]
+    for start in range(0, len(examples), 100):
+        batch = examples[start : start + 100]
         texts = [instructed(question, after) if instruction else question.text for question in batch]
         logits_BV = first_step(model, tokenizer, texts)
         for question, logits_V in zip(batch, logits_BV, strict=True):
             ids = tokenizer.convert_tokens_to_ids(list(question.words))
             right += int(logits_V[ids].argmax()) == question.label
-    return 100 * right / len(asked)
+    return 100 * right / len(examples)
 
 
 def chance(task: str, difficulty: str = "default") -> float:

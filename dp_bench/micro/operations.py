@@ -37,7 +37,7 @@ OUTCOMES: dict[str, tuple[str, ...]] = {
     "check": ("so", "not"),  # does the claim follow from the scene
     "judge": ("so", "not", "open"),  # does it follow, is it contradicted, or neither
     "compare": ("same", "different"),  # senses of a word in two sentences
-    "pick": ("choice1", "choice2"),  # the option that goes with the scene
+    "pick": ("choice1", "choice2"),  # the option that follows from the scene
     "refer": ("so", "not"),  # does the pronoun mean the person
     "who": (),  # the person in the sentence of a cue, or meant by a pronoun
     "find": (),  # the cue that proves the claim, or none; the word that makes an option right
