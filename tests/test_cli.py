@@ -73,7 +73,7 @@ OVERRIDES = [
     ("trainer.learning_rate=1", "Did you mean trainer.lr?"),
     ("nonsense=1", "There is no setting 'nonsense'. `dp-bench train --cfg job` prints every setting"),
     ("+extra=1", "There is no setting 'extra'."),
-    ("~seed", "~seed takes away what every run needs: write seed=VALUE."),
+    ("~seed", "~seed removes what every run needs: write seed=VALUE."),
     (
         "task=bolq",
         "There is no task 'bolq'. Did you mean boolq? task= takes: axb, axg, boolq, cb, copa, multirc, ",
@@ -82,7 +82,7 @@ OVERRIDES = [
     ("prompt/position=taks", "There is no prompt/position 'taks'. Did you mean task?"),
     ("prompt.position=task", "prompt.position is a group of settings: write prompt/position=task"),
     ("task=null", "There is no task 'null'."),
-    ("+task=cb", "+task=cb asks for a second task: write task=cb."),
+    ("+task=cb", "+task=cb adds a second task: write task=cb."),
     ("tasks/boolq=1", "There is no setting 'tasks/boolq'."),
     (
         "trainer.precision=fp8",
@@ -92,9 +92,9 @@ OVERRIDES = [
     ("prompt.num_tokens=", "prompt.num_tokens: Value '' of type 'str' could not be converted"),
     ("trainer.lr=-1", "trainer.lr=-1.0 must be positive"),
     ("results_dir=${oc.env:NOT_SET_AT_ALL}", "results_dir: KeyError raised while resolving"),
-    ("task", "'task' could not be read (missing EQUAL at '<EOF>'). Write KEY=VALUE"),
-    ("seed=[1", "'seed=[1' could not be read"),
-    ("seed=0,1", "seed=0,1 stands for several runs: add -m, dp-bench train -m seed=0,1 …"),
+    ("task", "'task' cannot be read (missing EQUAL at '<EOF>'). Write KEY=VALUE"),
+    ("seed=[1", "'seed=[1' cannot be read"),
+    ("seed=0,1", "seed=0,1 describes several runs: add -m, dp-bench train -m seed=0,1 …"),
     ("hydra.job.nmae=x", "hydra.job.nmae: Key 'nmae' not in 'JobConf'."),
     ("hydra/launcher=slrum", "Could not find 'hydra/launcher/slrum'."),
 ]

@@ -269,7 +269,7 @@ def test_a_run_that_another_process_is_at_is_waited_for(
     content = {"host": claims._host(), "pid": sleeper.pid, "released": False}
     (folder / f"{other}.0.json").write_text(json.dumps(content), "utf-8")
     code, said = sweep(*words)
-    assert code == 0 and "waiting for 1 runs that another sweep is at" in said and "2 done" in said
+    assert code == 0 and "waiting for 1 runs of another sweep" in said and "2 done" in said
     assert sleeper.poll() is not None, "it was not taken while its owner lived"
 
 

@@ -1,6 +1,6 @@
-"""Compose, check and build configurations: the only place that knows Hydra and OmegaConf.
+"""Compose, check and build configurations: the only package that imports Hydra and OmegaConf.
 
-Hydra picks the files and fills the values; everything after `build` sees typed settings. Nothing here needs
+Hydra picks the files and fills the values; all code after `build` gets typed settings. Nothing here imports
 torch.
 """
 

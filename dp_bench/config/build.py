@@ -1,4 +1,4 @@
-"""From a composed configuration, or from a record, to typed settings."""
+"""Build typed settings from a composed configuration or from a record."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from dp_bench.types import UserError
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run, fully specified: typed settings for the code, the same as plain data for the record."""
+    """One run, fully specified: typed settings for the code, and the same as plain data for the record."""
 
     settings: RunSettings
     resolved: dict[str, Any]
-    tasks: tuple[TaskSettings, ...]  # what is trained on: `settings.task`, or under regime=multitask several
-    transfer: tuple[TaskSettings, ...] = ()  # what the trained prompt is tried on besides
+    tasks: tuple[TaskSettings, ...]  # trained on: `settings.task`, or several under regime=multitask
+    transfer: tuple[TaskSettings, ...] = ()  # on which the trained prompt is also evaluated
 
 
 def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
     """Check a composed configuration as a whole and return it as typed settings.
 
-    `composer` has the user's folder and reads the tasks that regime names; None: that of Hydra's own job.
-    Raises UserError naming every problem at once.
+    `composer` knows the user's folder and reads the tasks that regime names; None: that of Hydra's job.
+    Raises UserError with all problems.
     """
     composer = composer or Composer(_extra_dir())
     cfg = _applied(cfg, composer.extra_dir)
@@ -47,7 +47,7 @@ def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
     resolved = plain(cfg) | {"task": _plain_task(cfg.task)}
     resolved.pop("hydra", None)
     settings = typed_settings(cfg)
-    space = resolved["hpo"].pop("space")  # what was found in it stands at its own place
+    space = resolved["hpo"].pop("space")  # the values found by the search are at their usual keys
     searched = [k for k, v in space.items() if settings.hpo.name and settings.hpo.is_for(settings.prompt, v)]
     resolved["hpo"]["searched"] = sorted(searched)
     if settings.prompt.init is Init.saved:
@@ -55,10 +55,10 @@ def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
     transfer = {name: _other_task(name, settings, composer) for name in settings.regime.transfer or ()}
     if transfer:
         resolved["transfer"] = {name: _plain_task(node) for name, node in transfer.items()}
-    others = tuple(map(_task_settings, transfer.values()))
+    transfer_tasks = tuple(map(_task_settings, transfer.values()))
     if settings.regime.tasks is None:
         assert settings.task is not None
-        return Experiment(settings, resolved, (settings.task,), others)
+        return Experiment(settings, resolved, (settings.task,), transfer_tasks)
     several = {name: _other_task(name, settings, composer) for name in settings.regime.tasks}
     tasks = tuple(map(_task_settings, several.values()))
     for task in tasks:
@@ -72,7 +72,7 @@ def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
         "title": " + ".join(task.title for task in tasks),
         "tasks": {name: _plain_task(node) for name, node in several.items()},
     }
-    return Experiment(replace(settings, task=None), resolved, tasks, others)
+    return Experiment(replace(settings, task=None), resolved, tasks, transfer_tasks)
 
 
 def experiment(overrides: Sequence[str], extra_dir: Path | None = None) -> Experiment:
@@ -82,7 +82,7 @@ def experiment(overrides: Sequence[str], extra_dir: Path | None = None) -> Exper
 
 
 def _applied(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
-    """Return a configuration with what its data and its protocol set elsewhere."""
+    """Return a configuration with the settings that its data and its protocol change in other groups."""
     if cfg.data.templated:
         cfg = deepcopy(cfg)
         _keep_nothing_together(cfg.task)
@@ -90,6 +90,7 @@ def _applied(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
 
 
 def whole_problems(cfg: DictConfig, extra_dir: Path | None) -> list[str]:
+    """Return what is wrong with a composed configuration as a whole, one sentence a problem."""
     try:
         missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith("hydra"))
         if missing:
@@ -109,16 +110,16 @@ def _task_name_problems(cfg: DictConfig, extra_dir: Path | None) -> Iterator[str
 
 
 def _keep_nothing_together(task: DictConfig) -> None:
-    """Drop what keeps rows together: a generator has so few sentences that all its rows share some."""
+    """Drop `together`: a generator has so few sentences that all its rows share some."""
     for node in (task, task.train_task):
         if node is not None:
             node.together = None
 
 
 def apply_protocol(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
-    """Return a configuration with what its protocol sets of pieces and prompts at their own places.
+    """Return a configuration with the settings that its protocol has for pieces and prompts written there.
 
-    What was typed stays: a setting of a prompt is only set where it is what the prompt's file says.
+    What the user typed stays: a setting of a prompt changes only where it has the value of the prompt's file.
     """
     by_piece, by_prompt = cfg.protocol.by_piece, cfg.protocol.by_prompt
     if by_piece is None and by_prompt is None:
@@ -139,7 +140,10 @@ def apply_protocol(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
 
 
 def reopen(resolved: Mapping[str, Any], results_dir: Path) -> Experiment:
-    """Return the experiment of a finished run, from what its record says."""
+    """Return the experiment of a finished run from the configuration in its record.
+
+    Raises UserError where this version cannot read that configuration.
+    """
     known = deepcopy(dict(resolved))
     transfer, several = known.pop("transfer", {}), known["task"].get("tasks")
     if several is not None:
@@ -153,10 +157,10 @@ def reopen(resolved: Mapping[str, Any], results_dir: Path) -> Experiment:
     try:
         settings = typed_settings(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), known)))
         trained = tuple(map(_reopened_task, [resolved["task"]] if several is None else several.values()))
-        others = tuple(map(_reopened_task, transfer.values()))
+        transfer_tasks = tuple(map(_reopened_task, transfer.values()))
     except OmegaConfBaseException as error:
-        raise UserError(f"The run was made by another version of dp-bench: {explain(error)}") from None
-    return Experiment(settings, dict(resolved), trained, others)
+        raise UserError(f"The run was written by another version of dp-bench: {explain(error)}") from None
+    return Experiment(settings, dict(resolved), trained, transfer_tasks)
 
 
 def _reopened_task(resolved: Mapping[str, Any]) -> TaskSettings:
@@ -164,29 +168,29 @@ def _reopened_task(resolved: Mapping[str, Any]) -> TaskSettings:
 
 
 def reseeded(experiment: Experiment, cfg: DictConfig, seed: int, extra_dir: Path | None) -> Experiment:
-    """Return what `build` gives for a configuration that was built before, now with another seed."""
+    """Return what `build` returns for a configuration that was built before, with another seed."""
     cfg.seed = seed
     cfg = _applied(cfg, extra_dir)
     resolved = plain(cfg)
-    followed = {key: resolved[key] for key in ("seed", "seeds", "regime", "trainer")}
+    seeded = {key: resolved[key] for key in ("seed", "seeds", "regime", "trainer")}
     regime = typed_settings(cfg).regime
     settings = replace(experiment.settings, seed=seed, regime=regime)
-    return replace(experiment, settings=settings, resolved={**experiment.resolved, **followed})
+    return replace(experiment, settings=settings, resolved={**experiment.resolved, **seeded})
 
 
 def _saved_sha256(prompt: PromptSettings) -> str:
-    """Return the digest of the prompt that a run starts from: wherever it lies, it is the same start."""
+    """Return the digest of the prompt that a run starts from, which identifies it wherever it is stored."""
     path = prompt.saved_file
     if not path.is_file():
         raise UserError(
-            f"prompt.init_from={prompt.init_from}: there is no {path}. Give the folder of a finished run, "
+            f"prompt.init_from={prompt.init_from}: {path} does not exist. Give the folder of a finished run, "
             "results/runs/RUN_ID, or its prompt.safetensors."
         )
     return sha256(path.read_bytes()).hexdigest()
 
 
 def _other_task(name: str, settings: RunSettings, composer: Composer) -> DictConfig:
-    """Compose one of the tasks that regime names, with what `regime.task_settings` changes of it."""
+    """Compose one of the tasks that regime names, with its `regime.task_settings`."""
     task = composer.task(name)
     try:
         task.merge_with((settings.regime.task_settings or {}).get(name, {}))
@@ -204,26 +208,28 @@ def _task_settings(node: DictConfig) -> TaskSettings:
 
 
 def typed_settings(cfg: DictConfig) -> RunSettings:
+    """Return a composed configuration as dataclasses."""
     return cast(RunSettings, OmegaConf.to_object(cfg))
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain data, without references."""
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, enum_to_str=True))
 
 
 def _plain_task(node: DictConfig) -> dict[str, Any]:
-    """Return a task without what only lists and `data check` read."""
+    """Return a task without the settings that only lists and `data check` read."""
     task = plain(node)
-    for each in (task, task["train_task"] or {}):
-        each.pop("order", None)
-        each.pop("files", None)
+    for content in (task, task["train_task"] or {}):
+        content.pop("order", None)
+        content.pop("files", None)
     return task
 
 
 def _extra_dir() -> Path | None:
-    """Return the `--config-dir` that Hydra runs with."""
+    """Return the `--config-dir` of the running Hydra job."""
     if not HydraConfig.initialized():
         return None
     sources = HydraConfig.get().runtime.config_sources
-    found = [Path(s.path) for s in sources if s.schema == "file" and s.provider == "command-line"]
-    return found[0] if found else None
+    folders = [Path(s.path) for s in sources if s.schema == "file" and s.provider == "command-line"]
+    return folders[0] if folders else None

@@ -1,4 +1,4 @@
-"""Check what a user typed before Hydra runs it: a mistake is answered in one paragraph, in under a second."""
+"""Check what a user typed before Hydra runs it: the answer to a mistake is one paragraph, within a second."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from dp_bench.prompts import catalogue
 from dp_bench.suggest import did_you_mean, suggest_key
 from dp_bench.types import UserError
 
-OPEN_KEYS = ("backbone.random_init.",)  # below these, `+key=value` may add what the YAML does not name
+OPEN_KEYS = ("backbone.random_init.",)  # below these, `+key=value` may add keys that the YAML does not have
 
 
 def check(overrides: Sequence[str], composer: Composer | None = None, *, sweep: bool = True) -> None:
-    """Raise UserError, naming every problem at once, unless every configuration that `overrides` spells out
-    composes and makes sense.
+    """Raise UserError with all problems unless every configuration that `overrides` describes is valid.
 
-    Sweeps are checked value by value, not as a product, so that a sweep of thousands is answered as fast as
-    one run. `sweep` says whether there may be any.
+    Sweeps are checked value by value, not as a product, so that checking thousands of runs is as fast as
+    checking one. `sweep` says whether sweeps are allowed.
     """
     composer = composer or Composer()
     extra_dir = composer.extra_dir
@@ -36,9 +35,9 @@ def check(overrides: Sequence[str], composer: Composer | None = None, *, sweep: 
         problems += [problem for override in ours if (problem := _sweep_problem(override))]
     wrong = {problem: o.key_or_group for o in ours if (problem := _group_problem(o, extra_dir))}
     problems += wrong
-    # What belongs to a group that could not be chosen cannot be judged.
-    doubtful = {group.split("/")[0] for group in wrong.values()}
-    sound = [o for o in ours if o.key_or_group.replace("/", ".").split(".")[0] not in doubtful]
+    # Settings of a group that could not be chosen cannot be checked.
+    unchecked = {group.split("/")[0] for group in wrong.values()}
+    sound = [o for o in ours if o.key_or_group.replace("/", ".").split(".")[0] not in unchecked]
     for combination in _combinations(sound, extra_dir):
         settings = [override for override in combination if override.key_or_group not in GROUPS]
         try:
@@ -65,7 +64,7 @@ def _parse_all(overrides: Sequence[str]) -> tuple[list[Override], list[str]]:
 def _sweep_problem(override: Override) -> str | None:
     if not override.is_sweep_override():
         return None
-    return f"{typed(override)} stands for several runs: add -m, dp-bench train -m {typed(override)} …"
+    return f"{typed(override)} describes several runs: add -m, dp-bench train -m {typed(override)} …"
 
 
 def _group_problem(override: Override, extra_dir: Path | None) -> str | None:
@@ -73,7 +72,7 @@ def _group_problem(override: Override, extra_dir: Path | None) -> str | None:
     if group not in GROUPS:
         return None
     if override.is_delete():
-        return f"~{group} takes away what every run needs: write {group}=NAME."
+        return f"~{group} removes what every run needs: write {group}=NAME."
     known = options(group, extra_dir)
     values = values_of(override, extra_dir)
     for value in values:
@@ -83,12 +82,12 @@ def _group_problem(override: Override, extra_dir: Path | None) -> str | None:
     if not values:
         return f"{typed(override)} matches nothing. {group}= takes: {', '.join(known)}."
     if override.is_add() or override.is_force_add():
-        return f"{typed(override)} asks for a second {group}: write {typed(override).lstrip('+')}."
+        return f"{typed(override)} adds a second {group}: write {typed(override).lstrip('+')}."
     return None
 
 
 def _setting_problems(base: DictConfig, settings: Sequence[Override], extra_dir: Path | None) -> list[str]:
-    """Return what is wrong with settings, and with the whole that they make of a composed configuration."""
+    """Return what is wrong with settings, and with the configuration that they give together with `base`."""
     cfg, problems = deepcopy(base), []
     keys = list(_flatten(base))
     for override in settings:
@@ -104,7 +103,7 @@ def _setting_problems(base: DictConfig, settings: Sequence[Override], extra_dir:
 
 
 def _unread_problems(base: DictConfig, overrides: Sequence[Override]) -> list[str]:
-    """Refuse `task=` and its settings where several tasks are trained on, none of which they would reach."""
+    """Refuse `task=` and its settings where regime.tasks names the tasks: they would have no effect."""
     if base.regime.tasks is None:
         return []
     of_task = [o for o in overrides if o.key_or_group.split(".")[0] == "task"]
@@ -116,7 +115,7 @@ def _unread_problems(base: DictConfig, overrides: Sequence[Override]) -> list[st
 
 
 def _settings_of_pieces(base: DictConfig) -> set[str]:
-    """Return the settings of a prompt's pieces that their YAML leaves out, as `+key=value` may add them."""
+    """Return the settings of a prompt's pieces that `+key=value` may add where their YAML omits them."""
     prompt = plain(base)["prompt"]
     used = catalogue.used(prompt)
     return {f"prompt.{part}.{name}" for part, piece in used.items() for name in piece.settings}
@@ -130,24 +129,23 @@ def _key_problem(override: Override, keys: Sequence[str], of_pieces: Collection[
         return f"{key} is a group of settings: write {group}={value}, or one of its keys, {key}.…"
     is_open = key.startswith(OPEN_KEYS) and any(known.startswith(OPEN_KEYS) for known in keys)
     if override.is_delete() and not is_open:
-        return f"~{key} takes away what every run needs: write {key}=VALUE."
+        return f"~{key} removes what every run needs: write {key}=VALUE."
     if key in keys or ((is_open or key in of_pieces) and override.is_add()):
         return None
     if key in of_pieces:
-        return f"{key} is a setting that the YAML of this piece leaves out: write +{typed(override)}."
+        return f"{key} is a setting that the YAML of this piece omits: write +{typed(override)}."
     names = [name for name in (*keys, *GROUPS) if "._" not in name]
     return f"There is no setting '{key}'. {suggest_key(key, list(dict.fromkeys(names)))}"
 
 
 def _combinations(parsed: Sequence[Override], extra_dir: Path | None) -> Iterator[list[Override]]:
-    """Yield override lists in which each value of each sweep stands once, beside the first values of the
-    others."""
-    each = [singles(override, extra_dir) for override in parsed]
-    first = [values[0] for values in each]
+    """Yield override lists with each value of each sweep once, the other sweeps at their first value."""
+    axes = [singles(override, extra_dir) for override in parsed]
+    first = [values[0] for values in axes]
     yield first
-    for place, values in enumerate(each):
+    for index, values in enumerate(axes):
         for value in values[1:]:
-            yield [*first[:place], value, *first[place + 1 :]]
+            yield [*first[:index], value, *first[index + 1 :]]
 
 
 def _flatten(cfg: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Compose configurations as Hydra does, each choice of files once."""
+"""Compose configurations as Hydra does, each combination of files once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dp_bench.settings import RunSettings
 
 @cache
 def register_schema() -> None:
-    """Tell Hydra, once a process, what settings there are and of what types."""
+    """Register the typed schema and the resolver with Hydra, once a process."""
     ConfigStore.instance().store(name="schema", node=RunSettings)
     OmegaConf.register_new_resolver("of", _value_of, replace=True)
 
@@ -37,8 +37,8 @@ def _value_of(name: str, values: Mapping[str, Any]) -> Any:
 class Composer:
     """Compose configurations from the shipped files and a user's folder.
 
-    Hydra takes a tenth of a second to compose one. A composer keeps what each choice of files gave and sets
-    single values in a copy of it, so that checks and sweeps of thousands are quick.
+    Hydra takes 0.1 s to compose one. A composer caches the result for each combination of files and sets
+    single values in a copy of it, so that checks and sweeps of thousands of runs are quick.
     """
 
     def __init__(self, extra_dir: Path | None = None) -> None:
@@ -57,18 +57,18 @@ class Composer:
         return cfg
 
     def of_choices(self, parsed: Sequence[Override]) -> DictConfig:
-        """Return what the choices of files among overrides give; not to be changed."""
+        """Return the cached configuration of the files that overrides choose. Callers must not change it."""
         choices = tuple(typed(override) for override in parsed if override.key_or_group in GROUPS)
         if choices not in self._composed:
             self._composed[choices] = self._by_hydra(choices)
         return self._composed[choices]
 
     def task(self, name: str) -> DictConfig:
-        """Return a copy of a task as its file has it."""
+        """Return a copy of the settings in a task's file."""
         return cast(DictConfig, deepcopy(self.of_choices([parse(f"task={name}")]).task))
 
     def sweep_params(self, experiment: str) -> list[str]:
-        """Return what the file of an experiment sweeps, as it would be typed."""
+        """Return the sweeps in the file of an experiment, as a user would type them."""
         cfg = self._by_hydra([f"experiment={experiment}"], return_hydra_config=True)
         return [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
 
@@ -85,13 +85,13 @@ def compose(overrides: Sequence[str] = (), extra_dir: Path | None = None) -> Dic
 
 
 def search_path(extra_dir: Path | None) -> list[str]:
-    """Return the override that names a user's own folder of configurations."""
+    """Return the override that names a user's folder of configurations."""
     return [f"hydra.searchpath=[file://{extra_dir.resolve()}]"] if extra_dir else []
 
 
 @contextmanager
 def _initialized() -> Iterator[None]:
-    """Make Hydra ready to compose, and leave it as it was: this may be called from one of its jobs."""
+    """Initialize Hydra to compose, and restore its state after: the caller may be one of its jobs."""
     running = get_gh_backup()
     GlobalHydra.instance().clear()
     try:
@@ -102,10 +102,10 @@ def _initialized() -> Iterator[None]:
 
 
 class Combinations:
-    """The configurations that the values of several axes give together, from parts composed once.
+    """Compose the combinations of several axes from parts that are composed once.
 
-    A choice of file usually changes its own part of the configuration alone. Those parts are exchanged; a
-    choice that changes more (`protocol=authors` also sets the trainer) is composed with each of the others.
+    A choice of file usually changes its part of the configuration only. Such parts are exchanged; a choice
+    that changes more (`protocol=authors` also sets the trainer) is composed with each value of the others.
     """
 
     def __init__(self, axes: Mapping[str, Sequence[str]], composer: Composer) -> None:
@@ -115,11 +115,11 @@ class Combinations:
         self._narrow = set(self._part_of.values()) - {"experiment"}  # parts whose axes change nothing else
         for key, words in axes.items():
             for word in words[1:]:
-                self._judge(_part(key), word, words[0])
+                self._check_narrow(_part(key), word, words[0])
         self._known: dict[tuple[str, ...], DictConfig] = {}
 
-    def together(self, words: Sequence[str]) -> DictConfig:
-        """Return the configuration that these words give, one of each axis."""
+    def compose(self, words: Sequence[str]) -> DictConfig:
+        """Return the configuration of these overrides, one of each axis."""
         wide = [word for word in words if self._part_of[word] not in self._narrow]
         cfg = deepcopy(self._with(wide))
         for part in self._narrow:
@@ -129,7 +129,7 @@ class Combinations:
         return cfg
 
     def _with(self, words: Sequence[str]) -> DictConfig:
-        """Compose the first value of every axis, with these words in the places of theirs."""
+        """Compose the first value of every axis, replaced by these overrides where they have the same key."""
         key = tuple(words)
         if key not in self._known:
             chosen = {word.split("=", 1)[0]: word for word in words}
@@ -138,14 +138,14 @@ class Combinations:
             )
         return self._known[key]
 
-    def _judge(self, part: str, word: str, first: str) -> None:
-        """Find out whether an axis changes more than its own part."""
+    def _check_narrow(self, part: str, word: str, first: str) -> None:
+        """Find out whether an axis changes more than its part of the configuration."""
         if part not in self._narrow:
             return
         words = [word if known == first else known for known in self._first]
         before, after = (
-            cast(dict[str, Any], OmegaConf.to_container(self._composer.compose(own)))
-            for own in (self._first, words)
+            cast(dict[str, Any], OmegaConf.to_container(self._composer.compose(overrides)))
+            for overrides in (self._first, words)
         )
         if {**before, part: None} != {**after, part: None}:
             self._narrow.discard(part)

@@ -1,4 +1,4 @@
-"""The YAML files below `configs/`: where they are, and what they say without Hydra."""
+"""Find and read the YAML files below `configs/`, without Hydra."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ RENAMED = {"earn": "routing"}  # folders of experiments: the former name, the pr
 
 
 def config_dir() -> Path:
-    """Return the folder of the YAML files: $DP_BENCH_CONFIGS, the wheel's own copy, or the checkout's
-    `configs/`."""
+    """Return the folder of the YAML files: $DP_BENCH_CONFIGS, the copy in the wheel, or the checkout's
+    `configs/`. Raises UserError where none has a train.yaml."""
     package = Path(__file__).resolve().parent.parent
     chosen = os.environ.get("DP_BENCH_CONFIGS")
     candidates = [Path(chosen).resolve()] if chosen else [package / "configs", package.parent / "configs"]
@@ -39,12 +39,12 @@ def config_dir() -> Path:
 def _options(group: str, folder: Path) -> tuple[str, ...]:
     root = folder / group
     inner = [folder / other for other in GROUPS if other.startswith(f"{group}/")]
-    found = (
+    names = (
         path.relative_to(root).with_suffix("")
         for path in root.rglob("*.yaml")
         if not any(d in path.parents for d in inner)
     )
-    return tuple(sorted(name.as_posix() for name in found if not name.name.startswith("_")))
+    return tuple(sorted(name.as_posix() for name in names if not name.name.startswith("_")))
 
 
 def options(group: str, extra_dir: Path | None = None) -> tuple[str, ...]:
@@ -65,14 +65,14 @@ def with_present_names(text: str, extra_dir: Path | None = None) -> str:
 
 
 def describe(group: str, option: str, extra_dir: Path | None = None) -> str:
-    """Return the sentence that opens the YAML file of an option, or nothing where none does."""
+    """Return the sentence that opens the YAML file of an option, or "" without one."""
     lines = _option_path(group, option, extra_dir).read_text(encoding="utf-8").splitlines()
     sentences = (line for line in lines if line.startswith("#") and "@package" not in line)
     return next(sentences, "").lstrip("# ").strip()
 
 
 def prompt_settings(name: str, extra_dir: Path | None = None) -> dict[str, Any]:
-    """Return the settings of a prompt as its files have them: what Hydra composes, for a list in no time."""
+    """Return the settings of a prompt from its files: what Hydra would compose, but fast enough for lists."""
     settings: dict[str, Any] = {}
     content = dict(option_file("prompt", name, extra_dir))
     for default in content.pop("defaults", ["_self_"]):
@@ -94,13 +94,13 @@ def prompt_settings(name: str, extra_dir: Path | None = None) -> dict[str, Any]:
 def option_file(group: str, option: str, extra_dir: Path | None) -> dict[str, Any]:
     """Read the file of an option."""
     text = _option_path(group, option, extra_dir).read_text(encoding="utf-8")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is built
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
     content: dict[str, Any] = yaml.load(text, loader)
     return content
 
 
 def _option_path(group: str, option: str, extra_dir: Path | None) -> Path:
-    """Return the file of an option, a user's before a shipped one."""
+    """Return the path of an option; a user's file precedes a shipped one."""
     folders = [*([extra_dir] if extra_dir else []), config_dir()]
     paths = [folder / group / f"{option}.yaml" for folder in folders]
     return next((path for path in paths if path.is_file()), paths[-1])

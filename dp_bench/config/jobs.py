@@ -1,6 +1,6 @@
-"""Have Hydra run jobs: those of `dp-bench train`, and those of a sweep through one of its launchers.
+"""Run jobs with Hydra: those of `dp-bench train`, and those of a sweep through one of its launchers.
 
-Hydra's own sweeper is left out of sweeps: what is to be run is planned already.
+Sweeps do not use Hydra's sweeper: their runs are planned by `dp_bench.sweep.plan`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dp_bench.types import UserError
 
 
 def parse_words(words: Sequence[str]) -> Namespace:
-    """Return what was typed as Hydra reads it: overrides, config_dir, multirun, cfg, info, help …"""
+    """Parse what was typed as Hydra does: overrides, config_dir, multirun, cfg, info, help …"""
     return get_args_parser().parse_intermixed_args(list(words))
 
 
@@ -44,11 +44,11 @@ def _explained() -> Iterator[None]:
 
 
 def run_jobs(words: Sequence[str], job: Callable[[DictConfig, bool], None]) -> None:
-    """Have Hydra compose what WORDS say, once or for each job of a multirun, and call `job` with each
-    configuration and whether it is alone."""
-    # Hydra reads sys.argv itself; it must not see our command word.
+    """Have Hydra compose WORDS, once or for each job of a multirun, and call `job` with each configuration
+    and whether it is the only one. Raises UserError where Hydra cannot compose them."""
+    # Hydra reads sys.argv itself; it must not see the name of our command.
     sys.argv = ["dp-bench train", *words]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # its own report of an error ends in exit code 1
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints an error and exits with code 1
 
     def with_mode(cfg: DictConfig) -> None:
         job(cfg, HydraConfig.get().mode is RunMode.RUN)
@@ -64,8 +64,8 @@ def launch(
     results_dir: Path,
     extra_dir: Path | None,
 ) -> list[str]:
-    """Hand jobs, each a list of overrides, to the launcher that `hydra_words` choose, and wait for all of
-    them. Return what they returned, where that is something."""
+    """Run jobs, each a list of overrides, with the launcher that `hydra_words` choose, and wait for all of
+    them. Return the messages that they returned."""
     GlobalHydra.instance().clear()
     try:
         with _explained():
@@ -81,13 +81,13 @@ def launch(
             launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=context, task_function=job, config=master
             )
-            returned = launcher.launch([list(words) for words in jobs], initial_job_idx=0)
+            results = launcher.launch([list(words) for words in jobs], initial_job_idx=0)
     finally:
         GlobalHydra.instance().clear()
-    return [str(found.return_value) for found in returned if found.return_value]
+    return [str(result.return_value) for result in results if result.return_value]
 
 
 def build_in_job(cfg: DictConfig) -> Experiment:
-    """Build the configuration of a job in the process that a launcher has started for it."""
+    """Build the configuration of a job in the process that a launcher started for it."""
     register_schema()
     return build(cfg)

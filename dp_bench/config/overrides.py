@@ -1,4 +1,4 @@
-"""What a user types: `key=value`, `key=a,b,c`, `+key=value`, `~key`."""
+"""Parse overrides as a user types them: `key=value`, `key=a,b,c`, `+key=value`, `~key`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
 def parse(override: str) -> Override:
+    """Parse one override; raise UserError where Hydra cannot read it or it names no values."""
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"'{override}' could not be read ({reason}). Write KEY=VALUE, such as prompt.num_tokens=8."
+            f"'{override}' cannot be read ({reason}). Write KEY=VALUE, such as prompt.num_tokens=8."
         ) from None
     is_file_glob = isinstance(parsed.value(), Glob) and parsed.key_or_group not in GROUPS
     if parsed.is_interval_sweep() or is_file_glob:
-        raise UserError(f"'{override}' names no values: write them out, a,b,c, or as range(0,3).")
+        raise UserError(f"'{override}' names no values: list them, a,b,c, or write range(0,3).")
     return parsed
 
 
 def typed(override: Override) -> str:
-    assert override.input_line is not None  # only overrides that were never text have none
+    """Return the text that an override was parsed from."""
+    assert override.input_line is not None  # set by the parser
     return override.input_line
 
 
@@ -55,7 +57,7 @@ def present_name(experiment: str, extra_dir: Path | None = None) -> str:
 
 
 def values_of(override: Override, extra_dir: Path | None = None) -> list[str]:
-    """Return what an override assigns, as it would be typed: one value, or each value of a sweep."""
+    """Return the values that an override assigns, as a user would type them: one, or all of a sweep."""
     value = override.value()
     if isinstance(value, Glob):
         return value.filter(list(options(override.key_or_group, extra_dir)))
@@ -65,7 +67,7 @@ def values_of(override: Override, extra_dir: Path | None = None) -> list[str]:
 
 
 def singles(override: Override, extra_dir: Path | None) -> list[Override]:
-    """Return a sweep as one override a value; any other override is alone."""
+    """Return a sweep as one override a value, and any other override as the only one."""
     if not override.is_sweep_override():
         return [override]
     prefix = typed(override).split("=", 1)[0]
@@ -73,11 +75,10 @@ def singles(override: Override, extra_dir: Path | None) -> list[Override]:
 
 
 def explain(error: Exception) -> str:
-    """Turn an error of Hydra, OmegaConf or YAML into one sentence: the first lines say what, the cause says
-    why."""
+    """Turn an error of Hydra, OmegaConf or YAML into one sentence, from its first line and its cause."""
     cause = error.__cause__ or error
     lines = [line.strip() for line in str(cause).splitlines()]
-    # Hydra's first line says no more than which file it was at.
+    # Hydra's first line only names the file that it was reading.
     lines = [line for line in lines if not line.endswith("raised while composing config:")] or lines
     if isinstance(error, YAMLError):
         return f"A configuration file is not YAML: {' '.join(lines)}."
@@ -88,5 +89,5 @@ def explain(error: Exception) -> str:
 
 
 def paragraph(problems: Sequence[str]) -> str:
-    """Return the text of a UserError about one problem or several."""
+    """Format one problem or several as the text of a UserError."""
     return problems[0] if len(problems) == 1 else "\n".join(f"  - {problem}" for problem in problems)

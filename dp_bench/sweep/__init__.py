@@ -1,1 +1,1 @@
-"""Many runs as one thing: what an experiment consists of, who runs what, and how far it is."""
+"""Sweeps: plan the runs of an experiment, run them in workers, and show their state."""

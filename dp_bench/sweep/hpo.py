@@ -1,14 +1,14 @@
 """Search for settings before the reported runs: the same number of trials for each method, on held-out rows.
 
-`configs/hpo/NAME.yaml` says how many trials, of what, and with which seed. For each cell of a sweep, a task
-with a prompt and so on, an Optuna study is asked for settings and told the `select_score` that a run with
-them reached; the reported split is never looked at: a trial selects on held-out rows even where the reported
-runs do not, as under protocol=authors. The trials lie in a results folder of their own, so that
-no table shows them; what was asked and told lies in an SQLite file beside them, from which an interrupted
-search goes on. Then the best settings of each cell are run with the reported seeds.
+`configs/hpo/NAME.yaml` sets the number of trials, the search space and the seed. For each cell of a sweep, an
+Optuna study proposes settings and receives the `select_score` of a run with them. The reported split is never
+used: a trial selects on held-out rows even where the reported runs do not, as under protocol=authors. The
+trials are stored in a separate results folder, so that no table shows them, with the studies in an SQLite
+file from which an interrupted search resumes. Then the best settings of each cell are run with the reported
+seeds.
 
-A trial is an ordinary run, and so is the outcome: both are named by their settings alone. That a run came
-out of a search, and of how many trials, is in its record's `config.hpo`, which is no part of its id.
+A trial is an ordinary run, and so is a run with the best settings: the ids of both depend on their settings
+only. The search is in the record's `config.hpo`, which is not part of the id.
 """
 
 from __future__ import annotations
@@ -34,16 +34,18 @@ if TYPE_CHECKING:
     import optuna
 
 HELDOUT = Selection.heldout.value
-FORMS = "{low: 0.01, high: 1.0, log: true} or {choices: [1, 2, 4]}, and methods: [prompt, lora] if for some"
+FORMS = (
+    "{low: 0.01, high: 1.0, log: true} or {choices: [1, 2, 4]}, and methods: [prompt, lora] to restrict it"
+)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is tuned together: the runs of one method on one task, which differ in their seeds."""
+    """What is tuned together: the runs of one method on one task, which differ in their seed only."""
 
-    runs: tuple[Run, ...]  # as they were typed, one a seed
-    words: tuple[str, ...]  # of them all, without a seed
-    on_heldout: tuple[str, ...]  # what makes a trial select on held-out rows, where its words do not say so
+    runs: tuple[Run, ...]  # as typed, one a seed
+    words: tuple[str, ...]  # the overrides of all runs, without the seed
+    on_heldout: tuple[str, ...]  # added where `words` do not select on held-out rows
     space: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -61,9 +63,10 @@ def search(
     dry_run: bool,
     console: Console,
 ) -> Plan:
-    """Make all trials that are still missing, and return the plan of the reported runs.
+    """Run all missing trials, and return the plan of the reported runs.
 
-    With `dry_run` no trial is made, and the plan is that of the runs as they were typed.
+    With `dry_run` no trial is run, and the plan is that of the runs as typed. Raises UserError where the
+    search settings are wrong, Optuna is missing, or all trials of a cell failed.
     """
     typed = make_plan(words, extra_dir)
     settings = _settings(words, extra_dir)
@@ -77,8 +80,7 @@ def search(
     )
     if any(cell.on_heldout for cell in tuned):
         console.print(
-            f"  trials select on held-out rows (trainer.selection={HELDOUT}); the runs that are reported do "
-            "not",
+            f"  trials select on held-out rows (trainer.selection={HELDOUT}); the reported runs do not",
             markup=False,
         )
     if dry_run:
@@ -88,19 +90,19 @@ def search(
     with Workers(jobs, folder, gpus, extra_dir) as workers:
         for number in range(settings.trials):
             _round(number, tuned, studies, settings, folder, extra_dir, workers, console)
-    named = {study.study_name: study for study in studies}
-    return _reported(typed, cells, named, settings, folder, extra_dir)
+    by_name = {study.study_name: study for study in studies}
+    return _reported(typed, cells, by_name, settings, folder, extra_dir)
 
 
 def _settings(words: Sequence[str], extra_dir: Path | None) -> HpoSettings:
-    own = [word for word in words if word.lstrip("+").split("=")[0].split(".")[0] == "hpo"]
-    settings = config.experiment(own, extra_dir).settings.hpo
+    hpo_words = [word for word in words if word.lstrip("+").split("=")[0].split(".")[0] == "hpo"]
+    settings = config.experiment(hpo_words, extra_dir).settings.hpo
     if not settings.trials or settings.trials < 1 or settings.seed is None or not settings.space:
         raise UserError("hpo= needs hpo.trials (at least 1), hpo.seed and hpo.space: see configs/hpo.")
     for key, entry in settings.space.items():
         if key == "trainer.selection":
             raise UserError(
-                "hpo.space: trainer.selection is no setting to search for: trials use held-out rows."
+                "hpo.space: trainer.selection cannot be searched: trials always select on held-out rows."
             )
         bounds = {"low", "high"} <= entry.keys() and entry["low"] < entry["high"]
         if not bounds and not entry.get("choices"):
@@ -109,19 +111,19 @@ def _settings(words: Sequence[str], extra_dir: Path | None) -> HpoSettings:
 
 
 def _cells(plan: Plan, settings: HpoSettings) -> list[Cell]:
-    """Sort the runs by what they are apart from their seed, and give each cell its space."""
+    """Group the runs by cell, and give each cell its search space."""
     grouped: dict[str, list[Run]] = {}
     for run in plan.runs:
         grouped.setdefault(plan.cells[run.run_id], []).append(run)
-    found = []
-    for own in grouped.values():
-        searched = plan.resolved[own[0].run_id]["hpo"]["searched"]
-        words = tuple(word for word in own[0].words if not word.startswith("seed="))
-        selection = plan.resolved[own[0].run_id]["trainer"]["selection"]
+    cells = []
+    for runs in grouped.values():
+        resolved = plan.resolved[runs[0].run_id]
+        words = tuple(word for word in runs[0].words if not word.startswith("seed="))
+        selection = resolved["trainer"]["selection"]
         on_heldout = () if selection == HELDOUT else (f"trainer.selection={HELDOUT}",)
-        space = {k: v for k, v in settings.space.items() if k in searched}
-        found.append(Cell(tuple(own), words, on_heldout, space))
-    return found
+        space = {k: v for k, v in settings.space.items() if k in resolved["hpo"]["searched"]}
+        cells.append(Cell(tuple(runs), words, on_heldout, space))
+    return cells
 
 
 def _studies(cells: Sequence[Cell], settings: HpoSettings, folder: Path) -> list[optuna.Study]:
@@ -141,9 +143,9 @@ def _studies(cells: Sequence[Cell], settings: HpoSettings, folder: Path) -> list
 
 
 def _name(cell: Cell, settings: HpoSettings) -> str:
-    """Name a study after all that a trial's score depends on, so that another search is another study."""
-    own = [*sorted(w for w in cell.words if w.split("=")[0] not in records.VOLATILE), *cell.on_heldout]
-    text = repr((own, settings.seed, sorted((k, sorted(v.items())) for k, v in cell.space.items())))
+    """Name a study by all that a trial's score depends on, so that another search is another study."""
+    words = [*sorted(w for w in cell.words if w.split("=")[0] not in records.VOLATILE), *cell.on_heldout]
+    text = repr((words, settings.seed, sorted((k, sorted(v.items())) for k, v in cell.space.items())))
     return f"{cell.title} {sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -157,44 +159,44 @@ def _round(
     workers: Workers,
     console: Console,
 ) -> None:
-    """Make trial `number` of every cell that has not made it yet.
+    """Run trial `number` of every cell that does not have it yet.
 
-    All cells make theirs side by side and are told afterwards, so that what a study proposes depends on its
-    own trials alone, whatever `--jobs` is.
+    The trials of all cells run in parallel and their studies get the scores afterwards, so that what a study
+    proposes depends on its earlier trials only, whatever `--jobs` is.
     """
-    asked: list[tuple[optuna.Study, Plan]] = []
+    proposed: list[tuple[optuna.Study, Plan]] = []
     for cell, study in zip(cells, studies, strict=True):
         if len(study.trials) > number and study.trials[number].state.is_finished():
             continue
         words = [*cell.words, *_ask(study, number, cell, settings), *cell.on_heldout]
-        asked.append(
+        proposed.append(
             (study, make_plan([*words, f"seed={settings.seed}", f"results_dir={folder}"], extra_dir))
         )
-    if not asked:
+    if not proposed:
         return
-    whole = _together(f"trial {number + 1} of {settings.trials}", [plan for _, plan in asked])
+    merged = _merged(f"trial {number + 1} of {settings.trials}", [plan for _, plan in proposed])
     from optuna.trial import TrialState
 
-    console.print(f"{whole.name}: {len(whole.runs)} runs", markup=False)
-    found = states(folder, [run.run_id for run in whole.runs])
-    with Watch(whole, found, Costs(load_all(folder)), workers.jobs, console) as watch:
-        watch.expect(whole.runs)
-        outcomes = workers.run(whole.runs, watch)
+    console.print(f"{merged.name}: {len(merged.runs)} runs", markup=False)
+    before = states(folder, [run.run_id for run in merged.runs])
+    with Watch(merged, before, Costs(load_all(folder)), workers.jobs, console) as watch:
+        watch.expect(merged.runs)
+        outcomes = workers.run(merged.runs, watch)
     refused = [outcome for outcome in outcomes if outcome.kind == "refused"]
     if refused:
         raise UserError(refused[0].message)
-    for study, plan in asked:
+    for study, plan in proposed:
         record = records.load(folder / "runs" / plan.runs[0].run_id)
-        if record is None:  # it broke: a learning rate at which the loss is no number, say
+        if record is None:  # it failed, such as by a learning rate that makes the loss NaN
             study.tell(number, state=TrialState.FAIL)
         else:
             study.tell(number, record.select_score)
 
 
 def _ask(study: optuna.Study, number: int, cell: Cell, settings: HpoSettings) -> list[str]:
-    """Return the settings of trial `number`: those that an interrupted one had, or what the study proposes.
+    """Return the settings of trial `number`: those of an interrupted trial, or what the study proposes.
 
-    The sampler is seeded anew for each trial, so that a search that was interrupted proposes the same.
+    The sampler is seeded for each trial, so that a resumed search proposes the same settings.
     """
     import optuna
 
@@ -213,13 +215,11 @@ def _suggest(trial: optuna.Trial, key: str, entry: Mapping[str, Any]) -> Any:
     low, high, log = entry["low"], entry["high"], bool(entry.get("log"))
     if isinstance(low, int) and isinstance(high, int):
         return trial.suggest_int(key, low, high, log=log)
-    return float(
-        f"{trial.suggest_float(key, low, high, log=log):.4g}"
-    )  # four digits tell all there is to tell
+    return float(f"{trial.suggest_float(key, low, high, log=log):.4g}")  # readable, and precise enough
 
 
-def _together(name: str, plans: Sequence[Plan]) -> Plan:
-    """Make one plan of several."""
+def _merged(name: str, plans: Sequence[Plan]) -> Plan:
+    """Merge several plans into one."""
     return replace(
         plans[0],
         name=name,
@@ -237,27 +237,27 @@ def _reported(
     folder: Path,
     extra_dir: Path | None,
 ) -> Plan:
-    """Plan the runs with the best settings of each cell, and leave word of what was found."""
-    plans, found = [], {}
+    """Plan the runs with the best settings of each cell, and write these settings to best.json."""
+    plans, best_of = [], {}
     for cell in cells:
-        own: list[str] = []
+        best_words: list[str] = []
         if cell.space:
             study = studies[_name(cell, settings)]
             finished = [trial for trial in study.trials if trial.value is not None]
             if not finished:
                 raise UserError(f"hpo={settings.name}: every trial of {cell.title} failed; see {folder}.")
             best = max(finished, key=lambda trial: (trial.value, -trial.number))
-            own = _ask(study, best.number, cell, settings)
-            found[study.study_name] = {
-                "settings": own,
+            best_words = _ask(study, best.number, cell, settings)
+            best_of[study.study_name] = {
+                "settings": best_words,
                 "select_score": best.value,
                 "trial": best.number,
                 "trials": len(study.trials),
                 "failed": len(study.trials) - len(finished),
             }
         seeds = ",".join(run.labels["seed"] for run in cell.runs)
-        plans.append(make_plan([*cell.words, *own, f"seed={seeds}"], extra_dir))
-        if own:
-            found[study.study_name]["run_ids"] = [run.run_id for run in plans[-1].runs]
-    records.write_json(folder / "best.json", found)
-    return _together(typed.name, plans)
+        plans.append(make_plan([*cell.words, *best_words, f"seed={seeds}"], extra_dir))
+        if best_words:
+            best_of[study.study_name]["run_ids"] = [run.run_id for run in plans[-1].runs]
+    records.write_json(folder / "best.json", best_of)
+    return _merged(typed.name, plans)

@@ -1,6 +1,6 @@
-"""Run many runs through a launcher of Hydra: joblib, or submitit on this machine or on Slurm.
+"""Run a sweep through a launcher of Hydra: joblib, or submitit on this machine or on Slurm.
 
-A job that is requeued goes on from its checkpoint, because it is the same run.
+A requeued job resumes from its checkpoint, because it is the same run.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ POLL_SECONDS = 10.0
 def launch(
     runs: Sequence[Run], hydra_words: Sequence[str], results_dir: Path, extra_dir: Path | None
 ) -> list[str]:
-    """Hand the runs to the launcher that `hydra_words` choose, wait for all of them, and return what was said
-    of those that could not be run; what became of the others is on the disk."""
+    """Run the runs with the launcher that `hydra_words` choose, wait for all of them, and return the messages
+    of those that were refused. The results of the others are in their folders."""
     return jobs.launch([run.words for run in runs], job, hydra_words, results_dir, extra_dir)
 
 
 def job(cfg: Any) -> str | None:
-    """Run one configuration wherever the launcher has brought it; return what is wrong with it, if it is.
+    """Run one configuration in the process of a launcher; return why it was refused, or None.
 
-    A run that another live process is at is waited for. After a requeue that may be the job's own former
-    self, whose claim counts until its heartbeat is missed.
+    Waits while another live process runs it. After a requeue that may be this job before it was requeued,
+    whose claim is valid until it is stale.
     """
     from dp_bench.run import run
 

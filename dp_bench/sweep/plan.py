@@ -1,4 +1,4 @@
-"""What a sweep consists of, and how far each of its runs is: planned without torch, read off the disk."""
+"""Plan the runs of a sweep, and read the state of each from the disk. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from dp_bench.types import UserError
 
 
 class State(Enum):
-    """How far a run is; the names are those of the grid."""
+    """The state of a run; the names are those of the grid."""
 
     done = "done"
     running = "running"  # a live process holds its claim
     failed = "failed"
-    interrupted = "interrupted"  # begun, and nobody is at it: goes on from its checkpoint
+    interrupted = "interrupted"  # begun, and no process runs it: resumes from its checkpoint
     missing = "missing"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep: its name, what would be typed for it, and where it stands in the grid."""
+    """One run of a sweep: its id, its overrides, and its labels in the grid."""
 
     run_id: str
     words: tuple[str, ...]
@@ -50,18 +50,19 @@ class Plan:
     experiments: tuple[str, ...] = ()
 
     def save(self) -> None:
-        """Leave word of what is planned, for `dp-bench status`."""
+        """Write the plan to results_dir/sweeps, for `dp-bench status`."""
         runs = [{"run_id": run.run_id, "labels": run.labels} for run in self.runs]
         content = {"name": self.name, "experiments": list(self.experiments), "runs": runs}
         records.write_json(plan_file(self.results_dir, self.name), content)
 
 
 def plan_file(results_dir: Path, name: str) -> Path:
+    """Return the path of a saved plan."""
     return results_dir / "sweeps" / f"{name.replace('/', '.')}.json"
 
 
 def saved_plans(results_dir: Path) -> list[dict[str, Any]]:
-    """Return what was planned before, in the order of names; of a sweep under two names, the later plan."""
+    """Return all saved plans, in the order of names; of a sweep under two names, the later plan."""
     paths = sorted((results_dir / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     texts = (path.read_text(encoding="utf-8") for path in paths)
     plans = {plan["name"]: plan for plan in (json.loads(config.with_present_names(text)) for text in texts)}
@@ -69,26 +70,26 @@ def saved_plans(results_dir: Path) -> list[dict[str, Any]]:
 
 
 def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
-    """Spell out what was typed: `experiment=…`, sweeps a,b,c, or both.
+    """Plan what was typed: `experiment=…`, sweeps a,b,c, or both.
 
-    Raises UserError where anything of it is wrong, or where the data of a task cannot be found.
+    Raises UserError where an override is wrong, or where the data of a task cannot be found.
     """
     axes = axes_of(words, extra_dir)
-    choices = [choice for own in axes for choice in expand(own, extra_dir)]
+    choices = [choice for sweep in axes for choice in expand(sweep, extra_dir)]
     folders = {choice.experiment.settings.results_dir for choice in choices}
     if len(folders) > 1:
         raise UserError(f"results_dir={','.join(sorted(folders))}: a sweep writes to one folder.")
-    found: dict[str, Sources] = {}
+    located: dict[str, Sources] = {}
     runs: dict[str, Run] = {}
     resolved: dict[str, Mapping[str, Any]] = {}
     cells: dict[str, str] = {}
     for choice in choices:
-        sources = _sources(choice, found)
+        sources = _sources(choice, located)
         identity = identify(choice.experiment, sources)
         run_id = identity.run_id
         runs.setdefault(run_id, Run(run_id, choice.words, _labels(choice)))
         resolved[run_id], cells[run_id] = choice.experiment.resolved, identity.cell_id
-    experiments = tuple(own["experiment"][0].split("=", 1)[1] for own in axes if "experiment" in own)
+    experiments = tuple(sweep["experiment"][0].split("=", 1)[1] for sweep in axes if "experiment" in sweep)
     name = _name(experiments, words)
     return Plan(name, Path(folders.pop()), tuple(runs.values()), resolved, cells, experiments)
 
@@ -111,14 +112,14 @@ def _labels(choice: Choice) -> dict[str, str]:
 
 
 def _name(experiments: Sequence[str], words: Sequence[str]) -> str:
-    """Name a sweep after its experiments, and after what else decides on its runs."""
-    own = sorted(w for w in words if w.split("=")[0] not in ("experiment", *records.VOLATILE))
-    digest = sha256("\n".join(own).encode()).hexdigest()[:6]
-    return "-".join([*(experiments or ["sweep"]), *([digest] if own else [])])
+    """Name a sweep by its experiments, with a digest of the other overrides that change its runs."""
+    decisive = sorted(w for w in words if w.split("=")[0] not in ("experiment", *records.VOLATILE))
+    digest = sha256("\n".join(decisive).encode()).hexdigest()[:6]
+    return "-".join([*(experiments or ["sweep"]), *([digest] if decisive else [])])
 
 
 def states(results_dir: Path, run_ids: Iterable[str]) -> dict[str, State]:
-    """Return how far runs are, from their folders and the claims alone; their records are not read."""
+    """Return the states of runs by id, from their folders and claims, without reading their records."""
     running = holders(results_dir)
     return {
         run_id: State.running if run_id in running else _state(results_dir / "runs" / run_id)
@@ -136,34 +137,36 @@ def _state(directory: Path) -> State:
 
 
 def first_line(directory: Path) -> str:
-    """Return what the traceback of a failed run says was wrong."""
+    """Return the line with the exception in the traceback of a failed run."""
     status = records.status_of(directory) or {}
     lines = [line for line in str(status.get("traceback", "")).splitlines() if line and line[0] != " "]
-    return lines[-1] if lines else "no word of why"
+    return lines[-1] if lines else "no reason recorded"
 
 
 class Costs:
-    """What runs took so far, to say what the others will take: by cell, task and prompt, data or backbone."""
+    """Times of finished runs, which estimate those of others: by cell, task and prompt, data or backbone."""
 
-    def __init__(self, found: Iterable[RunRecord]) -> None:
+    def __init__(self, finished: Iterable[RunRecord]) -> None:
         self._seconds: dict[tuple[str, ...], list[float]] = {}
         self._trainable: dict[str, int] = {}
-        for record in found:
+        for record in finished:
             self.add(record)
 
     def add(self, record: RunRecord) -> None:
+        """Count one more finished run."""
         self._trainable[record.cell_id] = record.trainable_parameters
         for key in _kinds(record.cell_id, record.config):
             self._seconds.setdefault(key, []).append(record.total_seconds / _updates(record.config))
 
     def seconds(self, cell_id: str, resolved: Mapping[str, Any]) -> float | None:
-        """Return the mean of the most similar runs, in proportion to their updates; None without any."""
+        """Return the mean time of the most similar runs, scaled by their updates; None without any."""
         for key in _kinds(cell_id, resolved):
-            if own := self._seconds.get(key):
-                return _updates(resolved) * sum(own) / len(own)
+            if per_update := self._seconds.get(key):
+                return _updates(resolved) * sum(per_update) / len(per_update)
         return None
 
     def trainable(self, cell_id: str) -> int | None:
+        """Return the number of trainable parameters of a cell; None where none of its runs is finished."""
         return self._trainable.get(cell_id)
 
 

@@ -1,4 +1,4 @@
-"""What a sweep shows while it works: a live grid on a terminal, one plain line a run elsewhere."""
+"""Show the progress of a sweep: a live grid on a terminal, one plain line a run elsewhere."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ def duration(seconds: float) -> str:
 
 
 def duration_of(runs: Sequence[Run], plan: Plan, costs: Costs, jobs: int = 1) -> tuple[float | None, int]:
-    """Return the seconds that runs will take, as far as earlier ones tell, and how many nothing tells of."""
-    known = [costs.seconds(plan.cells[run.run_id], plan.resolved[run.run_id]) for run in runs]
-    told = [seconds for seconds in known if seconds is not None]
-    return (sum(told) / jobs if told else None), len(known) - len(told)
+    """Return the seconds that runs will take, estimated from finished ones, and how many have no estimate."""
+    estimates = [costs.seconds(plan.cells[run.run_id], plan.resolved[run.run_id]) for run in runs]
+    known = [seconds for seconds in estimates if seconds is not None]
+    return (sum(known) / jobs if known else None), len(estimates) - len(known)
 
 
 class Watch:
-    """The watcher of a sweep's workers."""
+    """A watcher of workers that prints the progress of a sweep."""
 
     def __init__(
-        self, plan: Plan, found: dict[str, State], costs: Costs, jobs: int, console: Console
+        self, plan: Plan, states: dict[str, State], costs: Costs, jobs: int, console: Console
     ) -> None:
         self.plan, self.costs, self.jobs, self.console = plan, costs, jobs, console
-        self.states = dict(found)
-        self._at_work: dict[str, tuple[Run, str, float]] = {}
+        self.states = dict(states)
+        self._running: dict[str, tuple[Run, str, float]] = {}
         self._left: dict[str, Run] = {}
         self._total, self._waits = 0, False
         self._shown = 0.0
         live = Live(console=console, auto_refresh=False, transient=True)
-        self._live = live if console.is_terminal else None  # elsewhere the lines are all
+        self._live = live if console.is_terminal else None  # elsewhere only lines are printed
 
     def expect(self, runs: Sequence[Run]) -> None:
-        """Say what is to be run now."""
+        """Set the runs that are to be run now."""
         self._left |= {run.run_id: run for run in runs}
         self._total = len(self._left)
 
@@ -63,22 +63,22 @@ class Watch:
 
     def begun(self, run: Run) -> None:
         self.states[run.run_id] = State.running
-        self._at_work[run.run_id] = (run, "starting", time.monotonic())
+        self._running[run.run_id] = (run, "starting", time.monotonic())
 
     def progress(self, run: Run, text: str) -> None:
-        _, _, began = self._at_work[run.run_id]
-        self._at_work[run.run_id] = (run, text, began)
+        _, _, began = self._running[run.run_id]
+        self._running[run.run_id] = (run, text, began)
 
     def ended(self, outcome: Outcome) -> None:
         run_id = outcome.run.run_id
-        self._at_work.pop(run_id, None)
+        self._running.pop(run_id, None)
         self._left.pop(run_id, None)
         done = outcome.kind in ("done", "elsewhere")
         self.states[run_id] = State.done if done else State.failed
         text, warnings = outcome.message, list[str]()
         if done and (record := records.load(self.plan.results_dir / "runs" / run_id)):
             self.costs.add(record)
-            warnings = record.warnings  # printed by the worker too, to a log that is gone by now
+            warnings = record.warnings  # the worker's log of them is removed by now
             elsewhere = "in another sweep, " if outcome.kind == "elsewhere" else ""
             text = f"score {record.score:.2f}, {elsewhere}{duration(record.total_seconds)}"
         number = self._total - len(self._left)
@@ -94,7 +94,7 @@ class Watch:
     def waiting(self, runs: Sequence[Run]) -> None:
         if not self._waits:
             self._waits = True
-            self.console.print(f"waiting for {len(runs)} runs that another sweep is at", markup=False)
+            self.console.print(f"waiting for {len(runs)} runs of another sweep", markup=False)
 
     def tick(self) -> None:
         if self._live and time.monotonic() - self._shown > REFRESH_SECONDS:
@@ -102,17 +102,17 @@ class Watch:
             self._live.update(self._picture(), refresh=True)
 
     def _eta(self) -> str | None:
-        """Return what is left, less what the runs at work have behind them."""
+        """Return the estimated time left, less what the current runs have already taken."""
         seconds, _ = duration_of(list(self._left.values()), self.plan, self.costs)
         if not self._left or seconds is None:
             return None
-        behind = sum(time.monotonic() - began for _, _, began in self._at_work.values())
-        return duration(max(1.0, (seconds - behind) / self.jobs))
+        elapsed = sum(time.monotonic() - began for _, _, began in self._running.values())
+        return duration(max(1.0, (seconds - elapsed) / self.jobs))
 
     def _picture(self) -> Group:
         labels = {run.run_id: run.labels for run in self.plan.runs}
-        found = [self.states[run_id] for run_id in labels]
+        states = [self.states[run_id] for run_id in labels]
         left = self._eta()
-        lines = [Text(f"  {run.run_id}  {text}", style="cyan") for run, text, _ in self._at_work.values()]
-        title = Text(f"{self.plan.name}: {counts(found)}{f'; about {left} left' if left else ''}")
+        lines = [Text(f"  {run.run_id}  {text}", style="cyan") for run, text, _ in self._running.values()]
+        title = Text(f"{self.plan.name}: {counts(states)}{f'; about {left} left' if left else ''}")
         return Group(title, grid(labels, self.states), *lines)

@@ -1,8 +1,8 @@
-"""A worker of a sweep: a process that runs what it is told, one run after another, importing torch once.
+"""A worker of a sweep: a process that runs one run after another and imports torch once.
 
-It reads one JSON object a line on stdin (`words`, `extra_dir`, `log`) and answers on stdout with `progress`
-and, at the end of each run, `outcome` and `message`. What the runs themselves print goes to their log. When
-stdin ends while it is at work, the sweep is gone, and it stops as if it had been interrupted.
+It reads one JSON object a line from stdin (`words`, `extra_dir`, `log`) and answers on stdout with `progress`
+and, at the end of each run, `outcome` and `message`. The output of a run goes to its log. When stdin ends
+during a run, the sweep has ended, and the worker stops as if it had been interrupted.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ PROGRESS_SECONDS = 0.5
 
 
 class Answers:
-    """What is said to the sweep: one JSON object a line."""
+    """Answers to the sweep: one JSON object a line."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
-    def say(self, **content: Any) -> None:
+    def send(self, **content: Any) -> None:
         try:
             self._file.write(json.dumps(content) + "\n")
             self._file.flush()
-        except BrokenPipeError:  # the sweep is gone
+        except BrokenPipeError:  # the sweep has ended
             raise KeyboardInterrupt from None
 
 
-class Told(Reporter):
-    """A reporter that tells the sweep how far the run is, and keeps its lines in the log."""
+class SweepReporter(Reporter):
+    """A reporter that sends the progress of a run to the sweep and prints its lines to the log."""
 
     def __init__(self, answers: Answers) -> None:
         super().__init__(make_console(soft_wrap=True, force_terminal=False))
         self._answers = answers
-        self._what, self._completed, self._total, self._told = "", 0, 0, 0.0
+        self._description, self._completed, self._total, self._sent = "", 0, 0, 0.0
         self.was_skipped = False
 
     def skipped(self, text: str) -> None:
@@ -55,27 +55,26 @@ class Told(Reporter):
 
     def begin(self, description: str, total: int, completed: int = 0) -> None:
         super().begin(description, total, completed)
-        self._what, self._completed, self._total = description, completed, total
+        self._description, self._completed, self._total = description, completed, total
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         super().advance(amount, note)
         self._completed += amount
-        if time.monotonic() - self._told > PROGRESS_SECONDS:
-            self._told = time.monotonic()
-            self._answers.say(progress=f"{self._what} {self._completed}/{self._total}")
+        if time.monotonic() - self._sent > PROGRESS_SECONDS:
+            self._sent = time.monotonic()
+            self._answers.send(progress=f"{self._description} {self._completed}/{self._total}")
 
 
 def main() -> None:
-    """Work until stdin ends."""
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a sweep in the background ignores it: we must not
+    """Run jobs until stdin ends."""
+    # A sweep in the background ignores SIGINT; its workers must not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     answers = Answers(os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
     jobs: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
     try:
         while (job := jobs.get()) is not None:
-            answers.say(**_work(job, answers))
+            answers.send(**_work(job, answers))
     except KeyboardInterrupt:
         os._exit(130)  # a library's thread must not keep a stopped worker
 
@@ -88,7 +87,7 @@ def _read(jobs: queue.Queue[dict[str, Any] | None]) -> None:
 
 
 def _work(job: dict[str, Any], answers: Answers) -> dict[str, str]:
-    """Run one job and return how it ended; its log stays where it did not end well."""
+    """Run one job and return how it ended; its log is kept where it failed."""
     from dp_bench import config
     from dp_bench.claims import BusyError
     from dp_bench.run import run
@@ -99,9 +98,9 @@ def _work(job: dict[str, Any], answers: Answers) -> dict[str, str]:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    sys.argv = ["dp-bench train", *job["words"]]  # what the record says was typed
+    sys.argv = ["dp-bench train", *job["words"]]  # the record's `command`
     extra_dir = Path(job["extra_dir"]) if job["extra_dir"] else None
-    reporter = Told(answers)
+    reporter = SweepReporter(answers)
     try:
         record = run(config.experiment(job["words"], extra_dir), reporter)
     except BusyError as error:

@@ -1,7 +1,7 @@
-"""Run many runs in worker processes of this machine: several at once, each on its GPU, past failures.
+"""Run a sweep in worker processes of this machine: several runs at once, each on its GPU.
 
-A worker that dies takes one run with it and is replaced. A run that another sweep is at is left to it and
-looked at again.
+A failed run does not stop the others, and a worker that dies is replaced. Runs that another sweep is running
+are left to it and checked again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dp_bench.records import is_finished
 from dp_bench.sweep.plan import Run
 
 POLL_SECONDS = 1.0
-STOP_SECONDS = 20.0  # for a worker to save what it is at
+STOP_SECONDS = 20.0  # for a worker to stop
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Outcome:
 
 
 class Watcher(Protocol):
-    """Who is told what happens."""
+    """What is called when a run begins, makes progress or ends, and in between."""
 
     def begun(self, run: Run) -> None: ...
     def progress(self, run: Run, text: str) -> None: ...
@@ -51,7 +51,7 @@ class Watcher(Protocol):
 
 
 class Workers:
-    """So many processes, which live until the end of the `with`."""
+    """Up to `jobs` processes, which live until the end of the `with`."""
 
     def __init__(
         self, jobs: int, results_dir: Path, gpus: Sequence[str] = (), extra_dir: Path | None = None
@@ -66,7 +66,7 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the workers end; after an error, have them stop at once, which leaves checkpoints."""
+        """Wait for the workers to end; after an error interrupt them, which leaves checkpoints."""
         for worker in self._workers:
             worker.stop(at_once=kind is not None)
         deadline = time.monotonic() + STOP_SECONDS
@@ -74,7 +74,7 @@ class Workers:
             worker.wait(deadline)
 
     def run(self, runs: Sequence[Run], watcher: Watcher) -> list[Outcome]:
-        """Run these, each once, in their order; return how each ended."""
+        """Start the runs in their order, each once; return how each ended."""
         pending, elsewhere, outcomes = deque(runs), list[Run](), list[Outcome]()
         while pending or elsewhere or any(worker.run for worker in self._workers):
             for worker in self._idle(len(pending)):
@@ -100,21 +100,21 @@ class Workers:
         return is_finished(self.results_dir / "runs" / run.run_id)
 
     def _idle(self, wanted: int) -> list[_Worker]:
-        """Return workers with nothing to do, new ones among them, no more than are wanted."""
+        """Return at most `wanted` idle workers, starting new ones up to `jobs`."""
         idle = [worker for worker in self._workers if worker.run is None]
         while len(idle) < wanted and len(self._workers) < self.jobs:
-            taken = {worker.place for worker in self._workers}
-            place = next(number for number in range(self.jobs) if number not in taken)
-            worker = _Worker(place, self._environment(place), self._events)
+            taken = {worker.index for worker in self._workers}
+            index = next(index for index in range(self.jobs) if index not in taken)
+            worker = _Worker(index, self._environment(index), self._events)
             self._workers.append(worker)
             idle.append(worker)
         return idle[:wanted]
 
-    def _environment(self, place: int) -> dict[str, str]:
+    def _environment(self, index: int) -> dict[str, str]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        own = {"OMP_NUM_THREADS": str(max(1, cores // self.jobs))}
-        visible = {"CUDA_VISIBLE_DEVICES": self.gpus[place % len(self.gpus)]} if self.gpus else {}
-        return {**own, **os.environ, **visible}
+        threads = {"OMP_NUM_THREADS": str(max(1, cores // self.jobs))}
+        visible = {"CUDA_VISIBLE_DEVICES": self.gpus[index % len(self.gpus)]} if self.gpus else {}
+        return {**threads, **os.environ, **visible}
 
     def _hand_out(self, worker: _Worker, pending: deque[Run], elsewhere: list[Run], watcher: Watcher) -> None:
         while pending:
@@ -124,12 +124,12 @@ class Workers:
                 continue
             log = self.results_dir / "logs" / f"{run.run_id}.log"
             extra_dir = str(self.extra_dir) if self.extra_dir else None
-            worker.give(run, {"words": run.words, "log": str(log), "extra_dir": extra_dir})
+            worker.start(run, {"words": run.words, "log": str(log), "extra_dir": extra_dir})
             watcher.begun(run)
             return
 
     def _next_outcome(self, elsewhere: list[Run], watcher: Watcher) -> Outcome | None:
-        """Wait a moment for what a worker says; return how its run ended, if it did."""
+        """Wait at most POLL_SECONDS for an answer of a worker; return how its run ended, if it did."""
         try:
             worker, event = self._events.get(timeout=POLL_SECONDS)
         except queue.Empty:
@@ -139,7 +139,7 @@ class Workers:
             self._workers.remove(worker)
             worker.wait(time.monotonic() + STOP_SECONDS)
             return None if run is None else Outcome(run, "failed", worker.cause_of_death(), worker.seconds)
-        assert run is not None, "only a worker with a run speaks"
+        assert run is not None, "only a worker with a run answers"
         if "progress" in event:
             watcher.progress(run, event["progress"])
             return None
@@ -151,15 +151,15 @@ class Workers:
 
 
 class _Worker:
-    """One process, and the run that it is at."""
+    """One process, and its current run."""
 
     def __init__(
         self,
-        place: int,
+        index: int,
         environment: dict[str, str],
         events: queue.Queue[tuple[_Worker, dict[str, Any] | None]],
     ) -> None:
-        self.place = place
+        self.index = index
         self.run: Run | None = None
         self._began = 0.0
         self._process = subprocess.Popen(
@@ -169,7 +169,7 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             env=environment,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the sweep, which tells its workers
+            start_new_session=True,  # Ctrl-C reaches the sweep only, which stops its workers
         )
         self._listener = threading.Thread(target=self._listen, args=(events,), daemon=True)
         self._listener.start()
@@ -178,14 +178,14 @@ class _Worker:
     def seconds(self) -> float:
         return time.monotonic() - self._began
 
-    def give(self, run: Run, job: dict[str, Any]) -> None:
+    def start(self, run: Run, job: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         self.run, self._began = run, time.monotonic()
         try:
             self._process.stdin.write(json.dumps(job) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has died; what listens to it will say so
+            pass  # it has died, which _listen reports
 
     def _listen(self, events: queue.Queue[tuple[_Worker, dict[str, Any] | None]]) -> None:
         assert self._process.stdout is not None
@@ -201,7 +201,7 @@ class _Worker:
         return f"its process was killed by {signal.Signals(-code).name}{hint}"
 
     def _close(self) -> None:
-        """Give back the pipes of a process that has ended."""
+        """Close the pipes of a process that has ended."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._listener.join()
         with suppress(OSError):  # it died with a job half written
