@@ -1,4 +1,4 @@
-"""Checkpoints of a run under way: all that its next update depends on, in a folder put there by a rename."""
+"""Checkpoints of an unfinished run: the state for its next update, in a folder that appears by a rename."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dp_bench.records import write_json
 
 @dataclass
 class Progress:
-    """What the loop knows at the end of an update; saved with each checkpoint."""
+    """The state of the training loop after an update; saved with each checkpoint."""
 
     step: int = 0  # updates done
     best_step: int = 0
@@ -33,12 +33,12 @@ class Progress:
     eval_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     trained_on: dict[str, str] = field(default_factory=dict)  # digests of the backbone
-    warnings: list[str] = field(default_factory=list)  # given so far, by whatever part of the run
+    warnings: list[str] = field(default_factory=list)  # so far, by all parts of the run
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The prompt as it is and as it was best, and the optimizer's state."""
+    """The current and the best trained tensors, and the optimizer's state."""
 
     progress: Progress
     learned: dict[str, Tensor]
@@ -47,7 +47,7 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a checkpoint, to the disk, then drop those before it: a power cut leaves one that is whole."""
+    """Write a checkpoint through to the disk, then remove earlier ones: a power cut leaves a complete one."""
     previous = list(folder.glob("step-*"))
     target = folder / f"step-{checkpoint.progress.step:08d}"
     temporary = folder / f".{target.name}.tmp"
@@ -76,7 +76,7 @@ def _sync(path: Path) -> None:
 def load(folder: Path, trained_on: Mapping[str, str]) -> Checkpoint | None:
     """Return on all ranks the last checkpoint, or None where there is none.
 
-    One of another backbone than `trained_on` is told, and removed.
+    A checkpoint of another backbone than `trained_on` is removed, with a notice.
     """
     saved = ranks.from_leader(_last(folder) if ranks.leads() else None)
     if saved is None:
@@ -85,8 +85,8 @@ def load(folder: Path, trained_on: Mapping[str, str]) -> Checkpoint | None:
     if not other:
         return saved
     notice(
-        f"{folder} was trained on a backbone of other {' and other '.join(other)}: it is not resumed, and "
-        "training starts anew"
+        f"{folder} was trained on a backbone with other {' and other '.join(other)}: it is not resumed, and "
+        "training starts from the beginning"
     )
     if ranks.leads():
         shutil.rmtree(folder)
@@ -94,12 +94,13 @@ def load(folder: Path, trained_on: Mapping[str, str]) -> Checkpoint | None:
 
 
 def _last(folder: Path) -> Checkpoint | None:
-    found = sorted(folder.glob("step-*"))
-    if not found:
+    steps = sorted(folder.glob("step-*"))
+    if not steps:
         return None
+    last = steps[-1]
     return Checkpoint(
-        Progress(**json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))),
-        load_file(found[-1] / "learned.safetensors"),
-        load_file(found[-1] / "best.safetensors"),
-        torch.load(found[-1] / "optimizer.pt", weights_only=True),
+        Progress(**json.loads((last / "progress.json").read_text(encoding="utf-8"))),
+        load_file(last / "learned.safetensors"),
+        load_file(last / "best.safetensors"),
+        torch.load(last / "optimizer.pt", weights_only=True),
     )

@@ -1,5 +1,4 @@
-"""What a configuration must satisfy as a whole, beyond the type of each value. Every problem is reported at
-once."""
+"""Check a configuration as a whole, beyond the types of its values. All problems are reported at once."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ from dp_bench.types import UserError
 
 
 def problems_of(settings: RunSettings) -> list[str]:
-    """Return one sentence a problem: what is wrong, and what to type instead."""
+    """Return one sentence a problem of a configuration: what is wrong, and what to type instead."""
     return [
         *_not_finite(settings),
         *_text_problems(settings),
@@ -44,30 +43,30 @@ def problems_of(settings: RunSettings) -> list[str]:
 
 
 def _not_finite(value: Any, key: str = "", *, is_open: bool = False) -> Iterator[str]:
-    """Refuse NaN and infinity wherever they stand. Where a setting's type is open, YAML's `nan` is a word."""
+    """Refuse NaN and infinity in any setting. Where a setting's type is open, YAML reads `nan` as text."""
     if is_dataclass(value):
-        for own in fields(value):
-            inside = getattr(value, own.name)
-            yield from _not_finite(inside, f"{key}{own.name}.", is_open="Any" in str(own.type))
+        for setting in fields(value):
+            inner = getattr(value, setting.name)
+            yield from _not_finite(inner, f"{key}{setting.name}.", is_open="Any" in str(setting.type))
     elif isinstance(value, Mapping):
-        for name, inside in value.items():
-            yield from _not_finite(inside, f"{key}{name}.", is_open=is_open)
+        for name, inner in value.items():
+            yield from _not_finite(inner, f"{key}{name}.", is_open=is_open)
     elif isinstance(value, list | tuple):
-        for inside in value:
-            yield from _not_finite(inside, key, is_open=is_open)
+        for inner in value:
+            yield from _not_finite(inner, key, is_open=is_open)
     elif (isinstance(value, float) and not math.isfinite(value)) or (
         is_open and isinstance(value, str) and value.lower().lstrip("+-.") in ("nan", "inf")
     ):
-        yield f"{key.rstrip('.')}={value} is no number to compute with: give a finite one."
+        yield f"{key.rstrip('.')}={value} must be a finite number."
 
 
 def _text_problems(settings: RunSettings) -> Iterator[str]:
-    """Refuse a text that YAML read as something else."""
+    """Refuse a text that YAML reads as something else."""
     for group, key in (("backbone", "answer_prefix"), ("backbone", "answer_cue"), ("prompt", "init_text")):
         value = getattr(getattr(settings, group), key)
         if not (value is None or isinstance(value, str)):
             yield (
-                f"{group}.{key}={value}: without quotes, yes, no, true, false and numbers are no texts in "
+                f"{group}.{key}={value}: without quotes, yes, no, true, false and numbers are not text in "
                 f'YAML. Quote it: {key}: "yes" in a file, \'{group}.{key}="yes"\' on the command line.'
             )
 
@@ -79,13 +78,13 @@ def _run_problems(settings: RunSettings) -> Iterator[str]:
         yield f"seed={settings.seed} must not be negative."
     if settings.data.limit is not None and settings.data.limit < 8:
         yield (
-            f"data.limit={settings.data.limit} leaves too little to train and to select on: use at least "
+            f"data.limit={settings.data.limit} leaves too few rows to train and to select on: use at least "
             "8, or null for all rows."
         )
     if settings.prompt.layers is not None and settings.trainer.gradient_checkpointing:
         yield (
-            "trainer.gradient_checkpointing computes activations anew without the keys and values of "
-            "prompt.layers: take one of them away."
+            "trainer.gradient_checkpointing recomputes activations without the keys and values of "
+            "prompt.layers: remove one of them."
         )
     yield from _head_problems(settings)
     yield from _input_problems(settings)
@@ -94,11 +93,11 @@ def _run_problems(settings: RunSettings) -> Iterator[str]:
 
 
 def refuse_ranks(settings: RunSettings) -> None:
-    """Raise UserError where several processes cannot do what one would."""
+    """Raise UserError where the settings need a single process."""
     if settings.trainer.step_each_micro_batch:
         raise UserError(
             f"trainer.step_each_micro_batch, which protocol={settings.protocol.name} sets for some prompts, "
-            "makes one update after the other: run it as one process."
+            "makes one update after the other: run it with one process."
         )
 
 
@@ -108,15 +107,15 @@ def _head_problems(settings: RunSettings) -> Iterator[str]:
     method = table.of(settings.prompt.method)
     if not method.is_trained and method.fit is None:
         yield (
-            f"prompt={settings.prompt.name} with backbone.head=classifier has nothing that was ever trained: "
-            "leave one out."
+            f"prompt={settings.prompt.name} with backbone.head=classifier has no trained weights: change "
+            "one of them."
         )
     if settings.regime.transfer:
-        yield "regime.transfer needs label words: a classifier head knows the labels of its own task alone."
+        yield "regime.transfer needs label words: a classifier head is trained for the labels of one task."
     if settings.task is not None and settings.regime.tasks is None and not settings.task.labels:
         yield (
-            f"task={settings.task.name} brings other choices with each text, and backbone.head=classifier "
-            "learns labels that are the same for all: take backbone.head=verbalizer with a backbone that "
+            f"task={settings.task.name} has different choices for each example, and backbone.head=classifier "
+            "needs labels that are the same for all: use backbone.head=verbalizer with a backbone that "
             "scores whole choices."
         )
 
@@ -128,13 +127,13 @@ def _input_problems(settings: RunSettings) -> Iterator[str]:
             continue
         if not any(piece.looks for piece in catalogue.used(prompt.pieces).values()):
             yield (
-                f"prompt.{key} is about what a selector looks at, and prompt={prompt.name} has none that "
-                "looks: take it away, or use prompt=dynamic."
+                f"prompt.{key} applies to the input of a selector, and prompt={prompt.name} has no selector "
+                "with input: remove it, or use prompt=dynamic."
             )
         if settings.protocol.frozen_dropout:
             yield (
-                f"prompt.{key} is about cached summaries, which protocol={settings.protocol.name} draws anew "
-                "in every update: use protocol=clean."
+                f"prompt.{key} applies to cached summaries, which protocol={settings.protocol.name} computes "
+                "with dropout in every update: use protocol=clean."
             )
 
 
@@ -148,7 +147,7 @@ def _trainer_problems(trainer: TrainerSettings) -> Iterator[str]:
         yield "trainer.warmup_steps and trainer.weight_decay must not be negative."
     if trainer.max_grad_norm <= 0:
         yield (
-            f"trainer.max_grad_norm={trainer.max_grad_norm} must be positive; a large number switches "
+            f"trainer.max_grad_norm={trainer.max_grad_norm} must be positive; a large number turns "
             "clipping off."
         )
     if not 0 < trainer.heldout_fraction < 1:
@@ -175,9 +174,8 @@ def _count_problems(trainer: TrainerSettings) -> Iterator[str]:
             yield f"trainer.{name}={value} must be at least 1, or null."
     if trainer.micro_batch_size is not None and trainer.micro_batch_size > trainer.batch_size:
         yield (
-            f"trainer.micro_batch_size={trainer.micro_batch_size} is more than "
-            f"trainer.batch_size={trainer.batch_size}, "
-            "which is what one update sees: lower the first or raise the second."
+            f"trainer.micro_batch_size={trainer.micro_batch_size} is more than the examples of one update, "
+            f"trainer.batch_size={trainer.batch_size}: lower the first or raise the second."
         )
 
 
@@ -193,7 +191,7 @@ def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
         return
     yield from catalogue.problems(prompt.pieces, prompt.num_tokens)
     if prompt.length.get("outcome") in (0, "none"):
-        yield "prompt.length.outcome keeps no vector at all: use at least 1."
+        yield "prompt.length.outcome keeps no vectors: use at least 1."
     yield from _layer_problems(prompt)
     yield from _estimator_problems(prompt)
     yield from _route_problems(prompt)
@@ -203,28 +201,28 @@ def _training_problems(prompt: PromptSettings) -> Iterator[str]:
     if prompt.lr is not None and not 0 < prompt.lr < math.inf:
         yield f"prompt.lr={prompt.lr} must be positive, or null for the trainer's."
     if prompt.weight_decay is not None and prompt.weight_decay < 0:
-        yield f"prompt.weight_decay={prompt.weight_decay} must not be negative, or null for the trainer's."
+        yield f"prompt.weight_decay={prompt.weight_decay} must be at least 0, or null for the trainer's."
     for key, readers in _settings_of_methods().items():
         value = getattr(prompt, key)
         if prompt.method not in readers and value is not None:
-            yield f"prompt.{key} is read by prompt={' and '.join(readers)} alone: remove it."
+            yield f"prompt.{key} is read by prompt={' and '.join(readers)} only: remove it."
         elif prompt.method in readers and not readers[prompt.method].allows(value, prompt.num_tokens):
             shown = "null" if value is None else value
             yield f"prompt.{key}={shown} must be {readers[prompt.method].said}."
     if not table.of(prompt.method).has_prompt and prompt.freeze_backbone is not None:
         yield (
-            f"prompt.freeze_backbone has no meaning with prompt={prompt.name}, which has no prompt: take it "
-            "away, or use prompt=fine_tuning."
+            f"prompt.freeze_backbone has no meaning with prompt={prompt.name}, which has no prompt: remove "
+            "it, or use prompt=fine_tuning."
         )
 
 
 def _settings_of_methods() -> dict[str, dict[str, catalogue.Setting]]:
-    """Return the settings that single methods read, with these methods and what each allows."""
-    found: dict[str, dict[str, catalogue.Setting]] = {}
+    """Return the settings that only some methods read, by key, with these methods and what each allows."""
+    readers: dict[str, dict[str, catalogue.Setting]] = {}
     for method in table.methods().values():
         for key, setting in method.settings.items():
-            found.setdefault(key, {})[method.name] = setting
-    return found
+            readers.setdefault(key, {})[method.name] = setting
+    return readers
 
 
 def _estimator_problems(prompt: PromptSettings) -> Iterator[str]:
@@ -233,24 +231,24 @@ def _estimator_problems(prompt: PromptSettings) -> Iterator[str]:
     learned = [part for part, piece in catalogue.used(prompt.pieces).items() if piece.is_learned]
     if not learned:
         yield (
-            f"prompt.estimator={prompt.estimator.value} is about a learned position, length or route, of "
-            f"which prompt={prompt.name} has none: take it away, or use prompt=adap_ins_pos."
+            f"prompt.estimator={prompt.estimator.value} applies to a learned position, length or route, and "
+            f"prompt={prompt.name} has none: remove it, or use prompt=adap_ins_pos."
         )
     if prompt.estimator in (Estimator.exact, Estimator.mixture) and len(learned) > 1:
         yield (
             f"prompt.estimator={prompt.estimator.value} runs every outcome of one selector, and "
-            f"{' and '.join(learned)} are both learned here: make one of them fixed, or use "
+            f"{' and '.join(learned)} are all learned: fix all but one, or use "
             "prompt.estimator=leave_one_out."
         )
 
 
 def _route_problems(prompt: PromptSettings) -> Iterator[str]:
     if prompt.is_routed and prompt.route is None:
-        yield "prompt/vectors=routed needs something that chooses among its members: add prompt/route=ridge."
+        yield "prompt/vectors=routed needs a selector of its members: add prompt/route=ridge."
     if prompt.route is not None and not prompt.is_routed:
         yield (
-            f"prompt/route chooses among the members of routed vectors, of which prompt={prompt.name} has "
-            "none: add prompt/vectors=routed, or take it away."
+            f"prompt/route chooses among the members of routed vectors, and prompt={prompt.name} has none: "
+            "add prompt/vectors=routed, or remove it."
         )
     if prompt.selector_lr is not None and not 0 < prompt.selector_lr < math.inf:
         yield f"prompt.selector_lr={prompt.selector_lr} must be positive, or null for the prompt's."
@@ -267,8 +265,8 @@ def _layer_problems(prompt: PromptSettings) -> Iterator[str]:
         if prompt.position.get("outcome") != "all":
             yield (
                 f"prompt{'.position.outcome' if is_fixed else '/position'} has no meaning with "
-                "prompt/vectors=none: keys and values of the layers have no place in the text. Use "
-                "prompt/position=fixed as it is, or add prompt/vectors=single."
+                "prompt/vectors=none: keys and values of the layers have no position in the text. "
+                "Use an unchanged prompt/position=fixed, or add prompt/vectors=single."
             )
 
 
@@ -278,20 +276,20 @@ def _init_problems(prompt: PromptSettings) -> Iterator[str]:
         if prompt.init is init and not value:
             yield f"prompt.init={init.value} needs prompt.{key}=…"
         if prompt.init is not init and value:
-            yield f"prompt.{key} is read by prompt.init={init.value} alone: add that, or take it away."
+            yield f"prompt.{key} is read by prompt.init={init.value} only: add that, or remove it."
     if prompt.init in (Init.text, Init.label_words, Init.frequent, Init.first_vocab) and (
         not table.of(prompt.method).has_prompt or prompt.in_layers_alone
     ):
         yield (
-            f"prompt.init={prompt.init.value} starts vectors of the input, of which prompt={prompt.name} has "
-            "none: take it away."
+            f"prompt.init={prompt.init.value} initializes vectors of the input, and prompt={prompt.name} has "
+            "none: remove it."
         )
     if prompt.init is Init.saved and not table.of(prompt.method).has_prompt:
-        yield f"prompt.init=saved starts a prompt, and prompt={prompt.name} has none: take it away."
+        yield f"prompt.init=saved initializes a prompt, and prompt={prompt.name} has none: remove it."
     if prompt.init is Init.text and prompt.vectors.get("num_prompts", 1) != 1:
         yield (
-            "prompt.init=text gives every member of a pool the same words, between which it could not learn "
-            "to choose: use prompt.init=vocab or prompt.init=label_words."
+            "prompt.init=text gives all members of a pool the same vectors, so that choosing has no effect "
+            "and no gradient: use prompt.init=vocab or prompt.init=label_words."
         )
 
 
@@ -301,7 +299,7 @@ def _regime_problems(settings: RunSettings) -> Iterator[str]:
         yield from _mixture_problems(regime)
         if method.fit is not None:
             yield (
-                f"prompt={settings.prompt.name} learns nothing from several tasks at once: run it with "
+                f"prompt={settings.prompt.name} cannot be fitted to several tasks at once: run it with "
                 "regime=full or regime=fewshot, once a task."
             )
     if regime.transfer:
@@ -309,18 +307,18 @@ def _regime_problems(settings: RunSettings) -> Iterator[str]:
         trained = regime.tasks or ([] if task is None else [task.training.name, task.name])
         for name in regime.transfer:
             if name in trained:
-                yield f"regime.transfer names '{name}', which the prompt is trained on and scored on anyway."
+                yield f"regime.transfer names '{name}', on which the prompt is trained and scored: remove it."
         if not method.has_prompt:
             yield (
-                f"regime.transfer tries a trained prompt on other tasks; prompt={settings.prompt.name} has "
-                "none."
+                f"regime.transfer evaluates a trained prompt on other tasks, and "
+                f"prompt={settings.prompt.name} has none: remove it."
             )
 
 
 def _mixture_problems(regime: RegimeSettings) -> Iterator[str]:
     tasks = regime.tasks or []
     if len(tasks) < 2 or len(set(tasks)) < len(tasks):
-        yield f"regime.tasks={tasks} must name two tasks or more, each once."
+        yield f"regime.tasks={tasks} must name at least two tasks, each once."
     if regime.mixing is None:
         yield "regime.mixing must be given: proportional, equal or temperature."
     if regime.mixing is Mixing.temperature and not (regime.mixing_temperature or 0) > 0:
@@ -332,22 +330,23 @@ def _mixture_problems(regime: RegimeSettings) -> Iterator[str]:
 
 
 def _by_task_problems(regime: RegimeSettings, key: str) -> Iterator[str]:
-    own = {} if getattr(regime, key) is None else getattr(regime, key)
-    if not isinstance(own, dict):
+    by_task = {} if getattr(regime, key) is None else getattr(regime, key)
+    if not isinstance(by_task, dict):
         example = "{rte: 2.0}" if key == "task_weights" else "{rte: {max_length: 256}}"
-        yield f"regime.{key}={own} is no mapping from tasks: write it as {example}."
+        yield f"regime.{key}={by_task} is not a mapping from tasks: write it as {example}."
         return
     known = [*(regime.tasks or []), *(regime.transfer or [])]
-    for name, value in own.items():
+    for name, value in by_task.items():
         if name not in known:
-            yield f"regime.{key} names '{name}', which is none of {', '.join(known)}."
+            yield f"regime.{key} names '{name}', which is not one of {', '.join(known)}."
         elif key == "task_weights" and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
-            yield f"regime.task_weights.{name}={value} must be a number, not negative."
+            yield f"regime.task_weights.{name}={value} must be a number of at least 0."
         elif key == "task_settings" and not isinstance(value, dict):
             yield f"regime.task_settings.{name}={value} must be a mapping such as {{max_length: 256}}."
 
 
 def task_problems(task: TaskSettings) -> Iterator[str]:
+    """Yield one sentence a problem of a task's settings."""
     wrong = list(_list_problems(task, "task."))
     if wrong:
         yield from wrong
@@ -358,8 +357,8 @@ def task_problems(task: TaskSettings) -> Iterator[str]:
         yield from _choice_problems(task)
     folded = [label.casefold() for label in task.labels]
     if len(set(folded)) != len(folded):
-        yield f"task.labels={task.labels} repeats a label: they are read whatever their case."
-    if task.train_task is not None and [own.casefold() for own in task.train_task.labels] != folded:
+        yield f"task.labels={task.labels} repeats a label: upper and lower case are the same label."
+    if task.train_task is not None and [label.casefold() for label in task.train_task.labels] != folded:
         yield (
             f"task.train_task={task.train_task.name} has other labels than {task.name}: they must be the "
             "same, in the same order."
@@ -369,7 +368,7 @@ def task_problems(task: TaskSettings) -> Iterator[str]:
     for name in task.together or ():
         if name not in task.fields:
             yield (
-                f"task.together names '{name}', which is no field of the task: its fields are "
+                f"task.together names '{name}', which is not a field of the task: its fields are "
                 f"{', '.join(task.fields)}."
             )
     yield from filter(None, map(metrics.problem, task.metrics))
@@ -382,7 +381,7 @@ def task_problems(task: TaskSettings) -> Iterator[str]:
 
 
 def _list_problems(task: TaskSettings, prefix: str) -> Iterator[str]:
-    """Refuse what YAML did not read as a word, and empty words."""
+    """Refuse what YAML does not read as a word, and empty words."""
     for key, value in vars(task).items():
         if isinstance(value, TaskSettings):
             yield from _list_problems(value, f"{prefix}{key}.")
@@ -395,21 +394,21 @@ def _list_problems(task: TaskSettings, prefix: str) -> Iterator[str]:
                 f'\'{prefix}{key}=["yes","no"]\' on the command line.'
             )
         elif not all(word.strip() for word in value):
-            yield f"{prefix}{key}={value} of task={task.name} has an empty word: write one, or take it out."
+            yield f"{prefix}{key}={value} of task={task.name} has an empty word: write one, or remove it."
         elif any(word != word.strip() for word in value):
             yield (
-                f"{prefix}{key}={value} of task={task.name} has spaces around a word: take them away; "
-                "the one before a word is added where the tokenizer needs it."
+                f"{prefix}{key}={value} of task={task.name} has spaces around a word: remove them; "
+                "a space before a word is added where the tokenizer needs it."
             )
 
 
 def _word_problems(task: TaskSettings) -> Iterator[str]:
     if not task.labels:
-        yield f"task.scoring=words: {task.name} has no labels for words to name; use task.scoring=choices."
+        yield f"task.scoring=words: {task.name} has no labels for the words; use task.scoring=choices."
     elif len(task.words) != len(task.labels):
         yield f"task.words has {len(task.words)} words for {len(task.labels)} labels: give one word a label."
     if len(set(task.words)) != len(task.words):
-        yield f"task.words={task.words} repeats a word: each label needs its own."
+        yield f"task.words={task.words} repeats a word: each label needs a different one."
 
 
 def _choice_problems(task: TaskSettings) -> Iterator[str]:
@@ -421,7 +420,7 @@ def _choice_problems(task: TaskSettings) -> Iterator[str]:
     unknown = [name for name in task.choices if name not in task.fields]
     if unknown:
         yield (
-            f"task.choices names '{unknown[0]}', which is no field of the task: its fields are "
+            f"task.choices names '{unknown[0]}', which is not a field of the task: its fields are "
             f"{', '.join(task.fields)}."
         )
     if len(task.choices) != len(task.labels):

@@ -1,9 +1,9 @@
-"""Who runs what: an atomic claim on a run, so that two processes on one results folder never run it at once.
+"""Atomic claims on runs, so that two processes on one results folder never run the same run at once.
 
-A claim is a file `claims/<run_id>.<generation>.json`. It is created with O_EXCL, so that one of two takers
-fails, and its modification time is the heartbeat. A claim whose owner is gone is never removed or renamed:
-a taker creates the next generation, which again only one can. The highest generation is the claim that
-counts; all of them are removed once the run's record is there, which every taker looks for after its claim.
+A claim is a file `claims/<run_id>.<generation>.json`. It is created with O_EXCL, so that only one of two
+processes succeeds, and its modification time is the heartbeat. A stale claim is never removed or renamed: the
+next process creates the next generation, which again only one can. The highest generation is valid. All are
+removed once the run has a record, for which every process looks after it has claimed the run.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from dp_bench.records import is_finished, timestamp, write_json
 from dp_bench.types import UserError
 
 HEARTBEAT_SECONDS = 15.0
-STALE_SECONDS = 120.0  # eight missed heartbeats: its machine is gone, or the process hangs
+STALE_SECONDS = 120.0  # eight missed heartbeats: the machine or the process has stopped
 
 
 class BusyError(UserError):
-    """Another live process is at this run."""
+    """Another live process holds the claim on this run."""
 
 
 @contextlib.contextmanager
 def claimed(results_dir: Path, run_id: str) -> Iterator[None]:
     """Hold the claim on a run, with a heartbeat; raise BusyError where another live process holds it.
 
-    An owner that was taken for dead (suspended for minutes, say) and lost its claim is interrupted, so that
-    it does not write beside the new one.
+    An owner whose claim became stale (such as by minutes of suspension) and was taken over is interrupted, so
+    that it does not write to the same files as the new owner.
     """
     path = _take(results_dir / "claims", run_id)
     in_main = threading.current_thread() is threading.main_thread()
     if in_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A script's background job ignores SIGINT, and could not be interrupted when its claim is lost.
+        # A background job of a script ignores SIGINT, and could not be interrupted when its claim is lost.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     stop, lost = threading.Event(), threading.Event()
     beat = threading.Thread(target=_keep, args=(path, run_id, stop, lost), daemon=True)
@@ -49,7 +49,7 @@ def claimed(results_dir: Path, run_id: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if lost.is_set():
-            raise BusyError(f"{run_id} was taken over by another process while this slept.") from None
+            raise BusyError(f"{run_id} was taken over by another process while this one slept.") from None
         raise
     finally:
         stop.set()
@@ -59,13 +59,13 @@ def claimed(results_dir: Path, run_id: str) -> Iterator[None]:
 
 
 def holder(results_dir: Path, run_id: str) -> str | None:
-    """Return who is at a run just now, as host and process, or None."""
+    """Return the live owner of a run's claim, as process and host, or None."""
     newest = _newest(results_dir / "claims", run_id)
     return None if newest is None else _live_owner(newest)
 
 
 def holders(results_dir: Path) -> dict[str, str]:
-    """Return who is at which run just now."""
+    """Return the live owner of each claimed run, by run id."""
     runs = {path.name.rsplit(".", 2)[0] for path in (results_dir / "claims").glob("*.json")}
     return {run_id: owner for run_id in sorted(runs) if (owner := holder(results_dir, run_id))}
 
@@ -76,15 +76,15 @@ def _take(folder: Path, run_id: str) -> Path:
     owner = _live_owner(newest) if newest else None
     if owner is not None:
         raise BusyError(
-            f"{run_id} is being run by {owner}: wait for it, or stop it and start this again, which goes on "
-            "from its last checkpoint."
+            f"{run_id} is being run by {owner}: wait for it, or stop it and start this again, which resumes "
+            "from the last checkpoint."
         )
     path = folder / f"{run_id}.{_generation(newest) + 1 if newest else 0}.json"
     try:
         with path.open("x", encoding="utf-8") as file:
             json.dump({"host": _host(), "pid": os.getpid(), "started": timestamp(), "released": False}, file)
     except FileExistsError:
-        raise BusyError(f"{run_id} was taken by another process just now.") from None
+        raise BusyError(f"{run_id} was claimed by another process just now.") from None
     return path
 
 
@@ -97,17 +97,17 @@ def _generation(path: Path) -> int:
 
 
 def _live_owner(path: Path) -> str | None:
-    """Return the owner of a claim that is neither released nor given up, as host and process."""
+    """Return the owner of a claim that is neither released nor stale, as process and host."""
     try:
         text, touched = path.read_text(encoding="utf-8"), path.stat().st_mtime
-    except FileNotFoundError:  # its run has just been finished
+    except FileNotFoundError:  # the run has just finished
         return None
     try:
         claim: dict[str, Any] = json.loads(text)
-    except ValueError:  # just being written
+    except ValueError:  # it is being written
         claim = {"host": "some machine", "pid": "?", "released": False}
-    here = claim["host"] == _host()
-    if claim["released"] or (here and not _is_alive(claim["pid"])):
+    is_local = claim["host"] == _host()
+    if claim["released"] or (is_local and not _is_alive(claim["pid"])):
         return None
     if _clock_of(path.parent) - touched > STALE_SECONDS:
         return None
@@ -119,7 +119,7 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # of another user, and alive
+    except PermissionError:  # it belongs to another user, and is alive
         return True
     return not _is_zombie(pid)
 
@@ -127,12 +127,12 @@ def _is_alive(pid: int) -> bool:
 def _is_zombie(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
-    except (OSError, IndexError):  # no /proc here
+    except (OSError, IndexError):  # no /proc on this system
         return False
 
 
 def _host() -> str:
-    """Name the place in which process ids have a meaning: containers may share a host name but not those."""
+    """Return host name and process namespace: containers may share the first but not process ids."""
     try:
         return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
@@ -140,7 +140,7 @@ def _host() -> str:
 
 
 def _clock_of(folder: Path) -> float:
-    """Return the time by the clock that stamps files in a folder, which may be another machine's."""
+    """Return the time of the file system of a folder, whose clock may be another machine's."""
     probe = folder / f".{os.getpid()}.{threading.get_ident()}.clock"
     probe.touch()
     now = probe.stat().st_mtime
@@ -154,15 +154,15 @@ def _keep(path: Path, run_id: str, stop: threading.Event, lost: threading.Event)
             lost.set()
             _thread.interrupt_main()
             return
-        with contextlib.suppress(OSError):  # a file system that is away for a moment
+        with contextlib.suppress(OSError):  # a file system that is unavailable for a moment
             os.utime(path)
 
 
 def _release(path: Path, results_dir: Path, run_id: str) -> None:
-    """Let go of a claim: of a finished run nothing is left, of another one the file says so."""
+    """Release a claim: remove all files of a finished run's claims, mark that of an unfinished run."""
     if is_finished(results_dir / "runs" / run_id):
         for claim in path.parent.glob(f"{run_id}.*.json"):
             claim.unlink(missing_ok=True)
         return
-    with contextlib.suppress(FileNotFoundError):  # another one has finished the run in this moment
+    with contextlib.suppress(FileNotFoundError):  # another process has just finished the run
         write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "released": True})

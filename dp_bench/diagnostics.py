@@ -1,9 +1,9 @@
-"""What a prompt chooses over a split, and what a trained one goes by: its reported splits scored once more
-under controls, and where routes lead.
+"""What a prompt chooses on a split, and why: scores of the report splits under controls, and how far routes
+agree with labels, predictions, sub-skills and tasks.
 
-A position that matters for a text is worse for another one; so is what a selector decides by another text's
-summary. A route that knows the label has read the answer off the frozen features: its pool is "a prompt that
-says yes and a prompt that says no", however well it scores.
+A position that suits a text is worse for another text; so is what a selector chooses by the summary of
+another text. A route that predicts the label has read the answer from the frozen features: its pool is then
+"a prompt that says yes and a prompt that says no", however well it scores.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Numbers = NDArray[np.int64]
 
 
 def describe(reports: Mapping[str, Report], num_tokens: int) -> dict[str, Any]:
-    """Return what the prompt chose over a split of each task: counts, mean and entropy (in nats) of position
-    and length, entropy of pool weights; of several tasks under names such as `rte/position_mean`."""
+    """Return what the prompt chose on a split of each task: counts, mean and entropy (nats) of position and
+    length, entropy of pool weights and routes. Names of several tasks are such as `rte/position_mean`."""
     return {
         name if len(reports) == 1 else f"{task}/{name}": value
-        for task, own in reports.items()
-        for name, value in _chosen(own.predictions, num_tokens).items()
+        for task, report in reports.items()
+        for name, value in _chosen(report.predictions, num_tokens).items()
     }
 
 
@@ -52,7 +52,7 @@ def _chosen(predictions: Predictions, num_tokens: int) -> dict[str, Any]:
 
 
 def _entropy(counts: Numbers) -> float:
-    """Return the entropy of shares, in nats."""
+    """Return the entropy of the shares of counts, in nats."""
     shares = counts[counts > 0] / counts.sum()
     return float(-np.sum(shares * np.log(shares)))
 
@@ -60,12 +60,12 @@ def _entropy(counts: Numbers) -> float:
 def after_training(
     model: PromptedModel, reports: Mapping[str, Report], settings: RunSettings
 ) -> dict[str, float]:
-    """Return what is measured of a prompt beside its score; of several tasks under names such as
+    """Return the diagnostics of a trained prompt. Scores of several tasks have names such as
     `rte/shuffled_position_score`."""
-    found = _controls(model, reports, settings)
+    diagnostics = _controls(model, reports, settings)
     if model.prompt.vectors.is_routed:
-        found |= _routes(reports)
-    return found
+        diagnostics |= _routes(reports)
+    return diagnostics
 
 
 def _controls(model: PromptedModel, reports: Mapping[str, Report], settings: RunSettings) -> dict[str, float]:
@@ -73,23 +73,26 @@ def _controls(model: PromptedModel, reports: Mapping[str, Report], settings: Run
     again = partial(predict, model, batch_size=settings.trainer.eval_batch_size, seed=seed)
     controls: dict[str, Callable[[str, Report], Predictions]] = {}
     if prompt.position.is_per_text:
-        controls["shuffled_position"] = lambda name, own: again(
-            own.split, positions=_rng(seed, "shuffle", name).permutation(own.predictions.position_N)
+        controls["shuffled_position"] = lambda name, report: again(
+            report.split,
+            positions=_rng(seed, "shuffle", name).permutation(report.predictions.position_N),
         )
     if prompt.vectors.is_routed and prompt.needs_summary:
-        controls["shuffled_input"] = lambda name, own: again(
-            own.split.with_inputs_of_others(derive(seed, "input of others", name))
+        controls["shuffled_input"] = lambda name, report: again(
+            report.split.with_shuffled_summaries(derive(seed, "input of others", name))
         )
     if prompt.route is not None and (prompt.route.is_per_text or isinstance(prompt.route, Random)):
-        controls["random_route"] = lambda name, own: again(
-            own.split,
-            routes=_rng(seed, "route", name).integers(prompt.vectors.num_prompts, size=len(own.split)),
+        controls["random_route"] = lambda name, report: again(
+            report.split,
+            routes=_rng(seed, "route", name).integers(prompt.vectors.num_prompts, size=len(report.split)),
         )
     several = len(reports) > 1
     return {
-        f"{name}/{control}_score" if several else f"{control}_score": score(own.split, made(name, own)).value
-        for control, made in controls.items()
-        for name, own in reports.items()
+        f"{name}/{control}_score" if several else f"{control}_score": score(
+            report.split, predict_control(name, report)
+        ).value
+        for control, predict_control in controls.items()
+        for name, report in reports.items()
     }
 
 
@@ -97,30 +100,31 @@ def _rng(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng(derive(seed, *names))
 
 
-Strata = list[tuple[Numbers, Numbers]]  # route and group of each text, of each task apart
+Strata = list[tuple[Numbers, Numbers]]  # route and group of each text, one pair of arrays a task
 
 
 def _routes(reports: Mapping[str, Report]) -> dict[str, float]:
-    """Return what the routes of all reported texts tell: of label and prediction within each task, of the
-    sub-skill, and of the task itself."""
-    own = [(r, r.predictions.route_N) for r in reports.values() if r.predictions.route_N is not None]
-    told: dict[str, Strata] = {
-        "label": [(route_N, report.split.encoded.labels) for report, route_N in own],
-        "prediction": [(route_N, report.predictions.choices) for report, route_N in own],
+    """Return purity and lambda of the routes of all reported texts with respect to label and prediction
+    within each task, to the sub-skill, and to the task."""
+    routed = [(r, r.predictions.route_N) for r in reports.values() if r.predictions.route_N is not None]
+    strata_of: dict[str, Strata] = {
+        "label": [(route_N, report.split.encoded.labels) for report, route_N in routed],
+        "prediction": [(route_N, report.predictions.choices) for report, route_N in routed],
     }
-    skills = [(route_N, s) for report, route_N in own if (s := report.split.encoded.skills) is not None]
-    if len(skills) == len(own):
-        told["skill"] = [_one(skills)]
-    if len(own) > 1:
-        told["task"] = [_one([(route_N, np.full(len(route_N), n)) for n, (_, route_N) in enumerate(own)])]
+    skills = [(route_N, s) for report, route_N in routed if (s := report.split.encoded.skills) is not None]
+    if len(skills) == len(routed):
+        strata_of["skill"] = [_concatenated(skills)]
+    if len(routed) > 1:
+        tasks = [(route_N, np.full(len(route_N), n)) for n, (_, route_N) in enumerate(routed)]
+        strata_of["task"] = [_concatenated(tasks)]
     return {
         f"route_{measure}_{name}": of(strata)
-        for name, strata in told.items()
+        for name, strata in strata_of.items()
         for measure, of in (("purity", purity), ("lambda", explained))
     }
 
 
-def _one(strata: Strata) -> tuple[Numbers, Numbers]:
+def _concatenated(strata: Strata) -> tuple[Numbers, Numbers]:
     routes, groups = zip(*strata, strict=True)
     return np.concatenate(routes), np.concatenate(groups)
 
@@ -132,14 +136,14 @@ def purity(strata: Strata) -> float:
 
 def explained(strata: Strata) -> float:
     """Return Goodman and Kruskal's lambda: the share of the errors of guessing the most frequent group that
-    knowing the route saves, from 0 to 1. Unlike purity it is 0 for what says nothing of unequal groups."""
+    knowing the route avoids, from 0 to 1. Unlike purity it is 0 for random routes of unequal groups."""
     without = sum(_most(group_N) for _, group_N in strata)
     errors = sum(len(group_N) for _, group_N in strata) - without
     return (_right(strata) - without) / errors if errors else 0.0
 
 
 def _right(strata: Strata) -> int:
-    """Return how many groups are guessed from the routes."""
+    """Return for how many texts the group is the most frequent one of their route."""
     return sum(_most(group_N[route_N == k]) for route_N, group_N in strata for k in np.unique(route_N))
 
 

@@ -1,7 +1,7 @@
-"""What a run uses of its configuration: the optimizer, its rates, and which settings it reads at all.
+"""Which settings of its configuration a run uses: the optimizer, its rates, and those that are not read.
 
-Trainer, guards, record and tables ask here, so that none of them says what was not so. Every function takes a
-resolved configuration, as a record has it, or the typed settings. Nothing here needs torch.
+Trainer, guards, records and tables use these functions. They take a resolved configuration, as in a record,
+or the typed settings. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from dp_bench.prompts import catalogue
 from dp_bench.records import FORMER, flatten
 from dp_bench.settings import FullSettings, RunSettings
 
-# A method or prompt may have its own; else those of the trainer count, or of trainer.full for all weights.
+# A method or prompt may set these; else the trainer's are used, or those of trainer.full for all weights.
 OPTIMIZER = tuple(each.name for each in fields(FullSettings))
-# What is left of the trainer for a method that makes no updates.
-OF_DATA = tuple(f"trainer.{name}" for name in ("selection", "heldout_fraction", "heldout_max", "precision"))
-NOT_BY = {
-    "constant": ("end", "anneal"),
-    "exponential": ("anneal",),
-    "authors": (),
-}  # a schedule of temperature
-# Estimators whose gradient has a temperature; null is the first of them.
+# The settings of the trainer that count without updates too.
+READ_WITHOUT_UPDATES = tuple(
+    f"trainer.{name}" for name in ("selection", "heldout_fraction", "heldout_max", "precision")
+)
+# The settings that each schedule of the temperature does not read.
+UNREAD_BY = {"constant": ("end", "anneal"), "exponential": ("anneal",), "authors": ()}
+# Estimators whose gradient has a temperature; the first is the default.
 TEMPERED = ("gumbel_st", "reinmax", "rao_blackwell")
 
 Config = Mapping[str, Any] | RunSettings
@@ -34,7 +33,7 @@ Config = Mapping[str, Any] | RunSettings
 
 @dataclass(frozen=True)
 class OptimizerUsed:
-    """What trains a method by gradient. `selector_lr` is None where selectors have no rate of their own."""
+    """The optimizer of a run. `selector_lr` is None where selectors have the same rate as the rest."""
 
     name: str
     lr: float
@@ -43,7 +42,7 @@ class OptimizerUsed:
 
 
 def optimizer_of(config: Config) -> OptimizerUsed | None:
-    """Return what a run is trained with; None for a method that makes no updates."""
+    """Return the optimizer of a run; None for a method without updates."""
     config = _plain(config)
     if not is_trained(config):
         return None
@@ -59,22 +58,23 @@ def optimizer_of(config: Config) -> OptimizerUsed | None:
 
 
 def is_trained(config: Config) -> bool:
-    """Say whether a run makes updates, which most settings of the trainer are about."""
+    """Say whether a run makes updates, and so reads most settings of the trainer."""
     return method_of(config).is_trained
 
 
 def method_of(config: Config) -> Method:
     """Return the row of the table of methods that a run uses."""
-    prompt = config.prompt.method if isinstance(config, RunSettings) else config["prompt"]["method"]
-    return table.of(prompt)
+    name = config.prompt.method if isinstance(config, RunSettings) else config["prompt"]["method"]
+    return table.of(name)
 
 
 def trains_backbone(config: Config) -> bool:
+    """Say whether a run trains all weights of the backbone."""
     return table.trains_backbone(_plain(config)["prompt"])
 
 
 def needs_fp32(config: Config) -> bool:
-    """Say whether the backbone is loaded in fp32 whatever trainer.precision says."""
+    """Say whether the backbone is loaded in fp32 whatever trainer.precision is."""
     return trains_backbone(config) or method_of(config).needs_fp32
 
 
@@ -84,41 +84,38 @@ def reads_precision(config: Config) -> bool:
 
 
 def unread(config: Mapping[str, Any]) -> set[str]:
-    """Return the settings on which a run's result does not depend, as dotted keys of a configuration.
-
-    What is not known to be unread is not among them.
-    """
+    """Return dotted keys of settings on which a run's result does not depend, as far as is known."""
     trainer, regime, prompt = config["trainer"], config["regime"], config["prompt"]
     protocol = flatten({"protocol": config["protocol"]})
-    found = {key for key, value in FORMER.items() if protocol.get(key) in (None, value)}
+    keys = {key for key, value in FORMER.items() if protocol.get(key) in (None, value)}
     if trainer["selection"] != "heldout" or regime["shots"] is not None:
-        found |= {"trainer.heldout_fraction", "trainer.heldout_max"}
+        keys |= {"trainer.heldout_fraction", "trainer.heldout_max"}
     if not reads_precision(config):
-        found.add("trainer.precision")
+        keys.add("trainer.precision")
     if is_trained(config):
-        found |= _unread_rates(config)
+        keys |= _unread_rates(config)
         if not _reads_temperature(prompt):
-            found |= {f"trainer.temperature.{name}" for name in trainer["temperature"]}
-        found |= {f"trainer.temperature.{name}" for name in NOT_BY[trainer["temperature"]["schedule"]]}
+            keys |= {f"trainer.temperature.{name}" for name in trainer["temperature"]}
+        keys |= {f"trainer.temperature.{name}" for name in UNREAD_BY[trainer["temperature"]["schedule"]]}
     else:
-        found |= flatten({"trainer": trainer}).keys() - set(OF_DATA)
+        keys |= flatten({"trainer": trainer}).keys() - set(READ_WITHOUT_UPDATES)
     if regime["shots"] is None:
-        found |= {"regime.split", "regime.split_seed"}
+        keys |= {"regime.split", "regime.split_seed"}
     elif regime.get("split") == "fewglue":
-        found.add("regime.split_seed")
+        keys.add("regime.split_seed")
     if regime.get("tasks") is None:
-        found |= {f"regime.{name}" for name in regime if name.startswith("mixing")} | {"regime.task_weights"}
+        keys |= {f"regime.{name}" for name in regime if name.startswith("mixing")} | {"regime.task_weights"}
     if config["data"].get("difficulty") is None:
-        found |= {"data.world_seed", "data.mixture"}
-    return found
+        keys |= {"data.world_seed", "data.mixture"}
+    return keys
 
 
 def _unread_rates(config: Mapping[str, Any]) -> set[str]:
-    """Return the settings of the optimizer that is not used, and of the other one those for which a method
-    has its own."""
-    here, there = ("trainer.full.", "trainer.") if trains_backbone(config) else ("trainer.", "trainer.full.")
-    own = {f"{here}{name}" for name in OPTIMIZER if config["prompt"].get(name) is not None}
-    return own | {f"{there}{name}" for name in OPTIMIZER}
+    """Return the settings of the optimizer that is not used, and those of the used one that the method or
+    prompt replaces."""
+    used, unused = ("trainer.full.", "trainer.") if trains_backbone(config) else ("trainer.", "trainer.full.")
+    replaced = {f"{used}{name}" for name in OPTIMIZER if config["prompt"].get(name) is not None}
+    return replaced | {f"{unused}{name}" for name in OPTIMIZER}
 
 
 def _reads_temperature(prompt: Mapping[str, Any]) -> bool:
@@ -126,16 +123,17 @@ def _reads_temperature(prompt: Mapping[str, Any]) -> bool:
 
 
 def _draws(prompt: Mapping[str, Any]) -> bool:
-    """Say whether a learned selector draws while it is trained."""
+    """Say whether a learned selector draws in training."""
     return any(piece.is_learned for piece in catalogue.used(prompt).values())
 
 
 def _chooses_by_gradient(prompt: Mapping[str, Any]) -> bool:
-    """Say whether something that chooses is trained by the optimizer, to the end or at any time."""
+    """Say whether the optimizer trains what chooses: a pool, or a selector in some of the updates."""
     if not table.of(prompt["method"]).has_prompt:
         return False
     return any(
-        piece.has_members  # a selector fits itself, by no gradient, until this share of the updates
+        piece.has_members
+        # A selector is fitted in closed form, without gradient, until this share of the updates.
         or (piece.is_learned and prompt[part].get("fit_until", 0.0) < 1.0)
         for part, piece in catalogue.used(prompt).items()
     )
@@ -149,7 +147,7 @@ def _plain(config: Config) -> Mapping[str, Any]:
 
 
 def _by_name(value: Any) -> Any:
-    """Return settings as a record has them: names for members of an enumeration."""
+    """Return settings as in a record: names for members of an enumeration."""
     if isinstance(value, Mapping):
-        return {key: _by_name(own) for key, own in value.items()}
+        return {key: _by_name(inner) for key, inner in value.items()}
     return value.name if isinstance(value, Enum) else value

@@ -1,4 +1,4 @@
-"""Predict a whole split with a prompted model, and score it as the benchmark does."""
+"""Predict a split with a prompted model, and score the predictions as the benchmark does."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from dp_bench.types import Batch
 
 @dataclass(frozen=True)
 class Split:
-    """Encoded examples of a task and what they are for: train, select or report.
+    """Encoded examples of a task and their use: train, select or report.
 
-    `summary_ND` has a row for each example of the whole file, which `Batch.row_B` addresses. `number` is the
-    task's place among those of the run, which picks its verbalizer; `prompt_task` the one whose selectors and
-    factors the prompt uses, another one only where a prompt is tried on a task that it was not trained on.
+    `summary_ND` has a row for each example of the whole file, which `Batch.row_B` indexes. `number` is the
+    index of the task in the run, which chooses its verbalizer; `prompt_task` is the index of the task whose
+    selectors and factors the prompt uses. They differ only for tasks that the prompt was not trained on.
     """
 
     name: str  # "select"; of several tasks "rte/select"
@@ -41,8 +41,8 @@ class Split:
     def __len__(self) -> int:
         return len(self.encoded)
 
-    def with_inputs_of_others(self, seed: int) -> Split:
-        """Return this split with every text's summary in the place of another one's: a control."""
+    def with_shuffled_summaries(self, seed: int) -> Split:
+        """Return this split with the summaries of its examples permuted: a control."""
         if self.summary_ND is None:
             return self
         rows = torch.from_numpy(self.encoded.rows)
@@ -52,28 +52,28 @@ class Split:
         return replace(self, summary_ND=summary_ND)
 
     @stage("data")
-    def batch(self, places: NDArray[np.int64], pad_id: int, noise: Mapping[str, Tensor]) -> Batch:
-        """Return the examples at these places with their summaries and their rows of `noise` [len(self),
-        J]."""
-        batch = self.encoded.collate(places.tolist(), pad_id, self.prompt_task)
+    def batch(self, indices: NDArray[np.int64], pad_id: int, noise: Mapping[str, Tensor]) -> Batch:
+        """Return the examples at these indices with their summaries and their rows of `noise`, by selector
+        [len(self), J]."""
+        batch = self.encoded.collate(indices.tolist(), pad_id, self.prompt_task)
         summary_BD = None if self.summary_ND is None else self.summary_ND[batch.row_B]
-        own = {name: draws[torch.from_numpy(places)] for name, draws in noise.items()}
-        return replace(batch, task=self.number, summary_BD=summary_BD, noise=own)
+        batch_noise = {name: draws[torch.from_numpy(indices)] for name, draws in noise.items()}
+        return replace(batch, task=self.number, summary_BD=summary_BD, noise=batch_noise)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One row an example, in the order of the split."""
+    """The predictions of a split, one row an example, in the order of the split."""
 
     logits_NC: NDArray[np.float32]
     position_N: NDArray[np.int64]  # vectors before the text
-    length_N: NDArray[np.int64]  # vectors kept
+    length_N: NDArray[np.int64]  # vectors used
     pool_weights_NK: NDArray[np.float32] | None
-    is_routed: bool = False  # the pool's heaviest member is what was chosen for an example
+    is_routed: bool = False  # the member with the largest weight was chosen for the example
 
     @property
     def route_N(self) -> NDArray[np.int64] | None:
-        """Which member of a pool each example has, or has most of; None where there is no such choice."""
+        """The route of each example: its member of the pool; None without a route."""
         if not self.is_routed or self.pool_weights_NK is None:
             return None
         route: NDArray[np.int64] = self.pool_weights_NK.argmax(axis=1)
@@ -81,10 +81,12 @@ class Predictions:
 
     @property
     def routes(self) -> list[int]:
+        """`route_N` as a list, empty without a route."""
         return [] if self.route_N is None else self.route_N.tolist()
 
     @property
     def choices(self) -> NDArray[np.int64]:
+        """The predicted label or choice of each example [N]."""
         best: NDArray[np.int64] = self.logits_NC.argmax(axis=1)
         return best
 
@@ -101,11 +103,11 @@ def predict(
     positions: NDArray[np.int64] | None = None,
     routes: NDArray[np.int64] | None = None,
 ) -> Predictions:
-    """Predict every row. Choices are arg-max; only random controls draw, the same draw each time.
+    """Predict all examples of a split. Selectors take the arg-max; only random controls draw, always alike.
 
-    `sample` is the authors' protocol: selectors draw at evaluation too, anew at each `step`. `positions` are
-    numbers of vectors before each text to use in place of those that the prompt would choose, `routes` the
-    members of its routed vectors.
+    With `sample`, the authors' protocol, selectors draw at evaluation too, again at each `step`. `positions`
+    [N], numbers of vectors before each text, and `routes` [N], members of routed vectors, replace those that
+    the prompt would choose. Raises RunFailedError where a logit is not finite.
     """
     model.eval()
     prompt = model.prompt
@@ -125,7 +127,7 @@ def predict(
         name: [] for name in ("logits", "finite", "position", "length", "weights")
     }
     batches = evaluation_batches(split.encoded.lengths, batch_size)
-    for rows in ranks.own_share(batches):
+    for rows in ranks.share_of_rank(batches):
         batch = split.batch(rows, pad_id, noise).to(device)
         answer = model(batch)
         outcome_B = answer.prompt.before_BJ.argmax(-1)
@@ -138,15 +140,15 @@ def predict(
         )
         if answer.prompt.pool_weights_BK is not None:
             columns["weights"].append(answer.prompt.pool_weights_BK)
-    # In the order of the ranks, each with every so-manieth batch.
+    # In the order of the ranks; rank r of R has batches r, r + R, r + 2R …
     columns = {
-        name: [part for own in ranks.from_all([part.cpu() for part in parts]) for part in own]
+        name: [part for of_rank in ranks.from_all([part.cpu() for part in parts]) for part in of_rank]
         for name, parts in columns.items()
     }
-    number = ranks.size()
-    back = np.argsort(np.concatenate([rows for first in range(number) for rows in batches[first::number]]))
+    size = ranks.size()
+    order = np.argsort(np.concatenate([rows for rank in range(size) for rows in batches[rank::size]]))
     columns["logits"] = _padded(columns["logits"])
-    stacked = {name: torch.cat(parts).numpy()[back] for name, parts in columns.items() if parts}
+    stacked = {name: torch.cat(parts).numpy()[order] for name, parts in columns.items() if parts}
     where = f"of {split.name} after update {step}"
     finite.refuse_rows(split.encoded, stacked["finite"], "The logits are", where, model)
     return Predictions(
@@ -159,7 +161,7 @@ def predict(
 
 
 def _finite(logits_BC: Tensor, batch: Batch) -> Tensor:
-    """Tell whether the logits of all choices that an example has are finite: [B]."""
+    """Say whether the logits of all choices of an example are finite [B]."""
     finite_BC = logits_BC.isfinite()
     if batch.choice_mask_BCA is not None:
         finite_BC = finite_BC | ~batch.choice_mask_BCA.any(-1)
@@ -167,8 +169,7 @@ def _finite(logits_BC: Tensor, batch: Batch) -> Tensor:
 
 
 def _padded(parts: list[Tensor]) -> list[Tensor]:
-    """Give batches whose examples bring more or fewer choices the same width: -inf for a choice that is
-    none."""
+    """Pad the logits of all batches to the same number of choices, with -inf."""
     widest = max(part.shape[1] for part in parts)
     pad = torch.nn.functional.pad
     return [pad(part, (0, widest - part.shape[1]), value=float("-inf")) for part in parts]
@@ -176,14 +177,14 @@ def _padded(parts: list[Tensor]) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Score:
-    """The task score, which is the mean of the task's metrics, and all metrics, in 0..100."""
+    """The score of a task, the mean of its metrics, and all metrics, in 0..100."""
 
     value: float
     metrics: dict[str, float]
 
 
 def score(split: Split, predictions: Predictions) -> Score:
-    """Score predictions as the benchmark scores the split's task."""
+    """Score predictions with the metrics of the split's task."""
     task, encoded = split.task, split.encoded
     answers = metrics.Answers(
         *(encoded.labels, predictions.choices, encoded.groups, len(task.labels)),
@@ -197,7 +198,7 @@ def score(split: Split, predictions: Predictions) -> Score:
 
 @dataclass(frozen=True)
 class Report:
-    """The predictions of a reported split, and their score."""
+    """The predictions of a split, and their score."""
 
     split: Split
     predictions: Predictions
@@ -205,8 +206,8 @@ class Report:
 
 
 def mean_score(scores: Mapping[str, Score]) -> Score:
-    """Return the mean over tasks, with metrics named `rte/accuracy`; of one task, its own score."""
+    """Return the mean over tasks, with metrics named `rte/accuracy`; of a single task, its score."""
     if len(scores) == 1:
         return next(iter(scores.values()))
-    values = {f"{task}/{name}": v for task, own in scores.items() for name, v in own.metrics.items()}
-    return Score(float(np.mean([own.value for own in scores.values()])), values)
+    values = {f"{task}/{name}": v for task, score in scores.items() for name, v in score.metrics.items()}
+    return Score(float(np.mean([score.value for score in scores.values()])), values)

@@ -1,6 +1,6 @@
-"""Answers to "it trains but does not learn": each function returns what looks wrong, or nothing.
+"""Warnings for runs that train but do not learn: each function yields what looks wrong.
 
-The trainer asks before it starts and at each evaluation; what it is told is printed once and kept in the
+The trainer calls them before it starts and at each evaluation; warnings are printed once and kept in the
 record's `warnings`.
 """
 
@@ -21,8 +21,8 @@ from dp_bench.prompts.prompt import Prompt
 from dp_bench.prompts.selectors import Selector
 from dp_bench.settings import PromptSettings, RunSettings
 
-# Learning rates that are seen to work: of vectors, of keys and values, of LoRA and BitFit, of a whole
-# backbone.
+# Learning rates that usually work (lowest, highest): of vectors, of keys and values, of LoRA and BitFit, of a
+# whole backbone.
 USUAL = {
     "prompt": {"adafactor": (0.01, 1.0), "adamw": (1e-4, 0.1)},
     "keys and values": {"adafactor": (1e-3, 0.1), "adamw": (1e-3, 0.1)},
@@ -30,22 +30,22 @@ USUAL = {
     "some weights": {"adafactor": (1e-4, 0.1), "adamw": (1e-5, 1e-2)},
     "all weights": {"adafactor": (1e-5, 1e-2), "adamw": (1e-6, 2e-3)},
 }
-ALONE = 0.99  # a member's weight, beside which the others do not count
+ALONE = 0.99  # a member's weight above which the others do not count
 
 
 def before_training(settings: RunSettings) -> Iterator[str]:
-    """Look at the settings alone."""
+    """Check the settings of a run."""
     used = optimizer_of(settings)
     kind = _what_is_trained(settings.prompt)
     if used is not None:
         low, high = USUAL[kind][used.name]
         if not low <= used.lr <= high:
             yield (
-                f"lr {used.lr:g} is outside of what usually works for {kind} with {used.name}: "
+                f"lr {used.lr:g} is outside what usually works for {kind} with {used.name}: "
                 f"{low:g} to {high:g}"
             )
     if settings.protocol.frozen_dropout:
-        yield "dropout is on in the frozen model, which adds noise to every forward pass"
+        yield "dropout is on in the frozen model and adds noise to every forward pass"
 
 
 def _what_is_trained(prompt: PromptSettings) -> str:
@@ -57,10 +57,10 @@ def _what_is_trained(prompt: PromptSettings) -> str:
 
 
 def of_gradients(model: nn.Module) -> Iterator[str]:
-    """Look at the gradients of an update, before they are cleared, of prompt and classifier head.
+    """Check the gradients of an update of prompt and classifier head, before they are cleared.
 
-    A backbone has gradients that are 0 by nature: with one answer step, those of the queries of a decoder's
-    attention to itself. A selector that fits itself has none.
+    The backbone is left out: with one answer step, gradients of the queries of a decoder's self-attention are
+    always 0. A selector fitted in closed form has none.
     """
     fitted = {
         id(parameter)
@@ -76,26 +76,26 @@ def of_gradients(model: nn.Module) -> Iterator[str]:
         largest = 0.0 if gradient is None else float(gradient.detach().abs().max())
         if largest == 0.0:
             dead = ": its ReLU may be dead" if "position.linear" in name else ""
-            yield f"the gradient of {name} is zero, so that it does not learn{dead}"
+            yield f"the gradient of {name} is zero: it does not learn{dead}"
         elif not math.isfinite(largest):
             yield f"the gradient of {name} is not finite"
 
 
 def of_reports(prompt: Prompt, reports: Iterable[Report]) -> Iterator[str]:
-    """Look at an evaluation: what is predicted and chosen for the rows of each split."""
+    """Check an evaluation: what is predicted and chosen for the rows of each split."""
     for report in reports:
-        found, where = report.predictions, report.split.name
-        if _are_one(found.choices):
-            yield f"all {len(found.choices)} predictions on {where} are the same"
-        for name, outcomes in (("position", found.position_N), ("length", found.length_N)):
-            if prompt.selectors[name].is_per_text and _are_one(outcomes):
+        predictions, where = report.predictions, report.split.name
+        if _are_equal(predictions.choices):
+            yield f"all {len(predictions.choices)} predictions on {where} are the same"
+        for name, outcomes in (("position", predictions.position_N), ("length", predictions.length_N)):
+            if prompt.selectors[name].is_per_text and _are_equal(outcomes):
                 yield f"the {name} selector has collapsed: it chooses {outcomes[0]} for all rows of {where}"
-        weights_NK = found.pool_weights_NK
-        if found.is_routed and weights_NK is not None and min(weights_NK.shape) > 1:
+        weights_NK = predictions.pool_weights_NK
+        if predictions.is_routed and weights_NK is not None and min(weights_NK.shape) > 1:
             member = int(weights_NK[0].argmax())
             if (weights_NK[:, member] > ALONE).all():
-                yield f"the pool has collapsed: member {member} alone makes the prompt of all rows of {where}"
+                yield f"the pool has collapsed: all rows of {where} use member {member} only"
 
 
-def _are_one(values: NDArray[np.int64]) -> bool:
+def _are_equal(values: NDArray[np.int64]) -> bool:
     return len(values) > 1 and bool((values == values[0]).all())

@@ -1,4 +1,4 @@
-"""What names a run: its resolved configuration, the files it reads, and what it makes of them."""
+"""The id of a run, from its resolved configuration, the files that it reads, and further facts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from dp_bench.settings import FewShotSplit, RunSettings, Selection
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the files of a run's tasks are, in the order of `Experiment.tasks` and `.transfer`."""
+    """The files of a run's tasks, in the order of `Experiment.tasks` and `.transfer`."""
 
     trained: tuple[Source, ...]
     transfer: tuple[Source, ...]
 
     @classmethod
     def of(cls, experiment: Experiment) -> Sources:
+        """Locate the files of an experiment; raise UserError where one cannot be found."""
         data, cache = experiment.settings.data, experiment.settings.cache
         trained, transfer = (
             tuple(locate(task, data, cache) for task in tasks)
@@ -33,46 +34,48 @@ class Sources:
 
     @property
     def sha256(self) -> str:
-        """The digest of all files that a run reads, those of regime.transfer among them."""
+        """The digest of all files that a run reads, including those of regime.transfer."""
         return records.digest_of([source.sha256 for source in (*self.trained, *self.transfer)])
 
     @property
     def trained_sha256(self) -> str:
-        """The digest of what it is trained on."""
+        """The digest of the files of the tasks that are trained on."""
         return records.digest_of([source.sha256 for source in self.trained])
 
     @property
     def files(self) -> dict[str, dict[str, str]]:
-        """Name and digest of each file: train, validation; of several tasks, `rte/train`."""
+        """Name and digest of each file, under train and validation; with several tasks, under `rte/train`."""
         several = len(self.trained) > 1
-        found = {
+        files = {
             f"{source.task}/{name}" if several else name: file
             for source in self.trained
             for name, file in (("train", source.train), ("validation", source.validation))
         }
-        found |= {f"{source.task}/validation": source.validation for source in self.transfer}
-        return {name: {"file": file.path.name, "sha256": file.sha256} for name, file in found.items()}
+        files |= {f"{source.task}/validation": source.validation for source in self.transfer}
+        return {name: {"file": file.path.name, "sha256": file.sha256} for name, file in files.items()}
 
 
 @dataclass(frozen=True)
 class Identity:
+    """The id of a run, that of its cell, and the facts in both."""
+
     run_id: str
     cell_id: str  # equal for runs that differ in their seed only
     facts: dict[str, str]
 
 
 def facts(experiment: Experiment, trained: tuple[Source, ...]) -> dict[str, str]:
-    """Return what enters a run's id beside its configuration and the digest of its files, or in place of a
-    setting of that name.
+    """Return what enters a run's id in addition to its configuration and the digest of its files, or instead
+    of a setting with the same key.
 
-    `backbone.…`: what weights and tokenizer are, in place of where they lie.
-    `split.TASK`: which training rows were kept together, where rows are held out or drawn and where earlier
+    `backbone.…`: the content of weights and tokenizer, instead of their location.
+    `split.TASK`: which training rows were kept together, where rows are held out or drawn and earlier
     versions kept others together.
-    `revision.TASK`: that its reader makes something else of a record than earlier versions did, where the
-    task's file does not say so with `task.revision`.
-    `code`: the digest of the file of --code, where a piece or the method comes from it.
-    `reported`: that the score is the evaluation that selected, where both are on the same rows and a control
-    draws; earlier versions drew once more. (A protocol whose evaluations draw has a revision.)
+    `revision.TASK`: the revision of the task's reader, where earlier versions read records differently and
+    the task's file has no `task.revision`.
+    `code`: the digest of the file of --code, where a piece or the method is defined there.
+    `reported`: the score is that of the evaluation that selected, where both use the same rows and a control
+    draws; earlier versions drew again. (A protocol whose evaluations draw has a revision.)
     """
     settings = experiment.settings
     found = checkpoint.facts(settings.backbone, settings.cache)
@@ -110,6 +113,6 @@ def _divides_rows(settings: RunSettings) -> bool:
 
 
 def identify(experiment: Experiment, sources: Sources) -> Identity:
-    """Name an experiment that reads these files."""
-    found = facts(experiment, sources.trained)
-    return Identity(*records.identify(experiment.resolved, sources.sha256, found), found)
+    """Return the identity of an experiment that reads these files."""
+    extra = facts(experiment, sources.trained)
+    return Identity(*records.identify(experiment.resolved, sources.sha256, extra), extra)

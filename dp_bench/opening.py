@@ -1,4 +1,4 @@
-"""Open what a run works with: its data and its model, so that a finished run can be opened without data."""
+"""Load the data and the model of a run; the model of a finished run without data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from dp_bench.verbalizer import make_verbalizer, tell_of_pieces
 def open_run_context(
     experiment: Experiment, sources: Sources, directory: Path, reporter: Reporter
 ) -> RunContext:
-    """Read the data, then load the model, which takes longer."""
+    """Read the data, then load the model, which takes longer.
+
+    Raises UserError where a file, the checkpoint or the device cannot be used.
+    """
     settings = experiment.settings
     _quieten()
     tokenizer = load_tokenizer(settings.backbone)
@@ -43,7 +46,7 @@ def open_run_context(
 
 
 def open_model(experiment: Experiment, directory: Path, reporter: Reporter) -> RunContext:
-    """Load the frozen backbone, and make what scores its answers. Reads no data."""
+    """Load the frozen backbone and the verbalizers of all tasks. Reads no data."""
     settings = experiment.settings
     _quieten()
     device = machine.resolve_device(settings.device)
@@ -53,7 +56,7 @@ def open_model(experiment: Experiment, directory: Path, reporter: Reporter) -> R
         dtype = torch.float32
     dropout = settings.protocol.frozen_dropout
     backbone = load_backbone(settings.backbone, device=device, dtype=dtype, dropout=dropout)
-    fingerprint = backbone.fingerprint()  # before fine-tuning changes it
+    fingerprint = backbone.fingerprint()  # before training can change it
     probe.prove(backbone, fingerprint, settings.cache)
     if settings.trainer.gradient_checkpointing:
         backbone.checkpoint_activations()
@@ -69,7 +72,7 @@ def open_model(experiment: Experiment, directory: Path, reporter: Reporter) -> R
 
 
 def announce(context: RunContext) -> None:
-    """Say, before anything long begins, what this run is and what it will cost."""
+    """Print, before training begins, what this run is and what it costs."""
     settings, reporter, backbone = context.settings, context.reporter, context.backbone
     trainer, data = settings.trainer, settings.data
     micro = trainer.micro_batch_size or trainer.batch_size
@@ -96,8 +99,8 @@ def announce(context: RunContext) -> None:
 
 
 def transfer_notes(context: RunContext) -> list[str]:
-    """Return what a reader should know of the tasks of regime.transfer. Tables mark the trained task by how
-    its notes begin, and these begin otherwise."""
+    """Return the notes on the tasks of regime.transfer. They begin with the task, because tables recognise
+    the notes on the trained task by their first words."""
     return [
         f"{task.title} (not trained on): {note}"
         for task, encoded in context.transfer
@@ -115,6 +118,6 @@ def _examples(data: TaskData, selection: str) -> str:
 
 
 def _quieten() -> None:
-    """Silence what libraries print of themselves while they load; our own lines say what matters."""
+    """Silence what libraries print while they load."""
     datasets.disable_progress_bars()
     transformers_logging.set_verbosity_error()

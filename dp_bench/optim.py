@@ -1,4 +1,4 @@
-"""How a run trains: its optimizer, and rate and temperature at each update."""
+"""The optimizer of a run, and the learning rate and temperature at each update."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dp_bench.settings import (
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """What the loop needs to know of a run's settings; the tags are those of docs/protocol.md."""
+    """The settings that the training loop reads; the tags are those of docs/protocol.md."""
 
     trainer: TrainerSettings
     optimizer: OptimizerUsed | None  # None: nothing is trained by updates
@@ -34,10 +34,11 @@ class TrainPlan:
     sample_at_eval: bool  # B2
     sum_losses: bool  # B19
     warmup_from_zero: bool
-    unusual: tuple[str, ...]  # what guards say of these settings
+    unusual: tuple[str, ...]  # warnings of guards about these settings
 
     @classmethod
     def of(cls, settings: RunSettings) -> TrainPlan:
+        """Collect the plan from the settings of a run."""
         protocol = settings.protocol
         return cls(
             settings.trainer,
@@ -61,18 +62,18 @@ class TrainPlan:
         t, done = self.trainer, step  # steps of the optimizer before this one
         if t.step_each_micro_batch:
             done = step * -(-t.batch_size // (t.micro_batch_size or t.batch_size)) + number
-        counted = done if self.warmup_from_zero else done + 1
-        return min(1.0, counted / t.warmup_steps) if t.warmup_steps else 1.0
+        steps = done if self.warmup_from_zero else done + 1
+        return min(1.0, steps / t.warmup_steps) if t.warmup_steps else 1.0
 
 
-Groups = Sequence[nn.Parameter] | Sequence[dict[str, Any]]  # with learning rates of their own
+Groups = Sequence[nn.Parameter] | Sequence[dict[str, Any]]  # with a learning rate a group
 
 
 def temperature(settings: TemperatureSettings, step: int, max_steps: int) -> float:
     """Return tau at update `step`, counted from 0, of a training of `max_steps`.
 
-    `authors`: after each global step s their code multiplies the *running* tau by exp(-3e-5 s / aneal), down
-    to 0.5, so that the exponent is the sum of all s so far (docs/protocol.md A7).
+    `authors`: after each global step s the authors' code multiplies the *running* tau by
+    exp(-3e-5 s / aneal), down to 0.5, so that the exponent is the sum of all s (docs/protocol.md A7).
     """
     if settings.schedule is Schedule.constant:
         return settings.start
@@ -82,20 +83,20 @@ def temperature(settings: TemperatureSettings, step: int, max_steps: int) -> flo
 
 
 def parameter_groups(
-    parameters: list[nn.Parameter], apart: Collection[nn.Parameter], lr: float | None
+    parameters: list[nn.Parameter], selectors: Collection[nn.Parameter], lr: float | None
 ) -> Groups:
-    """Put those that stand `apart` in a group with learning rate `lr`; where that is None, none does."""
-    chosen = {id(parameter) for parameter in apart}
-    own = [parameter for parameter in parameters if id(parameter) in chosen]
-    if lr is None or not own:
+    """Put the parameters in `selectors` into a group with learning rate `lr`, unless that is None."""
+    chosen = {id(parameter) for parameter in selectors}
+    apart = [parameter for parameter in parameters if id(parameter) in chosen]
+    if lr is None or not apart:
         return parameters
     others = [parameter for parameter in parameters if id(parameter) not in chosen]
-    groups: list[dict[str, Any]] = [{"params": others}, {"params": own, "lr": lr}]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": apart, "lr": lr}]
     return groups
 
 
 def make_optimizer(used: OptimizerUsed, parameters: Groups) -> torch.optim.Optimizer:
-    """Return Adafactor as Lester et al. (2021) use it, without relative steps or scaling, or AdamW."""
+    """Return AdamW, or Adafactor as Lester et al. (2021) use it, without relative steps or scaling."""
     if used.name == OptimizerName.adamw.value:
         return torch.optim.AdamW(parameters, lr=used.lr, weight_decay=used.weight_decay)
     from transformers.optimization import Adafactor

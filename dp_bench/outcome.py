@@ -1,4 +1,4 @@
-"""What a finished run leaves: its record, what it has learned, and its predictions."""
+"""Write the files of a finished run: its record, its trained tensors, and its predictions."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from dp_bench.settings import TaskSettings
 def record_of(
     context: RunContext, sources: Sources, identity: Identity, result: MethodResult, **costs: Any
 ) -> RunRecord:
-    """Return the record of a run that has ended; `costs` are its time and memory."""
+    """Return the record of a run; `costs` are its time and memory."""
     settings, data, progress = context.settings, context.data, result.progress
     backbone, optimizer = context.backbone, optimizer_of(settings)
-    overall = mean_score({own.task.name: result.reports[own.task.name].score for own in data})
+    overall = mean_score({task.task.name: result.reports[task.task.name].score for task in data})
     splits = _by_use(data)
     num_examples = {use: sum(map(len, encoded)) for use, encoded in splits.items()}
-    overlap = {own.task.name: own.overlap for own in data} | dict(context.transfer_overlap)
+    overlap = {task.task.name: task.overlap for task in data} | dict(context.transfer_overlap)
     return RunRecord(
         run_id=identity.run_id,
         status="done",
@@ -59,7 +59,7 @@ def record_of(
         data_sha256=sources.trained_sha256,
         data_files=sources.files,
         share_truncated={
-            use: sum(own.num_truncated for own in encoded) / num_examples[use]
+            use: sum(split.num_truncated for split in encoded) / num_examples[use]
             for use, encoded in splits.items()
         },
         checkpoint=_checkpoint(context),
@@ -69,8 +69,8 @@ def record_of(
         config=context.experiment.resolved,
         cell_id=identity.cell_id,
         facts=identity.facts,
-        notes=[*(note for own in data for note in own.notes), *transfer_notes(context)],
-        overlap={task: asdict(own) for task, own in overlap.items()},
+        notes=[*(note for task in data for note in task.notes), *transfer_notes(context)],
+        overlap={task: asdict(counts) for task, counts in overlap.items()},
         diagnostics={
             **{k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},
             **result.diagnostics,
@@ -87,7 +87,7 @@ def record_of(
 
 
 def _names(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run is called in each group of its configuration."""
+    """Return the name of a run's choice in each group of its configuration, and other columns of records."""
     groups = ("task", "backbone", "prompt", "regime", "protocol")
     return {
         **{group: resolved[group]["name"] for group in groups},
@@ -110,27 +110,27 @@ def _checkpoint(context: RunContext) -> dict[str, str | None]:
 
 
 def _by_use(data: Sequence[TaskData]) -> dict[str, list[EncodedSplit]]:
-    return {use: [getattr(own, use) for own in data] for use in ("train", "select", "report")}
+    return {use: [getattr(task, use) for task in data] for use in ("train", "select", "report")}
 
 
 def _tasks(data: Sequence[TaskData], sources: Sequence[Source], result: MethodResult) -> dict[str, Any]:
-    """Return what the record of a multitask run says of each task."""
+    """Return the entries of a multitask run's record for each task."""
     return {
-        own.task.name: {**_task_entry(own, result), "data_sha256": source.sha256}
-        for own, source in zip(data, sources, strict=True)
+        task.task.name: {**_task_entry(task, result), "data_sha256": source.sha256}
+        for task, source in zip(data, sources, strict=True)
     }
 
 
-def _task_entry(own: TaskData, result: MethodResult) -> dict[str, Any]:
-    name = own.task.training.name
+def _task_entry(data: TaskData, result: MethodResult) -> dict[str, Any]:
+    name = data.task.training.name
     prefix = f"{name}/"
     best = result.progress.best_metrics
     return {
-        **_reported(own.task, result.reports[own.task.name]),
+        **_reported(data.task, result.reports[data.task.name]),
         "select_score": result.progress.best_scores.get(name),
         "select_metrics": {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)},
-        "num_examples": {use: len(encoded[0]) for use, encoded in _by_use([own]).items()},
-        "notes": list(own.notes),
+        "num_examples": {use: len(encoded[0]) for use, encoded in _by_use([data]).items()},
+        "notes": list(data.notes),
     }
 
 
@@ -150,24 +150,25 @@ def _reported(task: TaskSettings, report: Report) -> dict[str, Any]:
     }
 
 
-def compared(record: RunRecord, replaced: RunRecord, directory: Path, reporter: Reporter) -> RunRecord:
-    """Where a rerun comes to other numbers than the record that it replaces, say so and keep both."""
-    old, new = records.outcome(replaced), records.outcome(record)
+def compare_rerun(record: RunRecord, replaced: RunRecord, directory: Path, reporter: Reporter) -> RunRecord:
+    """Return the record of a rerun; where its results differ from the record that it replaces, warn and keep
+    both."""
+    old, new = records.results_of(replaced), records.results_of(record)
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if not changed:
         return record
-    shown = [f"{name} is {new.get(name)} and was {old.get(name)}" for name in changed[:4]]
-    also = [name for name in records.CIRCUMSTANCES if getattr(record, name) != getattr(replaced, name)]
+    examples = [f"{name} is {new.get(name)} and was {old.get(name)}" for name in changed[:4]]
+    causes = [name for name in records.CIRCUMSTANCES if getattr(record, name) != getattr(replaced, name)]
     reporter.warn(
-        f"rerun=true came to other numbers than the run that it replaces ({len(changed)} differ): "
-        f"{', '.join(shown)}. Different circumstances: {', '.join(also) or 'none that are recorded'}. What "
-        f"the run before left is kept in {records.keep_aside(directory, replaced)}"
+        f"rerun=true gave other results than the run that it replaces ({len(changed)} differ): "
+        f"{', '.join(examples)}. Possible causes that differ: {', '.join(causes) or 'none on record'}. The "
+        f"files of the replaced run are kept in {records.back_up(directory, replaced)}"
     )
     return replace(record, warnings=list(reporter.warnings))
 
 
-def leave(context: RunContext, record: RunRecord, result: MethodResult) -> None:
-    """Write the files of a finished run: the record after everything that it refers to, status.json last."""
+def write_files(context: RunContext, record: RunRecord, result: MethodResult) -> None:
+    """Write the files of a finished run: the record after all files that it refers to, status.json last."""
     directory = context.directory
     config_text = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True)
     records.write_text(directory / "config.yaml", config_text)
@@ -199,13 +200,13 @@ def _save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
 
 def prediction_table(reports: Mapping[str, Report]) -> pd.DataFrame:
-    """Return one row an example: id, group, source (which texts it is about), gold (and golds, where several
-    choices are right), prediction, log-probability of each choice, chosen position and length, and member of
-    a pool; with several tasks, those of one after another, named in `task`."""
+    """Return one row an example: id, group, source (the text it is about), gold (and golds, where several
+    choices are right), prediction, log-probability of each choice, position, length, and route in a pool.
+    With several tasks the rows of one follow those of another, and `task` has the name."""
     columns = [pd.DataFrame(_columns(report)) for report in reports.values()]
     if len(columns) == 1:
         return columns[0]
-    named = [own.assign(task=task) for task, own in zip(reports, columns, strict=True)]
+    named = [rows.assign(task=task) for task, rows in zip(reports, columns, strict=True)]
     return pd.concat(named, ignore_index=True)
 
 
@@ -218,7 +219,7 @@ def _columns(report: Report) -> dict[str, Any]:
         "group": encoded.groups,
         "source": encoded.sources,
         "gold": encoded.labels,
-        **({"golds": encoded.golds} if any(len(own) > 1 for own in encoded.golds) else {}),
+        **({"golds": encoded.golds} if any(len(golds) > 1 for golds in encoded.golds) else {}),
         "prediction": predictions.choices,
         **{f"score_{name}": scores[:, i] for i, name in enumerate(names)},
         "position": predictions.position_N,

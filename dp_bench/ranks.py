@@ -1,9 +1,9 @@
-"""Several processes as one run, as torchrun and `accelerate launch` start them: rank 0 decides and writes.
+"""One run on several processes, as torchrun and `accelerate launch` start them: rank 0 decides and writes.
 
-Each rank has the whole model and prompt. An update's micro-batches and an evaluation's batches are dealt out
-among the ranks; gradients are summed once an update, which for a prompt is a few kilobytes. No wrapper of the
-model: the result is that of one process with the same micro-batches, up to the order of a sum. In one process
-every function here returns at once.
+Each rank has the whole model and prompt. The micro-batches of an update and the batches of an evaluation are
+distributed over the ranks; gradients are summed once an update, a few kilobytes for a prompt. The result
+equals that of one process with the same micro-batches, up to the order of a sum. In one process every
+function here returns at once.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def size() -> int:
 
 
 def rank() -> int:
+    """Return the number of this process, 0 if it is the only one."""
     return int(os.environ.get("RANK", "0")) if size() > 1 else 0
 
 
@@ -40,23 +41,23 @@ def leads() -> bool:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Meet the other ranks, and part from them at the end."""
+def process_group() -> Iterator[None]:
+    """Join the process group of all ranks, and leave it at the end."""
     if size() == 1:
         yield
         return
     import torch
     from torch import distributed
 
-    # gloo carries objects and CPU tensors, nccl what lies on GPUs.
+    # gloo is for objects and CPU tensors, nccl for tensors on GPUs.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    own = not distributed.is_initialized()
-    if own:
+    is_first = not distributed.is_initialized()
+    if is_first:
         distributed.init_process_group(backend)
     try:
         yield
     finally:
-        if own:
+        if is_first:
             distributed.destroy_process_group()
 
 
@@ -79,11 +80,11 @@ def from_all(value: T) -> list[T]:
 
     values: list[T | None] = [None] * size()
     distributed.all_gather_object(values, value)
-    return [one for one in values if one is not None]
+    return [each for each in values if each is not None]
 
 
-def own_share(items: Sequence[T]) -> list[T]:
-    """Return the items that fall to this rank, dealt out in turn."""
+def share_of_rank(items: Sequence[T]) -> list[T]:
+    """Return every `size()`-th item, from that of this rank on."""
     return list(items[rank() :: size()])
 
 
@@ -94,17 +95,17 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     import torch
     from torch import distributed
 
-    own = [parameter for parameter in parameters if parameter.numel()]
-    for parameter in own:
-        if parameter.grad is None:  # no micro-batch fell to this rank
+    nonempty = [parameter for parameter in parameters if parameter.numel()]
+    for parameter in nonempty:
+        if parameter.grad is None:  # this rank had no micro-batch
             parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([parameter.grad.reshape(-1) for parameter in own if parameter.grad is not None])
+    flat = torch.cat([parameter.grad.reshape(-1) for parameter in nonempty if parameter.grad is not None])
     distributed.all_reduce(flat)
-    at = 0
-    for parameter in own:
+    start = 0
+    for parameter in nonempty:
         assert parameter.grad is not None
-        parameter.grad.copy_(flat[at : at + parameter.numel()].view_as(parameter))
-        at += parameter.numel()
+        parameter.grad.copy_(flat[start : start + parameter.numel()].view_as(parameter))
+        start += parameter.numel()
 
 
 def total(value: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""What a run leaves behind, written whole and by rename: a reader never sees half a file.
+"""The files of runs, written by rename, so that a reader never sees half a file.
 
-A run is named by the hash of its resolved configuration, less what cannot change its result, and of the data
-it read. Whoever starts the same run again finds it, wherever the data lies and whatever was typed.
+The id of a run is a digest of its resolved configuration, without what cannot change its result, and of the
+data it read. The same run has the same id, wherever the data is stored and however it was typed.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ VOLATILE = (
     "on_missing",
     "rerun",
     "keep_weights",
-    "experiment",  # these five: what a run is part of
+    "experiment",  # these five: what the run is part of
     "hpo.name",
     "hpo.trials",
     "hpo.seed",
     "hpo.searched",
     "trainer.profile",
-    "prompt.init_from",  # prompt.init_sha256 says what was there
+    "prompt.init_from",  # prompt.init_sha256 is in the id
     "data.dir",
     "data.revision",
     "data.templated",
@@ -58,10 +58,10 @@ PACKAGES = (
 )
 
 
-CIRCUMSTANCES = ("versions", "git", "device", "precision", "checkpoint")  # may explain other numbers
-PROMPT_FILE = "prompt.safetensors"  # what a run has learned
-BACKBONE_FILE = "backbone.safetensors"  # a wholly tuned backbone, where keep_weights asks for it
-KEPT_ASIDE = ("record.json", "config.yaml", "predictions.parquet", PROMPT_FILE, BACKBONE_FILE)
+CIRCUMSTANCES = ("versions", "git", "device", "precision", "checkpoint")  # may explain other results
+PROMPT_FILE = "prompt.safetensors"  # the trained tensors
+BACKBONE_FILE = "backbone.safetensors"  # a fully trained backbone, with keep_weights
+BACKED_UP = ("record.json", "config.yaml", "predictions.parquet", PROMPT_FILE, BACKBONE_FILE)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class RunRecord:
     peak_memory_kind: str  # "cuda" or "process"
     device: str
     precision: str
-    data_sha256: str  # of the files of the tasks that were trained on; those of `transfer` have their own
+    data_sha256: str  # of the files of the trained tasks; entries of `transfer` have theirs
     data_files: dict[str, dict[str, str]]
     share_truncated: dict[str, float]
     checkpoint: dict[str, str | None]
@@ -108,26 +108,26 @@ class RunRecord:
     config: dict[str, Any]
     cell_id: str  # equal for runs that differ in their seed only
     schema_version: int = SCHEMA_VERSION
-    facts: dict[str, str] = field(default_factory=dict)  # what named it beside config and data (identity.py)
+    facts: dict[str, str] = field(default_factory=dict)  # in the id with config and data (identity.py)
     notes: list[str] = field(default_factory=list)  # of the draw of few-shot rows
     diagnostics: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)  # what the run said a reader should know, each once
-    routes: str = ""  # which member of a pool each reported example has: numbers, one behind the other
-    # By task, how many examples have the texts of others (data/overlap.py).
+    warnings: list[str] = field(default_factory=list)  # printed by the run, each once
+    routes: str = ""  # the member of a pool that each reported example has, separated by spaces
+    # By task, how many examples share texts with others (data/overlap.py).
     overlap: dict[str, dict[str, int]] = field(default_factory=dict)
     # Of a multitask run, title, score, select_score, metrics, num_examples and notes of each task; `score` is
     # their mean and `metrics` has names such as "rte/accuracy".
     by_task: dict[str, dict[str, Any]] = field(default_factory=dict)
     transfer: dict[str, dict[str, Any]] = field(default_factory=dict)  # the same of regime.transfer's tasks
-    # What it was trained with: name, lr, weight_decay, selector_lr. Empty where nothing was; older records
-    # have none, and effective.optimizer_of computes it.
+    # name, lr, weight_decay, selector_lr; empty without training, and in older records, for which
+    # effective.optimizer_of computes it.
     optimizer: dict[str, Any] = field(default_factory=dict)
-    # Whether a wholly tuned backbone was kept (keep_weights); None where the backbone was frozen.
+    # Whether a fully trained backbone was saved (keep_weights); None where the backbone was frozen.
     keeps_backbone: bool | None = None
 
 
-# Settings that earlier versions had, and that every id has in it. Pieces and the trainer say now what they
-# said: a protocol that set them has other ids.
+# Settings of earlier versions, which are in every id. Settings of pieces and of the trainer replaced them: a
+# protocol that set them has other ids.
 FORMER: Mapping[str, Any] = MappingProxyType(
     {
         **{"protocol.relu_position": False, "protocol.shared_task_draw": False},
@@ -142,7 +142,7 @@ def identify(
 ) -> tuple[str, str]:
     """Return run id and cell id of a resolved configuration on data with this digest; `extra` has further
     facts on which the result depends."""
-    # null is "not set": a setting that a later version adds, and that is null, leaves the ids as they are.
+    # null is "not set": a new setting that is null does not change the ids.
     kept = {k: v for k, v in flatten(resolved).items() if not is_volatile(k) and v is not None}
     kept = {**FORMER, **kept, "data.sha256": data_sha256, **extra}
     seed = kept.pop("seed")
@@ -154,13 +154,13 @@ def identify(
 
 
 def is_volatile(key: str) -> bool:
-    """Say whether a setting stays out of the id: it changes no result, or enters as something else."""
-    # Of each task: what `together` leads to is in identity.facts, and what `hub` holds in the data's digest.
+    """Say whether a setting is not in the id: it changes no result, or is represented by something else."""
+    # Of each task: identity.facts represents `together`, and the digest of the data `hub`.
     return key in VOLATILE or key.endswith((".together", ".hub"))
 
 
 def digest_of(digests: Sequence[str]) -> str:
-    """Return the digest of the only task's files, or one over those of several tasks."""
+    """Return the digest of the only task's files, or the digest of those of several tasks."""
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
@@ -178,8 +178,8 @@ def _digest(flat: Mapping[str, Any]) -> str:
 
 
 def replace_file(path: Path, write: Callable[[Path], object], *, durable: bool = False) -> None:
-    """Have `write` fill a temporary neighbour of `path`, then rename it into place; `durable` waits until the
-    disk has it."""
+    """Call `write` with a temporary file beside `path`, then rename it to `path`; `durable` waits until it is
+    on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -194,18 +194,20 @@ def replace_file(path: Path, write: Callable[[Path], object], *, durable: bool =
 
 
 def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file by rename."""
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file by rename."""
     write_text(path, json.dumps(content, indent=2, sort_keys=False, ensure_ascii=False) + "\n")
 
 
@@ -215,43 +217,48 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def save(record: RunRecord, directory: Path) -> None:
+    """Write record.json into the folder of a run."""
     write_json(directory / "record.json", asdict(record))
 
 
 def write_status(directory: Path, status: str, **details: Any) -> None:
+    """Write status.json into the folder of a run."""
     write_json(
         directory / "status.json", {"status": status, "time": timestamp(), "pid": os.getpid(), **details}
     )
 
 
 def forget(directory: Path) -> None:
-    """Remove the traces of a run that could not start; one with a checkpoint or a record stays."""
+    """Remove the folder of a run that could not start, unless it has a checkpoint or a record."""
     if {path.name for path in directory.iterdir()} == {"status.json"}:
         (directory / "status.json").unlink()
         directory.rmdir()
 
 
 def load(directory: Path) -> RunRecord | None:
-    """Return the record of a finished run, out of its folder or the pack, or None where there is none yet."""
+    """Return the record of a finished run, from its folder or the pack, or None where there is none.
+
+    Raises UserError where it cannot be read.
+    """
     path = directory / "record.json"
     if path.is_file():
-        return made_of(_read_json(path), path)
+        return parse(_read_json(path), path)
     file, row = directory.parent.parent / pack.FILE, _packed(directory)
     if row is None:
         return None
     ((_, content),) = pack.contents({directory.name: row}, file)
-    return made_of(content, file)
+    return parse(content, file)
 
 
 def content_of(path: Path) -> dict[str, Any]:
-    """Return what a record.json holds; raise UserError where that is no record."""
+    """Return the content of a record.json; raise UserError where it is not a record."""
     content = _read_json(path)
-    made_of(content, path)
+    parse(content, path)
     return content
 
 
-def made_of(content: dict[str, Any], path: Path) -> RunRecord:
-    """Return the record that a file holds; raise UserError where that is none."""
+def parse(content: dict[str, Any], path: Path) -> RunRecord:
+    """Return the record with this content, read from `path`; raise UserError where it is not a record."""
     if content.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {content.get('schema_version')}, this dp-bench reads "
@@ -264,18 +271,19 @@ def made_of(content: dict[str, Any], path: Path) -> RunRecord:
     else:
         if isinstance(record.config, dict):
             return record
-        problem = "its config is no mapping"
-    raise UserError(f"{path} is no record of a run ({problem}). Move it away and run again.")
+        problem = "its config is not a mapping"
+    raise UserError(f"{path} is not a record of a run ({problem}). Move it away and run again.")
 
 
 def _packed(directory: Path) -> pack.Row | None:
-    """Return what the pack holds of a run, given the folder that it had below runs/."""
+    """Return the row of a run in the pack, given its folder below runs/, which need not exist."""
     runs = directory.parent
     return pack.beside(runs.parent).get(directory.name) if runs.name == "runs" else None
 
 
-def outcome(record: RunRecord) -> dict[str, float]:
-    """Return what a run came to, by dotted name: its scores and metrics on both splits, and each task's."""
+def results_of(record: RunRecord) -> dict[str, float]:
+    """Return the results of a run by dotted name: scores and metrics on both splits, and those of each
+    task."""
     names = ("score", "select_score", "metrics", "select_metrics", "best_step", "num_updates")
     content = asdict(record)
     entries = {
@@ -288,13 +296,13 @@ def outcome(record: RunRecord) -> dict[str, float]:
     return {**flatten({name: content[name] for name in names}), **entries}
 
 
-def keep_aside(directory: Path, record: RunRecord) -> Path:
-    """Copy what a finished run has left to a folder of its own below it, where no table counts it, and
-    return that folder; `record` is the run's, which may be in a pack alone."""
-    free = (directory / f"before-{number}" for number in itertools.count(1))
-    folder = next(path for path in free if not path.exists())
+def back_up(directory: Path, record: RunRecord) -> Path:
+    """Copy the files of a finished run to a new folder below its folder, where no table counts them, and
+    return the new folder. `record` is the run's, which may be in a pack only."""
+    folders = (directory / f"before-{number}" for number in itertools.count(1))
+    folder = next(path for path in folders if not path.exists())
     folder.mkdir()
-    for name in KEPT_ASIDE:
+    for name in BACKED_UP:
         if (directory / name).is_file():
             shutil.copy2(directory / name, folder / name)
     if not (folder / "record.json").is_file():
@@ -314,41 +322,41 @@ def finished(results_dir: Path) -> list[str]:
 
 
 def status_of(directory: Path) -> dict[str, Any] | None:
-    """Return what a run says of itself, or None where it never began."""
+    """Return the content of a run's status.json, or None where it never began."""
     path = directory / "status.json"
     return _read_json(path) if path.is_file() else None
 
 
 def is_finished(directory: Path) -> bool:
-    """Say whether a run has left its record, in its folder or the pack, without reading it."""
+    """Say whether a run has a record, in its folder or the pack, without reading it."""
     return (directory / "record.json").is_file() or _packed(directory) is not None
 
 
 def is_packed(directory: Path) -> bool:
-    """Say whether the record is all that there is of a finished run, and is in the pack."""
+    """Say whether a finished run has its record in the pack and no other files."""
     return not (directory / "record.json").is_file() and _packed(directory) is not None
 
 
 def weights_of(directory: Path) -> Path:
-    """Return the file of what a finished run has learned; raise UserError where it is not there."""
+    """Return the file of a finished run's trained tensors; raise UserError where it is missing."""
     path = directory / PROMPT_FILE
     if path.is_file():
         return path
     if is_packed(directory):
         raise UserError(
-            f"Of {directory.name} only the record is here, in {directory.parent.parent / pack.FILE}, and not "
-            "its weights. Copy its folder from where it was trained, or train it again with rerun=true. "
-            "dp-bench inspect --fresh needs none."
+            f"{directory.name} has its record in {directory.parent.parent / pack.FILE}, but not its weights. "
+            "Copy its folder from where it was trained, or train it again with rerun=true; dp-bench inspect "
+            "--fresh needs no weights."
         )
-    raise UserError(f"{directory} has no {PROMPT_FILE}: what the run has learned was not kept.")
+    raise UserError(f"{directory} has no {PROMPT_FILE}: train the run again with rerun=true.")
 
 
 def statuses(results_dir: Path, *, unfinished: bool = False) -> dict[str, dict[str, Any]]:
-    """Return what each run says of itself: running, done, interrupted or failed; or those without a
-    record."""
+    """Return the content of status.json of all runs, by id; with `unfinished`, of those without a record."""
     files = sorted((results_dir / "runs").glob("*/status.json"))
-    asked = (path for path in files if not (unfinished and is_finished(path.parent)))
-    return {path.parent.name: _read_json(path) for path in asked}
+    return {
+        path.parent.name: _read_json(path) for path in files if not (unfinished and is_finished(path.parent))
+    }
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -357,27 +365,28 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}). Move it away and run again.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object. Move it away and run again.")
+        raise UserError(f"{path} is not a JSON object. Move it away and run again.")
     return content
 
 
 def timestamp() -> str:
+    """Return the time in UTC, as 2026-01-31T12:00:00Z."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def versions() -> dict[str, str | None]:
     """Return the versions of Python, dp-bench and the packages that can change a result."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
+    installed: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
     for name in ("dp-bench", *PACKAGES):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            installed[name] = None
+    return installed
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return commit and dirty flag of the checkout this package runs from; None for an installed wheel."""
+    """Return commit and dirty flag of the checkout that this package is in; None for an installed wheel."""
     root = Path(__file__).resolve().parent.parent
 
     def git(*words: str) -> str | None:
@@ -390,9 +399,8 @@ def git_state() -> dict[str, Any] | None:
         return answer.stdout.strip() if answer.returncode == 0 else None
 
     top = git("rev-parse", "--show-toplevel")
-    if (
-        top is None or Path(top).resolve() != root
-    ):  # a wheel in a virtual environment inside some other checkout
+    # A wheel may be installed in a virtual environment inside another checkout.
+    if top is None or Path(top).resolve() != root:
         return None
     return {
         "commit": git("rev-parse", "HEAD"),
@@ -401,5 +409,5 @@ def git_state() -> dict[str, Any] | None:
 
 
 def command() -> list[str]:
-    """Return what was typed: `dp-bench train` puts its own two words in the place of the script's path."""
+    """Return what was typed, with `dp-bench train`, where that was typed, in place of the script's path."""
     return [*sys.argv[0].split(" "), *sys.argv[1:]] if sys.argv[0].startswith("dp-bench") else list(sys.argv)

@@ -1,4 +1,4 @@
-"""One run: claim it, open its data and model, learn, record. Callable from Python as from the shell."""
+"""One run: claim it, load its data and model, train, write the record. For use from Python and the shell."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dp_bench.types import UserError
 
 
 def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
-    """Run an experiment, or return the record of the same run if it has been finished before.
+    """Run an experiment, or return the record of the same run if it is finished.
 
-    Leaves `results_dir/runs/<run_id>/` as results/README.md says. A run that was interrupted goes on from its
-    checkpoint. Raises BusyError where another process is at the same run, another UserError where the input
+    Writes `results_dir/runs/<run_id>/`, which results/README.md describes. An interrupted run resumes from
+    its checkpoint. Raises BusyError where another process has the same run, another UserError where the input
     is wrong; any other exception is recorded in status.json and raised again.
     """
     settings = experiment.settings
@@ -30,26 +30,27 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     directory = Path(settings.results_dir) / "runs" / run_id
     if ranks.size() > 1:
         checks.refuse_ranks(settings)
-    with ranks.together(), reporter or Reporter(quiet=not ranks.leads()) as report:
+    reporter = reporter or Reporter(quiet=not ranks.leads())
+    with ranks.process_group(), reporter:
         if not ranks.leads():
-            return ranks.from_leader(None) or _run(experiment, sources, directory, identity, report)
+            return ranks.from_leader(None) or _run(experiment, sources, directory, identity, reporter)
         finished = records.load(directory)
         if finished and not settings.rerun:
-            report.skipped(
+            reporter.skipped(
                 f"{run_id}: finished before (score {finished.score:.2f}), skipped; rerun=true runs it again."
             )
             if settings.keep_weights and finished.keeps_backbone is False:
-                report.line("  its tuned backbone was not kept: keep_weights=true needs rerun=true as well")
+                reporter.line("  its trained backbone was not saved: keep_weights=true also needs rerun=true")
             return ranks.from_leader(finished)
         with claimed(Path(settings.results_dir), run_id):
-            elsewhere = records.load(directory)  # finished by another process since we looked
-            if elsewhere and not settings.rerun:
-                report.skipped(f"{run_id}: finished by another process just now, skipped.")
-                return ranks.from_leader(elsewhere)
+            concurrent = records.load(directory)  # finished by another process since the first check
+            if concurrent and not settings.rerun:
+                reporter.skipped(f"{run_id}: finished by another process just now, skipped.")
+                return ranks.from_leader(concurrent)
             if finished:
                 shutil.rmtree(directory / "checkpoint", ignore_errors=True)
-            ranks.from_leader(None)  # the others may begin
-            return _recorded(experiment, sources, directory, identity, report, finished)
+            ranks.from_leader(None)  # lets the other ranks begin
+            return _recorded(experiment, sources, directory, identity, reporter, finished)
 
 
 def _recorded(
@@ -57,13 +58,13 @@ def _recorded(
     sources: Sources,
     directory: Path,
     identity: Identity,
-    report: Reporter,
+    reporter: Reporter,
     replaced: RunRecord | None,
 ) -> RunRecord:
-    """Run, and leave word of how it ended in status.json."""
+    """Run, and write to status.json how it ended."""
     records.write_status(directory, "running")
     try:
-        return _run(experiment, sources, directory, identity, report, replaced)
+        return _run(experiment, sources, directory, identity, reporter, replaced)
     except UserError:
         records.forget(directory)
         raise
@@ -80,17 +81,17 @@ def _run(
     sources: Sources,
     directory: Path,
     identity: Identity,
-    report: Reporter,
+    reporter: Reporter,
     replaced: RunRecord | None = None,
 ) -> RunRecord:
-    # Imported here: a skipped or rejected run must not wait for torch.
+    # Imported here, so that a skipped or refused run does not wait for torch.
     from dp_bench import machine
     from dp_bench.methods.tune import learn
     from dp_bench.opening import announce, open_run_context
-    from dp_bench.outcome import compared, leave, record_of
+    from dp_bench.outcome import compare_rerun, record_of, write_files
 
     started, began = records.timestamp(), time.perf_counter()
-    context = open_run_context(experiment, sources, directory, report)
+    context = open_run_context(experiment, sources, directory, reporter)
     announce(context)
     machine.watch_memory(context.backbone.device)
     result = learn(context)
@@ -99,19 +100,19 @@ def _run(
     costs = {"started": started, "total_seconds": seconds, "peak_memory_mb": memory, "peak_memory_kind": kind}
     record = record_of(context, sources, identity, result, **costs)
     if replaced is not None:
-        record = compared(record, replaced, directory, report)
+        record = compare_rerun(record, replaced, directory, reporter)
     if ranks.leads():
-        leave(context, record, result)
-    _conclude(record, sources.trained[0].reported_split, report)
+        write_files(context, record, result)
+    _conclude(record, sources.trained[0].reported_split, reporter)
     return record
 
 
-def _conclude(record: RunRecord, split: str, report: Reporter) -> None:
-    report.line(
+def _conclude(record: RunRecord, split: str, reporter: Reporter) -> None:
+    reporter.line(
         f"{record.run_id}: score {record.score:.2f} on {record.num_examples['report']} {split} examples "
         f"(best of update {record.best_step}, select {record.select_score:.2f}), "
         f"{record.total_seconds:.0f} s"
     )
     for name, entry in {**record.by_task, **record.transfer}.items():
         untrained = " (not trained on)" if name in record.transfer else ""
-        report.line(f"  {entry['title']} {entry['score']:.2f}{untrained}")
+        reporter.line(f"  {entry['title']} {entry['score']:.2f}{untrained}")

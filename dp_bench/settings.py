@@ -1,7 +1,7 @@
-"""The typed schema behind `configs/`: what every setting is called, its type, and what it means.
+"""The typed schema of `configs/`: the name, type and meaning of every setting.
 
-Defaults live in the YAML files; a field here has one only where every YAML of its group would repeat it.
-These are plain dataclasses, so that nothing outside `dp_bench.config` knows Hydra or OmegaConf.
+Defaults are in the YAML files; a field here has one only where every YAML of its group would repeat it.
+These are plain dataclasses, so that nothing outside `dp_bench.config` imports Hydra or OmegaConf.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from dp_bench.methods import table
 from dp_bench.prompts import catalogue
 
-MISSING: Any = "???"  # how OmegaConf writes a value that must be given
+MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
 
 
 class OnMissing(Enum):
@@ -33,7 +33,7 @@ class Precision(Enum):
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
-    fp16 = "fp16"  # known, so that it can be refused with the reason
+    fp16 = "fp16"  # listed so that it can be refused with the reason
 
 
 class OptimizerName(Enum):
@@ -43,14 +43,14 @@ class OptimizerName(Enum):
 
 class Scoring(Enum):
     words = "words"  # one label word a label, the same for every example
-    choices = "choices"  # each example brings its own choices, which are scored whole
+    choices = "choices"  # each example has different choices, which are scored whole
 
 
 class Init(Enum):
     uniform = "uniform"
     vocab = "vocab"  # rows of frequent tokens, sampled
     first_vocab = "first_vocab"  # rows 0, 1, 2 …, as the authors' code
-    frequent = "frequent"  # rows of the most frequent tokens, in their order
+    frequent = "frequent"  # rows of the most frequent tokens, most frequent first
     text = "text"  # the tokens of init_text, repeated
     label_words = "label_words"  # the label words, then sampled rows
     saved = "saved"  # a trained prompt
@@ -60,7 +60,7 @@ class Summary(Enum):
     encoder_mean = "encoder_mean"
     embedding_mean = "embedding_mean"
     first = "first"  # the encoder's state of the first token
-    last = "last"  # of the last one
+    last = "last"  # the state of the last token
 
 
 class Estimator(Enum):
@@ -107,100 +107,104 @@ class Pooling(Enum):
     mean = "mean"  # over the tokens of the text
 
 
-# Strings. Were they typed as such, composing would make text of what YAML reads as booleans, numbers or null,
-# `[yes, no]`, before checks.py could refuse it.
+# Strings. With the type str, composing would turn what YAML reads as booleans, numbers or null, such as
+# `[yes, no]`, into text before checks.py could refuse it.
 Words = list[Any]
-Text = Any  # a text that a model reads, for the same reason
+Text = Any  # text for the model, for the same reason
 
 
 @dataclass
 class TaskSettings:
+    """A task: its files, how records become text, its labels or choices, and its metrics."""
+
     name: str = MISSING
     title: str = MISSING  # heading in tables, and the folder of the official release
     order: int | None = None  # among the tasks of lists and tables; None: last, by name
     hub_config: str = MISSING  # the subset's name on the hub
     hub: str | None = None  # name or name@revision of its data set on the hub, or a folder; None: data.hub
-    reader: str = MISSING  # shape of the raw record: a function of dp_bench.data.readers
-    fields: Words = MISSING  # what the record must have and the template may name
+    reader: str = MISSING  # format of the raw record: a function of dp_bench.data.readers
+    fields: Words = MISSING  # of a record: it must have them, and the template may name them
     labels: Words = MISSING  # the release's labels, in the order of the hub's integers
     scoring: Scoring = MISSING
     words: Words = MISSING  # scoring=words: the label word of each label, in the same order; else none
     choices: Words = field(default_factory=list)  # fields with an example's choices; none: the reader's
     template: str = MISSING  # text of the input; {field} is replaced
-    shorten: str = MISSING  # the field that gives way at its end when the text is too long
-    # Fields whose texts keep rows on one side of every split: of rows that share one, none is trained on
-    # while another is held out, and one is drawn. None: `shorten` alone.
+    shorten: str = MISSING  # the field that is shortened at its end when the text is too long
+    # Rows that share the text of one of these fields are on the same side of every split, and few-shot draws
+    # take one of them. None: `shorten` only.
     together: Words | None = None
     max_length: int = MISSING  # tokens of the text with </s>, without prompt vectors
     metrics: Words = MISSING  # their mean is the task score
-    revision: int | None = None  # raised when the same settings come to other numbers
-    only_file: str | None = None  # stem of a diagnostic's one file, in place of data.validation_file
-    train_task: TaskSettings | None = None  # the task that a diagnostic is trained on, with its own fields
+    revision: int | None = None  # raised when results change with the same settings
+    only_file: str | None = None  # stem of a diagnostic's only file, instead of data.validation_file
+    train_task: TaskSettings | None = None  # the task that a diagnostic is trained on
     label_field: str | None = None  # reader=rows: the column of the label; None: "label"
-    # By release and stem of the file: its sha256, and rows where they were counted (data check reads this).
+    # By release and file stem: sha256, and the number of rows where known (read by data check).
     files: Any = None
 
     @property
     def training(self) -> TaskSettings:
-        """The task that is trained and selected on: RTE for a diagnostic, else this one."""
+        """The task that is trained and selected on: RTE for a diagnostic, else this task."""
         return self.train_task or self
 
     @property
     def trains_on(self) -> str | None:
-        """The name of the task whose train file is used, where that is another one."""
+        """The name of the task whose training file is used, where that is another task."""
         return None if self.train_task is None else self.train_task.name
 
 
 @dataclass
 class BackboneSettings:
+    """The language model: its checkpoint, family and head."""
+
     name: str = MISSING
-    family: Family | None = Family.encoder_decoder  # None: what the checkpoint says
+    family: Family | None = Family.encoder_decoder  # None: read from the checkpoint
     head: Head = Head.verbalizer
     name_or_path: str | None = None  # hub name or directory; None builds random weights from `random_init`
     revision: str | None = None
-    # Digest of the files that `name_or_path` names, where they travel in a package (backbones/checkpoint.py).
+    # Digest of the files at `name_or_path`, where a package contains them (backbones/checkpoint.py).
     sha256: str | None = None
-    tokenizer: str | None = None  # hub name or directory; None: the checkpoint's own
+    tokenizer: str | None = None  # hub name or directory; None: the checkpoint's
     random_init: dict[str, Any] | None = None  # arguments of the family's transformers config
     init_seed: int = 0
     answer_prefix: Text = ""  # decoder text before the answer step; "<extra_id_0>" for span-corruption T5
-    answer_cue: Text | None = None  # without a decoder: what ends the text, {mask} for the mask token
-    pooling: Pooling | None = None  # encoder-only with head=classifier: what it reads; None: the first token
+    answer_cue: Text | None = None  # without a decoder: the end of the text, {mask} for the mask token
+    pooling: Pooling | None = None  # input of an encoder's head=classifier; None: the first token
     attention: Attention = Attention.auto
 
 
 @dataclass
 class PromptSettings:
+    """A prompt or a baseline: its method, pieces and initialization."""
+
     name: str = MISSING
-    method: str = (
-        MISSING  # a row of methods/table.py: a prompt, or in baselines all weights, a probe, nothing
-    )
+    method: str = MISSING  # a row of methods/table.py: a prompt, or a baseline
     num_tokens: int = MISSING  # P
     init: Init = MISSING
     summary: Summary = MISSING
     estimator: Estimator | None = None  # of the selectors' gradient; None: gumbel_st, the paper's
-    standardise: bool | None = None  # the summary, by the training rows
-    erase_label: bool | None = None  # from the summary, linearly (LEACE)
-    shuffle_input: bool | None = None  # control: every text shows selectors another text's summary
-    selector_lr: float | None = None  # of what chooses, where that is not `lr`
+    standardise: bool | None = None  # standardise the summary by the training rows
+    erase_label: bool | None = None  # remove labels from the summary, linearly (LEACE)
+    shuffle_input: bool | None = None  # control: selectors read the summary of another text
+    selector_lr: float | None = None  # of selectors, where it is not `lr`
     position: dict[str, Any] = field(default_factory=dict)
     length: dict[str, Any] = field(default_factory=dict)
     vectors: dict[str, Any] = field(default_factory=dict)
-    layers: dict[str, Any] | None = None  # keys and values that every attention gets; None: none
-    route: dict[str, Any] | None = None  # which of the members of vectors=routed a text has
+    layers: dict[str, Any] | None = None  # keys and values added to every attention; None: none
+    route: dict[str, Any] | None = None  # chooses the member of vectors=routed for a text
     init_text: Text | None = None
     init_from: str | None = None  # folder of a finished run, or its prompt.safetensors
     freeze_backbone: bool | None = None  # False: the backbone is trained too, as trainer.full says
-    optimizer: OptimizerName | None = None  # these three: of this method, in place of the trainer's
+    optimizer: OptimizerName | None = None  # these three: of this method, instead of the trainer's
     lr: float | None = None
     weight_decay: float | None = None
     rank: int | None = None  # of LoRA's factors
     alpha: float | None = None  # LoRA's scale is alpha / rank
-    target_modules: list[str] | None = None  # matrices that LoRA adapts, by name; None: of query and value
+    target_modules: list[str] | None = None  # names of matrices that LoRA adapts; None: query and value
 
     @property
     def trains_backbone(self) -> bool:
-        """Whether all weights are trained, with trainer.full."""
+        """Whether all weights are trained, with the settings of trainer.full."""
         return table.trains_backbone(vars(self))
 
     @property
@@ -211,16 +215,18 @@ class PromptSettings:
 
     @property
     def pieces(self) -> dict[str, dict[str, Any] | None]:
-        """The pieces by the part that each decides, as `prompts.catalogue` reads them."""
+        """The pieces, by the part that each decides, for `prompts.catalogue`."""
         return {part: getattr(self, part) for part in catalogue.PARTS}
 
     @property
     def is_routed(self) -> bool:
+        """Whether a route chooses one member of the vectors for each text."""
         known = catalogue.of(self.vectors)
         return known is not None and known.needs_route
 
     @property
     def in_layers_alone(self) -> bool:
+        """Whether the prompt adds nothing to the input, only to the layers."""
         known = catalogue.of(self.vectors)
         return known is not None and known.is_empty
 
@@ -238,15 +244,17 @@ class Mixing(Enum):
 
 @dataclass
 class RegimeSettings:
+    """What is trained on: all rows or a few-shot draw, one task or several."""
+
     name: str = MISSING
-    shots: int | None = None  # few-shot: rows a class to train on, and as many to select on; None: all rows
-    split: FewShotSplit = FewShotSplit.sampled  # whose draw: ours, by split_seed, or FewGLUE's published rows
+    shots: int | None = None  # few-shot: rows a class to train on, and as many to select on; None: all
+    split: FewShotSplit = FewShotSplit.sampled  # sampled with split_seed, or FewGLUE's published rows
     split_seed: int = 0
-    tasks: list[str] | None = None  # multitask: what one prompt is trained on; None: `task` alone
+    tasks: list[str] | None = None  # multitask: tasks that one prompt is trained on; None: `task`
     mixing: Mixing | None = None  # multitask: the share of each task in an update
     mixing_temperature: float | None = None
-    mixing_cap: int | None = None  # rows of a task that count, at most; None: all
-    # Mappings from task names, which Hydra sets whole only where the type is open; `checks` has their types.
+    mixing_cap: int | None = None  # maximum number of rows counted for a task; None: all
+    # Mappings from task names; Hydra replaces them as a whole only if the type is open. `checks` checks them.
     task_weights: Any = None  # multitask: factors of the tasks' losses, {rte: 2.0}; 1 unless given
     task_settings: Any = None  # multitask: settings of single tasks, {multirc: {max_length: 600}}
     transfer: list[str] | None = None  # tasks that the trained prompt is also evaluated on
@@ -254,25 +262,27 @@ class RegimeSettings:
 
 @dataclass
 class DataSettings:
+    """The files that tasks are read from, or the generator of the micro benchmark."""
+
     name: str = MISSING
-    title: str = MISSING  # what tables and plots call it
+    title: str = MISSING  # name in tables and plots
     dir: str | None = None  # official release layout: BoolQ/train.jsonl …; None: the hub, then its cache
     hub: str = MISSING  # dataset name on the hub, or a local directory in the hub's layout
     revision: str | None = None
     train_file: str = MISSING  # stem of the file trained on
     validation_file: str = MISSING  # stem of the file reported on
-    limit: int | None = None  # keep the first rows of each file only; shown in every table header
-    templated: bool | None = (
-        None  # rows share sentences because a generator has few: task.together is not read
-    )
+    limit: int | None = None  # read only the first rows of each file; shown in every table header
+    templated: bool | None = None  # generated rows share sentences: task.together is not used
     difficulty: str | None = None  # easy, default, hard: generate the micro benchmark; None: read files
     world_seed: int = 0  # of the generator; read with `difficulty` only
-    # mix2, mix3, mix4, skewed, liar: what the generator writes in place of BoolQ; read with `difficulty`
+    # mix2, mix3, mix4, skewed, liar: what the generator writes instead of BoolQ; read with `difficulty` only
     mixture: str | None = None
 
 
 @dataclass
 class TemperatureSettings:
+    """How the temperature of selectors falls in training."""
+
     schedule: Schedule = MISSING
     start: float = MISSING
     end: float = MISSING
@@ -281,7 +291,7 @@ class TemperatureSettings:
 
 @dataclass
 class FullSettings:
-    """What training all weights (prompt=fine_tuning) takes in place of the same settings for a prompt."""
+    """Settings of the trainer that training all weights (prompt=fine_tuning) uses instead."""
 
     optimizer: OptimizerName = MISSING
     lr: float = MISSING
@@ -290,9 +300,11 @@ class FullSettings:
 
 @dataclass
 class TrainerSettings:
+    """The training loop: its length, batches, optimizer and selection."""
+
     name: str = MISSING
     max_steps: int = MISSING  # updates
-    batch_size: int = MISSING  # examples that one update sees
+    batch_size: int = MISSING  # examples in one update
     micro_batch_size: int | None = None  # examples in one forward pass; None: all of batch_size
     step_each_micro_batch: bool | None = None  # an update after each of them, not after batch_size (B1)
     eval_batch_size: int = MISSING
@@ -306,64 +318,66 @@ class TrainerSettings:
     cpu_threads: int | None = None  # on a CPU; None: torch's choice, all cores
     precision: Precision = MISSING  # of the frozen weights; prompt and optimizer are always fp32
     compile: bool | None = None  # torch.compile the backbone
-    gradient_checkpointing: bool | None = None  # compute activations anew in the backward pass: less memory
+    gradient_checkpointing: bool | None = None  # recompute activations in the backward pass: less memory
     profile: bool | None = None  # after training, record where the time goes
     bucket_batches: int = MISSING  # batches whose examples are sorted by length together; 1: no bucketing
     selection: Selection = MISSING
     heldout_fraction: float = MISSING  # share of train held out to select on
-    heldout_max: int = MISSING  # examples, at most
+    heldout_max: int = MISSING  # maximum number of examples held out
     temperature: TemperatureSettings = field(default_factory=TemperatureSettings)
     full: FullSettings = field(default_factory=FullSettings)
 
 
 @dataclass
 class ProtocolSettings:
-    """Where the paper's code departs from a clean experiment; the tags B1 … B12 are those of
+    """Where the paper's code differs from a clean experiment; the tags such as B5 are those of
     docs/protocol.md."""
 
     name: str = MISSING
     split_order: SplitOrder = MISSING
     frozen_dropout: bool = MISSING  # B6
-    summary_pad_to: int | None = None  # B5: mean over all of so many positions, padding included
+    summary_pad_to: int | None = None  # B5: mean over this many positions, padding included
     sample_at_eval: bool = MISSING  # B2
     sum_losses: bool | None = None  # B19: micro-batches' mean losses are added up, not averaged
     warmup_from_zero: bool | None = None  # the first step has rate 0
-    whole_classes: bool | None = None  # few-shot: a class with too few rows gives all of them to train on
-    revision: int | None = None  # raised when the same switches come to other numbers
-    # What a protocol sets elsewhere. config/build.py writes it there, so that no other code knows of it.
+    whole_classes: bool | None = None  # few-shot: all rows of a class with too few are trained on
+    revision: int | None = None  # raised when results change with the same switches
+    # What a protocol sets in other groups. Only config/build.py reads these, and writes them there.
     by_piece: Any = None  # settings of pieces by their class: {PerInstance: {relu: true}}
     by_prompt: Any = None  # settings by the name of the prompt: {fixed: {prompt.init: first_vocab}}
 
 
 @dataclass
 class SeedSettings:
-    """One random stream each; None follows `seed`. Few-shot rows are drawn by regime.split_seed."""
+    """Seeds of random streams; None is `seed`. Few-shot rows are drawn by regime.split_seed."""
 
     order: int | None = None  # of the examples, and their mixture over tasks
-    init: int | None = None  # of what is trained
+    init: int | None = None  # of the trained parameters
     gumbel: int | None = None  # of the selectors' draws, and of dropout
     heldout: int | None = None  # which training rows are held out to select on
 
 
 @dataclass
 class HpoSettings:
-    """A search for settings, of which this run is a trial or the outcome (`dp-bench sweep hpo=NAME`)."""
+    """The search (`dp-bench sweep hpo=NAME`) of which this run is a trial or has the best settings."""
 
-    name: str | None = None  # None: nothing was searched for
+    name: str | None = None  # None: no search
     trials: int | None = None  # of each method
-    seed: int | None = None  # of every trial, and of the search itself; best none of the reported ones
+    seed: int | None = None  # of all trials and of the sampler; should differ from the reported seeds
     space: dict[str, dict[str, Any]] = field(default_factory=dict)  # by setting: low, high, log, or choices
 
     @staticmethod
     def is_for(prompt: PromptSettings, entry: Mapping[str, Any]) -> bool:
-        """Say whether an entry of the space is searched for a prompt: `methods` may name others."""
+        """Say whether an entry of the space applies to a prompt: `methods` may restrict it."""
         method = prompt.method
         return table.of(method).is_trained and method in entry.get("methods", [method])
 
 
 @dataclass
 class RunSettings:
-    experiment: str | None = None  # a file of configs/experiment says its name
+    """All settings of a run."""
+
+    experiment: str | None = None  # set by the file in configs/experiment
     seed: int = MISSING
     seeds: SeedSettings = field(default_factory=SeedSettings)
     device: str = MISSING
@@ -371,7 +385,7 @@ class RunSettings:
     cache_dir: str | None = None
     on_missing: OnMissing = MISSING
     rerun: bool = MISSING
-    keep_weights: bool = False  # of a backbone that is wholly tuned: write backbone.safetensors
+    keep_weights: bool = False  # of a fully trained backbone: write backbone.safetensors
     task: TaskSettings | None = field(default_factory=TaskSettings)  # None where regime.tasks names several
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     prompt: PromptSettings = field(default_factory=PromptSettings)
@@ -382,14 +396,14 @@ class RunSettings:
     hpo: HpoSettings = field(default_factory=HpoSettings)
 
     def seed_of(self, stream: str) -> int:
-        """Return the seed of one of `seeds`."""
-        own: int | None = getattr(self.seeds, stream)
-        return self.seed if own is None else own
+        """Return the seed of a random stream, a field of SeedSettings."""
+        seed: int | None = getattr(self.seeds, stream)
+        return self.seed if seed is None else seed
 
     @property
     def cache(self) -> Path:
-        """Where encodings, summaries and generated data are kept: cache_dir, $DP_BENCH_CACHE, the user's
-        cache."""
+        """The folder of encodings, summaries and generated data: cache_dir, $DP_BENCH_CACHE, or
+        `dp-bench` in the user's cache."""
         chosen = self.cache_dir or os.environ.get("DP_BENCH_CACHE")
         if chosen:
             return Path(chosen).expanduser()

@@ -1,4 +1,4 @@
-"""A finished run, opened again: its record, tasks and model, without the files that it was trained on."""
+"""Open a finished run: its record, tasks and model, without the data that it was trained on."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from dp_bench.types import Example, UserError
 class TrainedRun:
     """A finished run that can predict.
 
-    `tasks` are those that it was trained on, then those it was tried on; `model` is what the training loop
-    trained, `baseline` what was fitted without it.
+    `tasks` are those that it was trained on, then those of regime.transfer. `model` was trained by the
+    training loop, `baseline` was fitted without it; the other is None.
     """
 
     experiment: Experiment
@@ -44,11 +44,11 @@ class TrainedRun:
     def predict(self, task: str, examples: Iterable[Example]) -> Predictions:
         """Predict examples of one of the run's tasks, in their order.
 
-        The reported examples of the run get the predictions that it recorded, bit for bit on the same
-        machine. Raises UserError for another task.
+        For the reported examples they equal the recorded predictions, bit for bit on the same machine.
+        Raises UserError for another task.
         """
         if task not in self.tasks:
-            raise UserError(f"{self.record.run_id} knows no task '{task}', it has {', '.join(self.tasks)}.")
+            raise UserError(f"{self.record.run_id} has no task '{task}', only {', '.join(self.tasks)}.")
         split = self._split(task, list(examples))
         settings = self.experiment.settings
         if self.baseline is not None:
@@ -64,11 +64,11 @@ class TrainedRun:
         )
 
     @property
-    def _looks_at_summaries(self) -> bool:
+    def _reads_summaries(self) -> bool:
         settings = self.experiment.settings
         if self.model is None:
             return table.of(settings.prompt.method).reads_summaries
-        # With dropout in the frozen model a summary is a draw, which is made in the forward pass.
+        # With dropout in the frozen model a summary is random: it is computed in every forward pass.
         return self.model.prompt.needs_summary and not settings.protocol.frozen_dropout
 
     def _split(self, name: str, examples: list[Example]) -> Split:
@@ -85,11 +85,11 @@ class TrainedRun:
         )
         number = list(self.tasks).index(name)
         is_trained = number < len(self.experiment.tasks)
-        use = "report"  # the name that the run gave to its reported split, on which its draws depend
+        use = "report"  # the name of the run's report split, on which its draws depend
         if is_trained and settings.trainer.selection is Selection.validation:
             use = "select"
         full_name = f"{name}/{use}" if len(self.tasks) > 1 else use
-        summary_ND = summaries(self.context, encoded) if self._looks_at_summaries else None
+        summary_ND = summaries(self.context, encoded) if self._reads_summaries else None
         split = Split(full_name, task, encoded, summary_ND, number, number if is_trained else 0)
         return shuffled(split, settings) if settings.prompt.shuffle_input else split
 
@@ -97,21 +97,21 @@ class TrainedRun:
 def open_run(folder: str | Path, device: str = "auto") -> TrainedRun:
     """Open a finished run from its folder; no data is read.
 
-    Raises UserError where there is none, where the backbone is not the one that it was trained on, or where
-    what it trained is not there: of a packed run, or a fine-tuned backbone.
+    Raises UserError where there is none, where the backbone differs from the one that it was trained on, or
+    where its trained tensors are missing: of a packed run, or a fine-tuned backbone.
     """
     directory = Path(folder)
     record = records.load(directory)
     if record is None:
-        raise UserError(f"{directory} holds no finished run. dp-bench list runs names those there are.")
+        raise UserError(f"{directory} has no finished run; dp-bench list runs lists them.")
     path = records.weights_of(directory)
     experiment = _without_start(config.reopen(record.config, directory.parent.parent), device)
-    with Reporter(quiet=True) as report:
-        context = open_model(experiment, directory, report)
+    with Reporter(quiet=True) as reporter:
+        context = open_model(experiment, directory, reporter)
         if context.fingerprint != record.checkpoint["fingerprint"]:
             raise UserError(
-                f"{record.run_id} was trained on other weights than those that are now at "
-                f"{record.checkpoint['name_or_path']}: put the old ones back."
+                f"{record.run_id} was trained on other weights than those now at "
+                f"{record.checkpoint['name_or_path']}: restore the former ones."
             )
         model, baseline = None, None
         fitted = table.of(experiment.settings.prompt.method).fit
@@ -125,7 +125,7 @@ def open_run(folder: str | Path, device: str = "auto") -> TrainedRun:
 
 
 def _without_start(experiment: Experiment, device: str) -> Experiment:
-    """Leave out what the prompt started from, which may be gone, and what training alone needs."""
+    """Remove the prompt's initialization, whose files may be gone, and settings that only training needs."""
     settings = experiment.settings
     prompt = replace(settings.prompt, init=Init.uniform, init_from=None, init_text=None)
     trainer = replace(settings.trainer, gradient_checkpointing=None, compile=None)

@@ -2,7 +2,7 @@
 
 One counter counts updates. An update sees `batch_size` examples in micro-batches whose losses are weighted by
 their share, so that accumulation equals the full batch. Batches, noise, learning rate and temperature are
-functions of the seed and the counter; what is left to save is the prompt, the optimizer and the history.
+functions of the seed and the counter; a checkpoint has the prompt, the optimizer and the history.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dp_bench.types import Batch
 
 
 class Trainer:
-    """Train the prompt of a model on one split of each task, select on another by the mean over tasks."""
+    """Train a model on one split of each task; select the best update on another by the mean over tasks."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Trainer:
         self.prompt = model.prompt
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.bare_model = model
-        # Ranks share gradients themselves, once an update: no wrapper around the model.
+        # `ranks` sums gradients once an update, so that the model needs no wrapper.
         self.model = accelerator.prepare_model(model, evaluation_mode=ranks.size() > 1)
         if self.parameters and plan.optimizer is not None:
             groups = parameter_groups(self.parameters, model.prompt.choosing(), plan.optimizer.selector_lr)
@@ -69,7 +69,7 @@ class Trainer:
         self.best = self._state()
 
     def fit(self) -> Progress:
-        """Train from the last checkpoint, or from the start, to the end, and leave the best prompt in the
+        """Train from the last checkpoint, or from the start, to the end, and load the best tensors into the
         model."""
         self._resume()
         self._warn(self.plan.unusual)
@@ -109,20 +109,20 @@ class Trainer:
         return self.progress
 
     def evaluate_only(self) -> Progress:
-        """Score a model that has nothing to train."""
+        """Evaluate a model that has nothing to train."""
         self._evaluate(None)
         return self.progress
 
-    def _update(self, places: tuple[Rows, ...], step: int) -> float:
-        """Make one update with the examples at these places of each task; return their mean loss."""
+    def _update(self, indices: tuple[Rows, ...], step: int) -> float:
+        """Make one update with the examples at these indices of each task; return their mean loss."""
         plan = self.plan
         self.model.train()
         torch.manual_seed(derive(plan.noise_seed, "dropout", step))  # nothing else draws from it here
         total = torch.zeros((), device=self.accelerator.device)
-        num_examples = sum(map(len, places))
+        num_examples = sum(map(len, indices))
         self.prompt.begin_update(step, plan.trainer.max_steps)
         number = 0
-        for number, (micro_batch, is_last) in enumerate(self._micro_batches(places, step)):
+        for number, (micro_batch, is_last) in enumerate(self._micro_batches(indices, step)):
             share = len(micro_batch) / num_examples
             goal = objective(self.model, self.prompt, micro_batch, plan.temperature(step))
             total += goal.loss * share
@@ -136,31 +136,31 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(self.parameters, plan.trainer.max_grad_norm)
         mean_loss = float(ranks.total(total))
         finite.refuse_update(
-            mean_loss, float(norm), step + 1, self.bare_model, self._one_by_one(places, step)
+            mean_loss, float(norm), step + 1, self.bare_model, self._one_by_one(indices, step)
         )
         self._step_optimizer(step, number)
         self.prompt.end_update()
         return mean_loss
 
     def _micro_batches(
-        self, places: tuple[Rows, ...], step: int, size: int | None = None
+        self, indices: tuple[Rows, ...], step: int, size: int | None = None
     ) -> Iterator[tuple[Batch, bool]]:
-        """Cut an update's examples, task by task, with their noise, which is drawn for the whole update at
-        once; give those that fall to this rank, and whether one is the update's last."""
-        plan, total = self.plan, sum(map(len, places))
+        """Split an update's examples, task by task, into micro-batches with their noise, which is drawn once
+        for the whole update; yield those of this rank, and whether one is the last of the update."""
+        plan, total = self.plan, sum(map(len, indices))
         names = self.prompt.noisy_selectors(training=True, sample_at_eval=plan.sample_at_eval)
         noise = self.prompt.draw_noise(total, generator(plan.noise_seed, "noise", step), selectors=names)
         pad_id = int(self.bare_model.backbone.tokenizer.pad_token_id)
         size = size or plan.trainer.micro_batch_size or -(-total // ranks.size())
-        for task, first, part in ranks.own_share(micro_batches(places, size)):
+        for task, first, part in ranks.share_of_rank(micro_batches(indices, size)):
             end = first + len(part)
             batch = self.train_splits[task].batch(part, pad_id, {})
             batch = batch.with_(noise={name: draws[first:end] for name, draws in noise.items()})
             yield batch.to(self.accelerator.device), end == total
 
-    def _one_by_one(self, places: tuple[Rows, ...], step: int) -> Iterator[tuple[str, Objective]]:
-        """Run each example of an update forward by itself: its id and what it would minimise."""
-        for batch, _ in self._micro_batches(places, step, size=1):
+    def _one_by_one(self, indices: tuple[Rows, ...], step: int) -> Iterator[tuple[str, Objective]]:
+        """Yield the id and the objective of each example of an update, run one by one."""
+        for batch, _ in self._micro_batches(indices, step, size=1):
             encoded = self.train_splits[batch.task].encoded
             example = encoded.ids[int(np.flatnonzero(encoded.rows == int(batch.row_B))[0])]
             yield example, objective(self.model, self.prompt, batch, self.plan.temperature(step))
@@ -180,12 +180,12 @@ class Trainer:
         self.optimizer.zero_grad()
 
     def _evaluate(self, mean_loss: float | None) -> None:
-        """Score the selection splits, and keep the prompt where it is the best so far."""
+        """Score the selection splits, and keep the trained tensors if they are the best so far."""
         started = time.perf_counter()
         progress = self.progress
         finite.refuse_trained(self.bare_model, progress.step)
         reports = {s.task.name: self.report(s, progress.step) for s in self.select_splits}
-        scores = {task: own.score for task, own in reports.items()}
+        scores = {task: report.score for task, report in reports.items()}
         overall = mean_score(scores)
         if mean_loss is not None:
             self._warn(guards.of_reports(self.prompt, reports.values()))
@@ -193,14 +193,14 @@ class Trainer:
         if overall.value > progress.best_score:
             progress.best_step = progress.step
             progress.best_score, progress.best_metrics = overall.value, overall.metrics
-            progress.best_scores = {task: own.value for task, own in scores.items()}
+            progress.best_scores = {task: score.value for task, score in scores.items()}
             progress.evaluations_since_best = 0
             self.best = self._state()
         progress.eval_seconds += time.perf_counter() - started
         self._log(mean_loss, overall, reports)
 
     def _log(self, mean_loss: float | None, overall: Score, reports: Mapping[str, Report]) -> None:
-        """Write the history with one more evaluation in it, and print its line."""
+        """Add an evaluation to the history, write it, and print its line."""
         progress = self.progress
         progress.history.append(
             {
@@ -227,7 +227,7 @@ class Trainer:
 
     @stage("evaluation")
     def report(self, split: Split, step: int) -> Report:
-        """Predict and score a split; selectors that sample at evaluation draw anew at each `step`."""
+        """Predict and score a split; selectors that sample at evaluation draw again at each `step`."""
         predictions = predict(
             self.bare_model,
             split,
@@ -238,8 +238,8 @@ class Trainer:
         )
         return Report(split, predictions, score(split, predictions))
 
-    def _warn(self, found: Iterable[str]) -> None:
-        for text in found:
+    def _warn(self, warnings: Iterable[str]) -> None:
+        for text in warnings:
             self.reporter.warn(text)
 
     def _state(self) -> dict[str, Tensor]:

@@ -355,7 +355,7 @@ def test_an_estimator_leaves_ids_alone_unless_it_is_chosen() -> None:
 
 def test_an_estimator_without_a_selector_is_refused() -> None:
     assert (
-        "is about a learned position, length or route" in problems("prompt=fixed", "prompt.estimator=st")[0]
+        "applies to a learned position, length or route" in problems("prompt=fixed", "prompt.estimator=st")[0]
     )
     both = ("prompt=adap_ins_pos", "prompt/length=task", "prompt.estimator=exact")
     assert "make one of them fixed" in problems(*both)[0]

@@ -214,7 +214,7 @@ def test_a_classifier_learns_whose_choices_the_text_shows(experiment: Build) -> 
     record = run.run(experiment(*words, "prompt=adap_pos", *QUICK))
     assert record.metrics.keys() == {"accuracy"} and 0 <= record.score <= 100
     assert record.trainable_parameters == 4 * 64 + 5 + 2 * 64 + 2
-    with pytest.raises(UserError, match="brings other choices with each text"):
+    with pytest.raises(UserError, match="has different choices for each example"):
         experiment(*words, "task=record")
 
 
@@ -256,9 +256,9 @@ def test_a_probe_has_the_weights_of_its_formula(experiment: Build) -> None:
         (["prompt=prefix_tuning", "prompt.layers.sites=[foo]"], "prompt.layers.sites=['foo']"),
         (["prompt=p_tuning_v2", "prompt/position=instance"], "prompt/position has no meaning"),
         (["prompt=p_tuning_v2", "prompt.position.outcome=half"], "prompt.position.outcome has no meaning"),
-        (["prompt=p_tuning_v2", "prompt.init=label_words"], "prompt.init=label_words starts vectors"),
+        (["prompt=p_tuning_v2", "prompt.init=label_words"], "prompt.init=label_words initializes vectors"),
         (["prompt=fixed", "prompt/vectors=none"], "prompt/vectors=none leaves nothing to train"),
-        (["prompt=pool", "prompt.init=text", "prompt.init_text=a"], "the same words"),
+        (["prompt=pool", "prompt.init=text", "prompt.init_text=a"], "the same vectors"),
         (["prompt=fixed", "prompt.init=text"], "prompt.init=text needs prompt.init_text"),
         (["prompt=fixed", "prompt.init_text=a"], "prompt.init_text is read by prompt.init=text alone"),
         (["prompt=fixed", "prompt.rank=8"], "prompt.rank is read by prompt=lora alone"),

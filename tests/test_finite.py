@@ -197,7 +197,7 @@ def test_frozen_weights_that_change_fail_the_run(
             return progress
 
         monkeypatch.setattr(Trainer, name, leaking)
-    with pytest.raises(RunFailedError, match="frozen backbone is not what it was before training: 1 of"):
+    with pytest.raises(RunFailedError, match="changed the frozen backbone: 1 of"):
         run.run(own)
     assert status(own)["status"] == "failed"
 
@@ -301,7 +301,7 @@ def test_a_checkpoint_of_another_backbone_is_not_resumed(
     record = run.run(own)
     told = capsys.readouterr().out
     assert ("resuming after update 1" in told) == (change is None)
-    assert any(f"backbone of other {what}: it is not resumed" in text for text in record.warnings) == bool(
+    assert any(f"backbone with other {what}: it is not resumed" in text for text in record.warnings) == bool(
         what
     )
 
@@ -316,7 +316,7 @@ def test_a_prompt_of_another_backbone_is_told(experiment: Build, monkeypatch: py
     assert not [text for text in same.warnings if "init_from" in text]
     spoil(monkeypatch, scale)
     other = run.run(experiment(*PROMPT, *QUICK, *start, "seed=2"))
-    assert [text for text in other.warnings if "was trained on a backbone of other weights" in text]
+    assert [text for text in other.warnings if "was trained on a backbone with other weights" in text]
 
 
 def decoder(kind: str, positions: int) -> tuple[str, ...]:

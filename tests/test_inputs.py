@@ -144,5 +144,5 @@ def test_several_tasks_lose_their_labels_and_not_themselves() -> None:
 
 
 def test_an_input_that_nothing_looks_at_is_refused() -> None:
-    assert "has none that looks" in problems("prompt=fixed", "prompt.erase_label=true")[0]
-    assert "draws anew" in problems("prompt=dynamic", "prompt.standardise=true", "protocol=authors")[0]
+    assert "has no selector with input" in problems("prompt=fixed", "prompt.erase_label=true")[0]
+    assert "with dropout" in problems("prompt=dynamic", "prompt.standardise=true", "protocol=authors")[0]

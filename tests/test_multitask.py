@@ -180,7 +180,7 @@ def test_another_task_or_transfer_is_another_run(several: Build) -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        ([*MULTI, "regime.tasks=[cb]"], "two tasks or more"),
+        ([*MULTI, "regime.tasks=[cb]"], "at least two tasks"),
         ([*MULTI, "regime.tasks=[cb,cb]"], "each once"),
         ([*MULTI, "regime.tasks=[cb,rtee]"], "Did you mean rte"),
         ([*MULTI, "regime.tasks=[cb,axb]"], "regime.transfer=\\[axb\\]"),
@@ -188,7 +188,7 @@ def test_another_task_or_transfer_is_another_run(several: Build) -> None:
         ([*MULTI, "regime.task_weights={wic:2.0}"], "regime.task_weights names 'wic'"),
         ([*MULTI, "regime.task_weights=[1,2]"], "no mapping"),
         ([*MULTI, "regime.task_settings={rte:256}"], "must be a mapping"),
-        ([*MULTI, "regime.task_weights={rte:-1.0}"], "not negative"),
+        ([*MULTI, "regime.task_weights={rte:-1.0}"], "at least 0"),
         ([*MULTI, "regime.task_settings={wic:{max_length:99}}"], "regime.task_settings names 'wic'"),
         ([*MULTI, "regime.task_settings={rte:{length:99}}"], "regime.task_settings of rte"),
         ([*MULTI, "regime.task_settings={rte:{max_length:3}}"], "no room for a text"),

@@ -114,11 +114,11 @@ def test_a_sweep_passes_on_what_its_workers_say(sweep: Sweep, tmp_path: Path) ->
     words = (*TINY, "prompt=fixed", "seed=0", "trainer.lr=1e-7")
     code, said = sweep(*words)
     (record,) = records.load_all(tmp_path / "results")
-    assert code == 0 and any("outside of what usually works" in text for text in record.warnings)
+    assert code == 0 and any("outside what usually works" in text for text in record.warnings)
     assert all(f"warning: {text}" in said for text in record.warnings)
     tampered(tmp_path / "results" / "runs" / record.run_id, score=3.0)
     code, said = sweep(*words, "rerun=true")
-    assert code == 0 and "rerun=true came to other numbers" in said and "was 3.0" in said
+    assert code == 0 and "rerun=true gave other results" in said and "was 3.0" in said
 
 
 def test_ranks_share_what_one_of_them_has_seen(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_ranks_share_what_one_of_them_has_seen(tmp_path: Path) -> None:
     script.write_text(
         "from dp_bench import ranks\n"
         "from dp_bench.progress import Reporter, notice\n"
-        "with ranks.together(), Reporter(quiet=not ranks.leads()) as report:\n"
+        "with ranks.process_group(), Reporter(quiet=not ranks.leads()) as report:\n"
         "    notice(f'seen by rank {ranks.rank()}')\n"
         "    notice('seen by both')\n"
         "    found = report.share_warnings()\n"
@@ -168,7 +168,7 @@ def test_a_rerun_that_comes_to_another_number_says_so_and_keeps_both(
     with monkeypatch.context() as other:
         other.setattr(metrics, "accuracy", lambda labels, found: real(labels, found) / 4 + 1)
         changed = run.run(again)
-    (told,) = (text for text in changed.warnings if "rerun=true came to other numbers" in text)
+    (told,) = (text for text in changed.warnings if "rerun=true gave other results" in text)
     assert f"score is {changed.score} and was {first.score}" in told
     assert f"warning: {told}" in capsys.readouterr().out
     kept = records.load(folder / "before-1")

@@ -176,11 +176,11 @@ def test_a_packed_run_is_finished_and_has_no_weights(
     folder = results / "runs" / first.run_id
     shutil.rmtree(folder)
     assert run.run(own) == first and "finished before" in capsys.readouterr().out and not folder.exists()
-    with pytest.raises(UserError, match="only the record is here") as refused:
+    with pytest.raises(UserError, match="but not its weights") as refused:
         dp_bench.open_run(folder)
     assert str(results / pack.FILE) in str(refused.value)
     code, said = command("inspect", first.run_id[:20], "--gradients", "--results-dir", results)
-    assert code == 2 and "only the record is here" in said
+    assert code == 2 and "but not its weights" in said
 
     run.run(experiment("prompt=adap_ins_pos", *QUICK, "rerun=true"))
     assert dp_bench.open_run(folder, "cpu").record.run_id == first.run_id

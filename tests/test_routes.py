@@ -447,7 +447,7 @@ def test_purity_and_what_a_route_explains() -> None:
         (["prompt=ridge_position", "prompt.position.fit_until=0"], "prompt.position.fit_until=0"),
         (["prompt=oracle_route", "prompt.route.group=word"], "must be task or skill"),
         (["prompt=routed_position", "prompt.estimator=exact"], "position and route are both learned"),
-        (["prompt=fixed", "prompt.shuffle_input=true"], "has none that looks"),
+        (["prompt=fixed", "prompt.shuffle_input=true"], "has no selector with input"),
         (["prompt=routed", "prompt.selector_lr=-1"], "prompt.selector_lr=-1"),
         (["prompt=routed", "protocol=authors"], "use protocol=clean"),
     ],

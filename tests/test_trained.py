@@ -91,16 +91,16 @@ def test_no_data_is_read(experiment: Build, tmp_path: Path) -> None:
     opened = dp_bench.open_run(Path(made.settings.results_dir) / "runs" / record.run_id)
     same(recorded(record, made), opened.predict("rte", examples), ["yes", "no"])
     assert len(opened.predict("rte", examples[:2]).choices) == 2
-    with pytest.raises(UserError, match="knows no task 'cb', it has rte"):
+    with pytest.raises(UserError, match="has no task 'cb', only rte"):
         opened.predict("cb", examples)
 
 
 def test_what_cannot_be_opened_says_why(experiment: Build, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no finished run"):
+    with pytest.raises(UserError, match="has no finished run"):
         dp_bench.open_run(tmp_path)
     made = experiment("prompt=fine_tuning", *QUICK)
     folder = Path(made.settings.results_dir) / "runs" / run(made).run_id
-    with pytest.raises(UserError, match="has not kept them"):
+    with pytest.raises(UserError, match="did not save them"):
         dp_bench.open_run(folder)
 
 

@@ -1,6 +1,5 @@
-"""What a run learns, and how it comes to its predictions: a prompt, all weights, a probe, or nothing.
+"""Methods: what a run trains, and how it predicts. A prompt, all weights, a probe, or nothing.
 
-A prompt is tuned on a frozen backbone; the others are the baselines without which no claim about prompts
-stands. All of them select on the same rows, predict the same rows, and leave the same record.
-`table.py` says what there is, without torch.
+A prompt is tuned on a frozen backbone; the other methods are the baselines to compare it with. All of them
+select on the same rows, predict the same rows, and write the same record. `table.py` lists them.
 """

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from dp_bench.evaluation import Predictions, Split, score
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the linear probe, per example; the best by the selection score
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # L2 penalties of the linear probe; the best selection score decides
 
 
 class Baseline(Protocol):
-    """What a row of the table of methods names as its `fit`.
+    """The class that a row of the table of methods names as its `fit`.
 
-    It is made of the tensors that a run keeps, so that a finished run is opened by `Class(tensors)`.
+    Its state is the tensors that a run saves, so that `Class(tensors)` opens a finished run.
     """
 
     tensors: Mapping[str, Tensor]
@@ -27,7 +27,7 @@ class Baseline(Protocol):
 
     @classmethod
     def fit(cls, train: Split, select: Split) -> Self:
-        """Fit to the training rows; choose by the selection rows where there is something to choose."""
+        """Fit to the training rows; tune hyperparameters, if any, on the selection rows."""
         ...
 
     @property
@@ -48,7 +48,7 @@ class Majority:
 
     @classmethod
     def fit(cls, train: Split, select: Split) -> Self:
-        num_classes = len(train.task.labels) or 1  # ReCoRD's choices have no names: the first one
+        num_classes = len(train.task.labels) or 1  # ReCoRD's choices have no names: always the first
         counts = np.bincount(train.encoded.labels, minlength=num_classes)[:num_classes]
         shares = np.log((counts + 1e-9) / counts.sum()).astype(np.float32)
         return cls({"shares": torch.from_numpy(shares)})
@@ -58,10 +58,10 @@ class Majority:
 
 
 class LinearProbe:
-    """A linear classifier on the frozen summary: what the input of an instance-level selector alone knows.
+    """A linear classifier on the frozen summary, which is the input of an instance-level selector.
 
     Multinomial logistic regression on standardised features with an L2 penalty, solved to its optimum; the
-    penalty is the one with the best selection score. Tensors: `weights` [C, D + 1] with the biases in the
+    penalty has the best selection score of RIDGES. Tensors: `weights` [C, D + 1] with the biases in the
     last column, `center` and `scale` [D].
     """
 
@@ -101,8 +101,8 @@ class LinearProbe:
 
 def predictions_of(logits_NC: NDArray[np.float32]) -> Predictions:
     """Return the predictions of a method that has no prompt."""
-    nowhere = np.zeros(len(logits_NC), dtype=np.int64)
-    return Predictions(logits_NC.astype(np.float32), nowhere, nowhere, None)
+    zeros_N = np.zeros(len(logits_NC), dtype=np.int64)  # positions and lengths
+    return Predictions(logits_NC.astype(np.float32), zeros_N, zeros_N, None)
 
 
 def _features(split: Split) -> Tensor:
@@ -111,7 +111,7 @@ def _features(split: Split) -> Tensor:
 
 
 def _logistic_regression(x_ND: Tensor, labels_N: Tensor, num_classes: int, ridge: float) -> Tensor:
-    """Return weights and, in the last column, biases [C, D + 1] of the penalised maximum of likelihood."""
+    """Return the weights, with biases in the last column [C, D + 1], of maximum penalised likelihood."""
     weights = torch.zeros(num_classes, x_ND.shape[1] + 1, dtype=x_ND.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=500, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
 

@@ -1,4 +1,4 @@
-"""Build the model of a run, and load into it what a finished run has learned."""
+"""Build the model of a run, and load the trained tensors of a finished run into it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dp_bench.summaries import summary_width
 from dp_bench.types import UserError
 from dp_bench.verbalizer import label_word_ids
 
-BACKBONE = "backbone."  # how the names of the backbone's tensors begin
+BACKBONE = "backbone."  # prefix of the names of the backbone's tensors
 
 
 def make_prompt(context: RunContext) -> Prompt:
-    """Build the prompt that the settings describe for the backbone and tasks at hand."""
+    """Build the prompt that the settings describe for the run's backbone and tasks."""
     settings, backbone = context.settings, context.backbone
     dims = replace(
         backbone.dims,
@@ -47,7 +47,7 @@ def make_prompt(context: RunContext) -> Prompt:
 
 
 def make_model(context: RunContext, prompt: Prompt) -> PromptedModel:
-    """Return the model that a run trains: what its method trains of the backbone is trainable."""
+    """Return the model that a run trains, with the part of the backbone that its method trains unfrozen."""
     settings, backbone = context.settings, context.backbone
     if settings.prompt.trains_backbone:
         backbone.thaw()
@@ -66,12 +66,12 @@ def make_model(context: RunContext, prompt: Prompt) -> PromptedModel:
 
 
 def _first_ids(context: RunContext) -> list[int]:
-    """Return the tokens that a prompt starts from: those of a text, or the label words of all tasks."""
+    """Return the tokens that a prompt is initialized from: of a text, or the label words of all tasks."""
     settings, tokenizer = context.settings.prompt, context.backbone.tokenizer
     if settings.init is Init.text:
         ids: list[int] = tokenizer(settings.init_text, add_special_tokens=False).input_ids
         if not ids:
-            raise UserError(f"prompt.init_text={settings.init_text!r} has no token: give it some words.")
+            raise UserError(f"prompt.init_text={settings.init_text!r} has no tokens: give it words.")
         return ids
     if settings.init is Init.label_words:
         words = [word for task in context.experiment.tasks for word in task.words]
@@ -81,9 +81,11 @@ def _first_ids(context: RunContext) -> list[int]:
     return []
 
 
-def worth_keeping(model: PromptedModel, settings: RunSettings) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the trained tensors by the names of a run's prompt.safetensors and of its backbone.safetensors,
-    which holds a wholly tuned backbone where keep_weights asks for it."""
+def tensors_to_save(
+    model: PromptedModel, settings: RunSettings
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the trained tensors by name for prompt.safetensors and for backbone.safetensors, which holds a
+    fully trained backbone where keep_weights is set."""
     trained = _trained(model)
     if not settings.prompt.trains_backbone:
         return trained, {}
@@ -93,30 +95,29 @@ def worth_keeping(model: PromptedModel, settings: RunSettings) -> tuple[dict[str
 
 
 def _trained(model: PromptedModel) -> dict[str, Tensor]:
-    """Return all that training changes; the prompt's tensors without the prefix of their module."""
+    """Return all trained tensors by name; those of the prompt without the prefix of their module."""
     return {name.removeprefix("prompt."): value for name, value in model.trained_tensors().items()}
 
 
 def load_learned(model: PromptedModel, directory: Path) -> None:
-    """Load all that a finished run has learned into a model that was made as the run's was: prompt,
-    classifier head, and what it trained of the backbone.
+    """Load the trained tensors of a finished run into a model with the same settings: prompt, classifier
+    head, and what it trained of the backbone.
 
-    Raises UserError unless every tensor is there, in its shape.
+    Raises UserError unless every tensor is there with the right shape.
     """
     path, backbone_path = directory / PROMPT_FILE, directory / BACKBONE_FILE
-    found, expected = load_file(path), _trained(model)
+    saved, expected = load_file(path), _trained(model)
     if backbone_path.is_file():
-        found |= load_file(backbone_path)
-    lost = [name for name in expected if name.startswith(BACKBONE) and name not in found]
-    if lost:
+        saved |= load_file(backbone_path)
+    missing = [name for name in expected if name.startswith(BACKBONE) and name not in saved]
+    if missing:
         raise UserError(
-            f"{directory} trained {len(lost)} tensors of the backbone itself and has not kept them: what it "
-            "learned cannot be put together again, and its prompt means little on the weights that it "
-            "started from. Run it again with rerun=true keep_weights=true, or inspect the model before "
-            "training with --fresh."
+            f"{directory} trained {len(missing)} tensors of the backbone and did not save them, so that the "
+            "trained model cannot be restored; its prompt is of little use with the original weights. Run it "
+            "again with rerun=true keep_weights=true, or inspect the untrained model with --fresh."
         )
-    if wrong := differences(found, expected):
-        raise UserError(f"{path} holds something else than this run trains: {'; '.join(wrong)}.")
+    if wrong := differences(saved, expected):
+        raise UserError(f"{path} does not hold the tensors that this run trains: {'; '.join(wrong)}.")
     with torch.no_grad():
         for name, value in expected.items():
-            value.copy_(found[name])
+            value.copy_(saved[name])

@@ -1,4 +1,4 @@
-"""What a method is given, and what it returns."""
+"""The input and the result of a method."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dp_bench.verbalizer import Verbalizer
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run's experiment, loaded backbone and encoded data; no data where a finished run is opened."""
+    """A run's experiment, loaded backbone and encoded data; without data where a finished run is opened."""
 
     experiment: Experiment
     backbone: Backbone
@@ -30,8 +30,8 @@ class RunContext:
     verbalizers: tuple[Verbalizer, ...]  # of the tasks in `data`, then of those in `transfer`
     directory: Path
     reporter: Reporter
-    data: tuple[TaskData, ...] = ()  # of each task that is trained on
-    transfer: tuple[tuple[TaskSettings, EncodedSplit], ...] = ()  # other tasks, with their reported examples
+    data: tuple[TaskData, ...] = ()  # of the tasks that are trained on
+    transfer: tuple[tuple[TaskSettings, EncodedSplit], ...] = ()  # other tasks, with their report splits
     transfer_overlap: Mapping[str, Overlap] = field(default_factory=dict)  # of those in `transfer`, by task
 
     @property
@@ -41,12 +41,12 @@ class RunContext:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What every method returns: scores, and tensors worth keeping."""
+    """The scores of a run, and the tensors to save."""
 
     reports: dict[str, Report]  # by task
     progress: Progress
     trainable_parameters: int
-    weights: dict[str, Tensor]  # what `prompt.safetensors` holds: the prompt's or the baseline's
-    backbone_weights: dict[str, Tensor] = field(default_factory=dict)  # of a tuned backbone, if asked for
+    weights: dict[str, Tensor]  # saved in prompt.safetensors: of the prompt or the baseline
+    backbone_weights: dict[str, Tensor] = field(default_factory=dict)  # of the backbone, with keep_weights
     diagnostics: dict[str, float] = field(default_factory=dict)
     routes: str = ""

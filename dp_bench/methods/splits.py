@@ -1,4 +1,4 @@
-"""The splits of a run, with what a selector or a probe looks at: cached summaries of the texts."""
+"""The splits of a run, with the cached summaries of the texts that a selector or a probe reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dp_bench.summaries import cached_summaries
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of all tasks; `report` goes on with the tasks of `RunContext.transfer`."""
+    """The splits of all tasks; `report` ends with those of `RunContext.transfer`."""
 
     train: list[Split]
     select: list[Split]
@@ -25,35 +25,34 @@ class Splits:
 
 
 def make_splits(context: RunContext, *, with_summaries: bool) -> Splits:
-    """Name the splits; attach to each the cached summaries of its file where they are looked at."""
-    known = _summaries(context) if with_summaries else {}
+    """Return the splits of a run, each with the cached summaries of its file if `with_summaries`."""
+    summaries_of = _summaries(context) if with_summaries else {}
 
     def split(name: str, task: TaskSettings, encoded: EncodedSplit, number: int) -> Split:
         full_name = f"{task.name}/{name}" if len(context.verbalizers) > 1 else name
         prompt_task = number if number < len(context.data) else 0
-        return Split(full_name, task, encoded, known.get(encoded.fingerprint), number, prompt_task)
+        return Split(full_name, task, encoded, summaries_of.get(encoded.fingerprint), number, prompt_task)
 
     data = list(enumerate(context.data))
-    # What selects on the reported rows is their evaluation, draws and all.
-    reported = ["select" if own.select is own.report else "report" for own in context.data]
+    # Draws depend on the name: a split that selects and is reported is evaluated with the same draws.
+    reported = ["select" if task.select is task.report else "report" for task in context.data]
     transfer = enumerate(context.transfer, start=len(data))
     return Splits(
-        [split("train", own.task.training, own.train, i) for i, own in data],
-        [split("select", own.task.training, own.select, i) for i, own in data],
-        [split(reported[i], own.task, own.report, i) for i, own in data]
+        [split("train", task.task.training, task.train, i) for i, task in data],
+        [split("select", task.task.training, task.select, i) for i, task in data],
+        [split(reported[i], task.task, task.report, i) for i, task in data]
         + [split("report", task, encoded, i) for i, (task, encoded) in transfer],
     )
 
 
 def cached_splits(context: RunContext, prompt: Prompt) -> Splits:
-    """Return the splits of a run, with the summaries that its prompt looks at."""
-    # With dropout on in the frozen model a summary is a random draw: it is made anew in every forward pass.
+    """Return the splits of a run, with the summaries that its prompt reads."""
+    # With dropout in the frozen model a summary is random: it is computed in every forward pass.
     settings = context.settings
     cached = prompt.needs_summary and not settings.protocol.frozen_dropout
     splits = make_splits(context, with_summaries=cached)
     if not settings.prompt.shuffle_input:
         return splits
-
     return Splits(
         *(
             [shuffled(split, settings) for split in use]
@@ -63,21 +62,21 @@ def cached_splits(context: RunContext, prompt: Prompt) -> Splits:
 
 
 def shuffled(split: Split, settings: RunSettings) -> Split:
-    """Return a split that shows each text's selectors the summary of another text."""
-    return split.with_inputs_of_others(derive(settings.seed_of("order"), "input of others", split.name))
+    """Return a split that gives selectors the summary of another example of the split: a control."""
+    return split.with_shuffled_summaries(derive(settings.seed_of("order"), "input of others", split.name))
 
 
 def _summaries(context: RunContext) -> dict[str, Tensor]:
     """Return the cached summaries of every file that is read, by the fingerprint of its encoding."""
     files = [whole for task in context.data for whole in (task.whole_train, task.report)]
     read = (*files, *(encoded for _, encoded in context.transfer))
-    found = {encoded.fingerprint: summaries(context, encoded) for encoded in read}
+    by_fingerprint = {encoded.fingerprint: summaries(context, encoded) for encoded in read}
     context.reporter.finish()
-    return found
+    return by_fingerprint
 
 
 def summaries(context: RunContext, encoded: EncodedSplit) -> Tensor:
-    """Return the summary of each text [N,D], from the cache where it is there."""
+    """Return the summary of each text [N,D], from the cache if it is there."""
     settings = context.settings
     context.reporter.begin("summarising the texts", total=len(encoded))
     return cached_summaries(

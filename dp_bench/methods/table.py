@@ -1,9 +1,9 @@
-"""The table of methods: what each trains, reads and needs. Nothing here needs torch.
+"""The table of methods: what each trains, reads and needs. Nothing here imports torch.
 
-A configuration names one with `prompt.method`. Checks, guards, tables and the run itself ask this table, and
-none of them knows a method by its name. A new baseline is a row here, or in a package of its own that names
-it in the entry-point group `dp_bench.methods`, and a function that makes weights trainable (`prepare`) or a
-class that is fitted (`fit`).
+A configuration names one with `prompt.method`. Checks, guards, tables and runs look methods up here; no other
+code has the name of a method. A new baseline is a row here, or in another package that names it in the
+entry-point group `dp_bench.methods`, and a function that makes weights trainable (`prepare`) or a class that
+is fitted (`fit`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
 ENTRY_POINTS = "dp_bench.methods"
-# What the training loop changes; guards.py has the usual learning rates of each.
+# What the training loop updates; guards.py has the usual learning rates of each.
 PROMPT, SOME_WEIGHTS, ALL_WEIGHTS = "prompt", "some weights", "all weights"
 
 
@@ -30,19 +30,19 @@ class Method:
     """How a run comes to its predictions.
 
     `prepare` and `fit` are `module:object`, imported when a run begins: a function of the loaded backbone and
-    the run's settings that makes weights trainable, and a class such as `baselines.LinearProbe`, which is
-    fitted in place of the training loop.
+    the run's settings that makes weights trainable, and a class such as `baselines.LinearProbe` that is
+    fitted instead of the training loop.
     """
 
     name: str
-    trains: str | None = None  # PROMPT, SOME_WEIGHTS, ALL_WEIGHTS; None: the training loop is not entered
+    trains: str | None = None  # PROMPT, SOME_WEIGHTS, ALL_WEIGHTS; None: no training loop
     prepare: str | None = None
     fit: str | None = None
-    is_seedless: bool = False  # draws nothing, so that one run stands for every seed
+    is_seedless: bool = False  # nothing is random: one run stands for every seed
     reads_model: bool = True
-    reads_summaries: bool = False  # of every text; `fit` alone
+    reads_summaries: bool = False  # of every text; with `fit` only
     needs_labels: bool = False  # the same for every example
-    needs_fp32: bool = False  # small updates of weights that are kept in bf16 are lost to rounding
+    needs_fp32: bool = False  # small updates of bf16 weights are lost to rounding
     # Settings of the group `prompt` that no other method reads.
     settings: Mapping[str, Setting] = field(default_factory=dict)
     formula: str = "0"  # of the trained numbers, in the letters of prompts/catalogue.py; C: labels, r: rank
@@ -52,11 +52,12 @@ class Method:
 
     @property
     def is_trained(self) -> bool:
-        """Whether it makes updates, which the settings of the trainer are about."""
+        """Whether it makes updates, and so reads the settings of the trainer."""
         return self.trains is not None
 
     @property
     def has_prompt(self) -> bool:
+        """Whether it trains a prompt."""
         return self.trains == PROMPT
 
 
@@ -113,7 +114,7 @@ METHODS = (
 
 @cache
 def methods() -> dict[str, Method]:
-    """Return all methods by name: those of this package, then those that installed packages add."""
+    """Return all methods by name: those of this package, then those of installed packages."""
     return by_key({method.name: method for method in METHODS}, ENTRY_POINTS, Method, "name")
 
 
@@ -121,18 +122,18 @@ def of(name: str) -> Method:
     """Return a method by its name; raise UserError where there is none."""
     if name not in methods():
         raise UserError(
-            f"prompt.method={name} is no method. {did_you_mean(name, tuple(methods()))}"
+            f"prompt.method={name} does not exist. {did_you_mean(name, tuple(methods()))}"
             f"Methods: {', '.join(methods())}."
         )
     return methods()[name]
 
 
 def trains_backbone(prompt: Mapping[str, Any]) -> bool:
-    """Say whether all weights are trained: by fine-tuning, or beside a prompt as P-tuning's authors did."""
+    """Say whether all weights are trained: by fine-tuning, or with a prompt as P-tuning's authors did."""
     return of(prompt["method"]).trains == ALL_WEIGHTS or prompt.get("freeze_backbone") is False
 
 
 def load(dotted: str) -> Any:
-    """Import what `module:object` names."""
+    """Import and return the object that `module:object` names."""
     module, _, name = dotted.partition(":")
     return getattr(import_module(module), name)

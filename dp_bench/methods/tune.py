@@ -1,4 +1,4 @@
-"""Learn: enter the training loop, or fit a baseline."""
+"""Run a method: the training loop, or the fit of a baseline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dp_bench.evaluation import Predictions, Report, Split, score
 from dp_bench.machine import make_accelerator
 from dp_bench.methods import table
 from dp_bench.methods.baselines import Baseline, predictions_of
-from dp_bench.methods.build import make_model, make_prompt, worth_keeping
+from dp_bench.methods.build import make_model, make_prompt, tensors_to_save
 from dp_bench.methods.context import MethodResult, RunContext
 from dp_bench.methods.splits import cached_splits, make_splits
 from dp_bench.methods.table import Method
@@ -28,18 +28,18 @@ from dp_bench.types import RunFailedError, UserError
 
 
 def learn(context: RunContext) -> MethodResult:
-    """Run the method that `prompt.method` names."""
+    """Run the method that `prompt.method` names. Raises UserError where it does not suit the data."""
     method = table.of(context.settings.prompt.method)
     return tune(context) if method.fit is None else fit(context, method)
 
 
 def fit(context: RunContext, method: Method) -> MethodResult:
-    """Fit a baseline that has no training loop, and score it: one evaluation, after no update."""
+    """Fit a baseline that has no training loop, and evaluate it once."""
     (data,) = context.data
-    if method.needs_labels and not data.task.labels:  # not in checks.py: a sweep over all tasks goes on
+    if method.needs_labels and not data.task.labels:  # not in checks.py: a sweep over all tasks continues
         raise UserError(
-            f"prompt={context.settings.prompt.name} needs the same labels for every example; those of "
-            f"task={data.task.name} have choices of their own."
+            f"prompt={context.settings.prompt.name} needs the same labels for every example; examples "
+            f"of task={data.task.name} have different choices."
         )
     if method.reads_model:
         read = (data.whole_train, data.report)
@@ -65,26 +65,26 @@ def _predictions(context: RunContext, fitted: Baseline, split: Split) -> Predict
 
 
 def tune(context: RunContext) -> MethodResult:
-    """Train a prompt; or, with an empty one, all weights of the backbone, some of them, or nothing."""
+    """Train a prompt; or, with an empty prompt, all weights of the backbone, some of them, or nothing."""
     settings = context.settings
     prompt = make_prompt(context)
     if context.transfer and len(context.data) > 1 and prompt.needs_task:
         raise UserError(
-            f"prompt={settings.prompt.name} chooses by task, and has learned nothing to choose for the tasks "
-            "of regime.transfer: take it away, or use a prompt without task-level pieces, such as "
+            f"prompt={settings.prompt.name} has task-level pieces, which learn nothing about the tasks of "
+            "regime.transfer: remove it, or use a prompt without task-level pieces, such as "
             "prompt=adap_ins_pos."
         )
     if prompt.needs_skill and any(
-        own.train.skills is None or own.report.skills is None for own in context.data
+        task.train.skills is None or task.report.skills is None for task in context.data
     ):
         raise UserError(
-            f"prompt={settings.prompt.name} is told which sub-skill each text takes, and the data of "
-            f"task={context.data[0].task.name} does not say so: use a mixture, such as data=micro_mix2, or "
+            f"prompt={settings.prompt.name} needs the sub-skill of each example, which the data of "
+            f"task={context.data[0].task.name} does not have: use a mixture, such as data=micro_mix2, or "
             "the tasks of regime=multitask as sub-skills with prompt.route.group=task."
         )
     _refuse_beyond(context)  # before hours of training
     if settings.prompt.init is Init.saved:
-        _tell_of_other_weights(context)
+        _warn_of_other_weights(context)
     model = make_model(context, prompt)
     splits = cached_splits(context, prompt)
     if prompt.input is not None:
@@ -111,31 +111,29 @@ def tune(context: RunContext) -> MethodResult:
         diagnostics["forwards_per_update"] = prompt.forwards
     progress.eval_seconds += time.perf_counter() - started
     routes = " ".join(str(k) for report in reports.values() for k in report.predictions.routes)
-    kept = worth_keeping(model, settings)
-    return MethodResult(reports, progress, trainable, *kept, diagnostics, routes)
+    return MethodResult(reports, progress, trainable, *tensors_to_save(model, settings), diagnostics, routes)
 
 
 def _refuse_changes(context: RunContext, before: Mapping[str, int]) -> None:
-    """Fail where training has changed what it is to leave alone: the frozen backbone, or the part of it that
-    a method such as LoRA does not train."""
+    """Raise RunFailedError where training has changed frozen tensors of the backbone."""
     after = context.backbone.frozen()
     changed = [name for name in before if after.get(name) != before[name]]
-    wholly = not any(p.requires_grad for p in context.backbone.parameters())
-    if not changed and wholly and context.backbone.fingerprint() != context.fingerprint:
+    all_frozen = not any(p.requires_grad for p in context.backbone.parameters())
+    if not changed and all_frozen and context.backbone.fingerprint() != context.fingerprint:
         changed = ["of unknown name"]  # between loading and training
     if changed:
         raise RunFailedError(
-            f"The frozen backbone is not what it was before training: {len(changed)} of its tensors have "
-            f"changed, the first {changed[0]}. Nothing may write to frozen weights; the scores of this run "
-            "mean nothing. If no code was added to dp-bench, look for broken memory, and report it."
+            f"Training has changed the frozen backbone: {len(changed)} of its tensors, the first "
+            f"{changed[0]}. Nothing may write to frozen weights; the scores of this run are meaningless. If "
+            "no code was added to dp-bench, check the memory of this machine, and report it."
         )
 
 
 def fit_input(input: SelectorInput, train: Sequence[Split]) -> None:
-    """Fit what becomes of summaries to the training rows of every task. Labels are centred within their task,
-    so that the task itself is not erased with them; texts with choices of their own have none."""
+    """Fit the transformation of summaries to the training rows of all tasks. Labels are centred within their
+    task, so that erasing them does not erase the task; tasks that score choices have none."""
     summaries, labels = [], []
-    widths = [len(own.task.labels) for own in train]
+    widths = [len(split.task.labels) for split in train]
     for number, split in enumerate(train):
         assert split.summary_ND is not None
         summaries.append(split.summary_ND[torch.from_numpy(split.encoded.rows)])
@@ -147,33 +145,36 @@ def fit_input(input: SelectorInput, train: Sequence[Split]) -> None:
 
 
 def _refuse_beyond(context: RunContext) -> None:
-    """Refuse texts that leave no position for the prompt, or for a whole choice behind them, and tokens that
-    the backbone does not know."""
-    read = [split for own in context.data for split in (own.train, own.select, own.report)]
-    read += [encoded for _, encoded in context.transfer]
-    context.backbone.refuse_unknown(max(split.largest_id for split in read))
+    """Raise UserError where text, prompt and choice exceed the positions of the backbone, or where it does
+    not know a token."""
+    splits = [split for task in context.data for split in (task.train, task.select, task.report)]
+    splits += [encoded for _, encoded in context.transfer]
+    context.backbone.refuse_unknown(max(split.largest_id for split in splits))
     num_tokens = context.settings.prompt.num_tokens
-    context.backbone.refuse_beyond(max(split.longest for split in read) + num_tokens)
+    context.backbone.refuse_beyond(max(split.longest for split in splits) + num_tokens)
     if context.backbone.continues_texts:  # a choice's last token is scored, but not read
-        behind = [split.longest + num_tokens + max(0, split.longest_choice - 1) for split in read]
-        context.backbone.refuse_beyond(max(behind), "Text, prompt and the longest choice")
+        lengths = [split.longest + num_tokens + max(0, split.longest_choice - 1) for split in splits]
+        context.backbone.refuse_beyond(max(lengths), "Text, prompt and the longest choice")
 
 
-def _tell_of_other_weights(context: RunContext) -> None:
+def _warn_of_other_weights(context: RunContext) -> None:
     """Warn where the prompt that a run starts from was trained on another backbone."""
     path = context.settings.prompt.saved_file
     try:
         with safe_open(path, "pt") as file:
-            said = file.metadata() or {}
+            metadata = file.metadata() or {}
     except SafetensorError:
-        return  # refused where it is read
-    here = {"weights": context.fingerprint, "configuration": context.backbone.configuration()}
-    there = {"weights": said.get("backbone_fingerprint"), "configuration": said.get("backbone_configuration")}
-    other = [name for name, digest in there.items() if digest is not None and digest != here[name]]
+        return  # load_saved refuses it
+    current = {"weights": context.fingerprint, "configuration": context.backbone.configuration()}
+    saved = {
+        "weights": metadata.get("backbone_fingerprint"),
+        "configuration": metadata.get("backbone_configuration"),
+    }
+    other = [name for name, digest in saved.items() if digest is not None and digest != current[name]]
     if other:
         context.reporter.warn(
-            f"prompt.init_from={path} was trained on a backbone of other {' and other '.join(other)} "
-            f"({said.get('backbone', 'unknown')}): its vectors were learned for another model"
+            f"prompt.init_from={path} was trained on a backbone with other {' and other '.join(other)} "
+            f"({metadata.get('backbone', 'unknown')}): its vectors were trained for another model"
         )
-    if there["weights"] is None:
+    if saved["weights"] is None:
         context.reporter.warn(f"prompt.init_from={path} does not say which backbone it was trained on")

@@ -29,7 +29,7 @@ def load_all(results_dir: Path) -> list[RunRecord]:
     rows = {**packed, **_indexed(results_dir, stamps)}
     file = results_dir / pack.FILE  # what comes from folders has been checked
     found = pack.contents({name: rows[name] for name in sorted(rows)}, file)
-    return [records.made_of(content, file) for _, content in found]
+    return [records.parse(content, file) for _, content in found]
 
 
 def _indexed(results_dir: Path, stamps: Mapping[str, tuple[int, int]]) -> dict[str, Row]:
