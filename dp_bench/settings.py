@@ -20,16 +20,22 @@ MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
 
 
 class OnMissing(Enum):
+    """What a single run does where data or checkpoint are missing."""
+
     micro = "micro"
     error = "error"
 
 
 class Selection(Enum):
+    """The rows on which the best update is selected."""
+
     heldout = "heldout"
     validation = "validation"
 
 
 class Precision(Enum):
+    """The type of frozen weights."""
+
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
@@ -42,11 +48,15 @@ class OptimizerName(Enum):
 
 
 class Scoring(Enum):
+    """How a label is scored."""
+
     words = "words"  # one label word a label, the same for every example
     choices = "choices"  # each example has different choices, which are scored whole
 
 
 class Init(Enum):
+    """How the vectors of a prompt are initialized."""
+
     uniform = "uniform"
     vocab = "vocab"  # rows of frequent tokens, sampled
     first_vocab = "first_vocab"  # rows 0, 1, 2 …, as the authors' code
@@ -57,6 +67,8 @@ class Init(Enum):
 
 
 class Summary(Enum):
+    """The vector of a text that selectors read."""
+
     encoder_mean = "encoder_mean"
     embedding_mean = "embedding_mean"
     first = "first"  # the encoder's state of the first token
@@ -64,6 +76,8 @@ class Summary(Enum):
 
 
 class Estimator(Enum):
+    """How the gradient passes a selector's discrete outcome."""
+
     gumbel_st = "gumbel_st"  # the paper's: Gumbel-Softmax, straight through
     st = "st"
     reinmax = "reinmax"
@@ -75,34 +89,46 @@ class Estimator(Enum):
 
 
 class SplitOrder(Enum):
+    """Whether outcome j counts vectors before the text (paper) or after it (code)."""
+
     paper = "paper"
     code = "code"
 
 
 class Schedule(Enum):
+    """How the temperature falls over the updates."""
+
     constant = "constant"
     exponential = "exponential"
     authors = "authors"
 
 
 class Attention(Enum):
+    """The implementation of attention."""
+
     auto = "auto"
     eager = "eager"
     sdpa = "sdpa"
 
 
 class Family(Enum):
+    """The architecture of a backbone."""
+
     encoder_decoder = "encoder_decoder"
     encoder_only = "encoder_only"
     decoder_only = "decoder_only"
 
 
 class Head(Enum):
+    """What turns the backbone's states into scores of labels."""
+
     verbalizer = "verbalizer"
     classifier = "classifier"
 
 
 class Pooling(Enum):
+    """What a classifier head reads of an encoder."""
+
     first = "first"  # the state of the first token, [CLS]
     mean = "mean"  # over the tokens of the text
 
@@ -232,11 +258,15 @@ class PromptSettings:
 
 
 class FewShotSplit(Enum):
+    """How few-shot rows are drawn."""
+
     sampled = "sampled"
     fewglue = "fewglue"
 
 
 class Mixing(Enum):
+    """The share of each task in an update."""
+
     proportional = "proportional"  # to the rows of each task, or to mixing_cap where it has more
     equal = "equal"
     temperature = "temperature"  # proportional to rows ** (1 / mixing_temperature)

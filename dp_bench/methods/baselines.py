@@ -31,7 +31,9 @@ class Baseline(Protocol):
         ...
 
     @property
-    def trainable_parameters(self) -> int: ...
+    def trainable_parameters(self) -> int:
+        """The number of fitted parameters."""
+        ...
 
     def logits(self, split: Split) -> NDArray[np.float32]:
         """Return the logits [N,C] of a split."""

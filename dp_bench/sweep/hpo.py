@@ -50,6 +50,7 @@ class Cell:
 
     @property
     def title(self) -> str:
+        """Task, backbone and prompt, for messages and the names of studies."""
         labels = self.runs[0].labels
         return f"{labels['task']} {labels['backbone']} {labels['prompt']}"
 

@@ -33,6 +33,7 @@ class Answers:
         self._file = file
 
     def send(self, **content: Any) -> None:
+        """Write one answer; raise KeyboardInterrupt where the sweep has ended."""
         try:
             self._file.write(json.dumps(content) + "\n")
             self._file.flush()

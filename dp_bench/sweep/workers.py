@@ -41,7 +41,7 @@ class Outcome:
 
 
 class Watcher(Protocol):
-    """What is called when a run begins, makes progress or ends, and in between."""
+    """An observer of a sweep: `waiting` gets runs of another sweep, `tick` is called about once a second."""
 
     def begun(self, run: Run) -> None: ...
     def progress(self, run: Run, text: str) -> None: ...
