@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from dp_bench import ranks
 from dp_bench.progress import notice
-from dp_bench.records import write_json
+from dp_bench.records import sync, write_json
 
 
 @dataclass
@@ -58,19 +57,11 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
     write_json(temporary / "progress.json", asdict(checkpoint.progress))
     for path in (*temporary.iterdir(), temporary):
-        _sync(path)
+        sync(path)
     temporary.replace(target)
-    _sync(folder)
+    sync(folder)
     for path in previous:
         shutil.rmtree(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load(folder: Path, trained_on: Mapping[str, str]) -> Checkpoint | None:

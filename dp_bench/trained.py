@@ -103,7 +103,7 @@ def open_run(folder: str | Path, device: str = "auto") -> TrainedRun:
     directory = Path(folder)
     record = records.load(directory)
     if record is None:
-        raise UserError(f"{directory} has no finished run; dp-bench list runs lists them.")
+        raise UserError(f"{directory} has no finished run; dp-bench list runs lists finished runs.")
     path = records.weights_of(directory)
     experiment = _without_start(config.reopen(record.config, directory.parent.parent), device)
     with Reporter(quiet=True) as reporter:
