@@ -162,7 +162,7 @@ def test_the_command_tells_a_failed_run_in_one_paragraph(
     ],
 )
 def test_nan_and_infinity_are_no_settings(key: str, value: str) -> None:
-    with pytest.raises(UserError, match=f"{key}={value} is no number to compute with"):
+    with pytest.raises(UserError, match=f"{key}={value} must be a finite number"):
         config.check(["task=rte", "prompt=l2p_pool", "backbone=t5_tiny_random", f"{key}={value}"])
 
 
@@ -172,7 +172,7 @@ def test_nan_is_no_setting_where_types_are_open(experiment: Build) -> None:
     settings.hpo.space = {"trainer.lr": {"low": float("nan"), "high": float("inf"), "log": True}}
     settings.prompt.route = {"sharpness": [1.0, float("inf")]}
     settings.task.words = ["nan", "inf"]  # words of a language
-    told = [text.split("=")[0] for text in problems_of(settings) if "no number to compute with" in text]
+    told = [text.split("=")[0] for text in problems_of(settings) if "must be a finite number" in text]
     assert told == [
         "prompt.route.sharpness",
         "regime.task_weights.rte",

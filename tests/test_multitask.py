@@ -184,9 +184,9 @@ def test_another_task_or_transfer_is_another_run(several: Build) -> None:
         ([*MULTI, "regime.tasks=[cb,cb]"], "each once"),
         ([*MULTI, "regime.tasks=[cb,rtee]"], "Did you mean rte"),
         ([*MULTI, "regime.tasks=[cb,axb]"], "regime.transfer=\\[axb\\]"),
-        ([*MULTI, "regime.transfer=[cb]"], "trained on"),
+        ([*MULTI, "regime.transfer=[cb]"], "trained and scored"),
         ([*MULTI, "regime.task_weights={wic:2.0}"], "regime.task_weights names 'wic'"),
-        ([*MULTI, "regime.task_weights=[1,2]"], "no mapping"),
+        ([*MULTI, "regime.task_weights=[1,2]"], "not a mapping"),
         ([*MULTI, "regime.task_settings={rte:256}"], "must be a mapping"),
         ([*MULTI, "regime.task_weights={rte:-1.0}"], "at least 0"),
         ([*MULTI, "regime.task_settings={wic:{max_length:99}}"], "regime.task_settings names 'wic'"),
@@ -210,7 +210,7 @@ def test_a_task_beside_regime_tasks_is_refused() -> None:
 
 
 def test_a_task_level_choice_is_not_guessed_for_a_task_that_has_none(several: Build) -> None:
-    with pytest.raises(UserError, match="chooses by task"):
+    with pytest.raises(UserError, match="has task-level pieces"):
         run.run(several("prompt=adap_pos", "regime.transfer=[copa]"))
 
 
