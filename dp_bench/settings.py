@@ -145,7 +145,9 @@ class TaskSettings:
 
     name: str = MISSING
     title: str = MISSING  # heading in tables, and the folder of the official release
-    order: int | None = None  # among the tasks of lists and tables; None: last, by name
+    order: int | None = field(
+        default=None, compare=False
+    )  # among the tasks of lists and tables; None: last, by name
     hub_config: str = MISSING  # the subset's name on the hub
     hub: str | None = None  # name or name@revision of its data set on the hub, or a folder; None: data.hub
     reader: str = MISSING  # format of the raw record: a function of dp_bench.data.readers
@@ -166,7 +168,7 @@ class TaskSettings:
     train_task: TaskSettings | None = None  # the task that a diagnostic is trained on
     label_field: str | None = None  # reader=rows: the column of the label; None: "label"
     # By release and file stem: sha256, and the number of rows where known (read by data check).
-    files: Any = None
+    files: Any = field(default=None, compare=False)
 
     @property
     def training(self) -> TaskSettings:
