@@ -10,9 +10,8 @@ Letters of shapes, used as suffixes of every tensor that crosses a function boun
     H heads of keys and values       E width of a head                X, Y any number, as documented
 
 Two exceptions: buffers of `Ridge`, whose names are in saved files, have N for M; formulas of trained numbers
-have the letters of prompts/catalogue.py. Unless a docstring says otherwise,
-`ids`, `row`, `task`, `label` and other indices are int64, `mask` is bool with True for a real token, and
-vectors, noise and logits of prompts are fp32.
+have the letters of prompts/catalogue.py. Unless a docstring says otherwise, ids and other indices are int64,
+masks bool with True for a real token, and vectors, noise and logits of prompts fp32.
 """
 
 from __future__ import annotations

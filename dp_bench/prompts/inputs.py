@@ -2,8 +2,8 @@
 
 A selector that can predict the answer from the frozen features routes by it, and a pool becomes "a prompt
 that says yes and a prompt that says no". `erase_label` is LEACE (Belrose et al., 2023): of all affine maps
-after which no linear predictor of the label beats a constant, the one that changes the input least in
-mean square:
+after which no linear predictor of the label beats a constant, the one that changes the input
+least in mean square:
 
     r(x) = x - W+ P W (x - mean),   W = Cov(x)^(-1/2),   P = projection onto the columns of W Cov(x, label)
 

@@ -3,8 +3,8 @@
 Outcome `j` of a position selector splits a prompt of P vectors around the body of a text. `order=paper` puts
 the first j vectors before it (`X' = [P_1..P_j; X; P_j+1..P_l]`); `order=code`, as the authors' code, puts the
 first j *behind* it and the others before, `[P_j+1..P_l; X; P_1..P_j]`. Tokens before the body (BOS) and
-behind it (`</s>`, padding) stay there, so `</s>` remains last. Every outcome is a permutation of the S = P +
-T slots.
+behind it (`</s>`, padding) stay there, so `</s>` remains last. Every outcome is a permutation of the
+S = P + T slots.
 
 The value is one gather. The gradient is exactly that of the sum over all J layouts weighted by the one-hot
 outcome: with G = dloss/d(embeds), entry j of the outcome receives <G, layout j>, computed by shifted products
