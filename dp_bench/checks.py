@@ -208,7 +208,7 @@ def _training_problems(prompt: PromptSettings) -> Iterator[str]:
             yield f"prompt.{key} is read by prompt={' and '.join(readers)} only: remove it."
         elif prompt.method in readers and not readers[prompt.method].allows(value, prompt.num_tokens):
             shown = "null" if value is None else value
-            yield f"prompt.{key}={shown} must be {readers[prompt.method].said}."
+            yield f"prompt.{key}={shown} must be {readers[prompt.method].requirement}."
     if not table.of(prompt.method).has_prompt and prompt.freeze_backbone is not None:
         yield (
             f"prompt.freeze_backbone has no meaning with prompt={prompt.name}, which has no prompt: remove "

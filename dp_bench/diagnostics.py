@@ -72,7 +72,7 @@ def _controls(model: PromptedModel, reports: Mapping[str, Report], settings: Run
     prompt, seed = model.prompt, settings.seed_of("gumbel")
     again = partial(predict, model, batch_size=settings.trainer.eval_batch_size, seed=seed)
     controls: dict[str, Callable[[str, Report], Predictions]] = {}
-    if prompt.position.is_per_text:
+    if prompt.position.is_per_example:
         controls["shuffled_position"] = lambda name, report: again(
             report.split,
             positions=_rng(seed, "shuffle", name).permutation(report.predictions.position_N),
@@ -81,7 +81,7 @@ def _controls(model: PromptedModel, reports: Mapping[str, Report], settings: Run
         controls["shuffled_input"] = lambda name, report: again(
             report.split.with_shuffled_summaries(derive(seed, "input of others", name))
         )
-    if prompt.route is not None and (prompt.route.is_per_text or isinstance(prompt.route, Random)):
+    if prompt.route is not None and (prompt.route.is_per_example or isinstance(prompt.route, Random)):
         controls["random_route"] = lambda name, report: again(
             report.split,
             routes=_rng(seed, "route", name).integers(prompt.vectors.num_prompts, size=len(report.split)),

@@ -114,7 +114,7 @@ def predict(
     names = prompt.noisy_selectors(training=False, sample_at_eval=sample)
     stream = generator(seed, "evaluate", split.name, step if sample else 0)
     drawn = prompt.draw_noise(len(split), stream, selectors=names)
-    noise = {name: prompt.selectors[name].shared(draws) for name, draws in drawn.items()}
+    noise = {name: prompt.selectors[name].share_draws(draws) for name, draws in drawn.items()}
     num_vectors = prompt.vectors.num_tokens
     if positions is not None:
         outcomes = positions if model.order is SplitOrder.paper else num_vectors - positions

@@ -65,7 +65,7 @@ def of_gradients(model: nn.Module) -> Iterator[str]:
     fitted = {
         id(parameter)
         for module in model.modules()
-        if isinstance(module, Selector) and module.fits_itself
+        if isinstance(module, Selector) and module.closed_form
         for parameter in module.parameters()
     }
     for name, parameter in model.named_parameters():
@@ -88,7 +88,7 @@ def of_reports(prompt: Prompt, reports: Iterable[Report]) -> Iterator[str]:
         if _are_equal(predictions.choices):
             yield f"all {len(predictions.choices)} predictions on {where} are the same"
         for name, outcomes in (("position", predictions.position_N), ("length", predictions.length_N)):
-            if prompt.selectors[name].is_per_text and _are_equal(outcomes):
+            if prompt.selectors[name].is_per_example and _are_equal(outcomes):
                 yield f"the {name} selector has collapsed: it chooses {outcomes[0]} for all rows of {where}"
         weights_NK = predictions.pool_weights_NK
         if predictions.is_routed and weights_NK is not None and min(weights_NK.shape) > 1:

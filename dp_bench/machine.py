@@ -1,4 +1,4 @@
-"""The machine a run is on: its device, the precision it computes fastest, its memory."""
+"""The machine of a run: device, fastest precision, threads, memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from dp_bench.types import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that `device=` names; auto is CUDA where there is one."""
+    """Return the device that `device=` names; auto is CUDA where available. Raises UserError for a missing
+    one."""
     if name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
         return torch.device("cuda", ranks.local_rank()) if ranks.size() > 1 else torch.device("cuda")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count() or "no"
-        raise UserError(f"device={name}: this machine shows {found} such CUDA device. Use device=cpu.")
+        count = torch.cuda.device_count()
+        raise UserError(f"device={name}: this machine has {count or 'no'} CUDA devices. Use device=cpu.")
     return device
 
 
@@ -38,28 +39,30 @@ def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 @cache
-def _all_threads() -> int:
+def _default_threads() -> int:
     return torch.get_num_threads()
 
 
 def set_threads(number: int | None) -> None:
-    """Use so many CPU threads from here on; None: as many as torch chose when the process began."""
-    everything = _all_threads()
-    torch.set_num_threads(number or everything)
+    """Use `number` CPU threads from now on; None: as many as torch chose when the process began."""
+    default = _default_threads()  # before it is changed for the first time
+    torch.set_num_threads(number or default)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype as records have it, such as "bfloat16"."""
     return str(dtype).removeprefix("torch.")
 
 
 def device_name(device: torch.device) -> str:
+    """Return the name of the GPU, or "cpu" with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu ({torch.get_num_threads()} threads)"
 
 
 def make_accelerator(device: torch.device) -> Any:
-    """Return an Accelerator on this device; its state is global, so a sweep that changes device resets it."""
+    """Return an Accelerator on this device; its global state is reset when a sweep changes the device."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
 
@@ -77,8 +80,8 @@ def watch_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> tuple[float, str]:
-    """Return peak MB on the GPU; on a CPU of the process, which includes the earlier runs of a sweep."""
+    """Return peak MiB on the GPU; on a CPU those of the process, which include earlier runs of a sweep."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1), "cuda"
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes on Linux
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB on Linux
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1), "process"

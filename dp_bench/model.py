@@ -1,4 +1,4 @@
-"""The sentence the whole package says: embed, summarise, prompt, insert, score."""
+"""The model of all methods with a prompt: embed, summarise, prompt, insert, score."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from dp_bench.verbalizer import Verbalizer
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of a batch, and what its prompt decided."""
+    """The logits of a batch, and what its prompt decided."""
 
-    logits_BC: Tensor
+    logits_BC: Tensor  # fp32 or finer
     prompt: PromptOutput
 
 
 class PromptedModel(nn.Module):
-    """A frozen backbone with a trained prompt and a verbalizer a task.
+    """A frozen backbone with a trained prompt and a verbalizer per task.
 
-    Parameters that require a gradient are the prompt's, a classifier head's where there is one, and the
-    backbone's where the method trains some of them.
+    Trained parameters are those of the prompt, of a classifier head, and those of the backbone that the
+    method trains.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class PromptedModel(nn.Module):
         self.summary_pad_to = summary_pad_to
 
     def forward(self, batch: Batch, temperature: float = 1.0) -> Answer:
+        """Return the answer to a batch. Raises UserError where text and prompt exceed the positions."""
         x_BTD = self.backbone.embed(batch.ids_BT)
         summary_BD = self.summarise(batch) if self.prompt.needs_summary else None
         prompt = self.prompt(summary_BD, batch.task_B, batch.noise, temperature, batch.skill_B)
@@ -60,29 +61,29 @@ class PromptedModel(nn.Module):
 
     @stage("backbone forward")
     def score(self, prompted: Prompted, batch: Batch) -> Tensor:
-        """Return the logits of the choices: [B,C]."""
+        """Return the logits of the choices: [B,C], fp32 or finer."""
         logits_BC: Tensor = self.verbalizers[batch.task](self.backbone, prompted, batch)
         return logits_BC
 
     @stage("summary")
     def summarise(self, batch: Batch) -> Tensor:
-        """Return the batch's cached summary, or compute it."""
+        """Return the cached summary of a batch, or compute it: [B,D], fp32 or finer."""
         if batch.summary_BD is not None:
             return batch.summary_BD
         return summarise(self.backbone, batch.ids_BT, batch.mask_BT, self.summary, pad_to=self.summary_pad_to)
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Return by name all that training changes: the prompt with its buffers, and every other parameter
-        that requires a gradient."""
+        """Return by name all that training changes: parameters and buffers of the prompt, and other trained
+        parameters."""
         prompt = {f"prompt.{name}": value for name, value in self.prompt.state_dict(keep_vars=True).items()}
         others = {name: value for name, value in self.named_parameters() if value.requires_grad}
         return {**others, **prompt}
 
     @torch.no_grad()
     def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy in what `trained_tensors` gave; raises KeyError where a name is missing on either side."""
-        own = self.trained_tensors()
-        if own.keys() != tensors.keys():
-            raise KeyError(f"these do not match: {sorted(own.keys() ^ tensors.keys())}")
-        for name, value in own.items():
+        """Load the result of `trained_tensors`; raises KeyError where the names differ."""
+        trained = self.trained_tensors()
+        if trained.keys() != tensors.keys():
+            raise KeyError(f"these do not match: {sorted(trained.keys() ^ tensors.keys())}")
+        for name, value in trained.items():
             value.copy_(tensors[name])

@@ -1,8 +1,8 @@
-"""What an update minimises: the loss of the draws, and where an estimator needs it what teaches the selector.
+"""What an update minimises: the loss of the outcomes drawn and, for some estimators, a term for the selector.
 
-The vectors learn from the loss of the draws in every case. With `prompt.estimator=reinforce` and its kin the
-choice itself has no gradient; a term whose value means nothing, `advantage x log-probability`, has the right
-one in expectation.
+The vectors always learn from the loss of the outcomes drawn. With score-function estimators such as
+`prompt.estimator=reinforce` the outcome has no gradient; the term `advantage x log-probability`, whose value
+is meaningless, has the right gradient in expectation. X is the number of examples, or draws and examples.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from dp_bench.types import Batch
 
 @dataclass(frozen=True)
 class Objective:
-    """`loss` is the task's mean loss over the draws, `to_minimise` what the backward pass starts from, and
-    `added` what the prompt adds of its own, which no task weight is for."""
+    """Scalars: `loss` is the mean loss of the task over the draws, `to_minimise` the start of the backward
+    pass, and `added` the loss of the prompt itself, to which no task weight applies."""
 
     loss: Tensor
     to_minimise: Tensor
@@ -35,7 +35,7 @@ Model = Callable[[Batch, float], Answer]
 
 
 def objective(model: Model, prompt: Prompt, batch: Batch, temperature: float) -> Objective:
-    """Run a micro-batch forward, as often as the prompt's estimator needs."""
+    """Return the objective of a micro-batch, by as many forward passes as the estimator needs."""
     if prompt.estimator is Estimator.leave_one_out and batch.noise:
         return _leave_one_out(model, prompt, batch, temperature)
     if prompt.estimator in ALL_OUTCOMES and batch.noise:
@@ -44,27 +44,23 @@ def objective(model: Model, prompt: Prompt, batch: Batch, temperature: float) ->
     if answer.prompt.log_prob_B is None and not answer.prompt.seen and batch.gold_BC is None:
         loss = cross_entropy(answer.logits_BC, batch.label_B)
         return Objective(loss.detach(), loss, answer.prompt.loss)
-    loss_B = _losses(answer, batch)
+    loss_B = losses_of(answer.logits_BC, batch)
     prompt.observe(answer.prompt, loss_B)
     if answer.prompt.log_prob_B is None:
         return Objective(loss_B.mean().detach(), loss_B.mean(), answer.prompt.loss)
-    return _with_scores(loss_B, less_the_others(loss_B), answer.prompt.log_prob_B, answer.prompt.loss)
-
-
-def _losses(answer: Answer, batch: Batch) -> Tensor:
-    return losses_of(answer.logits_BC, batch)
+    return _with_scores(loss_B, batch_advantage(loss_B), answer.prompt.log_prob_B, answer.prompt.loss)
 
 
 def losses_of(logits_BC: Tensor, batch: Batch) -> Tensor:
-    """Return minus the log-probability of what is right, for each example: of its label, or where several
-    choices are right of all of them together."""
+    """Return minus the log-probability of the right answer, or of all right choices together: [B], in the
+    dtype of the logits."""
     if batch.gold_BC is None:
         return cross_entropy(logits_BC, batch.label_B, reduction="none")
     return -logits_BC.log_softmax(1).masked_fill(~batch.gold_BC, -torch.inf).logsumexp(1)
 
 
-def less_the_others(loss_B: Tensor) -> Tensor:
-    """Return each loss less the mean of the other examples': a baseline that its own draw has no part in."""
+def batch_advantage(loss_B: Tensor) -> Tensor:
+    """Return each loss less the mean loss of the other examples, a baseline independent of its draw: [B]."""
     others = len(loss_B) - 1
     return loss_B - (loss_B.sum() - loss_B) / others if others else loss_B
 
@@ -75,34 +71,34 @@ def _with_scores(loss_X: Tensor, advantage_X: Tensor, log_prob_X: Tensor, added:
 
 
 def _leave_one_out(model: Model, prompt: Prompt, batch: Batch, temperature: float) -> Objective:
-    """Two draws for each example; each is the other's baseline (Kool et al., 2019)."""
-    halves = [{name: own.chunk(2, dim=1)[draw] for name, own in batch.noise.items()} for draw in (0, 1)]
+    """Two draws per example, each the baseline of the other (Kool et al., 2019)."""
+    halves = [{name: noise.chunk(2, dim=1)[draw] for name, noise in batch.noise.items()} for draw in (0, 1)]
     answers = [model(batch.with_(noise=noise), temperature) for noise in halves]
-    losses = torch.stack([_losses(answer, batch) for answer in answers])
+    losses = torch.stack([losses_of(answer.logits_BC, batch) for answer in answers])
     for answer, loss_B in zip(answers, losses, strict=True):
         prompt.observe(answer.prompt, loss_B)
     scores = [answer.prompt.log_prob_B for answer in answers]
-    if scores[0] is None or scores[1] is None:  # a random control: nothing learns from its draws
+    if scores[0] is None or scores[1] is None:  # a random control, which does not learn
         return Objective(losses.mean().detach(), losses.mean(), answers[0].prompt.loss)
     log_probs = torch.stack([scores[0], scores[1]])
     return _with_scores(losses, losses - losses.flip(0), log_probs, answers[0].prompt.loss)
 
 
 def _all_outcomes(model: Model, prompt: Prompt, batch: Batch, temperature: float) -> Objective:
-    """The mean over all outcomes, weighed by their probabilities: J forward passes.
+    """The mean over all outcomes, weighted by their probabilities: J forward passes.
 
-    `mixture` minimises `-log sum_j p_j exp(-loss_j)` in place of `sum_j p_j loss_j`, once the probabilities
-    have a gradient: while a selector fits itself the prompts see only what it can predict.
+    `mixture` minimises `-log sum_j p_j exp(-loss_j)` instead of `sum_j p_j loss_j` once the probabilities
+    have a gradient: while a selector is solved in closed form, the prompts train on what it can predict.
     """
     (name,) = prompt.learned_selectors
-    number = prompt.selectors[name].num_outcomes
+    num_outcomes = prompt.selectors[name].num_outcomes
     losses, log_probs = [], []
     added: list[Tensor] = []
-    for outcome in range(number):
-        asked = forced(torch.full((len(batch),), outcome), number).to(batch.noise[name])
-        answer = model(batch.with_(noise={**batch.noise, name: asked}), temperature)
+    for outcome in range(num_outcomes):
+        noise = forced(torch.full((len(batch),), outcome), num_outcomes).to(batch.noise[name])
+        answer = model(batch.with_(noise={**batch.noise, name: noise}), temperature)
         assert answer.prompt.log_prob_B is not None
-        losses.append(_losses(answer, batch))
+        losses.append(losses_of(answer.logits_BC, batch))
         log_probs.append(answer.prompt.log_prob_B)
         prompt.observe(answer.prompt, losses[-1])
         added += [] if answer.prompt.loss is None else [answer.prompt.loss]

@@ -19,7 +19,7 @@ from dp_bench.identity import Sources
 from dp_bench.methods.context import RunContext
 from dp_bench.progress import Reporter
 from dp_bench.settings import Head
-from dp_bench.verbalizer import make_verbalizer, tell_of_pieces
+from dp_bench.verbalizer import make_verbalizer, warn_of_first_pieces
 
 
 def open_run_context(
@@ -66,7 +66,7 @@ def open_model(experiment: Experiment, directory: Path, reporter: Reporter) -> R
     head, seed = settings.backbone.head, settings.seed_of("init")
     if head is Head.verbalizer and settings.backbone.name_or_path is not None:  # random weights read bytes
         for task in tasks:
-            tell_of_pieces(task.words, backbone.tokenizer)
+            warn_of_first_pieces(task.words, backbone.tokenizer)
     verbalizers = tuple(make_verbalizer(task, backbone, head, seed) for task in tasks)
     return RunContext(experiment, backbone, fingerprint, verbalizers, directory, reporter)
 

@@ -1,6 +1,6 @@
-"""Where the time of an update goes (trainer.profile=true): a trace for a viewer, and a line a stage.
+"""Where the time of an update goes (trainer.profile=true): a trace for a viewer, and a line per stage.
 
-Functions marked `@stage("…")` are one stage each; their marks cost some microseconds when nothing records.
+Functions marked `@stage("…")` are one stage each; the mark costs some microseconds without a profiler.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def stage(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 def profile(
     folder: Path, update: Callable[[], object], evaluate: Callable[[], object], tell: Callable[[str], None]
 ) -> None:
-    """Record NUM_UPDATES updates and one evaluation; leave a trace, and a summary that is told too.
+    """Record NUM_UPDATES updates and one evaluation; write a trace and a summary, and `tell` the summary.
 
-    One update is made before recording begins: it allocates what the others reuse.
+    One update comes before recording begins: it allocates what the others reuse.
     """
     update()
     with torch.profiler.profile() as recorded:
@@ -55,9 +55,9 @@ def profile(
 
 
 def summary(events: Any) -> str:
-    """Return milliseconds an update and shares of each stage of training, and seconds of the evaluation.
+    """Return milliseconds per update and shares of each stage of training, and seconds of the evaluation.
 
-    On a GPU the larger of host and device time counts; stages inside the evaluation belong to it.
+    On a GPU the larger of host and device time counts; stages inside the evaluation count as evaluation.
     """
     spent = dict.fromkeys(STAGES, 0.0)
     for event in events:

@@ -1,8 +1,8 @@
-"""The frozen summary of a text: what an instance-level selector looks at. No gradient, no prompt, no dropout.
+"""The frozen summary of a text, the input of selectors: no gradient, no prompt, no dropout.
 
-Paper: the mean of the encoder's states. The authors' code averages over all 480 positions, padding included,
-so that short texts have small summaries (docs/protocol.md B5); `pad_to` reproduces that, otherwise the mean
-is over real tokens.
+Paper: the mean of the encoder's states. The authors' code averages over all 480 positions with padding, so
+that short texts have small summaries (docs/protocol.md B5); `pad_to` reproduces that, otherwise the mean is
+over real tokens.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from dp_bench.data.cache import cached_folder
 from dp_bench.data.encode import EncodedSplit
 from dp_bench.settings import Summary
 
-CODE_VERSION = 2  # raise it when the same input is summarised differently, be it by another kernel
+CODE_VERSION = 2  # raise it when the same input gets another summary, even by another kernel only
 FILE = "summary.safetensors"
 
 
 def summary_width(backbone: Backbone, kind: Summary) -> int:
+    """Return the width D of summaries of a kind."""
     return backbone.dims.width if kind is Summary.embedding_mean else backbone.dims.summary_width
 
 
@@ -35,7 +36,8 @@ def summary_width(backbone: Backbone, kind: Summary) -> int:
 def summarise(
     backbone: Backbone, ids_BT: Tensor, mask_BT: Tensor, kind: Summary, *, pad_to: int | None = None
 ) -> Tensor:
-    """Return one vector a text, in fp32 or finer: [B,D]."""
+    """Return one vector per text, in fp32 or finer: [B,D]. Raises UserError for texts beyond the
+    positions."""
     if pad_to is not None and pad_to > ids_BT.shape[1]:
         missing = pad_to - ids_BT.shape[1]
         ids_BT = torch.nn.functional.pad(ids_BT, (0, missing), value=backbone.tokenizer.pad_token_id)
@@ -45,8 +47,8 @@ def summarise(
     states_BTD = at_least_fp32(states_BTD)
     if kind in (Summary.first, Summary.last):
         real_BT = mask_BT.long() * torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
-        place_B = real_BT.argmax(1) if kind is Summary.last else mask_BT.long().argmax(1)
-        return states_BTD[torch.arange(len(place_B), device=place_B.device), place_B]
+        index_B = real_BT.argmax(1) if kind is Summary.last else mask_BT.long().argmax(1)
+        return states_BTD[torch.arange(len(index_B), device=index_B.device), index_B]
     if pad_to is not None:
         return states_BTD.mean(1)
     weights_BT = mask_BT.to(states_BTD.dtype) / mask_BT.sum(1, keepdim=True)
@@ -64,28 +66,27 @@ def cached_summaries(
     weights: str,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Tensor:
-    """Return the summary of every row of a whole split, [N,D] in fp32, from the disk where it has been
-    computed before.
+    """Return the summary of every row of a file, [M,D] in fp32 on the CPU; computed once and cached on disk.
 
-    The key holds all that the value depends on: token ids (through the split's fingerprint, which covers
-    data, tokenizer, template and truncation), `weights` as the backbone's fingerprint gives them and their
-    dtype, the model's configuration, kind of summary and padding.
+    The cache key has everything that a summary depends on: the split's fingerprint (data, tokenizer,
+    template, truncation), the fingerprint `weights` of the backbone, its dtype and configuration, kind and
+    padding. Raises NotFiniteError for a summary that is not finite.
     """
     model = (weights, backbone.configuration(), backbone.dtype)
     parts = (CODE_VERSION, whole.fingerprint, *model, kind.value, pad_to)
     folder = cache_dir / "summaries" / hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     def write(new: Path) -> None:
-        summary_ND = torch.empty(len(whole), summary_width(backbone, kind))
-        for places in evaluation_batches(whole.lengths, batch_size):
-            batch = whole.collate(places.tolist(), backbone.tokenizer.pad_token_id)
+        summary_MD = torch.empty(len(whole), summary_width(backbone, kind))
+        for rows in evaluation_batches(whole.lengths, batch_size):
+            batch = whole.collate(rows.tolist(), backbone.tokenizer.pad_token_id)
             ids_BT, mask_BT = batch.ids_BT.to(backbone.device), batch.mask_BT.to(backbone.device)
-            summary_ND[batch.row_B] = summarise(backbone, ids_BT, mask_BT, kind, pad_to=pad_to).cpu()
-            advance(len(places))
-        finite_N = summary_ND[torch.from_numpy(whole.rows)].isfinite().all(1).numpy()
-        finite.refuse_rows(whole, finite_N, "The frozen summaries are", "of a file", backbone)
-        save_file({"summary": summary_ND}, new / FILE)
+            summary_MD[batch.row_B] = summarise(backbone, ids_BT, mask_BT, kind, pad_to=pad_to).cpu()
+            advance(len(rows))
+        finite_M = summary_MD[torch.from_numpy(whole.rows)].isfinite().all(1).numpy()
+        finite.refuse_rows(whole, finite_M, "The frozen summaries are", "of a file", backbone)
+        save_file({"summary": summary_MD}, new / FILE)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # who comes second finds what the first has computed
+    with FileLock(f"{folder}.lock"):  # a second process waits and reads what the first computed
         return load_file(cached_folder(folder, write) / FILE)["summary"]

@@ -60,7 +60,9 @@ class Trainer:
         # `ranks` sums gradients once an update, so that the model needs no wrapper.
         self.model = accelerator.prepare_model(model, evaluation_mode=ranks.size() > 1)
         if self.parameters and plan.optimizer is not None:
-            groups = parameter_groups(self.parameters, model.prompt.choosing(), plan.optimizer.selector_lr)
+            groups = parameter_groups(
+                self.parameters, model.prompt.selector_parameters(), plan.optimizer.selector_lr
+            )
             self.optimizer = accelerator.prepare(make_optimizer(plan.optimizer, groups))
             self.rates = [group["lr"] for group in self.optimizer.param_groups]
         factors = plan.regime.task_weights or {}

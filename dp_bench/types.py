@@ -1,18 +1,24 @@
-"""The few shapes of data that travel between the parts of dp-bench; this module imports none of them.
+"""Data that the modules of dp-bench pass to each other; this module imports none of them.
 
-Shape legend, used as suffixes on every tensor that crosses a function boundary:
+Letters of shapes, used as suffixes of every tensor that crosses a function boundary:
 
-    B examples          T text tokens with padding    P prompt vectors        S = P + T slots
-    D hidden width      J = P + 1 selector outcomes   C choices               V vocabulary
-    N tasks             K pool entries                A tokens in a choice
-    H key/value heads   E head width
+    B examples of a batch            T text tokens, with padding      P vectors of a prompt
+    M rows: of a split, of a window  S = P + T slots of a sequence    V tokens of the vocabulary
+    N tasks of a run                 A tokens of a choice             C labels, or choices of an example
+    D width: of embeddings, states, or summaries, whichever is meant  K members of a pool
+    J outcomes of a selector: P + 1 positions or lengths, K routes    L members chosen of a pool
+    H heads of keys and values       E width of a head                X, Y any number, as documented
+
+Two exceptions: buffers of `Ridge`, whose names are in saved files, have N for M; formulas of trained numbers
+have the letters of prompts/catalogue.py. Unless a docstring says otherwise, ids and other indices are int64,
+masks bool with True for a real token, and vectors, noise and logits of prompts fp32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -20,18 +26,18 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """The user's input is wrong: shown as one paragraph, without a traceback, and ends in exit code 2.
+    """The user's input is wrong: printed as one paragraph without a traceback, exit code 2.
 
     The message says what is wrong, where, and what to type instead.
     """
 
 
 class UnreachableError(UserError):
-    """A data set or checkpoint is neither on this machine nor to be had from the hub just now."""
+    """A data set or checkpoint is not on this machine, and the hub cannot be reached."""
 
 
 class RunFailedError(Exception):
-    """A run went wrong by what it computed: told in one paragraph, recorded as failed, exit code 1."""
+    """A run computed something unusable: printed as one paragraph, recorded as failed, exit code 1."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,9 @@ class Example:
     """One question to the model, read from a raw SuperGLUE record.
 
     `label` indexes `choices` and is None where the release hides it (test splits). Where several choices are
-    right (ReCoRD), `golds` has them all and `label` the first. Examples with one `group` are scored together
-    (the answers to one MultiRC question). `source` names the texts of an example, separated by spaces;
-    examples that share one, directly or through others, never stand on both sides of a train/held-out split.
+    right (ReCoRD), `golds` has all of them and `label` the first. Examples with the same `group` are scored
+    together (the answers to one MultiRC question). `source` names the source texts of an example, separated
+    by spaces; examples that share one, directly or indirectly, stay on one side of a train/held-out split.
     """
 
     id: str  # "rte/val/3"; MultiRC "multirc/val/5/2/1": passage, question, answer
@@ -51,9 +57,9 @@ class Example:
     group: str
     source: str
     golds: tuple[int, ...] = ()  # empty: the label alone
-    skill: int | None = None  # of a mixture of sub-skills: which one this example takes
-    line: int = field(default=0, compare=False)  # of its file
-    is_unmatched: bool = False  # there are answers, and none of them is a choice
+    skill: int | None = None  # the sub-skill that this example needs, in a mixture of them
+    line: int = field(default=0, compare=False)  # in its file
+    is_unmatched: bool = False  # it has answers, and none of them is a choice
     cuts_words: bool = field(default=False, compare=False)  # a choice begins or ends inside a word
 
 
@@ -62,14 +68,14 @@ class Batch:
     """Encoded examples, padded on the right to the longest of them.
 
     The *body* of a text is what a prompt may be split around: ids[body_start:body_end]. For T5 that is
-    everything before `</s>`. `row_B` numbers the rows in their encoded split and addresses what is cached per
-    example. `choice_ids_BCA` are the texts of each example's own choices, where those are scored whole:
-    padded on the right, and with rows of padding for the choices that an example has not. `noise` holds the
-    random numbers of this batch, one row an example, named after the selector that uses them: noise is data,
-    so a forward pass is a function of its arguments and resuming needs no generator state.
+    everything before `</s>`. `row_B` is the row of each example in its encoded split and indexes what is
+    cached per example. `choice_ids_BCA` are the tokens of each example's choices, where choices are scored
+    whole: padded on the right, and all padding for choices that an example does not have. `noise` maps the
+    name of a selector to its random numbers [B,X], with X as in `Selector.noise_columns`: noise is data, so a
+    forward pass is a function of its arguments and resuming needs no generator state.
 
-    All examples of a batch belong to one task, number `task` of the run's. `answer_B` is the place in the
-    text at which families without a decoder read the answer: the mask token, or the last token before it.
+    All examples of a batch belong to one task, number `task` of the run. `answer_B` is the index of the token
+    at which families without a decoder read the answer: the mask token, or the last one before the answer.
     """
 
     ids_BT: Tensor
@@ -80,11 +86,11 @@ class Batch:
     row_B: Tensor
     task_B: Tensor
     choice_ids_BCA: Tensor | None = None
-    choice_mask_BCA: Tensor | None = None  # bool, True on real tokens; all False for a choice that is none
-    gold_BC: Tensor | None = None  # bool, where several choices of a text may be right; None: label_B alone
-    summary_BD: Tensor | None = None  # the cached frozen summary, where the prompt asks for one
+    choice_mask_BCA: Tensor | None = None  # bool, True on real tokens; all False for an absent choice
+    gold_BC: Tensor | None = None  # bool, where several choices may be right; None: label_B alone
+    summary_BD: Tensor | None = None  # the cached frozen summary, where the prompt needs one
     answer_B: Tensor | None = None
-    skill_B: Tensor | None = None  # which sub-skill of a mixture the data says each text takes
+    skill_B: Tensor | None = None  # the sub-skill that each example needs, by the data
     task: int = 0
     noise: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -92,26 +98,13 @@ class Batch:
         return int(self.ids_BT.shape[0])
 
     def to(self, device: torch.device | str) -> Batch:
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+        """Return this batch with all tensors on `device`."""
 
-        return Batch(
-            move(self.ids_BT),
-            move(self.mask_BT),
-            move(self.body_start_B),
-            move(self.body_end_B),
-            move(self.label_B),
-            move(self.row_B),
-            move(self.task_B),
-            choice_ids_BCA=None if self.choice_ids_BCA is None else move(self.choice_ids_BCA),
-            choice_mask_BCA=None if self.choice_mask_BCA is None else move(self.choice_mask_BCA),
-            gold_BC=None if self.gold_BC is None else move(self.gold_BC),
-            summary_BD=None if self.summary_BD is None else move(self.summary_BD),
-            answer_B=None if self.answer_B is None else move(self.answer_B),
-            skill_B=None if self.skill_B is None else move(self.skill_B),
-            task=self.task,
-            noise={name: move(noise) for name, noise in self.noise.items()},
-        )
+        def moved(values: Mapping[str, Any]) -> dict[str, Any]:
+            tensors = {name: value for name, value in values.items() if hasattr(value, "to")}
+            return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+        return replace(self, **moved(vars(self)), noise=moved(self.noise))
 
     def with_(self, *, summary_BD: Tensor | None = None, noise: Mapping[str, Tensor] | None = None) -> Batch:
         """Return this batch with its summary or its noise replaced."""
@@ -124,23 +117,23 @@ class Batch:
 
 @dataclass(frozen=True)
 class Site:
-    """One attention of the backbone, which a per-layer prompt may give keys and values to."""
+    """One attention of the backbone, to which a prompt may add keys and values."""
 
     kind: str  # "encoder", "decoder" (self-attention of either) or "cross"
-    num_heads: int  # H: of keys and values, fewer than those of queries where they are grouped
+    num_heads: int  # H: fewer than those of queries where queries are grouped
     head_width: int  # E
 
 
 @dataclass(frozen=True)
 class Dims:
-    """What a prompt may know of the backbone it is trained for."""
+    """The sizes of a backbone and a run that a prompt is built for."""
 
     width: int  # D
     vocab_size: int  # V: rows of the input embedding that stand for real tokens
     num_tasks: int = 1  # N
     special_ids: tuple[int, ...] = ()
-    sites: tuple[Site, ...] = ()  # in the order in which a forward pass calls them
-    summary_width: int = 0  # of what selectors look at; 0: the same
+    sites: tuple[Site, ...] = ()  # in the order of a forward pass
+    summary_width: int = 0  # D of summaries; 0: as `width`
 
     def __post_init__(self) -> None:
         if not self.summary_width:
@@ -149,16 +142,17 @@ class Dims:
 
 @dataclass(frozen=True)
 class LayerPrompt:
-    """Keys and values that a prompt adds to attentions: one entry a site of `Dims.sites`, None for a site it
-    leaves alone. Shapes [B,H,P,E]."""
+    """Keys and values [B,H,P,E] that a prompt adds to attentions: one entry for each of `Dims.sites`, None
+    for a site without any."""
 
     keys: tuple[Tensor | None, ...]
     values: tuple[Tensor | None, ...]
-    keep_BP: Tensor | None = None  # as in PromptOutput; nothing attends to a vector with 0
+    keep_BP: Tensor | None = None  # as in PromptOutput; vectors with 0 are masked
 
     @property
     def length_B1(self) -> Tensor | int:
-        """How many vectors each example has: the text's first position, as with `past_key_values`."""
+        """Return how many vectors each example has, which is the position of the first token of the text, as
+        with `past_key_values`."""
         if self.keep_BP is not None:
             return self.keep_BP.detach().sum(1, keepdim=True).long()
         return next(key.shape[2] for key in self.keys if key is not None)
@@ -168,9 +162,9 @@ class LayerPrompt:
 class PromptOutput:
     """What a prompt decided for each example of a batch.
 
-    `before_BJ` is one-hot over the J = P + 1 splits: how many vectors stand before the text. `keep_BP` is 1
-    for a vector that is used and 0 for one that the length selector dropped; None means that all are used.
-    Both carry the selector's gradient when training.
+    `before_BJ` is one-hot over the J = P + 1 numbers of vectors before the text. `keep_BP` is 1 for a vector
+    that is used and 0 for one that the length selector dropped; None: all are used. Both are fp32 and carry
+    the selector's gradient in training.
     """
 
     vectors_BPD: Tensor
@@ -179,26 +173,26 @@ class PromptOutput:
     pool_weights_BK: Tensor | None = None
     layers: LayerPrompt | None = None
     loss: Tensor | None = None  # a scalar that training adds to the task's loss, such as key matching
-    log_prob_B: Tensor | None = None  # of what was drawn, where the estimator learns from scores
-    # Of selectors that learn from losses: what they looked at [B,D], and what was drawn [B,J].
+    log_prob_B: Tensor | None = None  # of the outcomes drawn, for estimators by score functions
+    # For selectors that learn from losses: their inputs [B,D] and the outcomes drawn [B,J].
     seen: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def length_B(self) -> Tensor | None:
-        """How many vectors are kept, in the input or in the layers; None: all."""
+        """Return how many vectors are kept, in the input or in the layers; None: all."""
         keep_BP = self.keep_BP if self.layers is None else self.layers.keep_BP
         return None if keep_BP is None else keep_BP.sum(1).long()
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """A batch with its prompts in place: what a backbone reads.
+    """A batch with its prompts inserted: the input of a backbone.
 
-    `slot_of_text_BT` tells where each text token went, so that an answer slot survives any placement.
+    `slot_of_text_BT` is the slot of each text token.
     """
 
     embeds_BSD: Tensor
-    mask_BS: Tensor
+    mask_BS: Tensor  # bool, False on padding and dropped vectors
     slot_of_text_BT: Tensor
-    answer_slot_B: Tensor | None = None  # where the token at `Batch.answer_B` went
+    answer_slot_B: Tensor | None = None  # the slot of the token at `Batch.answer_B`
     layers: LayerPrompt | None = None

@@ -1,8 +1,7 @@
-"""Verbalizer: from a prompted text to one logit a choice; or a classifier head in its place.
+"""Verbalizers: from a prompted text to one logit per choice, by words or by a classifier head.
 
-Paper: a label is named by one word, read as its first piece; logits of the label words only.
-Tasks whose examples bring choices of their own (COPA, ReCoRD) are scored whole: mean log-probability of the
-choice's tokens.
+Paper: a label has one word, scored by its first token; logits of the label words only. Choices that differ by
+example (COPA, ReCoRD) are scored whole, by the mean log-probability of their tokens.
 """
 
 from __future__ import annotations
@@ -22,16 +21,18 @@ from dp_bench.types import Batch, Prompted, UserError
 
 
 def label_word_ids(words: Sequence[str], tokenizer: Any) -> list[int]:
-    """Return the first piece of each label word; refuse words that this tokenizer cannot tell apart."""
+    """Return the id of the first token of each label word.
+
+    Raises UserError for words that this tokenizer does not know or cannot distinguish.
+    """
     prefix = word_prefix(tokenizer)
     pieces_of = {word: tokenizer(prefix + word, add_special_tokens=False).input_ids for word in words}
-    marks = [word for word, own in pieces_of.items() if not _says(tokenizer.decode(own[:1]))]
+    marks = [word for word, ids in pieces_of.items() if not _is_visible(tokenizer.decode(ids[:1]))]
     if marks:
         raise UserError(
             f"The label words {', '.join(map(repr, marks))} have no piece in this backbone's vocabulary, or "
-            "begin with one that says no more than that a word begins, or is a part of a character, and that "
-            "piece is what is scored: "
-            "change task.words, or use another backbone."
+            "their first piece, which is scored, says no more than that a word begins or is a part of a "
+            "character: change task.words, or use another backbone."
         )
     ids = [pieces_of[word][0] for word in words]
     none = tokenizer.unk_token_id
@@ -50,13 +51,13 @@ def label_word_ids(words: Sequence[str], tokenizer: Any) -> list[int]:
     return ids
 
 
-def _says(piece: str) -> bool:
-    """Say whether there is a character in a piece; a byte of one is decoded to a replacement."""
+def _is_visible(piece: str) -> bool:
+    """Return whether a piece has a whole character; a part of one is decoded to the replacement character."""
     return bool(piece.replace("\ufffd", "").strip())
 
 
-def tell_of_pieces(words: Sequence[str], tokenizer: Any) -> None:
-    """Warn of label words that are scored by the first of several pieces."""
+def warn_of_first_pieces(words: Sequence[str], tokenizer: Any) -> None:
+    """Warn of label words with several pieces, of which the first is scored."""
     prefix = word_prefix(tokenizer)
     for word in words:
         ids = tokenizer(prefix + word, add_special_tokens=False).input_ids
@@ -69,14 +70,19 @@ def tell_of_pieces(words: Sequence[str], tokenizer: Any) -> None:
 
 
 class Verbalizer(nn.Module):
-    """Base of both: forward returns logits [B,C], -inf for a choice that an example has not."""
+    """Base of all verbalizers."""
 
     def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
+        """Return the logits of the choices: [B,C], fp32 or finer, -inf for choices an example does not
+        have."""
         raise NotImplementedError
 
 
 class LabelWords(Verbalizer):
-    """Score each label by the logit of its word at the answer step."""
+    """Score each label by the logit of its word at the answer step.
+
+    Raises UserError for words that cannot be scored: `label_word_ids`.
+    """
 
     def __init__(self, words: Sequence[str], tokenizer: Any) -> None:
         super().__init__()
@@ -87,7 +93,8 @@ class LabelWords(Verbalizer):
 
 
 class WholeChoices(Verbalizer):
-    """Score each choice of an example by the mean log-probability of its tokens: the text is encoded once."""
+    """Score each choice of an example by the mean log-probability of its tokens; a T5 encodes the text
+    once."""
 
     def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
         assert batch.choice_ids_BCA is not None and batch.choice_mask_BCA is not None
@@ -99,7 +106,7 @@ class WholeChoices(Verbalizer):
 
 
 class Classifier(Verbalizer):
-    """A trained linear layer over the labels, on what the backbone pools of the text (P-tuning v2)."""
+    """A trained linear layer from the pooled state to the labels (P-tuning v2)."""
 
     def __init__(self, width: int, num_labels: int) -> None:
         super().__init__()
@@ -111,7 +118,10 @@ class Classifier(Verbalizer):
 
 
 def make_verbalizer(task: TaskSettings, backbone: Backbone, head: Head, seed: int) -> Verbalizer:
-    """Return what scores the choices of a task; a classifier head starts from a draw by `seed`."""
+    """Return the verbalizer of a task; `seed` initialises a classifier head.
+
+    Raises UserError where the backbone cannot score whole choices, or cannot score the label words.
+    """
     if head is Head.classifier:
         with fork(seed, "head", task.training.name):
             return Classifier(backbone.pooled_width, len(task.labels)).to(backbone.device)
@@ -119,8 +129,7 @@ def make_verbalizer(task: TaskSettings, backbone: Backbone, head: Head, seed: in
         if not backbone.scores_choices:
             raise UserError(
                 f"task={task.name} scores whole choices, which {type(backbone.model).__name__} cannot: it "
-                "has no "
-                "decoder. Let label words name them: task.scoring=words 'task.words=[first,second]' with a "
+                "has no decoder. Use label words: task.scoring=words 'task.words=[first,second]' with a "
                 "task.template that shows both choices."
             )
         return WholeChoices()

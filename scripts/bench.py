@@ -537,7 +537,7 @@ def ours(
 
     from dp_bench import config
     from dp_bench.backbones.encoder_decoder import EncoderDecoder
-    from dp_bench.backbones.load import byte_tokenizer, usual_attention
+    from dp_bench.backbones.load import byte_tokenizer, default_attention
     from dp_bench.data.encode import EncodedSplit
     from dp_bench.evaluation import Split, predict
     from dp_bench.machine import make_accelerator
@@ -556,7 +556,7 @@ def ours(
     ]
     experiment = config.build(config.compose(["task=boolq", "data.dir=.", *budget, *overrides]))
     settings = experiment.settings
-    model = model or make_t5(given, precision, usual_attention(given.device, dtype_of(precision)))
+    model = model or make_t5(given, precision, default_attention(given.device, dtype_of(precision)))
     backbone = EncoderDecoder(model, byte_tokenizer(), answer_prefix="<extra_id_0>").to(given.device)
     backbone.decoder_ids_A = torch.tensor([0, VOCABULARY - 29], device=given.device)  # <pad>, <extra_id_0>
     columns = {

@@ -74,11 +74,11 @@ def main() -> int:
 def measure(given: argparse.Namespace) -> list[Point]:
     import torch
 
-    from dp_bench.backbones.load import usual_attention
+    from dp_bench.backbones.load import default_attention
 
     torch.set_num_threads(given.threads)
     points = []
-    attention = usual_attention(given.device, dtype_of(given.precision))
+    attention = default_attention(given.device, dtype_of(given.precision))
     for size in ("tiny", "small", "base"):
         own = argparse.Namespace(**{**vars(given), "size": size})
         points.append(tell(point("model", size, make_t5(own, given.precision, attention), own)))

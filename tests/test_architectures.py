@@ -213,7 +213,7 @@ def forget_order(backbone: Backbone) -> None:
 
 BREAKS: dict[str, tuple[str, Callable[[Backbone], None]]] = {
     "scaled": (
-        "in the place of tokens",
+        "same answer as their tokens",
         lambda own: before(own, lambda given: {"inputs_embeds": 1.1 * given["inputs_embeds"]}),
     ),
     "unmasked": (

@@ -25,7 +25,7 @@ Build = Callable[..., Experiment]
 GATED = '''
 import torch
 from dp_bench.prompts.catalogue import Piece, Setting
-from dp_bench.prompts.vectors import Made, Vectors
+from dp_bench.prompts.vectors import PromptVectors, Vectors
 
 
 class Gated(Vectors):
@@ -39,7 +39,7 @@ class Gated(Vectors):
 
     def forward(self, summary_BD, task_B):
         vectors_PD = self.prompt_PD + torch.sigmoid(self.gate) * self.residual_PD
-        return Made(vectors_PD.expand(len(task_B), -1, -1))
+        return PromptVectors(vectors_PD.expand(len(task_B), -1, -1))
 
 
 piece = Piece(

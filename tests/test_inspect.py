@@ -49,18 +49,18 @@ def test_losses_are_those_of_the_model_at_each_position(model: PromptedModel, la
         with torch.no_grad():
             answer = model(replace(batch, noise={"position": forced(*[outcome] * 3)}))
         loss_B = torch.nn.functional.cross_entropy(answer.logits_BC, batch.label_B, reduction="none")
-        torch.testing.assert_close(landscape.loss_NJ[:, outcome], loss_B.double(), atol=1e-6, rtol=0)
+        torch.testing.assert_close(landscape.loss_MJ[:, outcome], loss_B.double(), atol=1e-6, rtol=0)
 
 
 def test_the_exact_gradient_is_that_of_the_exact_estimator(
     make_backbone: Callable[..., Backbone], landscape: Landscape
 ) -> None:
-    from dp_bench.gradients import _exact, _of_parameters
+    from dp_bench.gradients import _exact, _parameter_gradient
 
     model = make_model(make_backbone, Estimator.exact, "adap_ins_pos")
     noise = {"position": torch.zeros(3, J, dtype=torch.float64)}
     known = gradient(model, replace(texts(3), noise=noise))
-    found = _of_parameters(landscape, _exact(landscape))
+    found = _parameter_gradient(landscape, _exact(landscape))
     torch.testing.assert_close(found, known.double(), atol=1e-6, rtol=1e-4)
 
 
@@ -68,7 +68,7 @@ def test_a_draw_of_an_estimator_is_what_training_would_make_of_it(
     make_backbone: Callable[..., Backbone], landscape: Landscape
 ) -> None:
     """With the same noise: sums over the landscape against a backward pass through the model."""
-    from dp_bench.gradients import _drawn, _of_parameters
+    from dp_bench.gradients import _logit_gradient, _parameter_gradient
     from dp_bench.prompts.estimators import noise_columns
 
     for estimator in ESTIMATORS:
@@ -78,7 +78,9 @@ def test_a_draw_of_an_estimator_is_what_training_would_make_of_it(
             .exponential_(generator=torch.Generator().manual_seed(4))
             .log()
         )
-        found = _of_parameters(landscape, _drawn(landscape, estimator, 1.0, torch.Generator().manual_seed(4)))
+        found = _parameter_gradient(
+            landscape, _logit_gradient(landscape, estimator, 1.0, torch.Generator().manual_seed(4))
+        )
         model = make_model(make_backbone, estimator, "adap_ins_pos")
         known = gradient(model, replace(texts(3), noise={"position": drawn_noise}))
         torch.testing.assert_close(found, known.double(), atol=1e-6, rtol=1e-4, msg=estimator.value)
@@ -96,8 +98,8 @@ def test_unbiased_estimators_are_found_out(landscape: Landscape) -> None:
 
 def test_the_line_is_right_where_nothing_moves(landscape: Landscape) -> None:
     diagonal = torch.arange(J)
-    assert (landscape.linear_NJJ[:, diagonal, diagonal] == 0).all()
-    assert (landscape.true_NJJ[:, diagonal, diagonal] == 0).all()
+    assert (landscape.linear_MJJ[:, diagonal, diagonal] == 0).all()
+    assert (landscape.true_MJJ[:, diagonal, diagonal] == 0).all()
     assert -1 <= landscape.correlation <= 1 and landscape.spread > 0
 
 
@@ -139,7 +141,7 @@ def test_what_cannot_be_inspected_says_so(
     for words, answer in (
         ((record.run_id,), "add --gradients"),
         (("nothing", "--gradients"), "no finished run below"),
-        ((record.run_id, "--gradients"), "are about a learned position"),
+        ((record.run_id, "--gradients"), "need a learned position"),
         ((record.run_id, "--gradients", "--draws", "1"), "must be at least 2"),
     ):
         code, said = inspect(*words)
@@ -195,9 +197,9 @@ def test_losses_are_those_of_the_trained_model_with_its_head(
     for row, number in enumerate(rows):
         told = table.loc[train.ids[number]]
         known = -told[names[int(told["gold"])]]
-        assert float(landscape.loss_NJ[row, int(told["position"])]) == pytest.approx(known, abs=1e-5)
+        assert float(landscape.loss_MJ[row, int(told["position"])]) == pytest.approx(known, abs=1e-5)
     fresh, _ = measure(folder, record, 6, 2, fresh=True)
-    assert (fresh.loss_NJ - landscape.loss_NJ).abs().max() > 1e-2
+    assert (fresh.loss_MJ - landscape.loss_MJ).abs().max() > 1e-2
 
 
 def test_what_was_trained_and_not_kept_is_refused(

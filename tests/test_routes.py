@@ -169,7 +169,7 @@ def test_sharpness_rises_and_the_fit_ends_where_it_is_told_to() -> None:
         assert float(ridge.logits(x, x[:, 0]).std(correction=0)) == pytest.approx(expected, rel=1e-3)
         assert not ridge.logits(x, x[:, 0]).requires_grad
     ridge.begin_update(8, 10)
-    assert not ridge.fits_itself and ridge.logits(x, x[:, 0]).requires_grad
+    assert not ridge.closed_form and ridge.logits(x, x[:, 0]).requires_grad
     before = ridge.weight_JD.clone()
     ridge.observe(x, one_hot(torch.zeros(len(x), dtype=torch.long), K).float(), losses[:, 0])
     ridge.end_update()
@@ -291,8 +291,8 @@ def test_what_chooses_may_have_a_learning_rate_of_its_own(backbone: Backbone) ->
     model = make_model(backbone, "prompt=dynamic")
     prompt = model.prompt
     everything = [p for p in prompt.parameters() if p.requires_grad]
-    assert parameter_groups(everything, prompt.choosing(), None) is everything
-    others, own = parameter_groups(everything, prompt.choosing(), 0.03)
+    assert parameter_groups(everything, prompt.selector_parameters(), None) is everything
+    others, own = parameter_groups(everything, prompt.selector_parameters(), 0.03)
     assert isinstance(others, dict) and isinstance(own, dict) and own["lr"] == 0.03
     names = {id(p): name for name, p in prompt.named_parameters()}
     assert [names[id(p)] for p in others["params"]] == ["vectors.prompts_KPD"]

@@ -1,10 +1,10 @@
-"""The one seam for per-layer prompts: keys and values put in front of those of any attention.
+"""Attention functions for per-layer prompts, which prepend keys and values to those of any attention.
 
-transformers lets most models look their attention function up by name. Ours is the plain one until a
-`LayerPrompt` is in force; then the n-th attention of the forward pass, which is site n of `Dims.sites`, gets
-that site's keys and values in front of its own. `past_key_values` would do for decoders only: T5's encoder
-drops it. Sites are told apart by the order of their calls, since some models (ALBERT) use one module for all
-layers. Relative positions say nothing of a vector that has no place in the text: its bias is 0.
+transformers lets most models look up their attention function by name. Ours is the plain one unless a
+`LayerPrompt` is active; then the n-th attention of the forward pass, which is site n of `Dims.sites`, gets
+the keys and values of that site. `past_key_values` would serve decoders only: T5's encoder drops it. Sites
+are identified by the order of calls, since some models (ALBERT) use one module for all layers. A vector has
+no position in the text, so that its relative-position bias is 0.
 """
 
 from __future__ import annotations
@@ -24,45 +24,44 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from dp_bench.types import LayerPrompt, Site
 
 NAMES = {"eager": "dp_bench_eager", "sdpa": "dp_bench_sdpa"}
-MIXED = "dp_bench_mixed"  # plain where there is a backward pass to come, fused elsewhere
+MIXED = "dp_bench_mixed"  # plain in training, fused without gradients
 
 
 @dataclass
 class _Pass:
-    """A forward pass under way: what is in force, and how many attentions it has called."""
+    """A running forward pass: its layer prompt, and how many attentions it has called."""
 
     layers: LayerPrompt | None
-    kinds: Mapping[tuple[int, int], str] = field(default_factory=dict)  # by the number of queries and of keys
+    kinds: Mapping[tuple[int, int], str] = field(default_factory=dict)  # by the numbers of queries and keys
     sites: list[Site] = field(default_factory=list)
     calls: int = 0
 
 
-_under_way: ContextVar[_Pass | None] = ContextVar("dp_bench_attention", default=None)
+_running: ContextVar[_Pass | None] = ContextVar("dp_bench_attention", default=None)
 
 
 @contextmanager
 def attending(layers: LayerPrompt | None) -> Iterator[None]:
-    """Put a layer prompt in force for the forward pass of one model."""
+    """Use a layer prompt for the forward pass of one model."""
     if layers is None:
         yield
         return
-    token = _under_way.set(_Pass(layers))
+    token = _running.set(_Pass(layers))
     try:
         yield
     finally:
-        _under_way.reset(token)
+        _running.reset(token)
 
 
 @contextmanager
 def finding_sites(kinds: Mapping[tuple[int, int], str]) -> Iterator[list[Site]]:
-    """Collect the sites that a forward pass calls. `kinds` says what kind an attention with so many queries
-    and keys is."""
-    found = _Pass(None, kinds)
-    token = _under_way.set(found)
+    """Collect the sites that a forward pass calls; `kinds` maps numbers of queries and keys to kinds."""
+    running = _Pass(None, kinds)
+    token = _running.set(running)
     try:
-        yield found.sites
+        yield running.sites
     finally:
-        _under_way.reset(token)
+        _running.reset(token)
 
 
 def _attention(
@@ -76,7 +75,7 @@ def _attention(
     position_bias: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    running = _under_way.get()
+    running = _running.get()
     if running is not None:
         if running.layers is None:
             kind = running.kinds.get((query.shape[2], key.shape[2]), "encoder")
@@ -84,7 +83,7 @@ def _attention(
         else:
             keys, values = running.layers.keys[running.calls], running.layers.values[running.calls]
             if keys is not None and values is not None:
-                rows = len(key) // len(keys)  # choices of one text stand in rows of their own
+                rows = len(key) // len(keys)  # each choice of an example has a row
                 key, value = (
                     torch.cat([new.to(old.dtype).repeat_interleave(rows, 0), old], dim=2)
                     for new, old in ((keys, key), (values, value))
@@ -107,19 +106,20 @@ def _attention(
 
 
 def _merged(position_bias: Tensor, mask: Tensor) -> Tensor:
-    """Add a frozen bias and an additive mask once: T5 hands the same two to every layer of a pass."""
-    known = getattr(position_bias, "_dp_bench_merged", None)
-    if known is None or known[0] is not mask:
-        known = (mask, position_bias + mask)
-        position_bias._dp_bench_merged = known  # type: ignore[attr-defined]
-    merged: Tensor = known[1]
+    """Add a frozen bias and an additive mask once per pass: T5 passes the same two to every layer."""
+    cached = getattr(position_bias, "_dp_bench_merged", None)
+    if cached is None or cached[0] is not mask:
+        cached = (mask, position_bias + mask)
+        position_bias._dp_bench_merged = cached  # type: ignore[attr-defined]
+    merged: Tensor = cached[1]
     return merged
 
 
 def _wider_mask(
     mask: Tensor | None, keep_BP: Tensor | None, query: Tensor, num_new: int, num_keys: int
 ) -> Tensor | None:
-    """Extend an additive mask [.,1,Q,K] by the new keys: 0 where a vector is kept, else the least number."""
+    """Extend an additive mask [B,1,queries,keys] by new keys: 0 where a vector is kept, else the lowest
+    number."""
     if mask is None and keep_BP is None:
         return None
     num_rows, num_queries = query.shape[0], query.shape[2]
@@ -173,7 +173,7 @@ def _mixed(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
     return _attention(*args, fused=not torch.is_grad_enabled(), **options)
 
 
-# All get the additive mask, which `_wider_mask` can extend.
+# All use the additive mask, which `_wider_mask` can extend.
 for _name, _function in ((NAMES["eager"], _eager), (NAMES["sdpa"], _sdpa), (MIXED, _mixed)):
     AttentionInterface.register(_name, _function)
     AttentionMaskInterface.register(_name, ALL_MASK_ATTENTION_FUNCTIONS["eager"])

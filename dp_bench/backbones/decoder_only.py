@@ -1,6 +1,6 @@
 """GPT-like models: the answer is read at the last slot of the text, and choices are its continuations.
 
-Vectors behind the text stand before the answer cue ("Answer:"), so that the cue is always what is answered.
+Vectors behind the text stand before the answer cue ("Answer:"), so that the answer always follows the cue.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class DecoderOnly(Backbone):
         return {(num_text, num_text): "decoder"}
 
     def token_logprobs(self, prompted: Prompted, choice_ids_BCA: Tensor) -> Tensor:
-        """Choices follow the last slot of all texts of the batch; padding between has no position."""
+        """See `Backbone.token_logprobs`. Choices follow the longest text of the batch; padding has no
+        position."""
         assert prompted.answer_slot_B is not None
         num_choices, num_tokens = choice_ids_BCA.shape[1:]
         choices = choice_ids_BCA.flatten(0, 1)  # (B * C, A)

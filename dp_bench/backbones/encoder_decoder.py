@@ -1,8 +1,7 @@
-"""T5 and its kin: the prompt enters through the encoder's `inputs_embeds`, the answer is read in the decoder.
+"""T5-like models: the prompt is in the encoder's `inputs_embeds`, the answer is read in the decoder.
 
-The decoder reads its start token and the answer prefix (`<extra_id_0>` for span-corruption T5, as the paper's
-wrapper does) and stops there: what would follow the answer step cannot change it. Logits are computed for the
-label words only.
+The decoder reads its start token and the answer prefix (`<extra_id_0>` for span-corruption T5, as in the
+paper), and nothing after the answer step. Logits are computed for the label words only.
 """
 
 from __future__ import annotations
@@ -18,7 +17,10 @@ from dp_bench.types import Prompted, UserError
 
 
 class EncoderDecoder(Backbone):
-    """A sequence-to-sequence language model with its tokenizer."""
+    """A sequence-to-sequence language model with its tokenizer.
+
+    Raises UserError where the tokenizer lacks the answer prefix or the model a start token.
+    """
 
     scores_choices = True
 
@@ -26,7 +28,7 @@ class EncoderDecoder(Backbone):
         self, model: nn.Module, tokenizer: Any, *, answer_prefix: str = "", dropout: bool = False
     ) -> None:
         super().__init__(model, tokenizer, dropout=dropout)
-        self.use_own_attention()  # which adds the bias of positions to the mask once and not in every layer
+        self.use_prompt_attention()  # it adds the position bias to the mask once, not in every layer
         ids = torch.tensor([_start(self.lm), *_prefix_ids(answer_prefix, tokenizer)])
         self.register_buffer("decoder_ids_A", ids, persistent=False)
 
@@ -35,17 +37,19 @@ class EncoderDecoder(Backbone):
         return [self.lm.get_encoder(), self.lm.get_decoder()]
 
     def site_kinds(self, num_text: int) -> dict[tuple[int, int], str]:
-        num_read = len(self.get_buffer("decoder_ids_A"))
-        return {(num_read, num_read): "decoder", (num_read, num_text): "cross"}
+        num_ids = len(self.get_buffer("decoder_ids_A"))
+        return {(num_ids, num_ids): "decoder", (num_ids, num_text): "cross"}
 
     def forward(self, prompted: Prompted) -> Tensor:
+        """Return the decoder's state at the answer step: [B,D], in `dtype`. Raises UserError as `encode`
+        does."""
         with attending(prompted.layers):
             encoded_BSD = self.encode(prompted.embeds_BSD, prompted.mask_BS)
             prefix = self.get_buffer("decoder_ids_A").expand(len(encoded_BSD), -1)
             return self._decode(prefix, encoded_BSD, prompted.mask_BS)[:, -1]
 
     def _decode(self, decoder_ids: Tensor, encoded_BSD: Tensor, mask_BS: Tensor) -> Tensor:
-        """Return the decoder's state at each of its tokens."""
+        """Return the decoder's state at each of its tokens: [rows, tokens, D]."""
         decoded = self.stacks[1](
             input_ids=decoder_ids,
             encoder_hidden_states=encoded_BSD,
@@ -71,21 +75,21 @@ class EncoderDecoder(Backbone):
 
 
 def _start(model: Any) -> int:
-    """Return the token that a decoder reads first."""
+    """Return the first token of the decoder; raise UserError where the model does not say it."""
     holders = (model.config, getattr(model, "generation_config", None))
     names = ("decoder_start_token_id", "bos_token_id")
     starts = [getattr(holder, name, None) for name in names for holder in holders]
-    found = next((start for start in starts if start is not None), None)
-    if found is None:
+    start = next((start for start in starts if start is not None), None)
+    if start is None:
         raise UserError(
             f"The config.json of this {type(model).__name__} does not say which token its decoder begins "
             "with: add decoder_start_token_id to it."
         )
-    return int(found)
+    return int(start)
 
 
 def _prefix_ids(prefix: str, tokenizer: Any) -> list[int]:
-    """Return the tokens of an answer prefix; raise UserError where this tokenizer does not know it."""
+    """Return the token ids of an answer prefix; raise UserError where the vocabulary lacks it."""
     ids: list[int] = tokenizer(prefix, add_special_tokens=False).input_ids if prefix else []
     one_token = prefix.startswith("<") and prefix.endswith(">") and " " not in prefix
     if tokenizer.unk_token_id in ids or (one_token and len(ids) > 1 and prefix.count("<") == 1):

@@ -1,7 +1,7 @@
-"""BERT and its kin: the answer is read at the mask token, or a classifier head reads the whole text.
+"""BERT-like models: the answer is read at the mask token, or a classifier head reads the pooled text.
 
-Where order is known from position ids alone, they run over the whole assembled sequence. If text tokens kept
-their own, moving the prompt would change nothing, and several methods would silently be one.
+Position ids run over the whole sequence of text and prompt. If text tokens kept theirs, a model that knows
+order from position ids alone would not notice where a prompt stands.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class EncoderOnly(Backbone):
         return [self.lm.base_model]
 
     def pooled(self, prompted: Prompted) -> Tensor:
+        """Return the state of the first text token, or the mean over text tokens: [B,D], in `dtype`."""
         states_BSD, slots_BT = self.states(prompted), prompted.slot_of_text_BT
         text_BTD = states_BSD.gather(1, slots_BT[..., None].expand(-1, -1, states_BSD.shape[-1]))
         if self.pooling is Pooling.first:

@@ -1,4 +1,4 @@
-"""What is wrong with the files of a checkpoint's folder: absent, empty, cut short, or pointers to files."""
+"""Find damaged files in the folder of a checkpoint: absent, empty, truncated, or Git LFS pointers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import Any
 from dp_bench.types import UserError
 
 POINTER = b"version https://git-lfs"
-READ = (".safetensors", ".bin", ".json", ".model", ".txt")  # what transformers may read of a folder
+READ = (".safetensors", ".bin", ".json", ".model", ".txt")  # files that transformers may read
 
 
 def damage(folder: Path) -> str:
-    """Return what is seen to be wrong with files in a folder, in one sentence without its end."""
-    found = [
+    """Return what is wrong with files in a folder, as a sentence without its full stop, or ""."""
+    return "; ".join(
         f"{path.name} {wrong}"
         for path in sorted(folder.iterdir())
         if path.suffix in READ and path.is_file() and (wrong := _wrong_with(path))
-    ]
-    return "; ".join(found)
+    )
 
 
 def refuse_vocabulary(folder: Path, tokenizer: Any) -> None:
-    """Raise UserError unless the files of a tokenizer's vocabulary are there: a tokenizer.json, or all of the
-    older files. Without them transformers makes up an empty vocabulary. ByT5's needs none."""
+    """Raise UserError unless a folder has the vocabulary of a tokenizer: a tokenizer.json, or all of the
+    older files. Without them transformers uses an empty vocabulary. ByT5 needs none."""
     if not tokenizer.vocab_files_names:
         return
     older = [name for name in tokenizer.vocab_files_names.values() if name != "tokenizer.json"]
@@ -49,7 +48,7 @@ def _wrong_with(path: Path) -> str:
         if not head:
             return "is empty"
         if head == POINTER:
-            return "is a Git LFS pointer and not the file itself, which `git lfs pull` in that folder fetches"
+            return "is a Git LFS pointer and not the file itself: run `git lfs pull` in that folder"
         if path.suffix != ".safetensors":
             return ""
         header = int.from_bytes(head[:8], "little")

@@ -1,6 +1,6 @@
-"""The head of any language model, applied to states alone: the model's forward pass, with given states where
-its last stack would compute them. Whatever an architecture does between states and words (a transform, a
-scale, a cap, a bias) is done by the code of that architecture.
+"""The language-model head of any architecture, applied to given states: the model's forward pass, with the
+states in place of the output of its last stack. What an architecture does between states and logits (a
+transform, a scale, a cap, a bias) is done by its code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 
 class _Computed(BaseModelOutputWithPastAndCrossAttentions):  # type: ignore[misc]
-    """What a stack returns; of what only some architectures ask for (`router_logits`), nothing."""
+    """The output of a stack, with None for fields of some architectures only (`router_logits`)."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("_"):
@@ -21,7 +21,7 @@ class _Computed(BaseModelOutputWithPastAndCrossAttentions):  # type: ignore[misc
 
 
 class WordHead:
-    """The head over words of a model, behind `stack`, its last."""
+    """The language-model head of a model, after `stack`, its last."""
 
     def __init__(self, model: Any, stack: nn.Module) -> None:
         paths = {id(module): path for path, module in model.named_modules()}
@@ -29,32 +29,35 @@ class WordHead:
         self.model = model
         self.stack = paths[id(stack)]
         self.num_words: int = model.get_input_embeddings().weight.shape[0]
-        # DeBERTa names a part of its head here that is no matrix of words.
+        # DeBERTa names a part of its head here that is no matrix over the vocabulary.
         has_rows = words is not None and words.weight.shape[0] == self.num_words
         self.words = paths[id(words)] if has_rows else None
 
     def __call__(self, states_BAD: Tensor, word_ids_C: Tensor | None = None) -> Tensor:
-        """Return the logits of all words [B,A,V], or of some [B,A,C] without computing the others."""
+        """Return the logits of all tokens [B,A,V], or of some [B,A,C] without computing the others.
+
+        The dtype is the one in which the architecture returns logits.
+        """
         computed = _Computed(last_hidden_state=states_BAD)
         head = _with(self.model, self.stack, lambda stack: _returning(stack, computed))
         by_rows = word_ids_C is not None and self.words is not None
         if by_rows:
             head = _with(head, self.words, lambda words: _rows(words, word_ids_C))
-            # BART has a further bias beside its layers.
+            # BART has a further bias as a buffer of the model.
             head._buffers = {
                 name: bias if bias is None or bias.shape[-1:] != (self.num_words,) else bias[..., word_ids_C]
                 for name, bias in head._buffers.items()
             }
         if self.model.config.is_encoder_decoder:
-            read = {"encoder_outputs": computed, "decoder_inputs_embeds": states_BAD, "use_cache": False}
+            inputs = {"encoder_outputs": computed, "decoder_inputs_embeds": states_BAD, "use_cache": False}
         else:
-            read = {"inputs_embeds": states_BAD}
-        found: Tensor = head(**read).logits
-        return found if word_ids_C is None or by_rows else found[..., word_ids_C]
+            inputs = {"inputs_embeds": states_BAD}
+        logits: Tensor = head(**inputs).logits
+        return logits if word_ids_C is None or by_rows else logits[..., word_ids_C]
 
 
 def _with(module: Any, path: Any, change: Any) -> Any:
-    """Return a module with one of its parts changed; the two share everything else."""
+    """Return a module with one submodule changed; the two share everything else."""
     first, _, rest = path.partition(".")
     part = module._modules[first]
     changed = copy.copy(module)
@@ -63,9 +66,9 @@ def _with(module: Any, path: Any, change: Any) -> Any:
 
 
 def _returning(stack: Any, computed: _Computed) -> Any:
-    changed = copy.copy(stack)  # heads may read what else the stack has, such as its embeddings
+    changed = copy.copy(stack)  # heads may read its other attributes, such as embeddings
     changed.forward = lambda *_, **__: computed
-    changed._forward_pre_hooks = changed._forward_hooks = {}  # of those who watch the stack itself
+    changed._forward_pre_hooks = changed._forward_hooks = {}  # which observe the stack itself
     return changed
 
 

@@ -1,4 +1,4 @@
-"""Load a backbone and its tokenizer: from the hub or its cache, from a directory, or with random weights."""
+"""Load a backbone and its tokenizer: from the hub or its cache, a directory, or with random weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ NUM_SENTINELS = 100
 
 
 def load_tokenizer(settings: BackboneSettings) -> Any:
-    """Load the tokenizer that goes with a backbone; bytes for a random one that names none."""
+    """Load the tokenizer of a backbone; one that reads bytes for random weights without a tokenizer.
+
+    Raises UserError where it is missing or unreadable.
+    """
     where = locate(settings.tokenizer or settings.name_or_path)
     if where is None:
         return byte_tokenizer(_random_kind(settings))
@@ -33,27 +36,27 @@ def load_tokenizer(settings: BackboneSettings) -> Any:
 
     folder = Path(where)
     revision = None if settings.tokenizer else commit_of(settings)
-    loader, older = AutoTokenizer, vocabulary.older_kind(folder)
+    loader, older = AutoTokenizer, vocabulary.older_class(folder)
     described = any((folder / name).exists() for name in ("config.json", "tokenizer_config.json"))
     if folder.is_dir() and not described:
         loader, older = older or T5Tokenizer, None
     try:
-        tokenizer = _reach(loader, where, revision, "tokenizer", settings)
+        tokenizer = _load_pretrained(loader, where, revision, "tokenizer", settings)
     except UserError:
         if older is None:
             raise
-        notice(f"{where} does not say what its tokenizer is: its vocabulary is read by {older.__name__}")
-        tokenizer = _reach(older, where, revision, "tokenizer", settings)
+        notice(f"{where} does not name the class of its tokenizer: {older.__name__} reads its vocabulary")
+        tokenizer = _load_pretrained(older, where, revision, "tokenizer", settings)
     if folder.is_dir():
         files.refuse_vocabulary(folder, tokenizer)
     tokenizer = vocabulary.fast(tokenizer)
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # GPT-2, LLaMA: padding is masked, so that any token serves
+        tokenizer.pad_token = tokenizer.eos_token  # GPT-2, LLaMA: padding is masked, so any token serves
     return tokenizer
 
 
 def _pad_inside(tokenizer: Any, num_rows: int) -> None:
-    """Pad with a token that the embedding has a row for. Padding is masked, so that any token serves."""
+    """Use a padding token that has a row in the embedding. Padding is masked, so any token serves."""
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= num_rows:
         end = tokenizer.eos_token_id
         inside = end if end is not None and end < num_rows else 0
@@ -63,7 +66,11 @@ def _pad_inside(tokenizer: Any, num_rows: int) -> None:
 def load_backbone(
     settings: BackboneSettings, *, device: torch.device, dtype: torch.dtype, dropout: bool
 ) -> Backbone:
-    """Load a frozen backbone on `device` in `dtype`; its family is what the checkpoint's config says."""
+    """Load a frozen backbone on `device` in `dtype`, in the family that its config says.
+
+    Raises UserError where the checkpoint is missing, damaged, of an unsupported type, or does not fit
+    settings.
+    """
     import transformers
 
     tokenizer = load_tokenizer(settings)
@@ -71,11 +78,11 @@ def load_backbone(
     if where is None:
         config = _random_config(settings, len(tokenizer))
     else:
-        config = _reach(transformers.AutoConfig, where, commit_of(settings), "checkpoint", settings)
+        config = _load_pretrained(transformers.AutoConfig, where, commit_of(settings), "checkpoint", settings)
         if getattr(config, "auto_map", None):
             notice(
-                f"{where} names Python code of its own (auto_map in its config.json), which is not run: the "
-                f"weights are read by transformers' '{config.model_type}' model"
+                f"{where} names Python code (auto_map in its config.json), which is not run: the weights are "
+                f"read by the '{config.model_type}' model of transformers"
             )
     family = _family(config, settings)
     auto = {
@@ -90,11 +97,11 @@ def load_backbone(
         with fork(settings.init_seed, "backbone"):
             model = _random_model(auto, config)
     else:
-        # Tensors of another shape are reported too, so that they can be named.
+        # Report tensors of another shape too, so that a message can name them.
         report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         options = {"dtype": dtype, "attn_implementation": "eager", **report}
-        model, loaded = _reach(auto, where, commit_of(settings), "checkpoint", settings, **options)
-        tensors.refuse_others(model, loaded, where, settings.head)
+        model, loaded = _load_pretrained(auto, where, commit_of(settings), "checkpoint", settings, **options)
+        tensors.refuse_mismatched(model, loaded, where, settings.head)
     _attend(model, settings, device, dtype)
     _pad_inside(tokenizer, len(model.get_input_embeddings().weight))
     model = model.to(device=device, dtype=dtype)
@@ -104,7 +111,7 @@ def load_backbone(
     if settings.head is Head.verbalizer and settings.answer_cue is None:
         example = "' Answer: {mask}'" if family is Family.encoder_only else "' Answer:'"
         raise UserError(
-            f"backbone={settings.name} reads its answer in the text, and no answer cue is set: add "
+            f"backbone={settings.name} reads the answer in the text, and no answer cue is set: add "
             f'"backbone.answer_cue={example}".'
         )
     if family is Family.encoder_only:
@@ -114,22 +121,22 @@ def load_backbone(
 
 
 def _attend(model: Any, settings: BackboneSettings, device: torch.device, dtype: torch.dtype) -> None:
-    """Choose how a model attends: fused, unless it cannot (Gemma 2) or the settings say otherwise."""
-    chosen = settings.attention
-    if chosen is Attention.eager:
+    """Set the attention of a model: fused, unless it has none (Gemma 2) or the settings say otherwise."""
+    choice = settings.attention
+    if choice is Attention.eager:
         return
     try:
         model.set_attn_implementation(Attention.sdpa.value)
     except (ValueError, ImportError) as error:
-        if chosen is Attention.sdpa:
+        if choice is Attention.sdpa:
             raise UserError(f"backbone.attention=sdpa: {_reason(error)} Use eager.") from error
         return
-    if chosen is Attention.auto:
-        model.set_attn_implementation(usual_attention(device.type, dtype))
+    if choice is Attention.auto:
+        model.set_attn_implementation(default_attention(device.type, dtype))
 
 
 def families_of(config: Any) -> list[Family]:
-    """Return what transformers can make of a model type, the usual one first."""
+    """Return the families for which transformers has a model of this type, the saved one first."""
     from transformers.models.auto import modeling_auto as auto
 
     kinds = {
@@ -138,38 +145,37 @@ def families_of(config: Any) -> list[Family]:
     }
     if config.is_encoder_decoder:
         kinds = {Family.encoder_decoder: auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES}
-    found = [family for family, classes in kinds.items() if config.model_type in classes]
+    families = [family for family, classes in kinds.items() if config.model_type in classes]
     saved_as = getattr(config, "architectures", None) or []
-    return sorted(found, key=lambda family: kinds[family][config.model_type] not in saved_as)
+    return sorted(families, key=lambda family: kinds[family][config.model_type] not in saved_as)
 
 
 def _family(config: Any, settings: BackboneSettings) -> Family:
-    found = families_of(config)
-    if not found:
+    families = families_of(config)
+    if not families:
         raise UserError(
             f"backbone.name_or_path={settings.name_or_path} is a '{config.model_type}' model, of which "
             "transformers has no sequence-to-sequence, masked or causal language model of texts. Use a "
             "checkpoint of a type that has one, such as t5, bert or llama."
         )
-    if settings.family not in (None, *found):
+    if settings.family not in (None, *families):
         raise UserError(
             f"backbone.name_or_path={settings.name_or_path} is a '{config.model_type}' model, whose family "
-            f"is {' or '.join(family.value for family in found)}: use backbone.family={found[0].value}, or "
-            "null to take what the checkpoint says."
+            f"is {' or '.join(family.value for family in families)}: use "
+            f"backbone.family={families[0].value}, or null to use what the checkpoint says."
         )
-    return settings.family or found[0]
+    return settings.family or families[0]
 
 
 def _head_of_encoder(config: Any, settings: BackboneSettings, with_words: Any, bare: Any) -> Any:
-    """Return the class to load an encoder with; refuse label words where the checkpoint cannot score them."""
+    """Return the class of an encoder; raise UserError for label words that its checkpoint cannot score."""
     if settings.head is Head.classifier:
         return bare
     named = getattr(config, "architectures", None) or []
     if named and not any(name.endswith(("MaskedLM", "PreTraining")) for name in named):
         raise UserError(
-            f"backbone={settings.name} has no language-model head ({', '.join(named)}), so that no label "
-            "word "
-            "can be scored: add backbone.head=classifier backbone.answer_cue=null."
+            f"backbone={settings.name} has no language-model head ({', '.join(named)}), so that it cannot "
+            "score label words: add backbone.head=classifier backbone.answer_cue=null."
         )
     return with_words
 
@@ -214,55 +220,54 @@ def _random_model(auto: Any, config: Any) -> Any:
 
 
 def byte_tokenizer(model_type: str = "t5") -> Any:
-    """Make a tokenizer that reads bytes, with the special tokens of a family: no vocabulary file is needed.
+    """Return a tokenizer that reads bytes and needs no vocabulary file, with the special tokens of a family.
 
-    T5's have sentinels; those of encoders put [CLS] before and [SEP] behind a text, and know [MASK].
+    T5 has sentinels; encoders have [CLS] before and [SEP] behind a text, and [MASK].
+    Raises UserError for a model type unknown to transformers.
     """
     from tokenizers import pre_tokenizers
 
     specials = ["<pad>", "</s>", "<unk>"]
     names = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     family = next(iter(families_of(_named_config(model_type))), Family.decoder_only)
-    own: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     around = "$A"
     if family is Family.encoder_decoder:
-        own = {"additional_special_tokens": [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)]}
-        specials += own["additional_special_tokens"]
+        extra = {"additional_special_tokens": [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)]}
+        specials += extra["additional_special_tokens"]
         around = "$A </s>"
     elif family is Family.encoder_only:
-        own = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-        specials += own.values()
+        extra = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+        specials += extra.values()
         around = "[CLS] $A [SEP]"
-    roles = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", **own}
+    roles = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", **extra}
     vocab = {token: number for number, token in enumerate(names)}
     return vocabulary.of_bytes(vocab, specials, around, **roles)
 
 
-def usual_attention(device: str, dtype: torch.dtype) -> str:
-    """Return the fastest attention: the fused one; but for bf16 on a CPU the plain one where there is a
-    backward pass, because the fused one's is slow there (T5-small's dimensions, one thread, examples a
-    second: 18 against 15 in training, 46 against 51 in evaluation; in fp32 8.5 against 9.1 and 19.8 against
-    20.7)."""
+def default_attention(device: str, dtype: torch.dtype) -> str:
+    """Return the fastest attention: fused, but plain for bf16 training on a CPU, where the fused backward
+    pass is slow (dimensions of T5-small, one thread, examples per second, plain against fused: 18 and 15 in
+    training, 46 and 51 in evaluation; in fp32 8.5 and 9.1, 19.8 and 20.7)."""
     return attention.MIXED if device == "cpu" and dtype is torch.bfloat16 else "sdpa"
 
 
-def _reach(
+def _load_pretrained(
     loader: Any, where: str, revision: str | None, what: str, settings: BackboneSettings, **options: Any
 ) -> Any:
-    """Load from a directory or the hub's cache; ask the hub, once and briefly, only for what is in
-    neither."""
+    """Load from a directory, else from the hub's cache, else from the hub; raise UserError if it cannot."""
     if loader.__name__.startswith("Auto"):
-        options["trust_remote_code"] = False  # never run, and never asked about
+        options["trust_remote_code"] = False  # never run, without a question
     if Path(where).is_dir():
         try:
             return loader.from_pretrained(where, **options)
         except (MemoryError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # whatever a damaged file makes of a reader
+        except Exception as error:  # a damaged file may raise anything
             reason = _reason(error, files.damage(Path(where)))
             if what == "tokenizer":
                 reason += (
-                    " Expected are a tokenizer.json or the older files of its kind, such as spiece.model, "
+                    " Expected are a tokenizer.json or the older files of its class, such as spiece.model, "
                     "vocab.txt, or vocab.json with merges.txt."
                 )
             raise UserError(f"{where} holds no {what} that transformers can load: {reason}") from error
@@ -288,11 +293,11 @@ def _reach(
 
 
 def _reason(error: Exception, damage: str = "") -> str:
-    """Return in one sentence why transformers could not load something."""
+    """Return in a sentence why transformers could not load something."""
     if "trust_remote_code" in str(error):
         return (
-            "it needs Python code that comes with it, which dp-bench never runs. Convert it to a model of a "
-            "type that transformers knows."
+            "it needs Python code of the checkpoint, which dp-bench never runs. Convert it to a model type "
+            "that transformers knows."
         )
     first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return f"{damage or first}."
@@ -301,9 +306,7 @@ def _reason(error: Exception, damage: str = "") -> str:
 def _not_reachable(where: str, what: str, settings: BackboneSettings) -> str:
     return (
         f"The {what} of backbone={settings.name} is '{where}', which is not in the local cache, and the "
-        "model hub cannot be "
-        f"reached from here. On a connected machine `hf download {where}` fetches it; then copy the folder "
-        "and use "
-        "backbone=local backbone.name_or_path=DIR. To try the tool without a checkpoint: "
+        f"model hub cannot be reached. Run `hf download {where}` on a connected machine, copy the folder and "
+        "use backbone=local backbone.name_or_path=DIR. To try dp-bench without a checkpoint, use "
         "backbone=t5_tiny_random."
     )

@@ -1,5 +1,5 @@
-"""Whether a model does what dp-bench relies on: asked of the model itself by two short texts, and not of a
-list of names. What was proved once of a checkpoint is remembered in the cache folder.
+"""Test the properties that dp-bench requires of a model by two short texts, instead of a list of model names.
+Passed probes of a checkpoint are remembered in the cache folder.
 """
 
 from __future__ import annotations
@@ -16,40 +16,41 @@ import transformers
 from torch import Tensor
 
 from dp_bench.backbones import attention
-from dp_bench.backbones.backbone import EMBEDDINGS, Backbone, LacksError, needing
+from dp_bench.backbones.backbone import EMBEDDINGS, Backbone, LacksError, requiring
 from dp_bench.records import write_json
 from dp_bench.types import LayerPrompt, Prompted, Site
 
-PROBE_VERSION = 1  # raise it when more is relied on
+PROBE_VERSION = 1  # raise it when more is required
 LENGTHS = (7, 11)  # of the two texts, in tokens
-COPIED = 200_000_000  # weights, up to which a model is copied
-NUM_WORDS = 64  # whose logits are compared
+COPIED = 200_000_000  # largest number of weights of a model that is copied
+NUM_WORDS = 64  # tokens whose logits are compared
 
 
 def prove(backbone: Backbone, fingerprint: str, cache: Path) -> None:
-    """Raise UserError with the property that failed, unless a backbone does what dp-bench relies on. Weights
-    that answer nothing finite are not judged: finite.py says so, and at which example."""
+    """Raise UserError naming the property that a backbone lacks, if any. Weights whose answers are not finite
+    are skipped here: finite.py reports them, with the example."""
     what = [fingerprint, backbone.configuration(), type(backbone.model).__name__, type(backbone).__name__]
     how = [backbone.lm.config._attn_implementation, str(backbone.dtype), transformers.__version__]
     key = sha256(json.dumps([PROBE_VERSION, *what, *how]).encode()).hexdigest()[:32]
     entry = cache / "probes" / f"{key}.json"
     if entry.is_file():
         return
-    asked = _precise(backbone)
+    probed = _precise(backbone)
     with torch.random.fork_rng(devices=[]):
-        if not _answers_numbers(asked):
+        if not _is_finite(probed):
             return
         for name, check in PROPERTIES.items():
-            with needing(asked.model, name):
-                check(asked)
+            with requiring(probed.model, name):
+                check(probed)
     write_json(entry, {"model": type(backbone.model).__name__, "proved": list(PROPERTIES)})
 
 
-# ---------------------------------------------------------------------------------------------- asking
+# --------------------------------------------------------------------------------------------- answers
 
 
 def _precise(backbone: Backbone) -> Backbone:
-    """Return a copy in single precision of a model in half precision that is small: rounding hides less."""
+    """Return a small model in half precision as a copy in fp32, where rounding hides less; others as they
+    are."""
     num_weights = sum(p.numel() for p in backbone.parameters())
     if _is_fine(backbone) or num_weights > COPIED:
         return backbone
@@ -57,11 +58,11 @@ def _precise(backbone: Backbone) -> Backbone:
 
 
 def texts(backbone: Backbone) -> list[Tensor]:
-    """Return two texts of tokens that are not special, spread over the vocabulary."""
+    """Return two texts of LENGTHS ordinary tokens, spread over the vocabulary: [T] each, int64."""
     dims = backbone.dims
-    usual = [i for i in range(min(dims.vocab_size, 5000)) if i not in dims.special_ids]
+    ordinary = [i for i in range(min(dims.vocab_size, 5000)) if i not in dims.special_ids]
     num = sum(LENGTHS)
-    ids = torch.tensor([usual[i * len(usual) // num] for i in range(num)], device=backbone.device)
+    ids = torch.tensor([ordinary[i * len(ordinary) // num] for i in range(num)], device=backbone.device)
     return [ids[: LENGTHS[0]], ids[LENGTHS[0] :]]
 
 
@@ -72,7 +73,10 @@ def answers(
     ends: Sequence[int] | None = None,
     layers: LayerPrompt | None = None,
 ) -> Tensor:
-    """Return what is scored of rows of embeddings [S,D], read as one batch: at the last, or at `ends`."""
+    """Return the logits of some tokens, or the states, at the last slots or at `ends`: [B,C] or [B,D], fp64.
+
+    `rows` are embeddings [S,D] of texts that are read as one batch, `masks` [S] are False on dropped vectors.
+    """
     device = rows[0].device
     x_BSD = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=0.5)
     masks = masks or [torch.ones(len(row), dtype=torch.bool, device=device) for row in rows]
@@ -85,7 +89,7 @@ def answers(
 
 
 def _words(backbone: Backbone) -> Tensor | None:
-    """Return some words of the vocabulary; None where the model has no head for words."""
+    """Return the ids of some tokens; None where the model has no language-model head."""
     if backbone.stacks[-1] is backbone.model:
         return None
     num = backbone.dims.vocab_size
@@ -93,23 +97,24 @@ def _words(backbone: Backbone) -> Tensor | None:
 
 
 def _stock(backbone: Backbone, ids_T: Tensor) -> Tensor:
-    """Return what the model itself answers to token ids, with its plain attention and no code of ours."""
-    read: dict[str, Any] = {"input_ids": ids_T[None], "attention_mask": torch.ones_like(ids_T[None])}
+    """Return the model's answer to token ids by its plain attention, without code of dp-bench: [1,C],
+    fp64."""
+    inputs: dict[str, Any] = {"input_ids": ids_T[None], "attention_mask": torch.ones_like(ids_T[None])}
     if backbone.lm.config.is_encoder_decoder:
-        read["decoder_input_ids"] = backbone.get_buffer("decoder_ids_A")[None]
-        backbone.refuse_unknown(int(read["decoder_input_ids"].max()))
-    usual = backbone.lm.config._attn_implementation
+        inputs["decoder_input_ids"] = backbone.get_buffer("decoder_ids_A")[None]
+        backbone.refuse_unknown(int(inputs["decoder_input_ids"].max()))
+    name = backbone.lm.config._attn_implementation
     backbone.lm.set_attn_implementation("eager")
-    output = backbone.model(**read)
-    backbone.lm.set_attn_implementation(usual)
+    output = backbone.model(**inputs)
+    backbone.lm.set_attn_implementation(name)
     words_C = _words(backbone)
-    found: Tensor = output.last_hidden_state if words_C is None else output.logits[..., words_C]
-    return found[:, -1].double()
+    answer: Tensor = output.last_hidden_state if words_C is None else output.logits[..., words_C]
+    return answer[:, -1].double()
 
 
 @torch.no_grad()
-def _answers_numbers(backbone: Backbone) -> bool:
-    with needing(backbone.model, EMBEDDINGS):
+def _is_finite(backbone: Backbone) -> bool:
+    with requiring(backbone.model, EMBEDDINGS):
         return all(bool(_stock(backbone, text).isfinite().all()) for text in texts(backbone))
 
 
@@ -121,15 +126,15 @@ def _is_fine(backbone: Backbone) -> bool:
     return torch.finfo(backbone.dtype).eps < 1e-5
 
 
-def _refuse_unlike(backbone: Backbone, found: Tensor, right: Tensor) -> None:
-    """Raise where two answers differ by more than rounding, compared with what another text changes."""
+def _refuse_different(backbone: Backbone, answer: Tensor, expected: Tensor) -> None:
+    """Raise LacksError where answers differ by more than rounding, relative to the change by another text."""
     ids = texts(backbone)
     one, other = (answers(backbone, [backbone.embed(text)]) for text in ids)
     share = 1e-4 if _is_fine(backbone) else 0.1
-    allowed = share * float((one - other).abs().max()) + _rounding(backbone, right)
-    differs = float((found - right).abs().max())
-    if not differs <= allowed:
-        raise LacksError(f"its answer differs by {differs:.2g}, where {allowed:.2g} is rounding")
+    allowed = share * float((one - other).abs().max()) + _rounding(backbone, expected)
+    difference = float((answer - expected).abs().max())
+    if not difference <= allowed:
+        raise LacksError(f"its answer differs by {difference:.2g}, where {allowed:.2g} is rounding")
 
 
 # ------------------------------------------------------------------------------------------ properties
@@ -138,26 +143,28 @@ def _refuse_unlike(backbone: Backbone, found: Tensor, right: Tensor) -> None:
 @torch.no_grad()
 def _reads_embeddings(backbone: Backbone) -> None:
     for text in texts(backbone):
-        _refuse_unlike(backbone, answers(backbone, [backbone.embed(text)]), _stock(backbone, text))
+        _refuse_different(backbone, answers(backbone, [backbone.embed(text)]), _stock(backbone, text))
 
 
 @torch.no_grad()
 def _ignores_padding(backbone: Backbone) -> None:
     rows = [backbone.embed(text) for text in texts(backbone)]
     alone = torch.cat([answers(backbone, [row]) for row in rows])
-    _refuse_unlike(backbone, answers(backbone, rows), alone)
-    # A vector that a length selector has dropped keeps a slot in the text.
+    _refuse_different(backbone, answers(backbone, rows), alone)
+    # A vector that a length selector dropped keeps its slot.
     dropped = torch.arange(LENGTHS[1], device=backbone.device) != 2
     contents = [rows[1].where(dropped[:, None], other) for other in (rows[1][:1], rows[1][-1:])]
     one, other = (answers(backbone, [row], [dropped]) for row in contents)
-    _refuse_unlike(backbone, one, other)
+    _refuse_different(backbone, one, other)
 
 
 @torch.no_grad()
-def _ignores_what_follows(backbone: Backbone) -> None:
+def _is_causal(backbone: Backbone) -> None:
     if backbone.continues_texts:
         whole, end = backbone.embed(texts(backbone)[1]), LENGTHS[1] - 3
-        _refuse_unlike(backbone, answers(backbone, [whole], ends=[end - 1]), answers(backbone, [whole[:end]]))
+        _refuse_different(
+            backbone, answers(backbone, [whole], ends=[end - 1]), answers(backbone, [whole[:end]])
+        )
 
 
 @torch.no_grad()
@@ -183,35 +190,37 @@ def _has_gradient(backbone: Backbone) -> None:
 PROPERTIES: dict[str, Callable[[Backbone], None]] = {
     EMBEDDINGS: _reads_embeddings,
     "padding and the other texts of a batch change no answer": _ignores_padding,
-    "what follows a token does not change its state": _ignores_what_follows,
+    "what follows a token does not change its state": _is_causal,
     "a vector that is moved changes the answer": _knows_order,
     "a gradient reaches the input embeddings": _has_gradient,
 }
-WITHOUT = "a prompt without layers, such as prompt=fixed"
-SITES = "attentions are looked up by name, and take further keys and values"
+INSTEAD = "a prompt without layers, such as prompt=fixed"
+SITES = "attentions are looked up by name, and take additional keys and values"
 
 
 @torch.no_grad()
 def find_sites(backbone: Backbone) -> tuple[Site, ...]:
-    """Route the attentions of a backbone through the seam for per-layer prompts and return where keys and
-    values may enter. Raises UserError where there is none, or where the seam changes the answer itself."""
+    """Switch a backbone to attention functions for per-layer prompts; return the attentions that they reach.
+
+    Raises UserError where there is none, where the functions change the answer, or added keys do not.
+    """
     text = [backbone.embed(texts(backbone)[1])]
     with (
         torch.random.fork_rng(devices=[]),
-        needing(backbone.model, SITES, WITHOUT),
+        requiring(backbone.model, SITES, INSTEAD),
     ):
-        usual = answers(backbone, text)
-        backbone.use_own_attention()
+        plain = answers(backbone, text)
+        backbone.use_prompt_attention()
         with attention.finding_sites(backbone.site_kinds(LENGTHS[1])) as sites:
-            routed = answers(backbone, text)
+            switched = answers(backbone, text)
         if not sites:
             raise LacksError("none is")
-        if bool(usual.isfinite().all()):
-            _refuse_unlike(backbone, routed, usual)
+        if bool(plain.isfinite().all()):
+            _refuse_different(backbone, switched, plain)
         ones = tuple(
             torch.ones(1, site.num_heads, 1, site.head_width, dtype=backbone.dtype, device=backbone.device)
             for site in sites
         )
-        if torch.equal(answers(backbone, text, layers=LayerPrompt(ones, ones)), usual):
-            raise LacksError("keys and values that are added change no answer")
+        if torch.equal(answers(backbone, text, layers=LayerPrompt(ones, ones)), plain):
+            raise LacksError("added keys and values change no answer")
     return tuple(sites)

@@ -1,5 +1,5 @@
-"""Whether every tensor that a run reads comes from the checkpoint. Where one does not, transformers draws it
-at random and goes on, so that each run has another model under the same name."""
+"""Check that every tensor that a run reads is in the checkpoint. transformers initialises missing ones at
+random, so that each run would have another model under the same name."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import torch
 from dp_bench.settings import Head
 from dp_bench.types import UserError
 
-NAMED = 4  # tensors that a message names
+NAMED = 4  # tensors named in a message
 
 
-def refuse_others(model: Any, loaded: Mapping[str, Any], where: str, head: Head) -> None:
-    """Raise UserError where tensors that a run reads are missing in a checkpoint or have another shape there,
-    or where it has more layers than its configuration. `loaded` is what transformers reports of loading."""
+def refuse_mismatched(model: Any, loaded: Mapping[str, Any], where: str, head: Head) -> None:
+    """Raise UserError where a checkpoint lacks tensors that a run reads, has them in another shape, or has
+    more layers than its configuration. `loaded` is the loading report of transformers."""
     unread = _unread(model, head)
     shapes = sorted(entry for entry in loaded["mismatched_keys"] if entry[0] not in unread)
     if shapes:
         shown = [
-            f"{name} is {_by(theirs)} there and {_by(ours)} by config.json" for name, theirs, ours in shapes
+            f"{name} is {_by(saved)} there and {_by(built)} by config.json" for name, saved, built in shapes
         ]
         raise UserError(
             f"The weights of {where} do not fit its configuration ({_counted(shapes)}): "
@@ -36,11 +36,11 @@ def refuse_others(model: Any, loaded: Mapping[str, Any], where: str, head: Head)
         raise UserError(
             f"{where} lacks weights that this run reads ({_counted(missing)}): {_some(missing)}. "
             + (
-                f"The names in the file begin with '{prefix}', which a wrapper around the model has left: "
-                f"save it again without, {{name.removeprefix('{prefix}'): tensor for name, tensor in …}}."
+                f"The names in the file begin with '{prefix}', which a wrapper around the model added: save "
+                f"it again without: {{name.removeprefix('{prefix}'): tensor for name, tensor in …}}."
                 if prefix
-                else "They would be drawn at random. Use a checkpoint that has them, or the config.json that "
-                "belongs to the weights."
+                else "They would be random. Use a checkpoint that has them, or the config.json that belongs "
+                "to the weights."
             )
         )
     further = _further_layers(model, unexpected)
@@ -49,40 +49,40 @@ def refuse_others(model: Any, loaded: Mapping[str, Any], where: str, head: Head)
             f"{where} has weights of layers that its config.json leaves out ({_counted(further)}): "
             f"{_some(further)}. Use the config.json that belongs to the weights."
         )
-    # Drawn at random as well, but nothing reads them: the same in each process, as the fingerprint has to be.
+    # Unread missing tensors are random too: zeros give every process the same fingerprint.
     with torch.no_grad():
         for name in unread.intersection(loaded["missing_keys"]):
             model.get_parameter(name).zero_()
 
 
 def _unread(model: Any, head: Head) -> set[str]:
-    """Return the tensors that no forward pass here reads: a pooler's, and with a classifier head those of the
-    language-model head, unless they are the embedding too."""
+    """Return the tensors that no forward pass reads: those of a pooler and, with a classifier head, of the
+    language-model head, unless tied to the embedding."""
     modules = [getattr(model, "pooler", None)]
     if head is Head.classifier:
         modules.append(model.get_output_embeddings())
-    found = {id(p) for module in modules if module is not None for p in module.parameters()}
-    found.discard(id(model.get_input_embeddings().weight))
-    return {name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in found}
+    unread = {id(p) for module in modules if module is not None for p in module.parameters()}
+    unread.discard(id(model.get_input_embeddings().weight))
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in unread}
 
 
 def _wrapped_in(model: Any, missing: Sequence[str], unexpected: set[str]) -> str:
-    """Return what stands before the names of most missing tensors in the file, or "". A file need not have
-    the tensors that are tied to others, nor the name of the whole model before those of its parts."""
+    """Return the prefix of most missing tensors in the file, or "". Tied tensors may be absent from a file,
+    and the prefix of the base model from its names."""
     base = f"{model.base_model_prefix}."
     votes = Counter(
-        found.removesuffix(end)
+        saved.removesuffix(end)
         for name in missing
         for end in {name, name.removeprefix(base)}
-        for found in unexpected
-        if found.endswith(f".{end}")
+        for saved in unexpected
+        if saved.endswith(f".{end}")
     )
     prefix, number = min(votes.items(), key=lambda vote: (-vote[1], len(vote[0])), default=("", 0))
     return prefix if 2 * number > len(missing) else ""
 
 
 def _further_layers(model: Any, unexpected: Iterable[str]) -> list[str]:
-    """Return the tensors of a file that differ from tensors of the model in the number of a layer alone."""
+    """Return the tensors of a file that differ from those of the model only in the number of a layer."""
     base = f"{model.base_model_prefix}."
 
     def kind(name: str) -> str:

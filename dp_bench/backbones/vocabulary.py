@@ -1,4 +1,4 @@
-"""Tokenizers that need no tokenizer.json: of bytes, and of the vocabulary files of older checkpoints."""
+"""Tokenizers without a tokenizer.json: of bytes, and of the vocabulary files of older checkpoints."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ SAMPLE = "Ümläut — 漢字 🙂, of bytes"
 
 
 def alphabet() -> list[str]:
-    """Return the characters that stand for the bytes 0 to 255 in byte-level tokenizers: a byte's own where it
-    can be printed, else one from beyond."""
+    """Return the characters that represent the bytes 0 to 255 in byte-level tokenizers: that of the byte
+    where printable, else one above 255."""
     from tokenizers import pre_tokenizers
 
     characters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    beyond = iter([character for character in characters if ord(character) > 255])
-    return [chr(byte) if chr(byte) in characters else next(beyond) for byte in range(256)]
+    above = iter([character for character in characters if ord(character) > 255])
+    return [chr(byte) if chr(byte) in characters else next(above) for byte in range(256)]
 
 
 def of_bytes(vocab: Mapping[str, int], specials: Sequence[str], around: str, **roles: Any) -> Any:
-    """Make a tokenizer that reads bytes. `vocab` has the numbers of their characters and of some special
-    tokens, the others get the next; `around` is a text with what is put around it, such as "$A </s>"; `roles`
-    are what transformers calls some of the special tokens."""
+    """Return a tokenizer that reads bytes. `vocab` has the ids of their characters and of some special
+    tokens; the other `specials` get the next ids. `around` is the template of a text, such as "$A </s>";
+    `roles` are keyword arguments of transformers such as `pad_token`."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from tokenizers.processors import TemplateProcessing
@@ -39,12 +39,11 @@ def of_bytes(vocab: Mapping[str, int], specials: Sequence[str], around: str, **r
 
 
 def fast(tokenizer: Any) -> Any:
-    """Return the fast form of a tokenizer that is written in Python and reads bytes (ByT5); others as they
-    are."""
+    """Return the fast form of a Python tokenizer that reads bytes (ByT5); others unchanged."""
     if tokenizer.is_fast:
         return tokenizer
-    numbers = tokenizer.convert_tokens_to_ids([chr(byte) for byte in range(256)])
-    if len(set(numbers)) < 256:
+    byte_ids = tokenizer.convert_tokens_to_ids([chr(byte) for byte in range(256)])
+    if len(set(byte_ids)) < 256:
         return tokenizer
     specials = {str(token): number for number, token in sorted(tokenizer.added_tokens_decoder.items())}
     bare = tokenizer("a", add_special_tokens=False).input_ids
@@ -56,14 +55,15 @@ def fast(tokenizer: Any) -> Any:
         if getattr(tokenizer, name) is not None
     }
     roles["additional_special_tokens"] = [token for token in specials if token not in roles.values()]
-    vocab = {**specials, **dict(zip(alphabet(), numbers, strict=True))}
-    made = of_bytes(vocab, list(specials), around, **roles)
-    same = len(bare) == 1 and made(SAMPLE).input_ids == tokenizer(SAMPLE).input_ids
-    return made if same else tokenizer
+    vocab = {**specials, **dict(zip(alphabet(), byte_ids, strict=True))}
+    quick = of_bytes(vocab, list(specials), around, **roles)
+    same = len(bare) == 1 and quick(SAMPLE).input_ids == tokenizer(SAMPLE).input_ids
+    return quick if same else tokenizer
 
 
-def older_kind(folder: Path) -> Any:
-    """Return the class that reads the vocabulary of a folder that has the older files alone, or None."""
+def older_class(folder: Path) -> Any:
+    """Return the tokenizer class for the older vocabulary files of a folder; None where there are none, or a
+    tokenizer.json."""
     import transformers
 
     if (folder / "tokenizer.json").is_file():

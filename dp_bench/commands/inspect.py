@@ -37,7 +37,7 @@ def inspect(
     if not fresh:
         records.weights_of(directory)  # before the data is read
     landscape, found = measure(directory, record, examples, draws, fresh)
-    kind, number = "fresh" if fresh else "trained", len(landscape.loss_NJ)
+    kind, number = "fresh" if fresh else "trained", len(landscape.loss_MJ)
     title = f"{record.run_id}, {kind} prompt, {number} examples, {draws} draws"
     lines = [
         (
@@ -169,8 +169,8 @@ def save(canvas: Figure, folder: Path) -> None:
 
 def draw_line(axes: Axes, landscape: Landscape) -> None:
     """Draw what slopes predict of a move to every other position, against what happens."""
-    swap = ~np.eye(landscape.loss_NJ.shape[1], dtype=bool)
-    predicted, happened = (x.numpy()[:, swap].ravel() for x in (landscape.linear_NJJ, landscape.true_NJJ))
+    swap = ~np.eye(landscape.loss_MJ.shape[1], dtype=bool)
+    predicted, happened = (x.numpy()[:, swap].ravel() for x in (landscape.linear_MJJ, landscape.true_MJJ))
     axes.plot(predicted, happened, ".", markersize=3, alpha=0.3, markeredgewidth=0)
     for values, limit in ((predicted, axes.set_xlim), (happened, axes.set_ylim)):
         most = float(np.quantile(np.abs(values), 0.98)) or 1.0  # a few that are far out hide the others

@@ -39,13 +39,13 @@ T5 = {
 
 
 def formula(prompt: Mapping[str, Any]) -> str:
-    """Return the formula of what the settings of a prompt train."""
+    """Return the formula of the number of trained numbers of a method."""
     method = table.of(prompt["method"])
     return catalogue.formula(prompt) if method.has_prompt else method.formula
 
 
 def trained(prompt: Mapping[str, Any], widths: Widths, num_tasks: int, num_labels: int = 2) -> int | None:
-    """Return the same as a number; None where it is not known without the model."""
+    """Return how many numbers a method trains; None where only the model tells."""
     sites = dict(zip(SITES, widths.sites, strict=True))
     sizes = Sizes(prompt["num_tokens"], widths.d_model, 0, num_tasks, sites, widths.inner, num_labels)
     return table.of(prompt["method"]).count(prompt, sizes)

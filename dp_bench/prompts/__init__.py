@@ -1,2 +1,1 @@
-"""A prompt strategy is one sentence: which vectors, how many are kept (length), how many go before the text
-(position)."""
+"""Prompts: which vectors, how many are used (length), how many before the text (position), which layers."""

@@ -1,11 +1,10 @@
-"""What a prompt is built of: each piece once, with all that is known of it without torch.
+"""The pieces of prompts, and what is known of each without importing torch.
 
-Checks, counts, guards, tables and lists read this, so that none of them knows a piece by its name. A
-configuration names a piece by the `_target_` of its YAML, which is a key of this catalogue: what is not in it
-is never imported.
+Checks, counts, guards, tables and lists read this; none of them knows a piece by name. A configuration names
+a piece by the `_target_` of its YAML, a key of this catalogue: nothing else is imported.
 
-Letters of the formulas: P vectors of width D, J outcomes of a selector (P + 1 of a position or a length, K of
-a route), K members of a pool, N tasks, S attentions of inner width W.
+Letters of the formulas: P vectors of width D, J outcomes of a selector (P + 1 positions or lengths, K
+routes), K members of a pool, N tasks, S attentions of inner width W, h hidden width, n members chosen.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -21,21 +20,21 @@ from dp_bench.plugins import by_key
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
-ENTRY_POINTS = "dp_bench.pieces"  # of other packages: each names a Piece, or a list of them
+ENTRY_POINTS = "dp_bench.pieces"  # group of entry points that name a Piece or a list of them
 PARTS = ("position", "length", "vectors", "layers", "route")
 SELECTORS = ("position", "length", "route")
 SITES = ("encoder", "decoder", "cross")
 OUTCOMES = ("all", "half", "none")
-HYDRAS = ("_target_", "_partial_")  # keys of a piece that are no settings
+HYDRA_KEYS = ("_target_", "_partial_")  # keys of a piece that are no settings
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the formulas of trained numbers read."""
+    """The sizes in the formulas of trained numbers."""
 
     num_tokens: int  # P
     width: int  # D
-    outcomes: int = 0  # J, of the selector that is counted
+    outcomes: int = 0  # J of the selector that is counted
     num_tasks: int = 1  # N
     sites: Mapping[str, int] = field(default_factory=dict)  # S, by kind of attention
     inner: int = 0  # W: heads times head width
@@ -44,11 +43,10 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a setting of a piece may be: `allows` is asked with the value and P; `said` is what it must be,
-    with {p} for P."""
+    """The allowed values of a setting: a test of the value and P, and the same in words, with {p} for P."""
 
     allows: Callable[[Any, int], bool]
-    said: str
+    requirement: str
 
 
 Settings = Mapping[str, Any]
@@ -56,30 +54,31 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Piece:
-    """A class that decides a part of a prompt."""
+    """A class that decides a part of a prompt, and its properties."""
 
     target: str  # module and name of the class
-    parts: tuple[str, ...]  # which of PARTS it can decide
+    parts: tuple[str, ...]  # those of PARTS that it can decide
     formula: str = ""  # of its trained numbers; "" for none
-    count: Callable[[Sizes, Settings], int] = lambda sizes, own: 0  # the same in numbers
+    count: Callable[[Sizes, Settings], int] = lambda sizes, settings: 0  # their number
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    problem: Callable[[Settings, int], str | None] = lambda own, p: None  # between settings
+    problem: Callable[[Settings, int], str | None] = lambda settings, p: None  # of settings together
     is_learned: bool = False  # a selector that is trained: it draws in training and not at evaluation
-    looks: bool = False  # at the summary of each text
-    has_members: bool = False  # one of K prompts for each text, or a mixture of them
-    needs_route: bool = False  # vectors of which a route says which member a text has
-    is_empty: bool = False  # vectors that put nothing into the input
+    looks: bool = False  # at the summary of each example
+    has_members: bool = False  # chooses or mixes K prompts for each example
+    needs_route: bool = False  # vectors whose member is chosen by a route
+    is_empty: bool = False  # vectors that add nothing to the input
     is_random: bool = False  # a control that draws at evaluation as well
-    rates: str = "prompt"  # among what the usual learning rates of guards.py are looked up
+    rates: str = "prompt"  # key of the usual learning rates in guards.py
     paper: str = ""
 
     @property
     def name(self) -> str:
+        """Return the name of the class."""
         return self.target.rsplit(".", 1)[-1]
 
 
 def number(low: float, high: float = math.inf, *, low_too: bool = False) -> Callable[[Any, int], bool]:
-    """Return the test of a finite number above `low` (or from it on) and up to `high`."""
+    """Return a test for finite numbers above `low` (or from it on) and up to `high`."""
 
     def allows(value: Any, _: int) -> bool:
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -89,6 +88,7 @@ def number(low: float, high: float = math.inf, *, low_too: bool = False) -> Call
 
 
 def is_count(value: Any) -> bool:
+    """Return whether a value is a positive integer."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
@@ -104,7 +104,7 @@ def _are_sites(value: Any, _: int) -> bool:
 
 def _are_two_numbers(value: Any, _: int) -> bool:
     finite = number(-math.inf)
-    return isinstance(value, list | tuple) and len(value) == 2 and all(finite(own, 0) for own in value)
+    return isinstance(value, list | tuple) and len(value) == 2 and all(finite(each, 0) for each in value)
 
 
 COUNT = Setting(lambda value, p: is_count(value), "at least 1")
@@ -117,37 +117,37 @@ KEYS_AND_VALUES = {
 }
 
 
-def _chosen_problem(own: Settings, num_tokens: int) -> str | None:
-    chosen, members = own["num_chosen"], own["num_prompts"]
+def _chosen_problem(settings: Settings, num_tokens: int) -> str | None:
+    chosen, members = settings["num_chosen"], settings["num_prompts"]
     if num_tokens % chosen == 0 and chosen <= members:
         return None
     return (
-        f"prompt.vectors.num_chosen={chosen} members make up prompt.num_tokens={num_tokens} rows and come "
-        f"out of num_prompts={members}: it must divide the first and not exceed the second."
+        f"prompt.vectors.num_chosen={chosen} must divide prompt.num_tokens={num_tokens} and not exceed "
+        f"num_prompts={members}: the chosen members share the prompt's vectors."
     )
 
 
-def _keys_and_values(sizes: Sizes, own: Settings) -> list[int]:
-    """Return the numbers of keys and values of a vector, for each kind of attention that is used."""
-    kinds = own.get("sites", SITES)
-    return [2 * number_of * sizes.inner for kind, number_of in sizes.sites.items() if kind in kinds]
+def _keys_and_values(s: Sizes, settings: Settings) -> list[int]:
+    """Return how many numbers the keys and values of a vector have, for each kind of attention used."""
+    kinds = settings.get("sites", SITES)
+    return [2 * count * s.inner for kind, count in s.sites.items() if kind in kinds]
 
 
-def _mlps(s: Sizes, own: Settings) -> int:
-    hidden = own.get("hidden") or s.width
-    widths = _keys_and_values(s, own)
+def _mlps(s: Sizes, settings: Settings) -> int:
+    hidden = settings.get("hidden") or s.width
+    widths = _keys_and_values(s, settings)
     return sum(s.num_tokens * s.width + (s.width + 1) * hidden + (hidden + 1) * width for width in widths)
 
 
-def _lstm_and_mlp(s: Sizes, own: Settings) -> int:
-    hidden, layers = own.get("hidden") or s.width // 2, own.get("num_layers", 2)
-    between = own.get("mlp_hidden") or 2 * hidden
-    lstm = sum(2 * 4 * hidden * (above + hidden + 2) for above in (s.width, *[2 * hidden] * (layers - 1)))
-    return s.num_tokens * s.width + lstm + (2 * hidden + 1) * between + (between + 1) * s.width
+def _lstm_and_mlp(s: Sizes, settings: Settings) -> int:
+    hidden, layers = settings.get("hidden") or s.width // 2, settings.get("num_layers", 2)
+    mlp_hidden = settings.get("mlp_hidden") or 2 * hidden
+    lstm = sum(2 * 4 * hidden * (inputs + hidden + 2) for inputs in (s.width, *[2 * hidden] * (layers - 1)))
+    return s.num_tokens * s.width + lstm + (2 * hidden + 1) * mlp_hidden + (mlp_hidden + 1) * s.width
 
 
-def _members(s: Sizes, own: Settings) -> int:
-    return int(own["num_prompts"]) * s.num_tokens * s.width
+def _members(s: Sizes, settings: Settings) -> int:
+    return int(settings["num_prompts"]) * s.num_tokens * s.width
 
 
 _S, _V, _L = "dp_bench.prompts.selectors.", "dp_bench.prompts.vectors.", "dp_bench.prompts.layers."
@@ -166,7 +166,7 @@ PIECES = (
         f"{_S}PerTask",
         ("position", "length", "route"),
         "N J",
-        lambda s, own: s.num_tasks * s.outcomes,
+        lambda s, _: s.num_tasks * s.outcomes,
         {"shared_draw": SWITCH, "rows_a_draw": COUNT},
         is_learned=True,
         paper=DYNAMIC,
@@ -175,7 +175,7 @@ PIECES = (
         f"{_S}PerInstance",
         ("position", "length", "route"),
         "(D + 1) J",
-        lambda s, own: (s.width + 1) * s.outcomes,
+        lambda s, _: (s.width + 1) * s.outcomes,
         {"relu": SWITCH},
         is_learned=True,
         looks=True,
@@ -191,7 +191,7 @@ PIECES = (
         "dp_bench.prompts.ridge.Ridge",
         ("position", "length", "route"),
         "(D + 1) J",
-        lambda s, own: (s.width + 1) * s.outcomes,
+        lambda s, _: (s.width + 1) * s.outcomes,
         {
             "balanced": SWITCH,
             "ridge": Setting(number(0), "a number above 0"),
@@ -206,7 +206,7 @@ PIECES = (
         looks=True,
     ),
     Piece(f"{_V}NoVectors", ("vectors",), is_empty=True),
-    Piece(f"{_V}Single", ("vectors",), "P D", lambda s, own: s.num_tokens * s.width, paper=LESTER),
+    Piece(f"{_V}Single", ("vectors",), "P D", lambda s, _: s.num_tokens * s.width, paper=LESTER),
     Piece(
         f"{_V}Reparameterised",
         ("vectors",),
@@ -219,7 +219,7 @@ PIECES = (
         f"{_V}Pool",
         ("vectors",),
         "K P D + K (D + 1)",
-        lambda s, own: _members(s, own) + own["num_prompts"] * (s.width + 1),
+        lambda s, settings: _members(s, settings) + settings["num_prompts"] * (s.width + 1),
         {**MEMBERS, "tanh": SWITCH},
         looks=True,
         has_members=True,
@@ -230,7 +230,7 @@ PIECES = (
         f"{_V}SimilarityPool",
         ("vectors",),
         "K P D + D (D + 1)",
-        lambda s, own: _members(s, own) + s.width * (s.width + 1),
+        lambda s, settings: _members(s, settings) + s.width * (s.width + 1),
         MEMBERS,
         looks=True,
         has_members=True,
@@ -239,7 +239,7 @@ PIECES = (
         f"{_V}KeyedPool",
         ("vectors",),
         "K (P / n) D + K D",  # n: num_chosen
-        lambda s, own: own["num_prompts"] * (s.num_tokens // own["num_chosen"] + 1) * s.width,
+        lambda s, settings: settings["num_prompts"] * (s.num_tokens // settings["num_chosen"] + 1) * s.width,
         {
             **MEMBERS,
             "num_chosen": COUNT,
@@ -255,7 +255,7 @@ PIECES = (
         f"{_V}TaskPool",
         ("vectors",),
         "K P D + N K (D + 1)",
-        lambda s, own: _members(s, own) + s.num_tasks * own["num_prompts"] * (s.width + 1),
+        lambda s, settings: _members(s, settings) + s.num_tasks * settings["num_prompts"] * (s.width + 1),
         MEMBERS,
         looks=True,
         has_members=True,
@@ -265,14 +265,14 @@ PIECES = (
         f"{_V}TaskFactor",
         ("vectors",),
         "P D + N (P + D)",
-        lambda s, own: s.num_tokens * s.width + s.num_tasks * (s.num_tokens + s.width),
+        lambda s, _: s.num_tokens * s.width + s.num_tasks * (s.num_tokens + s.width),
         paper="MPT: Wang et al., ICLR 2023",
     ),
     Piece(
         f"{_L}Table",
         ("layers",),
         "2 P S W",
-        lambda s, own: s.num_tokens * sum(_keys_and_values(s, own)),
+        lambda s, settings: s.num_tokens * sum(_keys_and_values(s, settings)),
         KEYS_AND_VALUES,
         rates="keys and values",
         paper="P-tuning v2: Liu et al., ACL 2022",
@@ -291,40 +291,36 @@ PIECES = (
 
 @cache
 def catalogue() -> dict[str, Piece]:
-    """Return all pieces by their target: those of this package, then those that installed packages add."""
+    """Return all pieces by target: those of this package, then those of installed packages."""
     return by_key({piece.target: piece for piece in PIECES}, ENTRY_POINTS, Piece, "target")
 
 
 def of(piece: Settings | None) -> Piece | None:
-    """Return what is known of a piece as a configuration writes it; None for no piece or an unknown one."""
+    """Return the catalogue's entry for the settings of a piece; None for no piece or an unknown one."""
     return catalogue().get(str((piece or {}).get("_target_")))
 
 
 def used(prompt: Mapping[str, Any]) -> dict[str, Piece]:
     """Return the known pieces of a prompt's settings, by the part that each decides."""
-    found = {part: of(prompt.get(part)) for part in PARTS}
-    return {part: piece for part, piece in found.items() if piece is not None}
+    return {part: piece for part in PARTS if (piece := of(prompt.get(part))) is not None}
 
 
 def build(piece: Settings | None) -> Callable[..., Any] | None:
-    """Return the class of a piece with its settings filled in; sizes of the run are left to be given."""
+    """Return the constructor of a piece with its settings filled in, to be called with sizes of the run.
+
+    Raises UserError for a piece outside the catalogue.
+    """
     if piece is None:
         return None
     known = of(piece)
     if known is None:
-        raise UserError(f"{_unknown(piece)}")
+        raise UserError(_unknown(piece))
     module, name = known.target.rsplit(".", 1)
-    made = getattr(import_module(module), name)
-    settings = {key: value for key, value in piece.items() if key not in HYDRAS}
-
-    def fill(*sizes: Any) -> Any:
-        return made(*sizes, **settings)
-
-    return fill
+    return partial(getattr(import_module(module), name), **_settings(piece))
 
 
 def problems(prompt: Mapping[str, Any], num_tokens: int) -> Iterator[str]:
-    """Yield what is wrong with the pieces of a prompt, each for itself."""
+    """Yield a message for each wrong setting of the pieces of a prompt."""
     for part in PARTS:
         piece = prompt.get(part)
         if piece is None:
@@ -333,9 +329,9 @@ def problems(prompt: Mapping[str, Any], num_tokens: int) -> Iterator[str]:
         if known is None or part not in known.parts:
             yield f"prompt.{part}: {_unknown(piece, part)}"
             continue
-        own = {key: value for key, value in piece.items() if key not in HYDRAS}
+        settings = _settings(piece)
         wrong = False
-        for key, value in own.items():
+        for key, value in settings.items():
             if key not in known.settings:
                 wrong = True
                 hint = did_you_mean(key, tuple(known.settings))
@@ -343,9 +339,14 @@ def problems(prompt: Mapping[str, Any], num_tokens: int) -> Iterator[str]:
             elif not known.settings[key].allows(value, num_tokens):
                 wrong = True
                 shown = "null" if value is None else value
-                yield f"prompt.{part}.{key}={shown} must be {known.settings[key].said.format(p=num_tokens)}."
-        if not wrong and (problem := known.problem(own, num_tokens)):
+                requirement = known.settings[key].requirement.format(p=num_tokens)
+                yield f"prompt.{part}.{key}={shown} must be {requirement}."
+        if not wrong and (problem := known.problem(settings, num_tokens)):
             yield problem
+
+
+def _settings(piece: Settings) -> dict[str, Any]:
+    return {key: value for key, value in piece.items() if key not in HYDRA_KEYS}
 
 
 def _unknown(piece: Settings, part: str | None = None) -> str:
@@ -359,7 +360,7 @@ def _unknown(piece: Settings, part: str | None = None) -> str:
 
 
 def formula(prompt: Mapping[str, Any]) -> str:
-    """Return the formula of the numbers that a prompt's pieces train together."""
+    """Return the formula of the number of trained numbers of a prompt."""
     letters = {"route": "K"}
     terms = [
         piece.formula.replace("J", letters.get(part, "J"))
@@ -370,7 +371,7 @@ def formula(prompt: Mapping[str, Any]) -> str:
 
 
 def trained(prompt: Mapping[str, Any], sizes: Sizes) -> int:
-    """Return how many numbers a prompt's pieces train, at `sizes` whose `outcomes` do not count."""
+    """Return how many numbers a prompt trains; `sizes.outcomes` is ignored."""
     known, num_tokens = used(prompt), sizes.num_tokens
     vectors = prompt.get("vectors") or {}
     in_input = 0 if "vectors" in known and known["vectors"].is_empty else num_tokens

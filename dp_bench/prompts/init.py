@@ -1,4 +1,4 @@
-"""Where the rows of a soft prompt start.
+"""Initial values of the vectors of a prompt.
 
 Lester et al. (2021) sample them from the embeddings of frequent tokens. `first_vocab` is what the authors'
 code calls "from vocabulary": rows 0, 1, 2 … of the table, that is `<pad>`, `</s>`, `<unk>` and the first
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dp_bench.settings import Init
 from dp_bench.types import Dims, UserError
 
-Initialiser = Callable[[int], Tensor]  # number of rows -> [rows, D], fp32
+Initialiser = Callable[[int], Tensor]  # number of vectors P -> [P,D], fp32
 
 NUM_FREQUENT = 5000  # Lester et al. (2021), section 3.2; sentencepiece orders its pieces by frequency
 
@@ -26,9 +26,10 @@ NUM_FREQUENT = 5000  # Lester et al. (2021), section 3.2; sentencepiece orders i
 def initialiser(
     kind: Init, dims: Dims, embedding_VD: Tensor | None, first_ids: Sequence[int] = ()
 ) -> Initialiser:
-    """Return the function that makes the first value of prompt rows. It draws from torch's global
-    generator. `first_ids` are the tokens that `text` repeats and that `label_words` begins with."""
-    if kind in (Init.uniform, Init.saved):  # what is saved is read once the prompt stands
+    """Return the function that draws initial vectors, from torch's global generator. `first_ids` are the
+    tokens that `text` repeats and `label_words` begins with. Raises ValueError where the kind needs
+    `embedding_VD` and it is None."""
+    if kind in (Init.uniform, Init.saved):  # saved vectors are loaded once the prompt is built
         return lambda rows: torch.rand(rows, dims.width) - 0.5
     if embedding_VD is None:
         raise ValueError(
@@ -45,7 +46,7 @@ def initialiser(
         return lambda rows: table_VD[first[torch.arange(rows) % len(first)]].clone()
 
     def sample(rows: int) -> Tensor:
-        # Without replacement as far as the vocabulary reaches: two equal rows would stay equal in gradient.
+        # Without replacement as far as the vocabulary reaches: equal vectors would get equal gradients.
         order = torch.cat([torch.randperm(len(frequent)) for _ in range(-(-rows // len(frequent)))])
         return table_VD[frequent[order[:rows]].to(table_VD.device)].clone()
 
@@ -60,23 +61,20 @@ def initialiser(
 
 
 def load_saved(prompt: nn.Module, path: Path) -> None:
-    """Start a prompt from what a finished run has left; raises UserError where the two differ in a shape."""
+    """Load the prompt of a finished run; raises UserError for an unreadable file or other names or shapes."""
     try:
-        found = load_file(path)
+        saved = load_file(path)
     except SafetensorError as error:
         raise UserError(f"prompt.init_from: {path} is no safetensors file ({error}).") from None
-    own = prompt.state_dict()
-    found = {
-        name: value for name, value in found.items() if not name.startswith(("backbone.", "verbalizers."))
-    }
-    wrong = differences(found, own)
-    if wrong:
+    others = ("backbone.", "verbalizers.")
+    saved = {name: value for name, value in saved.items() if not name.startswith(others)}
+    if wrong := differences(saved, prompt.state_dict()):
         raise UserError(f"prompt.init_from: {path} holds another prompt than this one: {'; '.join(wrong)}.")
-    prompt.load_state_dict(found)
+    prompt.load_state_dict(saved)
 
 
 def differences(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> list[str]:
-    """Say which tensors are missing on either side, or have another shape."""
+    """Return a phrase for each tensor that is missing on either side or has another shape."""
     return [
         f"{name} is {_shape(there.get(name))} there and {_shape(here.get(name))} here"
         for name in sorted(there.keys() | here.keys())

@@ -1,15 +1,14 @@
-"""What a selector looks at: a frozen summary, standardised, and with the label erased from it where asked
-for.
+"""The input of selectors: a frozen summary, standardised, or with the label erased from it.
 
-A selector that can read the answer off the frozen features routes by it, and a pool becomes "a prompt that
-says yes and a prompt that says no". `erase_label` is LEACE (Belrose et al., 2023): of all affine maps after
-which no linear predictor of the label beats a constant, the one that changes the input least, in the norm of
-its own covariance:
+A selector that can predict the answer from the frozen features routes by it, and a pool becomes "a prompt
+that says yes and a prompt that says no". `erase_label` is LEACE (Belrose et al., 2023): of all affine maps
+after which no linear predictor of the label beats a constant, the one that changes the input
+least in mean square:
 
     r(x) = x - W+ P W (x - mean),   W = Cov(x)^(-1/2),   P = projection onto the columns of W Cov(x, label)
 
-Both are fitted on training rows alone, in float64, and saved with the prompt. It erases what is linear of the
-label, and with it whatever of a sub-skill goes with the label.
+Both are fitted to training rows alone, in float64, and saved with the prompt. LEACE erases only what is
+linear in the label, and with it whatever of a sub-skill correlates with the label.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 
 class SelectorInput(nn.Module):
-    """An affine map of summaries [B,D], `(x - center) @ map`; the identity until it is fitted."""
+    """An affine map of summaries, `(x - center) @ map`; the identity until it is fitted."""
 
     center_D: Tensor
     map_DD: Tensor
@@ -31,30 +30,31 @@ class SelectorInput(nn.Module):
         self.register_buffer("map_DD", torch.eye(width))
 
     def forward(self, summary_BD: Tensor) -> Tensor:
+        """Return the transformed summaries: [B,D], fp32."""
         return (summary_BD - self.center_D) @ self.map_DD
 
     @torch.no_grad()
-    def fit(self, x_ND: Tensor, labels_NC: Tensor) -> None:
-        """Fit to the summaries of training rows; `labels_NC` is one-hot, centred within each task."""
-        x_ND = x_ND.double()
-        center_D = x_ND.mean(0)
-        scale_D = x_ND.std(0) if self.standardise else torch.ones_like(center_D)
+    def fit(self, x_MD: Tensor, labels_MC: Tensor) -> None:
+        """Fit to summaries of training rows; `labels_MC` is one-hot, centred within each task."""
+        x_MD = x_MD.double()
+        center_D = x_MD.mean(0)
+        scale_D = x_MD.std(0) if self.standardise else torch.ones_like(center_D)
         scale_D = torch.where(scale_D > 0, scale_D, 1.0)
         map_DD = torch.diag(1 / scale_D)
         if self.erase_label:
-            map_DD = map_DD @ (torch.eye(len(center_D)) - erased(x_ND @ map_DD, labels_NC))
+            map_DD = map_DD @ (torch.eye(len(center_D)) - erased(x_MD @ map_DD, labels_MC))
         self.center_D.copy_(center_D)
         self.map_DD.copy_(map_DD)
 
 
-def erased(x_ND: Tensor, labels_NC: Tensor) -> Tensor:
+def erased(x_MD: Tensor, labels_MC: Tensor) -> Tensor:
     """Return the matrix R of LEACE for inputs as rows, `r(x) = x - (x - mean) @ R`: [D,D], in float64."""
-    x_ND, labels_NC = x_ND.double(), labels_NC.double()
-    centred_ND, labels_NC = x_ND - x_ND.mean(0), labels_NC - labels_NC.mean(0)
-    covariance_DD = centred_ND.T @ centred_ND / len(x_ND)
-    shared_DC = centred_ND.T @ labels_NC / len(x_ND)
+    x_MD, labels_MC = x_MD.double(), labels_MC.double()
+    centred_MD, labels_MC = x_MD - x_MD.mean(0), labels_MC - labels_MC.mean(0)
+    covariance_DD = centred_MD.T @ centred_MD / len(x_MD)
+    shared_DC = centred_MD.T @ labels_MC / len(x_MD)
     values_D, vectors_DD = torch.linalg.eigh(covariance_DD)
-    # A direction without variance holds no label either: its share of the inverse is 0.
+    # A direction without variance has no covariance with the label: its inverse counts as 0.
     alive_D = values_D > values_D.max() * len(values_D) * torch.finfo(values_D.dtype).eps
     root_D = torch.where(alive_D, values_D, 0.0).sqrt()
     inverse_D = torch.where(alive_D, 1 / torch.where(alive_D, root_D, 1.0), 0.0)

@@ -1,7 +1,7 @@
-"""Layers: keys and values that a prompt adds to every attention of the backbone, one pair a vector and site.
+"""Layers: keys and values that a prompt adds to attentions of the backbone, a pair per vector and site.
 
-`sites` names where: encoder, decoder (self-attention of either kind of decoder), cross. A prompt counts its P
-vectors the same at every site; a length selector drops them everywhere at once.
+`sites` names the kinds: encoder, decoder (self-attention of either kind of decoder), cross. All sites have
+the same P vectors; a length selector drops a vector at all of them.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dp_bench.prompts.catalogue import SITES
 from dp_bench.types import Dims, LayerPrompt, Site, UserError
-
-KINDS = ("encoder", "decoder", "cross")
 
 
 class Layers(nn.Module):
-    """Base of both: forward returns keys and values [P,H,E] of each site that is used."""
+    """Base of both kinds. Raises UserError where `sites` names no attention of the backbone."""
 
     def __init__(self, dims: Dims, sites: Sequence[str]) -> None:
         super().__init__()
         self.all_sites = dims.sites
-        self.used = [place for place, site in enumerate(dims.sites) if site.kind in sites]
+        self.used = [index for index, site in enumerate(dims.sites) if site.kind in sites]
         if not self.used:
             kinds = sorted({site.kind for site in dims.sites})
             raise UserError(
@@ -32,30 +31,31 @@ class Layers(nn.Module):
 
     @property
     def sites(self) -> list[Site]:
-        return [self.all_sites[place] for place in self.used]
+        """Return the sites that get keys and values."""
+        return [self.all_sites[index] for index in self.used]
 
     def tables(self) -> list[Tensor]:
-        """Return keys and values of each used site: [2,P,H,E]."""
+        """Return keys and values of each used site: [2,P,H,E], fp32."""
         raise NotImplementedError
 
     def forward(self, num_rows: int, keep_BP: Tensor | None) -> LayerPrompt:
-        """Return them for each example of a batch, in the places of all sites: [B,H,P,E]."""
+        """Return the keys and values [B,H,P,E] of a batch, with None for sites that are not used."""
         keys: list[Tensor | None] = [None] * len(self.all_sites)
         values: list[Tensor | None] = [None] * len(self.all_sites)
-        for place, table in zip(self.used, self.tables(), strict=True):
+        for index, table in zip(self.used, self.tables(), strict=True):
             rows = table.transpose(1, 2)[:, None].expand(-1, num_rows, -1, -1, -1)
             if keep_BP is not None:
                 rows = rows * keep_BP[:, None, :, None]
-            keys[place], values[place] = rows
+            keys[index], values[index] = rows
         return LayerPrompt(tuple(keys), tuple(values), keep_BP)
 
 
 class Table(Layers):
-    """A key and a value a vector and site, trained as they are (P-tuning v2, Liu et al., 2022)."""
+    """Keys and values as parameters (P-tuning v2, Liu et al., 2022)."""
 
-    def __init__(self, num_tokens: int, dims: Dims, *, sites: Sequence[str] = KINDS) -> None:
+    def __init__(self, num_tokens: int, dims: Dims, *, sites: Sequence[str] = SITES) -> None:
         super().__init__(dims, sites)
-        # As torch's embedding layers begin, which P-tuning v2 keeps its table in.
+        # Initialised like torch's embedding layers, in which P-tuning v2 keeps its table.
         self.tables_2PHE = nn.ParameterList(
             torch.randn(2, num_tokens, site.num_heads, site.head_width) for site in self.sites
         )
@@ -65,15 +65,15 @@ class Table(Layers):
 
 
 class Mlp(Layers):
-    """All keys and values of a kind of site out of P rows by a two-layer MLP (prefix tuning, Li and Liang,
-    2021, section 4.3), which trains better than the table that it amounts to."""
+    """All keys and values of a kind of site from P rows by a two-layer MLP (prefix tuning, Li and Liang,
+    2021, section 4.3), which trains better than the table of its outputs."""
 
     def __init__(
         self,
         num_tokens: int,
         dims: Dims,
         *,
-        sites: Sequence[str] = KINDS,
+        sites: Sequence[str] = SITES,
         hidden: int | None = None,
     ) -> None:
         super().__init__(dims, sites)
@@ -88,12 +88,12 @@ class Mlp(Layers):
             )
 
     def tables(self) -> list[Tensor]:
-        made = {kind: self.mlps[kind](rows_PD) for kind, rows_PD in self.rows_PD.items()}
-        taken = dict.fromkeys(made, 0)
+        outputs = {kind: self.mlps[kind](rows_PD) for kind, rows_PD in self.rows_PD.items()}
+        first = dict.fromkeys(outputs, 0)
         tables = []
         for site in self.sites:
             width = 2 * site.num_heads * site.head_width
-            own = made[site.kind][:, taken[site.kind] : taken[site.kind] + width]
-            taken[site.kind] += width
-            tables.append(own.unflatten(1, (2, site.num_heads, site.head_width)).transpose(0, 1))
+            columns = outputs[site.kind][:, first[site.kind] : first[site.kind] + width]
+            first[site.kind] += width
+            tables.append(columns.unflatten(1, (2, site.num_heads, site.head_width)).transpose(0, 1))
         return tables

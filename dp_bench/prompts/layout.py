@@ -1,14 +1,14 @@
-"""Layout: the only place where tokens move.
+"""Layout: the only module that moves tokens.
 
 Outcome `j` of a position selector splits a prompt of P vectors around the body of a text. `order=paper` puts
-the first j vectors before it (`X' = [P_1..P_j; X; P_j+1..P_l]`); `order=code` is what the authors' code does:
-the first j go *behind* it and the tail in front, `[P_j+1..P_l; X; P_1..P_j]`. Tokens before the body (BOS)
-and behind it (`</s>`, padding) keep their sides, so `</s>` stays last. Every outcome is a permutation of the
+the first j vectors before it (`X' = [P_1..P_j; X; P_j+1..P_l]`); `order=code`, as the authors' code, puts the
+first j *behind* it and the others before, `[P_j+1..P_l; X; P_1..P_j]`. Tokens before the body (BOS) and
+behind it (`</s>`, padding) stay there, so `</s>` remains last. Every outcome is a permutation of the
 S = P + T slots.
 
-In value, one gather. In gradient, exactly that of the sum over all J layouts weighted by the one-hot choice:
-with G = dloss/d(embeds), the choice's entry j receives <G, layout j>, here as shifted products of G with the
-text and two small [P,P] products with the vectors, instead of J copies of the sequence.
+The value is one gather. The gradient is exactly that of the sum over all J layouts weighted by the one-hot
+outcome: with G = dloss/d(embeds), entry j of the outcome receives <G, layout j>, computed by shifted products
+of G with the text and two small [P,P] products with the vectors, instead of J copies of the sequence.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from dp_bench.types import Batch, Prompted, PromptOutput
 
 @dataclass(frozen=True)
 class _Splits:
-    """For each outcome, where the vectors go: `offset_JP` counts from the body's start or from its end."""
+    """Where vectors go for each outcome: `offset_JP` counts from the start or the end of the body."""
 
     is_before_JP: Tensor
     offset_JP: Tensor
-    num_before_J: Tensor  # by how much the body moves to the right
+    num_before_J: Tensor  # slots by which the body moves to the right
 
 
 @lru_cache(maxsize=64)
@@ -40,9 +40,8 @@ def _splits(num_tokens: int, order: SplitOrder, device: torch.device) -> _Splits
     i = torch.arange(num_tokens, device=device)[None, :]
     if order is SplitOrder.paper:
         is_before_JP = i < j
-        offset_JP = i.expand_as(
-            is_before_JP
-        )  # behind the body: i - j further than j, that is i from its old end
+        # Behind the body, which moved by j: i - j further, that is i from its old end.
+        offset_JP = i.expand_as(is_before_JP)
         num_before_J = j[:, 0]
     else:
         is_before_JP = i >= j
@@ -53,10 +52,9 @@ def _splits(num_tokens: int, order: SplitOrder, device: torch.device) -> _Splits
 
 @stage("assembly")
 def insert(x_BTD: Tensor, batch: Batch, prompt: PromptOutput, order: SplitOrder) -> Prompted:
-    """Place the vectors of each example around the body of its text, in the text's dtype.
+    """Insert the vectors of each example around the body of its text, in the dtype of the text.
 
-    Vectors dropped by the length selector keep their slot with a zero row and a zero in the mask: nothing
-    attends to them.
+    Vectors dropped by the length selector keep their slots, as zero vectors that are masked.
     """
     vectors_BPD = prompt.vectors_BPD
     keep_BP = prompt.keep_BP
@@ -76,7 +74,7 @@ def insert(x_BTD: Tensor, batch: Batch, prompt: PromptOutput, order: SplitOrder)
         torch.ones_like(slot_of_vector_BP, dtype=torch.bool) if keep_BP is None else keep_BP.detach() > 0.5
     )
     mask_BS = torch.cat([vector_mask_BP, batch.mask_BT], dim=1).gather(1, source_of_slot_BS)
-    embeds_BSD = _Place.apply(  # type: ignore[no-untyped-call]
+    embeds_BSD = _Assemble.apply(  # type: ignore[no-untyped-call]
         prompt.before_BJ, vectors_BPD.to(x_BTD.dtype), x_BTD, source_of_slot_BS, slots_BS, splits, batch
     )
     answer_slot_B = None
@@ -102,8 +100,8 @@ def _slots_of_text(
     return t + torch.where(t >= batch.body_end_B[:, None], num_tokens, shift_BT)
 
 
-class _Place(torch.autograd.Function):
-    """Gather [vectors; text] into slots; see the module docstring for the gradient of the choice."""
+class _Assemble(torch.autograd.Function):
+    """Gather [vectors; text] into slots; see the module docstring for the gradient of the outcome."""
 
     @staticmethod
     def forward(
@@ -117,7 +115,7 @@ class _Place(torch.autograd.Function):
         batch: Batch,
     ) -> Tensor:
         ctx.save_for_backward(vectors_BPD, x_BTD, slots_BS)
-        ctx.splits, ctx.batch, ctx.choice_dtype = splits, batch, before_BJ.dtype
+        ctx.splits, ctx.batch, ctx.outcome_dtype = splits, batch, before_BJ.dtype
         return _rows(torch.cat([vectors_BPD, x_BTD], dim=1), source_of_slot_BS)
 
     @staticmethod
@@ -125,23 +123,23 @@ class _Place(torch.autograd.Function):
         (grad_BSD,) = grads
         vectors_BPD, x_BTD, slots_BS = ctx.saved_tensors
         num_tokens = vectors_BPD.shape[1]
-        grad_choice = grad_vectors = grad_text = None
+        grad_outcome = grad_vectors = grad_text = None
         if ctx.needs_input_grad[0]:
-            grad_choice = _choice_gradient(grad_BSD, vectors_BPD, x_BTD, ctx.splits, ctx.batch).to(
-                ctx.choice_dtype
+            grad_outcome = _outcome_gradient(grad_BSD, vectors_BPD, x_BTD, ctx.splits, ctx.batch).to(
+                ctx.outcome_dtype
             )
         if ctx.needs_input_grad[1]:
             grad_vectors = _rows(grad_BSD, slots_BS[:, :num_tokens])
         if ctx.needs_input_grad[2]:
             grad_text = _rows(grad_BSD, slots_BS[:, num_tokens:])
-        return grad_choice, grad_vectors, grad_text, None, None, None, None
+        return grad_outcome, grad_vectors, grad_text, None, None, None, None
 
 
 def _rows(source_BXD: Tensor, index_BY: Tensor) -> Tensor:
     return source_BXD.gather(1, index_BY[..., None].expand(-1, -1, source_BXD.shape[-1]))
 
 
-def _choice_gradient(
+def _outcome_gradient(
     grad_BSD: Tensor, vectors_BPD: Tensor, x_BTD: Tensor, splits: _Splits, batch: Batch
 ) -> Tensor:
     """Return <grad, layout j> for every outcome j, in at least fp32: [B,J]."""
@@ -153,9 +151,9 @@ def _choice_gradient(
     is_tail_BT = t >= batch.body_end_B[:, None]
     in_body_BT = (t >= batch.body_start_B[:, None]) & ~is_tail_BT
     body_BTD = x_BTD * in_body_BT[..., None]
-    still_BTD = torch.where(is_tail_BT[..., None], grad_BSD[:, num_tokens:], grad_BSD[:, :num_text])
-    still_B = (still_BTD * (x_BTD - body_BTD)).sum((1, 2))  # the same in every layout
-    # The body stands num_before_J[j] slots further right in layout j: one shifted dot product each.
+    fixed_BTD = torch.where(is_tail_BT[..., None], grad_BSD[:, num_tokens:], grad_BSD[:, :num_text])
+    fixed_B = (fixed_BTD * (x_BTD - body_BTD)).sum((1, 2))  # the same in every layout
+    # In layout j the body is num_before_J[j] slots further right: one shifted dot product each.
     moved_by_shift = torch.stack(
         [
             torch.linalg.vecdot(grad_BSD[:, s : s + num_text].flatten(1), body_BTD.flatten(1))
@@ -163,13 +161,12 @@ def _choice_gradient(
         ],
         dim=1,
     )
-    text_BJ = still_B[:, None] + moved_by_shift[:, splits.num_before_J]
+    text_BJ = fixed_B[:, None] + moved_by_shift[:, splits.num_before_J]
 
     p = torch.arange(num_tokens, device=x_BTD.device)[None, :]
-    front_BPP = _rows(grad_BSD, batch.body_start_B[:, None] + p) @ vectors_BPD.transpose(
-        1, 2
-    )  # [slot, vector]
-    behind_BPP = _rows(grad_BSD, batch.body_end_B[:, None] + p) @ vectors_BPD.transpose(1, 2)
+    vectors_BDP = vectors_BPD.transpose(1, 2)
+    front_BPP = _rows(grad_BSD, batch.body_start_B[:, None] + p) @ vectors_BDP  # [slot, vector]
+    behind_BPP = _rows(grad_BSD, batch.body_end_B[:, None] + p) @ vectors_BDP
     vector_JP = p.expand_as(splits.offset_JP)
     front_BJP = front_BPP[:, splits.offset_JP, vector_JP]
     behind_BJP = behind_BPP[:, splits.offset_JP, vector_JP]

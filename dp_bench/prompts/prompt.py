@@ -1,4 +1,4 @@
-"""A prompt: pieces that each decide one thing, composed. There is no class per combination."""
+"""A prompt is composed of pieces, each of which decides one part."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dp_bench.types import Dims, PromptOutput
 
 
 class Prompt(nn.Module):
-    """Decide, for each example, which vectors, how many of them, how many stand before the text, and what
-    each layer adds."""
+    """Decide for each example the vectors, how many are used, how many stand before the text, and the keys
+    and values of each layer."""
 
     def __init__(
         self,
@@ -44,51 +44,55 @@ class Prompt(nn.Module):
         self.layers = layers
         self.route = route  # which member of routed vectors
         self.estimator = estimator
-        self.input = input  # what becomes of a summary before anything looks at it
+        self.input = input  # transforms summaries before any piece reads them
         for selector in self.selectors.values():
             selector.use(estimator)
 
     @property
     def selectors(self) -> Mapping[str, Selector]:
+        """Return the selectors by the part that each decides."""
         route = {} if self.route is None else {"route": self.route}
         return {"position": self.position, "length": self.length, **route}
 
     @property
     def pieces(self) -> list[Selector | Vectors]:
+        """Return the vectors and the selectors."""
         return [self.vectors, *self.selectors.values()]
 
     @property
     def learned_selectors(self) -> list[str]:
+        """Return the names of the selectors that are trained."""
         return [name for name, selector in self.selectors.items() if selector.is_learned]
 
     @property
     def forwards(self) -> int:
-        """How many forward passes an update takes."""
+        """Return how many forward passes an update takes."""
         outcomes = [self.selectors[name].num_outcomes for name in self.learned_selectors]
         return forwards(max(outcomes), self.estimator) if outcomes else 1
 
     @property
     def needs_summary(self) -> bool:
+        """Return whether a piece reads the summary of an example."""
         return any(piece.needs_summary for piece in self.pieces)
 
     @property
     def needs_task(self) -> bool:
-        """Tell whether the prompt of an example depends on its task."""
+        """Return whether the prompt of an example depends on its task."""
         return any(piece.needs_task for piece in self.pieces)
 
     @property
     def needs_skill(self) -> bool:
-        """Tell whether the prompt of an example depends on what the data says its sub-skill is."""
+        """Return whether the prompt of an example depends on the sub-skill that the data gives it."""
         return any(selector.needs_skill for selector in self.selectors.values())
 
-    def choosing(self) -> list[nn.Parameter]:
-        """Return the parameters that decide for an example, and stand in no prompt themselves."""
+    def selector_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that only decide which prompt an example gets."""
         return [p for selector in self.selectors.values() for p in selector.parameters()] + (
-            self.vectors.choosing()
+            self.vectors.selector_parameters()
         )
 
-    def look_at(self, summary_BD: Tensor | None) -> Tensor | None:
-        """Return what selectors see of a summary."""
+    def transform(self, summary_BD: Tensor | None) -> Tensor | None:
+        """Return the input of the selectors, which is made from the frozen summary: [B,D]."""
         return summary_BD if self.input is None or summary_BD is None else self.input(summary_BD)
 
     @stage("prompt")
@@ -100,9 +104,9 @@ class Prompt(nn.Module):
         temperature: float,
         skill_B: Tensor | None = None,
     ) -> PromptOutput:
-        """Decide for a batch. `noise` has a row of Gumbel noise an example for each selector that draws;
-        `skill_B` is read by oracles alone."""
-        summary_BD = self.look_at(summary_BD)
+        """Decide for a batch. `noise` maps each selector that draws to its Gumbel noise [B,X]; only oracles
+        read `skill_B`."""
+        summary_BD = self.transform(summary_BD)
         drawn = {
             name: selector(
                 summary_BD,
@@ -114,39 +118,41 @@ class Prompt(nn.Module):
         }
         before_BJ, length_BJ = drawn["position"], drawn["length"]
         if isinstance(self.vectors, Routed):
-            made = self.vectors.along(drawn["route"])
+            vectors_BPD, weights_BK, loss = self.vectors.select(drawn["route"])
         else:
-            made = self.vectors(summary_BD, task_B)
+            vectors_BPD, weights_BK, loss = self.vectors(summary_BD, task_B)
         all_kept = isinstance(self.length, Fixed) and self.length.outcome == self.num_tokens
         keep_BP = None if all_kept else _keep(length_BJ)
         layers = None if self.layers is None else self.layers(len(task_B), keep_BP)
-        in_input = keep_BP if made.vectors_BPD.shape[1] else None
+        in_input = keep_BP if vectors_BPD.shape[1] else None
         with_noise = {name: drawn[name] for name in noise}
-        score_B = self._score(with_noise, summary_BD, task_B)
+        log_prob_B = self._log_prob(with_noise, summary_BD, task_B)
         seen = {
             name: (summary_BD, chosen_BJ)
             for name, chosen_BJ in with_noise.items()
             if summary_BD is not None and self.selectors[name].observes
         }
-        return PromptOutput(
-            made.vectors_BPD, before_BJ, in_input, made.weights_BK, layers, made.loss, score_B, seen
-        )
+        return PromptOutput(vectors_BPD, before_BJ, in_input, weights_BK, layers, loss, log_prob_B, seen)
 
     def begin_update(self, step: int, max_steps: int) -> None:
+        """Prepare the selectors for update `step`, counted from 0."""
         for selector in self.selectors.values():
             selector.begin_update(step, max_steps)
 
     def observe(self, output: PromptOutput, loss_B: Tensor) -> None:
-        """Tell the pieces that learn from losses to which ones their choices led."""
+        """Pass losses to the selectors that learn from them."""
         for name, (summary_BD, chosen_BJ) in output.seen.items():
             self.selectors[name].observe(summary_BD, chosen_BJ, loss_B)
 
     def end_update(self) -> None:
+        """Let selectors that learn from losses do so."""
         for selector in self.selectors.values():
             selector.end_update()
 
-    def _score(self, drawn: Mapping[str, Tensor], summary_BD: Tensor | None, task_B: Tensor) -> Tensor | None:
-        """Return the log-probability of what learned selectors drew, where their estimator asks for it."""
+    def _log_prob(
+        self, drawn: Mapping[str, Tensor], summary_BD: Tensor | None, task_B: Tensor
+    ) -> Tensor | None:
+        """Return the log-probability [B] of the learned outcomes, where the estimator needs it."""
         if self.estimator not in SCORE:
             return None
         scores = [
@@ -159,20 +165,19 @@ class Prompt(nn.Module):
     def draw_noise(
         self, num_rows: int, generator: torch.Generator, *, selectors: list[str]
     ) -> dict[str, Tensor]:
-        """Draw standard Gumbel noise [rows, J or more] for the named selectors."""
+        """Draw standard Gumbel noise [M,X] for the named selectors, X as in `Selector.noise_columns`."""
         shapes = {name: (num_rows, self.selectors[name].noise_columns) for name in selectors}
         return {name: gumbel(shape, generator) for name, shape in shapes.items()}
 
     def noisy_selectors(self, *, training: bool, sample_at_eval: bool) -> list[str]:
-        """Name the selectors that draw: all that can at training, only the random controls at a clean
-        evaluation."""
+        """Return the names of the selectors that draw: in training all that can, at evaluation only the
+        random controls unless `sample_at_eval`."""
         draws_now = training or sample_at_eval
         return [n for n, s in self.selectors.items() if s.needs_noise and (draws_now or s.noise_at_eval)]
 
 
 def _keep(length_BJ: Tensor) -> Tensor:
-    """Vector i is kept when the chosen length exceeds i: the reversed cumulative sum of the one-hot,
-    [B,P]."""
+    """Return 1 for vector i where the length exceeds i, else 0: [B,P], a reversed cumulative sum."""
     return length_BJ.flip(-1).cumsum(-1).flip(-1)[:, 1:]
 
 
@@ -186,8 +191,9 @@ def build(
 ) -> Prompt:
     """Build the prompt that settings describe.
 
-    `embedding_VD` is what vocabulary initialisation reads; `init=uniform` does without. `first_ids` are the
-    tokens of `init=text` and `init=label_words`.
+    `embedding_VD` is the table of vocabulary initialisation; None serves for `init=uniform`. `first_ids` are
+    the tokens of `init=text` and `init=label_words`. Raises UserError for a piece outside the catalogue, or
+    layers that name no attention of the backbone.
     """
     position, length, vectors, layers, route = (
         catalogue.build(getattr(settings, p)) for p in catalogue.PARTS
@@ -201,14 +207,14 @@ def build(
             num_tokens=settings.num_tokens,
             position=position(in_input + 1, dims),
             length=length(settings.num_tokens + 1, dims),
-            vectors=(made := vectors(settings.num_tokens, dims, init)),
+            vectors=(built := vectors(settings.num_tokens, dims, init)),
             layers=None if layers is None else layers(settings.num_tokens, dims),
-            route=None if route is None else route(made.num_prompts, dims),
+            route=None if route is None else route(built.num_prompts, dims),
             estimator=settings.estimator or Estimator.gumbel_st,
             input=_input(settings, dims),
         )
     if isinstance(prompt.position, Fixed) and order is SplitOrder.code:
-        # Said as in the paper, so many before the text; the authors' rule counts those behind it.
+        # Configured as in the paper, by the vectors before the text; the authors' code counts those behind.
         prompt.position.outcome = in_input - prompt.position.outcome
     return prompt
 

@@ -1,11 +1,10 @@
-"""Selectors: choose one of J outcomes for each example, for the position or the length of a prompt.
+"""Selectors: choose one of J outcomes for each example: the position, length or route of a prompt.
 
 Paper: dynamic position, `logit = GumbelSoftmax(POS(x), tau)`, one-hot over 0..P. Differences from the
-authors' code: without noise a selector takes the arg-max, which is what evaluation does (theirs samples there
-too), and no ReLU stands behind the linear layer (it clips logits that are then never trained again) unless
-`relu` is set.
+authors' code: without noise, as at evaluation, a selector takes the arg-max (theirs samples there too), and
+the linear layer has no ReLU, which clips logits that then get no gradient, unless `relu` is set.
 
-Noise is an argument, standard Gumbel, one row an example: a selector holds no generator.
+Noise is an argument, standard Gumbel, one row per example: a selector holds no generator.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from dp_bench.types import Dims
 
 
 class Selector(nn.Module):
-    """Base of all selectors. `needs_noise` holds at training, `noise_at_eval` also at evaluation."""
+    """Base of all selectors. `needs_noise` is about training, `noise_at_eval` about evaluation as well."""
 
     needs_summary = False
     needs_task = False
-    needs_skill = False  # in place of the task
+    needs_skill = False  # instead of the task
     needs_noise = False
     noise_at_eval = False
-    observes = False  # whether it learns from the losses of its choices, with no gradient
+    observes = False  # whether it learns from the losses of its outcomes, without a gradient
 
     def __init__(self, num_outcomes: int) -> None:
         super().__init__()
@@ -34,62 +33,73 @@ class Selector(nn.Module):
         self.estimator = Estimator.gumbel_st
 
     def use(self, estimator: Estimator) -> None:
-        """Take this estimator of the choice's gradient."""
+        """Set the estimator of the outcome's gradient."""
         self.estimator = estimator
 
     @property
     def is_learned(self) -> bool:
-        """Say whether the choice is trained: it draws while training and not at evaluation."""
+        """Return whether the choice is trained: it draws in training and not at evaluation."""
         return self.needs_noise and not self.noise_at_eval
 
     @property
-    def is_per_text(self) -> bool:
-        """Say whether it learns to choose for each text, from its summary."""
+    def is_per_example(self) -> bool:
+        """Return whether it learns to choose for each example, by its summary."""
         return self.is_learned and self.needs_summary
 
     @property
     def noise_columns(self) -> int:
-        """How many Gumbel numbers an example takes."""
+        """Return how many Gumbel numbers an example needs."""
         return noise_columns(self.num_outcomes, self.estimator)
 
     @property
-    def fits_itself(self) -> bool:
-        """Say whether its parameters are set at present without a gradient."""
+    def closed_form(self) -> bool:
+        """Return whether its parameters are at present solved for and not trained by gradient."""
         return False
 
     def begin_update(self, step: int, max_steps: int) -> None:
-        """Hear that update `step`, counted from 0, begins."""
+        """Prepare for update `step`, counted from 0."""
 
     def observe(self, summary_BD: Tensor, chosen_BJ: Tensor, loss_B: Tensor) -> None:
-        """Hear to which losses the choices of a micro-batch led."""
+        """Note the inputs, one-hot outcomes and losses of a micro-batch."""
 
     def end_update(self) -> None:
-        """Hear that an update is over."""
+        """Learn from the losses observed during an update."""
 
-    def shared(self, noise_NJ: Tensor) -> Tensor:
-        """Return the noise of a whole split at evaluation, where several rows may share one draw."""
-        return noise_NJ
+    def share_draws(self, noise_MX: Tensor) -> Tensor:
+        """Return the noise of a split at evaluation, where several rows may share one draw: [M,X]."""
+        return noise_MX
 
     def log_prob(self, chosen_BJ: Tensor, summary_BD: Tensor | None, task_B: Tensor) -> Tensor:
-        """Return the log-probability of one-hot outcomes: [B]."""
+        """Return the log-probability of one-hot outcomes, with the gradient of the logits: [B], fp32."""
         logits_BJ = self.logits(summary_BD, task_B)
         return (torch.log_softmax(logits_BJ, dim=-1) * chosen_BJ.detach()).sum(-1)
 
     def logits(self, summary_BD: Tensor | None, task_B: Tensor) -> Tensor:
+        """Return the logits of the outcomes: [B,J], fp32.
+
+        `summary_BD` may be None unless `needs_summary`; `task_B` is int64.
+        Raises NotImplementedError for selectors without logits: `Fixed`, `Random` and `Known`.
+        """
         raise NotImplementedError
 
     def forward(
-        self, summary_BD: Tensor | None, task_B: Tensor, noise_BJ: Tensor | None, temperature: float
+        self, summary_BD: Tensor | None, task_B: Tensor, noise_BX: Tensor | None, temperature: float
     ) -> Tensor:
-        """Return one-hot outcomes [B,J]: a draw where there is noise, else the most likely one."""
+        """Return one-hot outcomes [B,J], fp32: a draw where there is noise, else the most likely one.
+
+        `noise_BX` has the columns of `noise_columns`; the first J decide the draw.
+        """
         logits_BJ = self.logits(summary_BD, task_B)
-        if noise_BJ is None:
+        if noise_BX is None:
             return one_hot(logits_BJ.argmax(-1), logits_BJ)
-        return draw(logits_BJ, noise_BJ, temperature, self.estimator)
+        return draw(logits_BJ, noise_BX, temperature, self.estimator)
 
 
 class Fixed(Selector):
-    """The same outcome for every example; nothing is learned."""
+    """The same outcome for every example; nothing is learned.
+
+    Raises ValueError where `outcome` is neither a name nor an outcome.
+    """
 
     def __init__(self, num_outcomes: int, dims: Dims, *, outcome: int | str = "all") -> None:
         super().__init__(num_outcomes)
@@ -100,7 +110,7 @@ class Fixed(Selector):
             raise ValueError(f"outcome={outcome} must be all, half, none or a number from 0 to {last}")
 
     def forward(
-        self, summary_BD: Tensor | None, task_B: Tensor, noise_BJ: Tensor | None, temperature: float
+        self, summary_BD: Tensor | None, task_B: Tensor, noise_BX: Tensor | None, temperature: float
     ) -> Tensor:
         onehot_BJ = torch.zeros(len(task_B), self.num_outcomes, device=task_B.device)
         onehot_BJ[:, self.outcome] = 1.0
@@ -108,10 +118,10 @@ class Fixed(Selector):
 
 
 class PerTask(Selector):
-    """J free logits for each task (paper: adap_pos).
+    """J free logits per task (paper: adap_pos).
 
-    `shared_draw` uses one draw for a whole micro-batch in training, and one for every `rows_a_draw` rows at
-    an evaluation that draws.
+    `shared_draw` uses one draw for a micro-batch in training; an evaluation that draws uses one for every
+    `rows_a_draw` rows.
     """
 
     needs_task = True
@@ -123,20 +133,20 @@ class PerTask(Selector):
         super().__init__(num_outcomes)
         self.shared_draw = shared_draw
         self.rows_a_draw = rows_a_draw
-        self.logits_NJ = nn.Parameter(torch.rand(dims.num_tasks, num_outcomes) - 0.5)  # as the authors
+        self.logits_NJ = nn.Parameter(torch.rand(dims.num_tasks, num_outcomes) - 0.5)  # as the authors'
 
     def logits(self, summary_BD: Tensor | None, task_B: Tensor) -> Tensor:
         return self.logits_NJ[task_B]
 
     def forward(
-        self, summary_BD: Tensor | None, task_B: Tensor, noise_BJ: Tensor | None, temperature: float
+        self, summary_BD: Tensor | None, task_B: Tensor, noise_BX: Tensor | None, temperature: float
     ) -> Tensor:
-        if noise_BJ is not None and self.shared_draw and self.training:
-            noise_BJ = noise_BJ[:1].expand_as(noise_BJ)
-        return super().forward(summary_BD, task_B, noise_BJ, temperature)
+        if noise_BX is not None and self.shared_draw and self.training:
+            noise_BX = noise_BX[:1].expand_as(noise_BX)
+        return super().forward(summary_BD, task_B, noise_BX, temperature)
 
-    def shared(self, noise_NJ: Tensor) -> Tensor:
-        return noise_NJ[:: self.rows_a_draw].repeat_interleave(self.rows_a_draw, 0)[: len(noise_NJ)]
+    def share_draws(self, noise_MX: Tensor) -> Tensor:
+        return noise_MX[:: self.rows_a_draw].repeat_interleave(self.rows_a_draw, 0)[: len(noise_MX)]
 
 
 class PerInstance(Selector):
@@ -157,8 +167,7 @@ class PerInstance(Selector):
 
 
 class Random(Selector):
-    """Control: an outcome drawn uniformly for each example, at training and at evaluation; nothing is
-    learned."""
+    """Control: an outcome drawn uniformly for each example, in training and at evaluation."""
 
     needs_noise = True
     noise_at_eval = True
@@ -167,17 +176,17 @@ class Random(Selector):
         super().__init__(num_outcomes)
 
     def forward(
-        self, summary_BD: Tensor | None, task_B: Tensor, noise_BJ: Tensor | None, temperature: float
+        self, summary_BD: Tensor | None, task_B: Tensor, noise_BX: Tensor | None, temperature: float
     ) -> Tensor:
-        assert noise_BJ is not None
-        noise_BJ = noise_BJ[:, : self.num_outcomes]
+        assert noise_BX is not None
+        noise_BJ = noise_BX[:, : self.num_outcomes]
         return one_hot(noise_BJ.argmax(-1), noise_BJ)  # the largest of J independent draws is uniform
 
 
 class Known(Selector):
-    """Control: every text of a group has the same outcome, number `group % J`, as an oracle would route it.
+    """Control, an oracle: all examples of a group have the same outcome, `group % J`.
 
-    The group is its `task`, or the `skill` that the data says it takes.
+    The group is the `task`, or the `skill` that the data says the example needs.
     """
 
     def __init__(self, num_outcomes: int, dims: Dims, *, group: str) -> None:
@@ -185,7 +194,7 @@ class Known(Selector):
         self.needs_task, self.needs_skill = group == "task", group == "skill"
 
     def forward(
-        self, summary_BD: Tensor | None, task_B: Tensor, noise_BJ: Tensor | None, temperature: float
+        self, summary_BD: Tensor | None, task_B: Tensor, noise_BX: Tensor | None, temperature: float
     ) -> Tensor:
         outcome_B = task_B % self.num_outcomes
         return one_hot(outcome_B, torch.zeros(len(task_B), self.num_outcomes, device=task_B.device))

@@ -1,4 +1,4 @@
-"""Vectors: which P rows make up the prompt of each example."""
+"""Vectors: the P vectors of each example's prompt."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dp_bench.prompts.init import Initialiser
 from dp_bench.types import Dims
 
 
-class Made(NamedTuple):
-    """The rows of a batch; of a pool also the weights of its members, and what training is to add to the
-    loss."""
+class PromptVectors(NamedTuple):
+    """The vectors of a batch; of a pool also the weights of its members; and a scalar that training adds to
+    the task's loss. All are fp32."""
 
     vectors_BPD: Tensor
     weights_BK: Tensor | None = None
@@ -22,35 +22,40 @@ class Made(NamedTuple):
 
 
 class Vectors(nn.Module):
-    """Base of all vectors. `needs_summary` and `needs_task` tell what the rows of an example depend on."""
+    """Base of all vectors. `needs_summary` and `needs_task` say what the vectors of an example depend on."""
 
     needs_summary = False
     needs_task = False
     num_tokens: int
-    num_prompts = 1  # K, of pools
-    is_routed = False  # whether each example has one member more than others, which is its route
+    num_prompts = 1  # K of a pool
+    is_routed = False  # whether the member with the largest weight is the example's route
 
     def __init__(self, num_tokens: int) -> None:
         super().__init__()
         self.num_tokens = num_tokens
 
-    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
+    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
+        """Return the vectors of each example, on the device of the parameters.
+
+        `summary_BD` is fp32 or finer and may be None unless `needs_summary`; `task_B` is int64.
+        Raises NotImplementedError for `Routed`, which is called by `select`.
+        """
         raise NotImplementedError
 
-    def choosing(self) -> list[nn.Parameter]:
-        """Return the parameters that decide which rows an example gets, and are none themselves."""
+    def selector_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that only decide which vectors an example gets."""
         return []
 
 
 class NoVectors(Vectors):
-    """Nothing in the input: for prompts that live in the layers alone."""
+    """No vectors in the input: for prompts in the layers alone."""
 
     def __init__(self, num_tokens: int, dims: Dims, init: Initialiser) -> None:
         super().__init__(0)
         self.width = dims.width
 
-    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
-        return Made(torch.zeros(len(task_B), 0, self.width, device=task_B.device))
+    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
+        return PromptVectors(torch.zeros(len(task_B), 0, self.width, device=task_B.device))
 
 
 class Single(Vectors):
@@ -60,14 +65,14 @@ class Single(Vectors):
         super().__init__(num_tokens)
         self.prompt_PD = nn.Parameter(init(num_tokens))
 
-    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
-        return Made(self.prompt_PD.expand(len(task_B), -1, -1))
+    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
+        return PromptVectors(self.prompt_PD.expand(len(task_B), -1, -1))
 
 
 class Reparameterised(Vectors):
-    """One soft prompt out of an encoder: P rows through a bidirectional LSTM and an MLP (P-tuning, Liu et
-    al., 2021). Each direction of the LSTM is half as wide as the rows unless `hidden` says otherwise, and the
-    MLP between as wide as both directions unless `mlp_hidden` does: docs/deviations.md."""
+    """One soft prompt from an encoder: P rows through a bidirectional LSTM and an MLP (P-tuning, Liu et al.,
+    2021). By default each direction of the LSTM is half as wide as the rows (`hidden`), and the hidden layer
+    of the MLP as wide as both directions (`mlp_hidden`): docs/deviations.md."""
 
     def __init__(
         self,
@@ -88,16 +93,16 @@ class Reparameterised(Vectors):
             nn.Linear(2 * hidden, mlp_hidden), nn.ReLU(), nn.Linear(mlp_hidden, dims.width)
         )
 
-    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
+    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         vectors_PD = self.mlp(self.lstm(self.prompt_PD[None])[0])[0]
-        return Made(vectors_PD.expand(len(task_B), -1, -1))
+        return PromptVectors(vectors_PD.expand(len(task_B), -1, -1))
 
 
 class Pool(Vectors):
     """A mixture of K prompts: `P_new = sum_k beta_k P_k`, `beta = softmax(PO(x))` (paper, dynamic vectors).
 
-    `tanh` before the softmax is what the authors' code does for the pool alone and not in combinations; it
-    keeps every weight away from 0 and 1 (for K = 4 between .043 and .711).
+    `tanh` before the softmax is in the authors' code for the pool alone, not in combinations; it keeps every
+    weight away from 0 and 1 (for K = 4 between .043 and .711).
     """
 
     needs_summary = True
@@ -112,31 +117,31 @@ class Pool(Vectors):
         self.num_prompts = num_prompts
         self.tanh = tanh
 
-    def choosing(self) -> list[nn.Parameter]:
+    def selector_parameters(self) -> list[nn.Parameter]:
         return list(self.linear.parameters())
 
-    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
+    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         logits_BK = self.linear(summary_BD)
         weights_BK = torch.softmax(logits_BK.tanh() if self.tanh else logits_BK, dim=-1)
         return mixture(weights_BK, self.prompts_KPD)
 
 
 class UniformPool(Vectors):
-    """Control: a pool whose members always weigh the same, so that nothing is chosen."""
+    """Control: a pool whose members always have equal weights."""
 
     def __init__(self, num_tokens: int, dims: Dims, init: Initialiser, *, num_prompts: int) -> None:
         super().__init__(num_tokens)
         self.prompts_KPD = nn.Parameter(members(num_prompts, num_tokens, init))
 
-    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
+    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         num_prompts = len(self.prompts_KPD)
         weights_BK = self.prompts_KPD.new_full((len(task_B), num_prompts), 1 / num_prompts)
         return mixture(weights_BK, self.prompts_KPD)
 
 
 class SimilarityPool(Vectors):
-    """A mixture whose weights are the members' own products with the text: `alpha = softmax(E(x)^T P)`,
-    `E(x) = tanh(W x + b)`. A member of several rows is compared by their mean."""
+    """A mixture weighted by the products of members and text: `alpha = softmax(E(x)^T P)`,
+    `E(x) = tanh(W x + b)`. A member of several vectors is compared by their mean."""
 
     needs_summary = True
     is_routed = True
@@ -147,21 +152,22 @@ class SimilarityPool(Vectors):
         self.linear = nn.Linear(dims.summary_width, dims.width)
         self.num_prompts = num_prompts
 
-    def choosing(self) -> list[nn.Parameter]:
+    def selector_parameters(self) -> list[nn.Parameter]:
         return list(self.linear.parameters())
 
-    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
+    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         text_BD = torch.tanh(self.linear(summary_BD))
         weights_BK = torch.softmax(text_BD @ self.prompts_KPD.mean(1).T, dim=-1)
         return mixture(weights_BK, self.prompts_KPD)
 
 
 class KeyedPool(Vectors):
-    """The N members whose keys are nearest to the text, one behind the other (L2P, Wang et al., 2022, section
-    4). Each has P / N rows; training draws the chosen keys towards their texts with `key_weight`.
+    """The L members whose keys are nearest to the text, concatenated (L2P, Wang et al., 2022, section 4).
+    Each has P / L vectors; training pulls the chosen keys towards their texts with weight `key_weight`.
 
-    The query is the frozen summary itself. Which members are chosen has no gradient. Keys start in U(-1, 1),
-    or with `positive_keys` in U(0, 1), whose directions are those of the authors' code: docs/deviations.md.
+    The query is the frozen summary. The choice of members has no gradient. Keys start in U(-1, 1), or with
+    `positive_keys` in U(0, 1), whose directions are those of the authors' code: docs/deviations.md.
+    Raises ValueError where `num_chosen` does not divide `num_tokens` or exceeds `num_prompts`.
     """
 
     needs_summary = True
@@ -189,21 +195,21 @@ class KeyedPool(Vectors):
         self.num_chosen = num_chosen
         self.key_weight = key_weight
 
-    def choosing(self) -> list[nn.Parameter]:
+    def selector_parameters(self) -> list[nn.Parameter]:
         return [self.keys_KD]
 
-    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
+    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         assert summary_BD is not None
         similarity_BK = nn.functional.normalize(summary_BD, dim=-1) @ nn.functional.normalize(self.keys_KD).T
-        chosen_BN = similarity_BK.topk(self.num_chosen, dim=-1).indices
-        nearness_BN = similarity_BK.gather(1, chosen_BN)
-        weights_BK = torch.zeros_like(similarity_BK).scatter_(1, chosen_BN, 1 / self.num_chosen)
-        loss = self.key_weight * (1 - nearness_BN).sum(1).mean()
-        return Made(self.prompts_KPD[chosen_BN].flatten(1, 2), weights_BK, loss)
+        chosen_BL = similarity_BK.topk(self.num_chosen, dim=-1).indices
+        nearness_BL = similarity_BK.gather(1, chosen_BL)
+        weights_BK = torch.zeros_like(similarity_BK).scatter_(1, chosen_BL, 1 / self.num_chosen)
+        loss = self.key_weight * (1 - nearness_BL).sum(1).mean()
+        return PromptVectors(self.prompts_KPD[chosen_BL].flatten(1, 2), weights_BK, loss)
 
 
 class TaskPool(Vectors):
-    """One pool for all tasks, mixed by a selector of each task: `S_t(x) = softmax(W_t E(x) + b_t)`."""
+    """One pool for all tasks with a selector per task: `S_t(x) = softmax(W_t E(x) + b_t)`."""
 
     needs_summary = True
     is_routed = True
@@ -212,24 +218,23 @@ class TaskPool(Vectors):
     def __init__(self, num_tokens: int, dims: Dims, init: Initialiser, *, num_prompts: int) -> None:
         super().__init__(num_tokens)
         self.prompts_KPD = nn.Parameter(members(num_prompts, num_tokens, init))
-        bound = 1 / math.sqrt(dims.summary_width)  # that of a linear layer
+        bound = 1 / math.sqrt(dims.summary_width)  # as in a linear layer
         shape = (dims.num_tasks, num_prompts, dims.summary_width)
         self.weight_NKD = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self.bias_NK = nn.Parameter(torch.empty(shape[:2]).uniform_(-bound, bound))
         self.num_prompts = num_prompts
 
-    def choosing(self) -> list[nn.Parameter]:
+    def selector_parameters(self) -> list[nn.Parameter]:
         return [self.weight_NKD, self.bias_NK]
 
-    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
+    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         assert summary_BD is not None
         logits_BK = torch.einsum("bd,bkd->bk", summary_BD, self.weight_NKD[task_B]) + self.bias_NK[task_B]
         return mixture(torch.softmax(logits_BK, dim=-1), self.prompts_KPD)
 
 
 class Routed(Vectors):
-    """K prompts of which each example has one, whole. Which one is for the prompt's route to say: a selector
-    of K outcomes, as others choose a position."""
+    """K prompts, of which each example has one; `prompt.route`, a selector of K outcomes, chooses which."""
 
     is_routed = True
 
@@ -238,15 +243,15 @@ class Routed(Vectors):
         self.prompts_KPD = nn.Parameter(members(num_prompts, num_tokens, init))
         self.num_prompts = num_prompts
 
-    def along(self, route_BK: Tensor) -> Made:
-        """Return the members that a route names, one-hot."""
+    def select(self, route_BK: Tensor) -> PromptVectors:
+        """Return the member of each example that the one-hot `route_BK` selects."""
         return mixture(route_BK, self.prompts_KPD)
 
 
 class TaskFactor(Vectors):
-    """A shared prompt times a rank-one factor of each task, `P_t = P o (u_t v_t^T)` (MPT, Wang et al., 2023,
-    section 3.1), trained without the paper's distillation from single-task teachers. Factors start at 1, so
-    that every task starts from the shared prompt."""
+    """A shared prompt times a rank-one factor per task, `P_t = P o (u_t v_t^T)` (MPT, Wang et al., 2023,
+    section 3.1), without the paper's distillation from single-task teachers. Factors start at 1: every task
+    starts from the shared prompt."""
 
     needs_task = True
 
@@ -256,15 +261,16 @@ class TaskFactor(Vectors):
         self.u_NP = nn.Parameter(torch.ones(dims.num_tasks, num_tokens))
         self.v_ND = nn.Parameter(torch.ones(dims.num_tasks, dims.width))
 
-    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> Made:
+    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         factor_BPD = self.u_NP[task_B][:, :, None] * self.v_ND[task_B][:, None]
-        return Made(self.prompt_PD * factor_BPD)
+        return PromptVectors(self.prompt_PD * factor_BPD)
 
 
 def members(num_prompts: int, num_tokens: int, init: Initialiser) -> Tensor:
-    """Return the first value of K prompts: [K,P,D]."""
+    """Return the initial value of K prompts: [K,P,D]."""
     return init(num_prompts * num_tokens).view(num_prompts, num_tokens, -1)
 
 
-def mixture(weights_BK: Tensor, prompts_KPD: Tensor) -> Made:
-    return Made(torch.einsum("bk,kpd->bpd", weights_BK, prompts_KPD), weights_BK)
+def mixture(weights_BK: Tensor, prompts_KPD: Tensor) -> PromptVectors:
+    """Return the weighted sums of K prompts, with their weights."""
+    return PromptVectors(torch.einsum("bk,kpd->bpd", weights_BK, prompts_KPD), weights_BK)
