@@ -36,8 +36,8 @@ def test_a_task_from_a_file_trains(tmp_path: Path, suffix: str, capsys: pytest.C
     said = capsys.readouterr().out.split("dp-bench train ")[1].split()
     assert said[:2] == ["--config-dir", str(own)]
     words = [*said[2:], "backbone=t5_tiny_random", "trainer=smoke", "trainer.max_steps=2", "device=cpu"]
-    cfg = config.compose([*words, "prompt=fixed", f"results_dir={tmp_path / 'results'}"], own)
-    assert set(run(config.build(cfg, own)).metrics) == {"accuracy", "macro_f1"}
+    experiment = config.experiment([*words, "prompt=fixed", f"results_dir={tmp_path / 'results'}"], own)
+    assert set(run(experiment).metrics) == {"accuracy", "macro_f1"}
     with pytest.raises(UserError, match=r"task/reviews\.yaml exists"):
         new_task("reviews", folder / f"train{suffix}", own, "sentiment")
 
@@ -48,8 +48,8 @@ def test_the_test_of_a_new_prompt_passes(tmp_path: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-prompt\nVersion: 0.1\n", "utf-8")
     (info / "entry_points.txt").write_text("[dp_bench.pieces]\nmine = mine_prompt:piece\n", "utf-8")
-    package = str(Path(config.__file__).parents[1])
-    words = "from dp_bench import config as c; from pathlib import Path; c.check(['prompt=mine'], Path('.'))"
+    package = str(Path(config.__file__).parents[2])
+    words = "from dp_bench import config as c; from pathlib import Path; c.check(['prompt=mine'], c.Composer(Path('.')))"
     for command in (["-m", "pytest", "-q", "test_mine_prompt.py"], ["-c", words]):
         done = subprocess.run(
             [sys.executable, *command],
