@@ -49,7 +49,10 @@ def test_the_test_of_a_new_prompt_passes(tmp_path: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-prompt\nVersion: 0.1\n", "utf-8")
     (info / "entry_points.txt").write_text("[dp_bench.pieces]\nmine = mine_prompt:piece\n", "utf-8")
     package = str(Path(config.__file__).parents[2])
-    words = "from dp_bench import config as c; from pathlib import Path; c.check(['prompt=mine'], c.Composer(Path('.')))"
+    words = (
+        "from pathlib import Path; from dp_bench import config;"
+        "config.check(['prompt=mine'], config.Composer(Path('.')))"
+    )
     for command in (["-m", "pytest", "-q", "test_mine_prompt.py"], ["-c", words]):
         done = subprocess.run(
             [sys.executable, *command],
