@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
@@ -41,11 +42,13 @@ def open_run_context(
         for task, source in zip(experiment.transfer, sources.transfer, strict=True)
     )
     overlap = {task.name: overlap_of_other_task(data, encoded) for task, encoded in transfer}
-    context = open_model(experiment, directory, reporter)
+    context = open_model(experiment, directory, reporter, tokenizer)
     return replace(context, data=data, transfer=transfer, transfer_overlap=overlap)
 
 
-def open_model(experiment: Experiment, directory: Path, reporter: Reporter) -> RunContext:
+def open_model(
+    experiment: Experiment, directory: Path, reporter: Reporter, tokenizer: Any = None
+) -> RunContext:
     """Load the frozen backbone and the verbalizers of all tasks. Reads no data."""
     settings = experiment.settings
     _quieten()
@@ -55,7 +58,9 @@ def open_model(experiment: Experiment, directory: Path, reporter: Reporter) -> R
     if needs_fp32(settings):
         dtype = torch.float32
     dropout = settings.protocol.frozen_dropout
-    backbone = load_backbone(settings.backbone, device=device, dtype=dtype, dropout=dropout)
+    backbone = load_backbone(
+        settings.backbone, device=device, dtype=dtype, dropout=dropout, tokenizer=tokenizer
+    )
     fingerprint = backbone.fingerprint()  # before training can change it
     probe.prove(backbone, fingerprint, settings.cache)
     if settings.trainer.gradient_checkpointing:

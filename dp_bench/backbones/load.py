@@ -64,16 +64,23 @@ def _pad_inside(tokenizer: Any, num_rows: int) -> None:
 
 
 def load_backbone(
-    settings: BackboneSettings, *, device: torch.device, dtype: torch.dtype, dropout: bool
+    settings: BackboneSettings,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    dropout: bool,
+    tokenizer: Any = None,
 ) -> Backbone:
     """Load a frozen backbone on `device` in `dtype`, in the family that its config says.
+
+    `tokenizer` is its tokenizer where that has been loaded before.
 
     Raises UserError where the checkpoint is missing, damaged, of an unsupported type, or does not fit
     settings.
     """
     import transformers
 
-    tokenizer = load_tokenizer(settings)
+    tokenizer = load_tokenizer(settings) if tokenizer is None else tokenizer
     where = locate(settings.name_or_path)
     if where is None:
         config = _random_config(settings, len(tokenizer))
