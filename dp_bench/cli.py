@@ -1,5 +1,4 @@
-"""The `dp-bench` command: the first word picks a command. Nothing heavy is imported until there is something
-to run.
+"""The `dp-bench` command: the first word names a command, which imports what it needs when it runs.
 
 Exit codes: 0 done; 1 a run failed; 2 the user's input is wrong; 130 interrupted.
 """
@@ -22,19 +21,19 @@ USAGE = """\
 dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language model.
 
   dp-bench train task=boolq prompt=dynamic      one run; -m prompt=fixed,dynamic for each combination
-  dp-bench sweep experiment=micro/position      the runs of an experiment, those that are not finished
-  dp-bench status                               how far the sweeps are
-  dp-bench tables                               comparison tables of what is finished
-  dp-bench plot                                 curves, costs and chosen positions of what is finished
+  dp-bench sweep experiment=micro/position      the unfinished runs of an experiment
+  dp-bench status                               the progress of sweeps
+  dp-bench tables                               comparison tables of finished runs
+  dp-bench plot                                 curves, costs and chosen positions of finished runs
   dp-bench inspect RUN --gradients              is its position learned, or only moved?
   dp-bench pack DIR                             the records of finished runs in one file, in place of runs/
-  dp-bench list tasks|backbones|prompts|…       what there is to choose from, and the runs there are
+  dp-bench list tasks|backbones|prompts|…       the available options, and the runs
   dp-bench data check [--dir DIR]               which SuperGLUE files are found, their rows and checksums
-  dp-bench new task NAME --from FILE            the first files of a task, or a prompt, of yours
+  dp-bench new task NAME --from FILE            template files for your task or prompt
   dp-bench doctor                               versions, device, caches, reachable data and checkpoints
 
-`dp-bench COMMAND --help` tells more. `--code FILE.py` adds your pieces, methods and columns to any command.
-In this release: {commands}.
+`dp-bench COMMAND --help` lists its options. `--code FILE.py` adds your pieces, methods and columns to any
+command. Commands: {commands}.
 """
 
 
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without … or ± must not end a run
+            stream.reconfigure(errors="replace")  # a terminal that cannot print … or ± must not stop a run
     try:
         code = _dispatch(words)
         sys.stdout.flush()
@@ -54,12 +53,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"dp-bench: {error}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
-        print("dp-bench: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        print("dp-bench: interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # `dp-bench list prompts | head`; what is left unwritten has no reader either
+    except BrokenPipeError:  # `dp-bench list prompts | head`: nobody reads the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    if ranks.size() > 1:  # all is written: gloo's threads may abort a process that Python takes down
+    if ranks.size() > 1:  # gloo's threads may abort a process that Python shuts down; all output is written
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
@@ -82,16 +81,16 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _with_code(words: list[str]) -> list[str]:
-    """Take `--code FILE` out of the words of any command, and use the file."""
+    """Load the file of `--code FILE` and return the other words."""
     if "--code" not in words:
         return words
     from dp_bench import plugins
 
-    at = words.index("--code")
-    if at + 1 == len(words):
+    index = words.index("--code")
+    if index + 1 == len(words):
         raise UserError("--code needs a Python file: --code FILE.")
-    plugins.use(Path(words[at + 1]))
-    return [*words[:at], *words[at + 2 :]]
+    plugins.use(Path(words[index + 1]))
+    return [*words[:index], *words[index + 2 :]]
 
 
 def _train(words: list[str]) -> int:
@@ -107,34 +106,31 @@ def _sweep(words: list[str]) -> int:
         nargs="+",
         metavar="KEY=VALUE",
         help="experiment=NAME (dp-bench list experiments); settings as in dp-bench train, also with several "
-        "values, task=cb,rte; hpo=NAME searches for settings first; hydra/launcher=slurm_gpu, "
-        "submitit_slurm, local_jobs or joblib hands the runs to a cluster or to joblib; "
+        "values: task=cb,rte; hpo=NAME searches hyperparameters first; hydra/launcher=slurm_gpu, "
+        "submitit_slurm, local_jobs or joblib submits the runs to a cluster or to joblib; "
         "launcher=local_gpus is --gpus all",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    parser.add_argument("--retry-failed", action="store_true", help="also run what failed before")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at once, each in a process (default: 1)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan only")
+    parser.add_argument("--retry-failed", action="store_true", help="run failed runs again")
     parser.add_argument(
-        "--gpus", metavar="all|0,1", help="one process on each of these GPUs, or JOBS spread over them"
+        "--jobs", type=int, metavar="N", help="number of processes, each with one run (default: 1)"
+    )
+    parser.add_argument(
+        "--gpus", metavar="all|0,1", help="one process per GPU, or --jobs processes spread over these GPUs"
     )
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your configurations")
     options = parser.parse_intermixed_args(words)
     if options.config_dir and not options.config_dir.is_dir():
         raise UserError(f"--config-dir {options.config_dir} is not a folder.")
-    from dp_bench.commands.sweep import Options, sweep
+    from dp_bench.commands.sweep import SweepOptions, sweep
 
-    how = Options(
-        options.dry_run, options.retry_failed, options.jobs, options.gpus, extra_dir=options.config_dir
-    )
-    return sweep(options.words, how)
+    flags = (options.dry_run, options.retry_failed, options.jobs, options.gpus)
+    return sweep(options.words, SweepOptions(*flags, extra_dir=options.config_dir))
 
 
 def _status(words: list[str]) -> int:
-    parser = _parser("status", "Print how far the sweeps are: done, running, failed, missing.")
-    parser.add_argument("--experiment", metavar="NAME", help="of this experiment alone")
-    parser.add_argument(
-        "--results-dir", type=Path, default=Path("results"), help="where runs/ lies (default: results)"
-    )
+    parser = _parser("status", "Print the state of the runs of sweeps: done, running, failed, missing.")
+    _add_runs(parser)
     options = parser.parse_args(words)
     from dp_bench.commands.status import status
 
@@ -144,80 +140,76 @@ def _status(words: list[str]) -> int:
 def _tables(words: list[str]) -> int:
     from dp_bench.report.columns import columns
 
-    known = columns().values()
-    listed = [f"  {column.name:<10}{column.title}: {column.help}" for column in known]
+    all_columns = columns().values()
+    descriptions = [f"  {column.name:<10}{column.title}: {column.help}" for column in all_columns]
     parser = _parser(
         "tables",
         "Print and write comparison tables of the finished runs.",
-        epilog="\n".join(["columns:", *listed]),
+        epilog="\n".join(["columns:", *descriptions]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,  # Asked has the defaults
+        argument_default=argparse.SUPPRESS,  # the defaults are those of TableOptions
     )
-    budget = ", ".join(column.name for column in known if column.is_budget)
-    parser.add_argument(
-        "--results-dir", type=Path, default=Path("results"), help="where runs/ lies (default: results)"
-    )
+    budget = ", ".join(column.name for column in all_columns if column.is_budget)
+    _add_runs(parser)
     parser.add_argument("--out", type=Path, help="folder to write to (default: RESULTS_DIR/tables)")
-    parser.add_argument("--experiment", metavar="NAME", help="of this experiment's runs alone")
     parser.add_argument(
         "--format",
         dest="formats",
-        type=_listed,
+        type=_comma_separated,
         metavar="FORMATS",
-        help="what to write: md, csv (the default is both), tex, html",
+        help="formats to write, of md, csv, tex, html (default: md,csv)",
     )
     parser.add_argument(
-        "--metric", help="score (the default), select_score, or a metric such as accuracy (the paper's)"
+        "--metric", help="score (default), select_score, or a metric such as accuracy (used by the paper)"
     )
-    parser.add_argument("--columns", type=_listed, help="more columns, of those listed below: params,seconds")
-    parser.add_argument("--budget", action="store_true", help=f"the columns of what a row spent: {budget}")
-    parser.add_argument("--against", metavar="paper", help="the paper's numbers beside ours")
-    parser.add_argument("--rows", type=_listed, metavar="PROMPTS", help="these prompts alone")
-    parser.add_argument("--tasks", type=_listed, metavar="TASKS", help="these tasks alone")
-    parser.add_argument("--aggregate", help="mean (± sd, the default) or median [min, max] over seeds")
+    parser.add_argument(
+        "--columns", type=_comma_separated, help="more columns, listed below, such as params,seconds"
+    )
+    parser.add_argument("--budget", action="store_true", help=f"the columns on compute: {budget}")
+    parser.add_argument("--against", metavar="paper", help="add the paper's numbers")
+    parser.add_argument("--rows", type=_comma_separated, metavar="PROMPTS", help="these prompts only")
+    parser.add_argument("--tasks", type=_comma_separated, metavar="TASKS", help="these tasks only")
+    parser.add_argument("--aggregate", help="mean (± sd, default) or median [min, max] over seeds")
     parser.add_argument(
         "--best-of",
         type=int,
         metavar="R",
-        help="also, for each row, the best of R restarts by the selection score, R times the compute",
+        help="add a row with the best of R restarts by selection score (R times the compute)",
     )
     parser.add_argument(
-        "--reference", metavar="ROW", help="the row that others are tested against (default: fixed)"
+        "--reference", metavar="ROW", help="the row that others are compared with (default: fixed)"
     )
     parser.add_argument(
         "--tests",
-        help="what marks rest on: seeds (the default), or examples, which reads the predictions, and also "
-        "writes comparisons.csv with bootstrap intervals and McNemar's test",
+        help="mark differences by a test over seeds (default), or over examples: bootstrap and McNemar's "
+        "test on the predictions, also written to comparisons.csv",
     )
     parser.add_argument(
         "--pairs",
         action="store_true",
-        help="write comparisons.csv with every pair of rows, not the reference",
+        help="write comparisons.csv with every pair of rows",
     )
     parser.add_argument(
         "--transfer",
         action="store_true",
-        help="matrices instead: trained on × evaluated on, of runs with regime.transfer",
+        help="print matrices (trained on × evaluated on) of runs with regime.transfer",
     )
     options = vars(parser.parse_args(words))
-    from dp_bench.commands.tables import Asked, tables
+    from dp_bench.commands.tables import TableOptions, tables
 
-    return tables(options.pop("results_dir"), Asked(**options))
+    return tables(options.pop("results_dir"), TableOptions(**options))
 
 
-def _listed(text: str) -> list[str]:
+def _comma_separated(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
 
 
 def _plot(words: list[str]) -> int:
-    from dp_bench.report.plots import KINDS
+    from dp_bench.report.plots import FIGURES
 
-    parser = _parser("plot", "Draw the finished runs: PNG and SVG, and the numbers behind each as CSV.")
-    parser.add_argument("kinds", nargs="*", metavar="|".join(KINDS), help="what to draw (default: all)")
-    parser.add_argument(
-        "--results-dir", type=Path, default=Path("results"), help="where runs/ lies (default: results)"
-    )
-    parser.add_argument("--experiment", metavar="NAME", help="of this experiment's runs alone")
+    parser = _parser("plot", "Draw figures of the finished runs as PNG and SVG, with their numbers as CSV.")
+    parser.add_argument("kinds", nargs="*", metavar="|".join(FIGURES), help="figures (default: all)")
+    _add_runs(parser)
     parser.add_argument("--out", type=Path, help="folder to write to (default: RESULTS_DIR/plots)")
     options = parser.parse_args(words)
     from dp_bench.commands.plot import plot
@@ -226,20 +218,20 @@ def _plot(words: list[str]) -> int:
 
 
 def _inspect(words: list[str]) -> int:
-    parser = _parser("inspect", "Look into a finished run.")
-    parser.add_argument("run", metavar="RUN", help="its folder, its id, or the start of its id")
+    parser = _parser("inspect", "Examine a finished run.")
+    parser.add_argument("run", metavar="RUN", help="folder, id, or start of the id")
     parser.add_argument(
         "--gradients",
         action="store_true",
-        help="every estimator of the position's gradient against the exact one over all positions",
+        help="compare every estimator of the position's gradient with the exact gradient",
     )
     parser.add_argument("--examples", type=int, default=48, help="training examples to use (default: 48)")
-    parser.add_argument("--draws", type=int, default=200, help="draws of each estimator (default: 200)")
-    parser.add_argument("--fresh", action="store_true", help="with a prompt as training starts from")
+    parser.add_argument("--draws", type=int, default=200, help="draws per estimator (default: 200)")
+    parser.add_argument("--fresh", action="store_true", help="with an untrained prompt")
+    _add_results_dir(parser)
     parser.add_argument(
-        "--results-dir", type=Path, default=Path("results"), help="where runs/ lies (default: results)"
+        "--out", type=Path, help="folder to write to (default: gradients/ in the run's folder)"
     )
-    parser.add_argument("--out", type=Path, help="folder to write to (default: gradients/ in the run's)")
     options = parser.parse_args(words)
     from dp_bench.commands.inspect import inspect
 
@@ -257,14 +249,14 @@ def _inspect(words: list[str]) -> int:
 def _pack(words: list[str]) -> int:
     parser = _parser(
         "pack",
-        "Put the records of finished runs into DIR/records.parquet, which tables, plots and sweeps read "
-        "where a run's folder is gone. What is in runs/ is added to a pack that is there, and wins over it.",
+        "Write the records of finished runs to DIR/records.parquet, which tables, plots and sweeps read for "
+        "runs without a folder. Records in runs/ are added to an existing pack and replace packed ones.",
     )
     parser.add_argument("dir", type=Path, metavar="DIR", help="the results folder, which holds runs/")
     parser.add_argument(
         "--remove",
         action="store_true",
-        help="remove the folders below runs/ that hold a packed record and nothing else",
+        help="remove the folders below runs/ that hold only a packed record",
     )
     parser.add_argument(
         "--drop",
@@ -272,7 +264,7 @@ def _pack(words: list[str]) -> int:
         action="extend",
         default=[],
         metavar="RUN_ID",
-        help="take these records out of the pack; also patterns, 'rte-minilm-*'",
+        help="remove these records from the pack; patterns such as 'rte-minilm-*' too",
     )
     options = parser.parse_args(words)
     from dp_bench.commands.pack import pack
@@ -283,24 +275,22 @@ def _pack(words: list[str]) -> int:
 def _list(words: list[str]) -> int:
     from dp_bench.commands.list_options import KINDS, list_options
 
-    parser = _parser("list", "Print what there is to choose from.")
+    parser = _parser("list", "Print the available options.")
     parser.add_argument("kind", metavar="|".join(KINDS), help="what to list")
-    parser.add_argument(
-        "--results-dir", type=Path, default=Path("results"), help="where runs/ lies (default: results)"
-    )
+    _add_results_dir(parser)
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your configurations")
     options = parser.parse_args(words)
     return list_options(options.kind, options.results_dir, options.config_dir)
 
 
 def _data(words: list[str]) -> int:
-    parser = _parser("data", "Look for the SuperGLUE files.")
+    parser = _parser("data", "Check the SuperGLUE files.")
     actions = parser.add_subparsers(dest="action", required=True, metavar="check")
-    check = actions.add_parser("check", help="say which files are found, their rows and checksums")
+    check = actions.add_parser("check", help="print the files found, their rows and checksums")
     check.add_argument(
-        "--dir", type=Path, help="a folder in the official release layout (BoolQ/train.jsonl …)"
+        "--dir", type=Path, help="a folder with the layout of the official release (BoolQ/train.jsonl …)"
     )
-    check.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your tasks besides")
+    check.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with more tasks")
     options = parser.parse_args(words)
     from dp_bench.commands.data_check import check as check_data
 
@@ -308,19 +298,21 @@ def _data(words: list[str]) -> int:
 
 
 def _new(words: list[str]) -> int:
-    parser = _parser("new", "Write the first files of a task or a prompt of yours.")
+    parser = _parser("new", "Write template files for your task or prompt.")
     parser.add_argument("kind", choices=("task", "prompt"))
     parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="task: its training rows")
-    parser.add_argument("--label", metavar="COLUMN", help="task: the column of the label")
-    parser.add_argument("--dir", type=Path, default=Path(), help="folder to write to (default: this one)")
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="task: the training rows")
+    parser.add_argument("--label", metavar="COLUMN", help="task: the label column")
+    parser.add_argument(
+        "--dir", type=Path, default=Path(), help="folder to write to (default: the current one)"
+    )
     options = parser.parse_args(words)
     from dp_bench.commands.new import new_prompt, new_task
 
     if options.kind == "prompt":
         return new_prompt(options.name, options.dir)
     if options.source is None:
-        raise UserError("Add --from FILE, the training rows as .jsonl, .csv or .parquet.")
+        raise UserError("Add --from FILE with the training rows as .jsonl, .csv or .parquet.")
     return new_task(options.name, options.source, options.dir, options.label)
 
 
@@ -336,6 +328,17 @@ def _doctor(words: list[str]) -> int:
 
 def _parser(command: str, description: str, **more: Any) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"dp-bench {command}", description=description, **more)
+
+
+def _add_results_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results-dir", type=Path, default=Path("results"), help="folder that holds runs/ (default: results)"
+    )
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    _add_results_dir(parser)
+    parser.add_argument("--experiment", metavar="NAME", help="this experiment only")
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -1,9 +1,9 @@
-"""Records of many finished runs in one Parquet file: whole, sorted by run, each configuration once.
+"""Records of many finished runs in one Parquet file, sorted by run id.
 
-`records.parquet` (dp-bench pack) stands for runs whose folders are gone, and is read wherever records are.
-`index.parquet` (report/index.py) has the same form and repeats records that are in folders: it is faster.
-A row has the text of a record without its configuration, and that of the configuration without its seed,
-which Parquet's dictionary keeps once for all rows that have it. The same records give the same bytes.
+`records.parquet` (dp-bench pack) replaces the folders of runs and is read wherever records are.
+`index.parquet` (report/index.py) has the same format and caches records that are in folders.
+A row has the JSON of a record without its configuration and the JSON of the configuration without its seed,
+which Parquet's dictionary stores once for all rows that share it. Equal records give equal bytes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 from dp_bench.types import UserError
 
 FILE = "records.parquet"
-OWN = ("seed",)  # the settings of a configuration that stay with the record
+PER_RECORD = ("seed",)  # settings that are stored with the record, not with the shared configuration
 VERSION = {b"dp-bench records": b"1"}
 
 
 class Row(NamedTuple):
-    """One record, as texts; and, in an index alone, time and size of the file that it was read from."""
+    """One record as JSON texts. Only an index has time (ns) and size (bytes) of the record's file."""
 
     record: str
     config: str
@@ -31,15 +31,18 @@ class Row(NamedTuple):
 
 
 def row_of(content: Mapping[str, Any], mtime_ns: int = 0, size: int = 0) -> Row:
-    """Return the row of a record, which `contents` gives back with its keys in the order that they have."""
+    """Return the row of a record; `contents` restores the record with its order of keys."""
     config = content["config"]
-    own = {key: config[key] for key in OWN if key in config}
-    record, shared = {**content, "config": own}, {**config, **dict.fromkeys(own)}
+    per_record = {key: config[key] for key in PER_RECORD if key in config}
+    record, shared = {**content, "config": per_record}, {**config, **dict.fromkeys(per_record)}
     return Row(json.dumps(record), json.dumps(shared), mtime_ns, size)
 
 
 def contents(rows: Mapping[str, Row], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the records of the rows of a file, by run; equal parts of configurations are the same objects."""
+    """Yield run id and record of each row; records share the objects of equal configurations.
+
+    Raises UserError, naming `path`, if a row is damaged.
+    """
     configs: dict[str, dict[str, Any]] = {}
     for run_id, row in rows.items():
         try:
@@ -52,24 +55,26 @@ def contents(rows: Mapping[str, Row], path: Path) -> Iterator[tuple[str, dict[st
         yield run_id, content
 
 
-def beside(results_dir: Path) -> Mapping[str, Row]:
-    """Return what is packed in a results folder, by run: nothing without a pack. Raises UserError where the
-    pack cannot be read."""
+def packed_rows(results_dir: Path) -> Mapping[str, Row]:
+    """Return the packed rows of a results folder by run id, empty without a pack.
+
+    Raises UserError if the pack cannot be read.
+    """
     path = results_dir / FILE
     try:
         stat = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    return _kept(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return _cached(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
 
 @lru_cache(maxsize=2)
-def _kept(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Row]:
+def _cached(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Row]:
     return read(path)
 
 
 def read(path: Path) -> dict[str, Row]:
-    """Return the rows of a file; raise UserError where it is damaged, or none of ours."""
+    """Return the rows of a file by run id. Raises UserError if it is damaged or has another format."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -78,26 +83,27 @@ def read(path: Path) -> dict[str, Row]:
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
     if table.schema != _schema() or not VERSION.items() <= (table.schema.metadata or {}).items():
-        raise _unreadable(path, "it holds something else than records, or those of another dp-bench")
+        raise _unreadable(path, "it holds no records, or records of another version of dp-bench")
     columns = [column.to_pylist() for column in table.columns]
     return {run_id: Row(*values) for run_id, *values in zip(*columns, strict=True)}
 
 
 def write(rows: Mapping[str, Row], path: Path) -> None:
+    """Write rows by run id to a file."""
     import pyarrow as pa
     from pyarrow import parquet
 
     names = sorted(rows)
-    columns = [names, *([rows[name][place] for name in names] for place in range(len(Row._fields)))]
+    columns = [names, *([rows[name][index] for name in names] for index in range(len(Row._fields)))]
     parquet.write_table(
         pa.table(columns, schema=_schema()),
         path,
         compression="zstd",
         compression_level=9,
         use_dictionary=["config"],
-        dictionary_pagesize_limit=1 << 30,  # however many configurations there are
+        dictionary_pagesize_limit=1 << 30,  # all configurations fit into one dictionary
         write_page_checksum=True,
-        write_statistics=False,  # whole texts, and nobody asks for the least of them
+        write_statistics=False,  # of no use for JSON texts
     )
 
 
@@ -110,6 +116,6 @@ def _schema() -> Any:
 
 def _unreadable(path: Path, why: object) -> UserError:
     return UserError(
-        f"{path} cannot be read ({why}). Put back a copy of it (git checkout {path}), or move it away: the "
-        "records that are in it alone are then missing."
+        f"{path} cannot be read ({why}). Restore it (git checkout {path}) or move it away: records that "
+        "only it holds are then missing."
     )

@@ -1,8 +1,7 @@
-"""What a run shows while it works: a live line on a terminal, one plain line an evaluation elsewhere.
+"""Progress of a run: a progress bar on a terminal, otherwise one line per evaluation.
 
-A warning is printed once and kept for the run's record. Code that has no reporter at hand, such as a cache,
-calls `notice`. Nothing in the package warns through `logging`, which the libraries around it are told to keep
-quiet.
+A warning is printed once and kept for the run's record. Code without a reporter, such as a cache, calls
+`notice`. The package does not use `logging`, which is silenced for the libraries that it calls.
 """
 
 from __future__ import annotations
@@ -16,13 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from dp_bench import ranks
 from dp_bench.terminal import make_console
 
-_in_charge: ContextVar[Reporter | None] = ContextVar("dp_bench_reporter", default=None)
+_current: ContextVar[Reporter | None] = ContextVar("dp_bench_reporter", default=None)
 
 
 def notice(text: str) -> None:
-    """Warn of something that a reader of the result should know, through the reporter of the run under way;
-    on stderr where there is none."""
-    reporter = _in_charge.get()
+    """Warn through the reporter of the current run, which records it, or on stderr without one."""
+    reporter = _current.get()
     if reporter is None:
         make_console(soft_wrap=True, stderr=True).print(f"warning: {text}")
     else:
@@ -30,8 +28,10 @@ def notice(text: str) -> None:
 
 
 class Reporter:
-    """Print lines, keep warnings, and on a terminal show a progress bar below. A run has one reporter, which
-    takes the run's notices while it is entered."""
+    """Print lines, collect warnings, and show a progress bar on a terminal.
+
+    A run has one reporter; while it is entered, `notice` warns through it.
+    """
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self.console = console or make_console(soft_wrap=True, quiet=quiet)
@@ -46,12 +46,12 @@ class Reporter:
             disable=not self.console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._before: Token[Reporter | None] | None = None
-        self.warnings: list[str] = []  # each once, in the order of their first time
+        self._previous: Token[Reporter | None] | None = None
+        self.warnings: list[str] = []  # distinct, in order of their first occurrence
 
     def __enter__(self) -> Reporter:
         self.warnings.clear()
-        self._before = _in_charge.set(self)
+        self._previous = _current.set(self)
         self._bar.start()
         return self
 
@@ -59,39 +59,42 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if self._before is not None:
-            _in_charge.reset(self._before)
+        if self._previous is not None:
+            _current.reset(self._previous)
 
     def line(self, text: str) -> None:
+        """Print a line."""
         self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """Print a warning and keep it, unless it has been given before."""
+        """Print and keep a warning, unless it is a repeat."""
         if text not in self.warnings:
             self.warnings.append(text)
             self.line(f"  warning: {text}")
 
     def share_warnings(self) -> list[str]:
-        """Return the warnings of all ranks, having told them to each: what one alone has seen is kept too."""
-        for own in ranks.from_all(list(self.warnings)):
-            for text in own:
+        """Return the distinct warnings of all ranks, after merging them on every rank."""
+        for warnings in ranks.from_all(list(self.warnings)):
+            for text in warnings:
                 self.warn(text)
         return list(self.warnings)
 
     def skipped(self, text: str) -> None:
-        """Say of a run that another one has made it."""
+        """Print that a run was skipped: it is finished, or another process finished it."""
         self.line(text)
 
     def begin(self, description: str, total: int, completed: int = 0) -> None:
-        """Start a bar in the place of the one before."""
+        """Start a progress bar, replacing the previous one."""
         self.finish()
         self._task = self._bar.add_task(description, total=total, completed=completed, note="")
 
     def advance(self, amount: int = 1, note: str = "") -> None:
+        """Advance the bar, if there is one, and set its note."""
         if self._task is not None:
             self._bar.update(self._task, advance=amount, note=note)
 
     def finish(self) -> None:
+        """Remove the bar, if there is one."""
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None

@@ -279,7 +279,7 @@ def parse(content: dict[str, Any], path: Path) -> RunRecord:
 def _packed(directory: Path) -> pack.Row | None:
     """Return the row of a run in the pack, given its folder below runs/, which need not exist."""
     runs = directory.parent
-    return pack.beside(runs.parent).get(directory.name) if runs.name == "runs" else None
+    return pack.packed_rows(runs.parent).get(directory.name) if runs.name == "runs" else None
 
 
 def results_of(record: RunRecord) -> dict[str, float]:
@@ -319,7 +319,7 @@ def load_all(results_dir: Path) -> list[RunRecord]:
 def finished(results_dir: Path) -> list[str]:
     """Return the ids of all finished runs, without reading their records."""
     saved = {path.parent.name for path in (results_dir / "runs").glob("*/record.json")}
-    return sorted(saved | pack.beside(results_dir).keys())
+    return sorted(saved | pack.packed_rows(results_dir).keys())
 
 
 def status_of(directory: Path) -> dict[str, Any] | None:

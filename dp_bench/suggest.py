@@ -1,11 +1,11 @@
-"""'Did you mean …' for what a user typed."""
+"""Suggestions ('Did you mean …') for mistyped words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-# What other tools and papers call our settings.
+# Names of our settings in other tools and papers.
 SYNONYMS = {
     "soft_token_num": "prompt.num_tokens",  # OpenPrompt and the authors' code
     "num_virtual_tokens": "prompt.num_tokens",  # peft
@@ -32,23 +32,23 @@ SYNONYMS = {
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Return "Did you mean …? " for the nearest known words, or nothing."""
+    """Return "Did you mean …? " with the nearest known words, or "" if none is near."""
     near = get_close_matches(word, known, n=3, cutoff=0.6)
     return f"Did you mean {' or '.join(near)}? " if near else ""
 
 
 def suggest_key(key: str, known: Sequence[str]) -> str:
-    """Return a sentence that names the setting `key` was probably meant to be."""
+    """Return a sentence with the setting that `key` was probably meant to be."""
     last = key.rsplit(".", 1)[-1]
     if last in SYNONYMS:
         return f"Did you mean {SYNONYMS[last]}?"
-    same_name = [other for other in known if other.rsplit(".", 1)[-1] == last]
+    same_name = [setting for setting in known if setting.rsplit(".", 1)[-1] == last]
     if same_name:
         return f"Did you mean {' or '.join(same_name[:3])}?"
-    names = {other.rsplit(".", 1)[-1]: other for other in reversed(known)}
+    names = {setting.rsplit(".", 1)[-1]: setting for setting in reversed(known)}
     near = get_close_matches(key, known, n=2, cutoff=0.7) or [
         names[m] for m in get_close_matches(last, names, n=2, cutoff=0.7)
     ]
     if near:
         return f"Did you mean {' or '.join(near)}?"
-    return "`dp-bench train --cfg job` prints every setting there is."
+    return "`dp-bench train --cfg job` prints every setting."

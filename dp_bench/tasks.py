@@ -1,6 +1,6 @@
-"""What the task files say beside what a run needs: their order in lists and tables, the released files.
+"""The task files, for tables and checks: order of tasks, released files.
 
-Reads the YAML files alone, so that a table or a check is made without composing a configuration.
+Reads the YAML files only, without composing a configuration.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ KEYS = tuple(field.name for field in fields(TaskSettings))
 
 @cache
 def known(extra_dir: Path | None = None) -> dict[str, TaskSettings]:
-    """Return the tasks of the shipped and the user's files by name, in their order."""
+    """Return the tasks of the package and of `extra_dir` by name, in the order of their `order`."""
     from dp_bench.config import options
 
     tasks = [_task(_content(name, extra_dir)) for name in options("task", extra_dir)]
-    return {task.name: task for task in sorted(tasks, key=_place)}
+    return {task.name: task for task in sorted(tasks, key=_sort_key)}
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Return names of tasks, each once, in the order of the shipped files; other tasks last, by name."""
-    order = {name: place for place, name in enumerate(known())}
+    """Return distinct task names in the order of the shipped files; other tasks last, by name."""
+    order = {name: index for index, name in enumerate(known())}
     return sorted(set(names), key=lambda name: (order.get(name, len(order)), name))
 
 
-def _place(task: TaskSettings) -> tuple[float, str]:
+def _sort_key(task: TaskSettings) -> tuple[float, str]:
     return (float("inf") if task.order is None else task.order, task.name)
 
 
 def _content(name: str, extra_dir: Path | None) -> dict[str, Any]:
-    """Return a task's settings with those of the files that it starts from, as Hydra merges them."""
+    """Return a task's settings merged with those of its defaults list, as Hydra merges them."""
     from dp_bench.config import option_file
 
     content = dict(option_file("task", name, extra_dir))
@@ -46,14 +46,14 @@ def _content(name: str, extra_dir: Path | None) -> dict[str, Any]:
         if default == "_self_":
             merged |= content
             continue
-        other, _, key = str(default).partition("@")
-        found = _content(other, extra_dir)
-        merged |= {key: found} if key not in ("", "_here_") else found
+        base, _, key = str(default).partition("@")
+        base_content = _content(base, extra_dir)
+        merged |= {key: base_content} if key not in ("", "_here_") else base_content
     return merged
 
 
 def _task(content: dict[str, Any]) -> TaskSettings:
-    own = {key: value for key, value in content.items() if key in KEYS}
-    if own.get("train_task"):
-        own["train_task"] = _task(own["train_task"])
-    return TaskSettings(**(own | {"scoring": Scoring(own["scoring"])}))
+    settings = {key: value for key, value in content.items() if key in KEYS}
+    if settings.get("train_task"):
+        settings["train_task"] = _task(settings["train_task"])
+    return TaskSettings(**(settings | {"scoring": Scoring(settings["scoring"])}))

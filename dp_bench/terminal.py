@@ -1,4 +1,4 @@
-"""The console that every command prints to: text is shown as it is, whatever stands in it."""
+"""The console that every command prints to, without markup."""
 
 from __future__ import annotations
 
@@ -8,6 +8,5 @@ from rich.console import Console
 
 
 def make_console(**options: Any) -> Console:
-    """Return a console that reads no markup and no emoji names: labels, paths and messages have brackets and
-    colons of their own. What is to have a colour is a `rich.text.Text`."""
+    """Return a console that prints brackets and colons as they are. Coloured text is a `rich.text.Text`."""
     return Console(**{"markup": False, "emoji": False, "highlight": False, **options})

@@ -187,7 +187,7 @@ def test_a_sweep_with_one_bad_value_does_not_start(cli: Cli, words: list[str], a
             "There is no command 'trian'. Did you mean train? Commands: train, sweep, status, tables",
         ),
         (["task=boolq", "seed=1"], "Did you mean `dp-bench train task=boolq seed=1`?"),
-        (["list", "promts"], "There is nothing called 'promts' to list. Did you mean prompts?"),
+        (["list", "promts"], "There is no list of 'promts'. Did you mean prompts?"),
         (["list"], "the following arguments are required"),
         (["tables"], "There are no finished runs below results/runs. Start one: dp-bench train"),
         (["tables", "--format", "pdf"], "--format does not know 'pdf'. It takes: md"),

@@ -16,14 +16,14 @@ from builders_report import make_record
 
 from dp_bench import records, run
 from dp_bench.commands.plot import plot
-from dp_bench.commands.tables import Asked, tables
+from dp_bench.commands.tables import TableOptions, tables
 from dp_bench.config import Experiment
 from dp_bench.records import RunRecord
 from dp_bench.report import index, plots
 from dp_bench.report.build import build_tables
 from dp_bench.report.html import to_html
 from dp_bench.report.latex import escape, to_latex
-from dp_bench.report.sheet import Options, Sheet, make_sheet
+from dp_bench.report.sheet import Sheet, SheetOptions, make_sheet
 from dp_bench.types import UserError
 
 NASTY = "task.template='50% of {premise} & {hypothesis} #1 ~ $x_1^2$ <b>\"|\"</b>'"
@@ -44,7 +44,7 @@ def sheets() -> list[Sheet]:
         make_record("task=cb", NASTY, "prompt=split", score=61.25),
         make_record("task=cb", "prompt=split"),
     ]
-    return [make_sheet(table, Options(columns=("params",))) for table in build_tables(made)]
+    return [make_sheet(table, SheetOptions(columns=("params",))) for table in build_tables(made)]
 
 
 # ---------------------------------------------------------------------------------------------- LaTeX
@@ -188,7 +188,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_every_format_is_written_alike_twice(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = Asked(formats=("md", "csv", "tex", "html"), tests="examples", budget=True, pairs=True)
+    asked = TableOptions(formats=("md", "csv", "tex", "html"), tests="examples", budget=True, pairs=True)
     written = []
     for _ in range(2):
         assert tables(results, asked) == 0
@@ -204,18 +204,18 @@ def test_every_format_is_written_alike_twice(results: Path, capsys: pytest.Captu
 def test_rows_tasks_experiments_and_medians_are_selectable(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tables(results, Asked(rows=("split",))) == 0
+    assert tables(results, TableOptions(rows=("split",))) == 0
     assert "| fixed" not in capsys.readouterr().out
-    assert tables(results, Asked(experiment="mine")) == 0
+    assert tables(results, TableOptions(experiment="mine")) == 0
     assert "| split" not in capsys.readouterr().out
-    assert tables(results, Asked(aggregate="median")) == 0
+    assert tables(results, TableOptions(aggregate="median")) == 0
     assert "50.00 [50.00, 50.00] (2)" in capsys.readouterr().out
     for wrong, answer in (
-        (Asked(experiment="mien"), "Did you mean mine?"),
-        (Asked(rows=("fixd",)), "--rows does not know 'fixd'. Did you mean fixed?"),
-        (Asked(tasks=("rta",)), "--tasks does not know 'rta'"),
-        (Asked(against="papr"), "--against does not know 'papr'"),
-        (Asked(reference="adap_pos"), "--reference does not know 'adap_pos'"),
+        (TableOptions(experiment="mien"), "Did you mean mine?"),
+        (TableOptions(rows=("fixd",)), "--rows does not know 'fixd'. Did you mean fixed?"),
+        (TableOptions(tasks=("rta",)), "--tasks does not know 'rta'"),
+        (TableOptions(against="papr"), "--against does not know 'papr'"),
+        (TableOptions(reference="adap_pos"), "--reference does not know 'adap_pos'"),
     ):
         with pytest.raises(UserError) as caught:
             tables(results, wrong)
@@ -281,11 +281,11 @@ def test_runs_that_differ_in_a_setting_never_make_one_point(tmp_path: Path) -> N
         for more in ((), ("trainer.max_steps=9",))
     ]
     made.append(make_record("prompt=fixed", score=50.0))
-    figure = plots.by_members([plots.Source(record, tmp_path) for record in made])
+    figure = plots.by_members([plots.FinishedRun(record, tmp_path) for record in made])
     assert figure is not None
     assert set(figure.points["prompt"]) == {"routed [max_steps=9]", "routed [max_steps=60]"}
     assert set(figure.points["count"]) == {2} and set(figure.points["num_prompts"]) == {1, 2, 4}
-    pareto = plots.by_parameters([plots.Source(record, tmp_path) for record in made])
+    pareto = plots.by_parameters([plots.FinishedRun(record, tmp_path) for record in made])
     assert pareto is not None and len(pareto.points) == 7
 
 

@@ -10,7 +10,7 @@ import pytest
 from test_sweep import TINY, Sweep, sweep
 
 from dp_bench import config, records
-from dp_bench.commands.tables import Asked, tables
+from dp_bench.commands.tables import TableOptions, tables
 
 assert sweep  # the fixture
 WORDS = (*TINY, "hpo=lr", "hpo.trials=2", "prompt=fixed,postfix,majority", "seed=0,1")
@@ -36,7 +36,7 @@ def test_each_method_gets_the_same_trials_and_its_best_one_is_reported(
         for run_id in found["run_ids"]:
             assert f"trainer.lr={reported[run_id].config['trainer']['lr']}" in found["settings"]
             assert reported[run_id].config["hpo"]["trials"] == 2
-    assert tables(tmp_path / "results", Asked(budget=True)) == 0
+    assert tables(tmp_path / "results", TableOptions(budget=True)) == 0
     shown = capsys.readouterr().out
     assert "hpo=lr, 2 trials a method and task of trainer.lr, best on held-out examples" in shown
     assert "| fixed |" in shown and "lr=" not in shown.split("| prompt |")[1].split("\n\n")[0], shown

@@ -23,7 +23,6 @@ from test_data_readers import record_row
 from test_trainer import make_trainer
 
 from dp_bench import config, identity, records, run
-from dp_bench.commands.tables import Predictions
 from dp_bench.config import Experiment
 from dp_bench.data.encode import encode
 from dp_bench.data.readers import read_examples
@@ -31,6 +30,7 @@ from dp_bench.data.source import read_records, split_file
 from dp_bench.data.template import Template
 from dp_bench.model import Answer
 from dp_bench.objective import losses_of, objective
+from dp_bench.report.examples import ExampleResults
 from dp_bench.settings import Scoring
 from dp_bench.types import Batch, UserError
 
@@ -326,9 +326,9 @@ def test_a_prediction_counts_as_right_if_it_is_one_of_the_right_entities(
     """The share of right examples in predictions.parquet is the accuracy that the run reports."""
     own = experiment(*words, "prompt=fixed", *QUICK)
     record = run.run(own)
-    right = Predictions(Path(own.settings.results_dir))
+    results = ExampleResults(Path(own.settings.results_dir))
     for task in record.by_task or [record.task]:
-        found = right(record, task)
+        found = results.correct(record, task)
         assert found is not None
         accuracy = (
             record.by_task[task]["metrics"]["accuracy"] if record.by_task else record.metrics["accuracy"]
@@ -342,5 +342,5 @@ def test_a_prediction_counts_as_right_if_it_is_one_of_the_right_entities(
     assert (last != of_record["gold"]).any()
     table.loc[of_record.index, "prediction"] = last
     table.to_parquet(Path(own.settings.results_dir) / "runs" / record.run_id / "predictions.parquet")
-    again = Predictions(Path(own.settings.results_dir))(record, "record")
+    again = ExampleResults(Path(own.settings.results_dir)).correct(record, "record")
     assert again is not None and all(again.values())

@@ -11,7 +11,7 @@ import pytest
 from dp_bench import config, records, run
 from dp_bench.config import Experiment
 from dp_bench.report.build import build_tables
-from dp_bench.report.sheet import Options, make_sheet
+from dp_bench.report.sheet import SheetOptions, make_sheet
 from dp_bench.report.tables import to_markdown
 from dp_bench.types import UserError
 
@@ -47,7 +47,7 @@ def test_an_unreachable_hub_ends_on_the_micro_benchmark_and_says_so(tmp_path: Pa
         check=False,
     )
     assert child.returncode == 0, child.stderr
-    assert "NOT what was asked for: BoolQ was looked for in the data set aps/super_glue" in child.stdout
+    assert "NOT the requested run: BoolQ was looked for in the data set aps/super_glue" in child.stdout
     assert "on_missing=error stops here instead" in child.stdout
     assert "Traceback" not in child.stderr
     (record,) = records.load_all(tmp_path / "results")
@@ -90,7 +90,7 @@ def test_the_committed_table_is_that_of_its_records_and_shows_what_trains() -> N
     found = records.load_all(folder)
     (table,) = build_tables(found)
     assert (folder / "tables" / "tables.md").read_text(encoding="utf-8") == to_markdown(
-        [make_sheet(table, Options(columns=["params"]))]
+        [make_sheet(table, SheetOptions(columns=["params"]))]
     )
     rows = {row.label: row.cells for row in table.rows}
     assert set(table.tasks) == {"boolq", "cb", "rte", "wic"}

@@ -93,7 +93,7 @@ def test_a_file_named_on_the_command_line_adds_the_same(tmp_path: Path) -> None:
     without = command(tmp_path, "train", *code[2:], "task=rte", "prompt=gated", *TINY)
     assert without.returncode == 2 and "--code FILE" in without.stderr
     twice = command(tmp_path, "list", "pieces", "--code", str(tmp_path / "none.py"))
-    assert twice.returncode == 2 and "is no Python file" in twice.stderr
+    assert twice.returncode == 2 and "is not a Python file" in twice.stderr
 
 
 def test_what_a_package_adds_is_checked(site: Path) -> None:

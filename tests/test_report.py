@@ -17,13 +17,13 @@ from builders_report import make_record, random_weights
 from rich.console import Console
 
 from dp_bench import records
-from dp_bench.commands.tables import Asked
+from dp_bench.commands.tables import TableOptions
 from dp_bench.commands.tables import tables as tables_command
 from dp_bench.records import RunRecord
 from dp_bench.report.build import build_tables
 from dp_bench.report.columns import SHIPPED
 from dp_bench.report.frame import Table
-from dp_bench.report.sheet import Options, Sheet, cell_text, make_sheet
+from dp_bench.report.sheet import Sheet, SheetOptions, cell_text, make_sheet
 from dp_bench.report.tables import to_csv, to_markdown, to_terminal
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
@@ -64,7 +64,7 @@ def only(records: Sequence[RunRecord], metric: str = "score") -> Table:
 
 
 def sheet(table: Table, *columns: str) -> Sheet:
-    return make_sheet(table, Options(columns=columns))
+    return make_sheet(table, SheetOptions(columns=columns))
 
 
 def grid(table: Table, *columns: str) -> tuple[list[str], list[list[str]]]:
@@ -377,7 +377,7 @@ def test_brackets_and_colons_are_shown_on_a_terminal(many: list[RunRecord]) -> N
     ]
     table = only([*odd, *(make_record("task=rte", "prompt=split", seed=seed) for seed in range(7))])
     table = replace(table, titles={"rte": "RTE [all]"}, notes=(*table.notes, "a :warning: [red]sign[/red]"))
-    own = make_sheet(table, Options(reference="fixed [max_steps=9]"))
+    own = make_sheet(table, SheetOptions(reference="fixed [max_steps=9]"))
     for console in (Console(file=StringIO(), width=200), make_console(file=StringIO(), width=200)):
         console.print(to_terminal(own))
         text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -397,7 +397,7 @@ def drawn_columns(text: str) -> list[str]:
 
 def test_notes_say_what_the_cells_are() -> None:
     table = only(scored(["task=rte"], [60, 61, 70]))
-    means, medians = (make_sheet(table, Options(aggregate=how)) for how in ("mean", "median"))
+    means, medians = (make_sheet(table, SheetOptions(aggregate=how)) for how in ("mean", "median"))
     assert means.notes[0].startswith("mean ± sd over seeds")
     assert medians.notes[0].startswith("median [lowest, highest] over seeds")
     assert not any(
@@ -481,7 +481,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def show(results: Path, **options: Any) -> int:
-    return tables_command(results, Asked(**options))
+    return tables_command(results, TableOptions(**options))
 
 
 def test_tables_are_written_alike_twice(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

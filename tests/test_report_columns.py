@@ -17,13 +17,13 @@ from dp_bench.records import RunRecord
 from dp_bench.report.columns import SHIPPED, columns
 
 ENERGY = """
-from dp_bench.report.columns import Column, Shown
+from dp_bench.report.columns import Column, CellView
 
 energy = Column(
     "energy",
     "energy (Wh)",
     "of training, at 100 W",
-    lambda row, tasks: Shown(f"{sum(r.train_seconds for r in row.records) / 36:g} on {len(tasks)}"),
+    lambda row, tasks: CellView(f"{sum(r.train_seconds for r in row.records) / 36:g} on {len(tasks)}"),
     is_budget=True,
     csv="train_seconds",
     notes=lambda table: [f"energy of {len(table.rows)} rows is estimated"],
@@ -82,7 +82,7 @@ def test_a_column_of_another_package_is_shown_listed_and_written(
     ("entry", "message"),
     [
         ("enrgy", "does not load"),
-        ("Shown", "must name a dp_bench.report.columns.Column"),
+        ("CellView", "must name a dp_bench.report.columns.Column"),
     ],
 )
 def test_an_entry_point_that_is_no_column_is_named(

@@ -9,7 +9,7 @@ from builders_report import make_record
 
 from dp_bench.records import RunRecord
 from dp_bench.report.build import build_tables
-from dp_bench.report.sheet import Options, make_sheet
+from dp_bench.report.sheet import SheetOptions, make_sheet
 from dp_bench.report.tables import to_csv, to_markdown
 from dp_bench.report.transfer import transfer_tables
 
@@ -84,7 +84,7 @@ def test_the_transfer_matrix_has_trained_tasks_in_rows_and_evaluated_ones_in_col
     made = [
         *(transferred("cb", "rte", 80.0, 52.0 + s, s) for s in (0, 2)),
         transferred("rte", "cb", 60.0, 33.0, 0),
-        single("wic", 99.0, "prompt=fixed"),  # was not tried elsewhere
+        single("wic", 99.0, "prompt=fixed"),  # was not run elsewhere
         multitask(
             "prompt=fixed", "regime.transfer=[wic]", cb=70.0, rte=50.0, transfer={"wic": entry("wic", 49.0)}
         ),
@@ -112,7 +112,9 @@ def test_optimism_is_the_difference_between_twins_that_selected_otherwise() -> N
     for table in tables:
         (row,) = table.rows
         assert row.optimism is not None and (row.optimism.mean, row.optimism.n) == (3.5, 2)
-    assert "+3.50 (2)" in to_markdown([make_sheet(table, Options(columns=["optimism"])) for table in tables])
+    assert "+3.50 (2)" in to_markdown(
+        [make_sheet(table, SheetOptions(columns=["optimism"])) for table in tables]
+    )
     (alone,) = build_tables(made[:3])
     assert alone.rows[0].optimism is None
 

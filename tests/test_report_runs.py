@@ -16,16 +16,16 @@ from builders_report import make_record
 from conftest import FIXTURES
 
 from dp_bench import config, pack, records, run
-from dp_bench.commands.tables import Predictions
 from dp_bench.config import Experiment
 from dp_bench.records import RunRecord
 from dp_bench.report import index, stats
 from dp_bench.report.build import build_tables
 from dp_bench.report.columns import columns
+from dp_bench.report.examples import ExampleResults
 from dp_bench.report.expand import by_task
-from dp_bench.report.frame import Row, Table, by_place
+from dp_bench.report.frame import Row, Table, by_seed_and_draw
 from dp_bench.report.routes import agreement
-from dp_bench.report.sheet import Options, make_sheet
+from dp_bench.report.sheet import SheetOptions, make_sheet
 from dp_bench.report.tables import to_csv, to_markdown
 from dp_bench.report.transfer import transfer_tables
 
@@ -103,7 +103,7 @@ def check_all_are_there(made: Sequence[RunRecord]) -> None:
         notes = " ".join(table.notes)
         for row in table.rows:
             assert row.cells
-            places = by_place(row.records)
+            places = by_seed_and_draw(row.records)
             assert {task: set(cell.values) for task, cell in row.cells.items()} == {
                 task: set(own) for task, own in places.items()
             }
@@ -257,7 +257,7 @@ def test_a_record_says_what_it_was_trained_with_and_the_notes_say_so(
     }
     spent = "at most 2 updates of 4 examples"
     assert [note for note in table.notes if spent in note] == [
-        f"adap_ins_pos: {spent}, adafactor, lr 0.3 (0.01 for what chooses)",
+        f"adap_ins_pos: {spent}, adafactor, lr 0.3 (0.01 for selectors)",
         f"fine_tuning: {spent}, adamw, lr 3e-05",
         f"fixed: {spent}, adafactor, lr 0.3",
         f"lora: {spent}, adamw, lr 0.002",
@@ -280,7 +280,7 @@ def test_optimism_says_on_how_many_rows_the_two_were_trained(left: list[RunRecor
     here, there = (made[name][1].num_examples["train"] for name in ("selected on val", "rte 0"))
     assert here > there
     for table in build_tables(own):
-        (note,) = [n for n in make_sheet(table, Options(columns=["optimism"])).notes if "optimism" in n]
+        (note,) = [n for n in make_sheet(table, SheetOptions(columns=["optimism"])).notes if "optimism" in n]
         assert note.endswith(f"trained on more rows: RTE {here} and {there}")
         assert not any("optimism" in note for note in make_sheet(table).notes)
 
@@ -296,8 +296,8 @@ def test_predictions_name_the_texts_and_older_files_are_read_by_their_ids(
     older = tmp_path / "runs" / record.run_id
     older.mkdir(parents=True)
     frame.drop(columns=["source", "group"]).to_parquet(older / "predictions.parquet", index=False)
-    for found in (Predictions(folder), Predictions(tmp_path)):
-        right, about = found(record, "multirc"), found.sources(record, "multirc")
+    for results in (ExampleResults(folder), ExampleResults(tmp_path)):
+        right, about = results.correct(record, "multirc"), results.sources(record, "multirc")
         assert right is not None and about is not None and right.keys() == about.keys() == set(frame["id"])
         together = {(about[one], stats.source_in(one)) for one in about}
         assert len(together) == len(passages) == len(set(about.values()))
@@ -347,7 +347,7 @@ def test_a_prompt_that_is_an_alias_has_one_row_and_the_papers_number(aliases: Ca
     }
     assert any(note.startswith("4 runs with the settings and the scores") for note in table.notes)
     assert len(stats.compare(table, stats.all_pairs(table))) == 3, "Holm counts each method once"
-    sheet = make_sheet(table, Options(against_paper=True))
+    sheet = make_sheet(table, SheetOptions(against_paper=True))
     beside = {line[0].text: line[2].text for line in sheet.lines}
     assert beside["dynamic"] == "80.36" and beside["fixed"] != "-"
 

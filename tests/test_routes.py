@@ -31,7 +31,7 @@ from dp_bench.prompts.ridge import Ridge
 from dp_bench.records import RunRecord
 from dp_bench.report.build import build_tables
 from dp_bench.report.routes import adjusted_rand
-from dp_bench.report.sheet import Options, make_sheet
+from dp_bench.report.sheet import SheetOptions, make_sheet
 from dp_bench.settings import Estimator, SplitOrder, Summary
 from dp_bench.types import Batch, Dims, UserError
 from dp_bench.verbalizer import LabelWords
@@ -477,7 +477,7 @@ def test_tables_flag_a_route_that_knows_the_answer(tmp_path: Path) -> None:
         for seed, routes in ((0, "0 1 1 0"), (1, "1 0 0 1"), (2, "1 1 1 1"))
     ]
     (table,) = build_tables(runs)
-    sheet = make_sheet(table, Options(columns=["routes"]))
+    sheet = make_sheet(table, SheetOptions(columns=["routes"]))
     cells = {line[0].text: (line[1].text, line[-1].text) for line in sheet.lines}
     assert cells["adap_ins_vec"][0].endswith("§") and not cells["routed"][0].endswith("§")
     assert cells["routed"][1] == ("label 0.10, skill 0.70, seeds 1.00, 1 of 3 runs use one member")

@@ -20,7 +20,7 @@ from dp_bench.report.build import build_tables
 from dp_bench.report.controls import CONTROLS, MORE_CONTROLS, control_notes, is_dynamic
 from dp_bench.report.frame import Cell, Row, Table
 from dp_bench.report.restarts import with_restarts
-from dp_bench.report.sheet import Options, Sheet, make_sheet
+from dp_bench.report.sheet import Sheet, SheetOptions, make_sheet
 
 
 def scored(words: Sequence[str], scores: Sequence[float], **changes: Any) -> list[RunRecord]:
@@ -243,7 +243,7 @@ def test_over_draws_intervals_are_over_draws_too_and_notes_say_so() -> None:
         if prompt != "majority" or record.seed == 0
     ]
     table = only(made)
-    sheet = make_sheet(table, Options(columns=("ci",)))
+    sheet = make_sheet(table, SheetOptions(columns=("ci",)))
     low, high = stats.interval([50.0 + draw + 1 / 3 for draw in range(8)])
     assert row(sheet, "fixed")[-1] == f"{low:.2f} to {high:.2f}"
     assert {(c.n, c.over) for c in sheet.comparisons} == {(8, "draws")}, "majority has one run a draw"
@@ -285,14 +285,14 @@ def test_predictions_decide_where_they_are_asked_for() -> None:
         share = record.score / 100
         return {f"{task}/{i}": i < 100 * share for i in range(100)}
 
-    options = Options(by_examples=True, correct=correct)
+    options = SheetOptions(by_examples=True, correct=correct)
     sheet = make_sheet(only(made), options)
     assert row(sheet, "split")[1].endswith("†")
     assert any("paired bootstrap over examples" in note for note in sheet.notes)
     (found,) = sheet.comparisons
     assert found.examples is not None and found.examples.num_examples == 100
     assert found.examples.low > 0
-    nothing = make_sheet(only(made), Options(by_examples=True, correct=lambda *_: None))
+    nothing = make_sheet(only(made), SheetOptions(by_examples=True, correct=lambda *_: None))
     assert nothing.comparisons[0].examples is None and "†" not in row(nothing, "split")[1]
     assert not any("bootstrap" in note or "Holm" in note for note in nothing.notes), "it was not made"
     assert any(note.startswith("no difference is marked: predictions.parquet") for note in nothing.notes)
@@ -307,7 +307,7 @@ def test_tests_over_seeds_and_over_examples_are_never_corrected_together() -> No
             return None
         return {f"multirc/val/{i // 4}/{i % 4}": i < 4 * record.score for i in range(400)}
 
-    sheet = make_sheet(only(made), Options(by_examples=True, correct=correct))
+    sheet = make_sheet(only(made), SheetOptions(by_examples=True, correct=correct))
     found = {c.a: c for c in sheet.comparisons}
     assert found["postfix"].p < 0.01 and found["postfix"].p_holm is None and not found["postfix"].supported
     tested = found["split"].examples
@@ -316,7 +316,7 @@ def test_tests_over_seeds_and_over_examples_are_never_corrected_together() -> No
     (note,) = [note for note in sheet.notes if note.startswith("† differs")]
     assert note.endswith("for 1 comparisons") and "RTE 100 texts with 400 examples" in note
     assert any(note.startswith("not tested: postfix on RTE") for note in sheet.notes)
-    one = make_sheet(only([r for r in made if r.seed == 0]), Options(by_examples=True, correct=correct))
+    one = make_sheet(only([r for r in made if r.seed == 0]), SheetOptions(by_examples=True, correct=correct))
     assert any(note.startswith("† differs") for note in one.notes), "one run each is enough for examples"
 
 
@@ -342,13 +342,15 @@ def test_marks_and_ranks_need_support() -> None:
 def test_a_reference_that_stands_in_several_rows_is_asked_for_by_its_whole_name() -> None:
     longer = scored(["task=rte", "prompt=fixed", "trainer.max_steps=99"], [60.0 + seed for seed in range(8)])
     table = only([*rows(fixed=[60.0] * 8, split=[70.0 + seed for seed in range(8)]), *longer])
-    (note,) = [note for note in make_sheet(table, Options()).notes if note.startswith("no row is compared")]
+    (note,) = [
+        note for note in make_sheet(table, SheetOptions()).notes if note.startswith("no row is compared")
+    ]
     assert note.endswith('fixed is in 2 rows; name one: --reference "fixed [max_steps=60]"')
-    named = make_sheet(table, Options(reference="fixed [max_steps=60]"))
+    named = make_sheet(table, SheetOptions(reference="fixed [max_steps=60]"))
     assert any(note.startswith("† differs from fixed [max_steps=60]") for note in named.notes)
     assert row(named, "split [max_steps=60]")[1].endswith("†")
     alone = make_sheet(
-        with_restarts(only([*longer, *rows(split=[70.0 + seed for seed in range(8)])]), 2), Options()
+        with_restarts(only([*longer, *rows(split=[70.0 + seed for seed in range(8)])]), 2), SheetOptions()
     )
     assert any(note.startswith("† differs from fixed [max_steps=99]:") for note in alone.notes), alone.notes
 
@@ -403,7 +405,7 @@ def test_the_papers_numbers_stand_beside_ours_and_nothing_is_guessed() -> None:
         *scored(["task=cb", "prompt=adap_ins_pos", "backbone=t5_base"], [80.0]),
         *scored(["task=cb", "prompt=l2p_pool", "backbone=t5_base"], [80.0]),
     ]
-    sheet = make_sheet(only(made, "accuracy"), Options(against_paper=True))
+    sheet = make_sheet(only(made, "accuracy"), SheetOptions(against_paper=True))
     assert sheet.heads[:7] == ["prompt", "BoolQ", "paper", "Δ (p)", "CB", "paper", "Δ (p)"]
     fixed = row(sheet, "fixed")
     spread = 2.0 * (1 + 1 / 3) ** 0.5
@@ -427,7 +429,7 @@ def test_the_reference_is_the_papers_and_its_means_are_those_of_its_tasks() -> N
 
 def test_another_benchmark_has_no_number_of_the_paper() -> None:
     made = scored(["task=boolq", "prompt=fixed", "backbone=t5_base", "data=micro"], [62.0, 64.0])
-    sheet = make_sheet(only(made, "accuracy"), Options(against_paper=True))
+    sheet = make_sheet(only(made, "accuracy"), SheetOptions(against_paper=True))
     assert sheet.heads == ["prompt", "BoolQ"], "no empty columns"
     assert any(note.endswith("has no number for any row of this table") for note in sheet.notes)
     assert not any("paper" in line for line in sheet.header.lines())
@@ -435,7 +437,7 @@ def test_another_benchmark_has_no_number_of_the_paper() -> None:
 
 def test_columns_of_the_budget_say_what_was_spent() -> None:
     made = [*rows(fixed=[60, 61], majority=[50])]
-    sheet = make_sheet(only(made), Options(columns=("updates", "batch", "trials", "hours", "ci")))
+    sheet = make_sheet(only(made), SheetOptions(columns=("updates", "batch", "trials", "hours", "ci")))
     low, high = stats.interval([60, 61])
     assert row(sheet, "fixed")[-5:] == ["60", "16", "1", "0.01 CPU", f"{low:.2f} to {high:.2f}"]
     assert all(shown.text for line in sheet.lines for shown in line)

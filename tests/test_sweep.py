@@ -187,7 +187,7 @@ def test_a_sweep_runs_what_is_missing_and_says_what_there_is(sweep: Sweep, tmp_p
     words = (*TINY, "prompt=fixed,majority", "seed=0,1")
     code, said = sweep(*words, "--dry-run")
     assert code == 0 and "3 runs: 3 missing" in said and not (tmp_path / "results").exists()
-    assert "no earlier runs tell how long" in said
+    assert "no estimate without earlier runs" in said
     code, said = sweep(*words[:-1], "seed=0")
     assert code == 0 and "2 done" in said and "Next: dp-bench tables" in said
     before = essence(tmp_path / "results")

@@ -1,6 +1,6 @@
-"""`dp-bench data check`: which files of the tasks are where, whether they can be read and are a release's.
+"""`dp-bench data check`: the files of each task, whether they can be read, and the release they are from.
 
-All tasks are known by their YAML files, so that a folder can be judged whole.
+The expected tasks and files are those of the task YAML files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dp_bench.types import UserError
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckedFile:
     """One line of the table. `problem` is None for a file that can be read."""
 
     task: TaskSettings
@@ -39,7 +39,7 @@ class Found:
 
 
 def check(directory: Path | None = None, extra_dir: Path | None = None) -> int:
-    """Print what is found and return 0 if a task can be trained on it and no file is broken, else 2."""
+    """Print the files found; return 0 if some task can be trained and no file is broken, else 2."""
     console = make_console(width=None if sys.stdout.isatty() else 120)
     known = list(tasks.known(extra_dir).values())
     if directory is None:
@@ -53,27 +53,27 @@ def check(directory: Path | None = None, extra_dir: Path | None = None) -> int:
 def _check_directory(console: Console, root: Path, known: Sequence[TaskSettings]) -> int:
     if not root.is_dir():
         raise UserError(
-            f"--dir {root} is not a folder. Give the one that holds BoolQ/train.jsonl and the other tasks."
+            f"--dir {root} is not a folder. Give the folder that holds BoolQ/train.jsonl and the other tasks."
         )
-    there = [task for task in known if subfolder(root, task.title) is not None]
-    if not there:
+    present = [task for task in known if subfolder(root, task.title) is not None]
+    if not present:
         raise UserError(f"{root} holds no folder of a known task{_hint(root, known)}")
     origins = _origins(known)
-    found = [line for task in there for line in _look(root, task, origins)]
-    console.print(_table(found))
-    for problem in dict.fromkeys(line.problem for line in found if line.problem is not None):
-        titles = dict.fromkeys(line.task.title for line in found if line.problem == problem)
-        _say(console, f"{', '.join(titles)}: {problem}")
-    for task in there:
-        for note in _overlap(task, found):
-            _say(console, f"{task.title}: {note}.")
-    absent = [task.title for task in known if task.train_task is None and task not in there]
+    files = [line for task in present for line in _checked_files(root, task, origins)]
+    console.print(_table(files))
+    for problem in dict.fromkeys(line.problem for line in files if line.problem is not None):
+        titles = dict.fromkeys(line.task.title for line in files if line.problem == problem)
+        _print_line(console, f"{', '.join(titles)}: {problem}")
+    for task in present:
+        for note in _overlap(task, files):
+            _print_line(console, f"{task.title}: {note}.")
+    absent = [task.title for task in known if task.train_task is None and task not in present]
     if absent:
-        _say(
+        _print_line(
             console,
             f"No folder for {', '.join(absent)}: expected {root}/{absent[0]}/train.jsonl and val.jsonl.",
         )
-    return _verdict(console, root, there, found)
+    return _verdict(console, root, present, files)
 
 
 def _hint(root: Path, known: Sequence[TaskSettings]) -> str:
@@ -83,12 +83,12 @@ def _hint(root: Path, known: Sequence[TaskSettings]) -> str:
     if any(root.name.lower() == task.title.lower() for task in known):
         return f"; it is the folder of one task: use --dir {root.parent}."
     if any(root.glob("*/train-*.parquet")):
-        return f"; it is laid out as on the hub: train with data.hub={root}."
+        return f"; it has the layout of the hub: train with data.hub={root}."
     return f". Expected {root}/BoolQ/train.jsonl, {root}/BoolQ/val.jsonl and the like."
 
 
 def _origins(known: Iterable[TaskSettings]) -> dict[str, tuple[str, str]]:
-    """Return, by the digest of a file, its release and what it is called there: ("FewGLUE", "CB/dev32")."""
+    """Return, by digest, the release and name of each known file, such as ("FewGLUE", "CB/dev32")."""
     return {
         file["sha256"]: (release, f"{task.title}/{stem}")
         for task in known
@@ -97,13 +97,13 @@ def _origins(known: Iterable[TaskSettings]) -> dict[str, tuple[str, str]]:
     }
 
 
-def _look(root: Path, task: TaskSettings, origins: dict[str, tuple[str, str]]) -> list[Found]:
+def _checked_files(root: Path, task: TaskSettings, origins: dict[str, tuple[str, str]]) -> list[CheckedFile]:
     folder = subfolder(root, task.title)
     assert folder is not None, task.title
-    there = files_of(folder)
-    stems = dict.fromkeys([*_expected(task), *there])
+    paths = files_of(folder)
+    stems = dict.fromkeys([*_expected(task), *paths])
     return [
-        _inspect(task, there[stem], origins) if stem in there else _missing(task, folder / f"{stem}.jsonl")
+        _checked(task, paths[stem], origins) if stem in paths else _missing(task, folder / f"{stem}.jsonl")
         for stem in stems
     ]
 
@@ -112,41 +112,41 @@ def _expected(task: TaskSettings) -> list[str]:
     return ["train", "val"] if task.only_file is None else [task.only_file]
 
 
-def _missing(task: TaskSettings, path: Path) -> Found:
-    problem = f"expected {path}, which is not there."
+def _missing(task: TaskSettings, path: Path) -> CheckedFile:
+    problem = f"{path} is missing."
     if path.stem == "val" and "dev32" in files_of(path.parent):
         problem = "no val.jsonl, but dev32.jsonl, as FewGLUE has it: train with data.validation_file=dev32."
-    return Found(task, path.name, ("missing", "", ""), problem=problem)
+    return CheckedFile(task, path.name, ("missing", "", ""), problem=problem)
 
 
-def _inspect(task: TaskSettings, path: Path, origins: dict[str, tuple[str, str]]) -> Found:
+def _checked(task: TaskSettings, path: Path, origins: dict[str, tuple[str, str]]) -> CheckedFile:
     file = split_file(path)
     origin = _origin(task, file, origins)
     try:
         counts, labels, rows = _read(task, file)
     except UserError as error:
-        return Found(task, path.name, ("broken", "", ""), "", file.sha256, origin, str(error))
-    return Found(task, path.name, counts, labels, file.sha256, origin, rows=rows)
+        return CheckedFile(task, path.name, ("broken", "", ""), "", file.sha256, origin, str(error))
+    return CheckedFile(task, path.name, counts, labels, file.sha256, origin, rows=rows)
 
 
-def _overlap(task: TaskSettings, found: Sequence[Found]) -> Iterator[str]:
-    """Yield what is there twice in the files of a task that a run trains and reports on."""
-    rows = {Path(line.file).stem: line.rows for line in found if line.task is task and line.rows is not None}
+def _overlap(task: TaskSettings, files: Sequence[CheckedFile]) -> Iterator[str]:
+    """Yield notes on rows that are in both the training and the reported file of a task."""
+    rows = {Path(line.file).stem: line.rows for line in files if line.task is task and line.rows is not None}
     train, report = rows.get("train"), rows.get("val")
     if train is not None and report is not None:
         yield from Overlap.of(train, report).notes(len(report))
 
 
 def _origin(task: TaskSettings, file: SplitFile, origins: dict[str, tuple[str, str]]) -> str:
-    """Return whose file this is; one that holds another file's content says which, and one that should be a
-    release's how many rows that has."""
+    """Return the release of a file, with the released name if it differs; of an unknown file, the number of
+    rows of the released one."""
     release, name = origins.get(file.sha256, (None, ""))
     if release is None:
         released: dict[str, Any] = (task.files or {}).get("SuperGLUE", {})
         rows = released.get(file.path.stem, {}).get("rows")
         return f"other (released: {rows:,} rows)" if rows is not None else "other"
-    said = "official release" if release == "SuperGLUE" else release
-    return said if name == f"{task.title}/{file.path.stem}" else f"{said}'s {name}{file.path.suffix}"
+    label = "official release" if release == "SuperGLUE" else release
+    return label if name == f"{task.title}/{file.path.stem}" else f"{label}'s {name}{file.path.suffix}"
 
 
 def _read(task: TaskSettings, file: SplitFile) -> tuple[tuple[str, str, str], str, list[Row]]:
@@ -166,34 +166,38 @@ def _read(task: TaskSettings, file: SplitFile) -> tuple[tuple[str, str, str], st
     return (str(num_examples), "", ""), labelled, rows
 
 
-def _table(found: Sequence[Found]) -> Table:
+def _empty_table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("task", "file"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("rows", "questions", "answers"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("labels", "sha256", "from"):
-        table.add_column(heading, no_wrap=True)
-    for line in found:
+    for heading in headings:
+        is_number = heading in ("rows", "questions", "answers", "MB")
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=True)
+    return table
+
+
+def _table(files: Sequence[CheckedFile]) -> Table:
+    table = _empty_table("task", "file", "rows", "questions", "answers", "labels", "sha256", "from")
+    for line in files:
         table.add_row(line.task.title, line.file, *line.counts, line.labels, line.sha256[:12], line.origin)
     return table
 
 
-def _verdict(console: Console, root: Path, there: Sequence[TaskSettings], found: Sequence[Found]) -> int:
-    broken = [line for line in found if line.problem is not None and line.sha256]
+def _verdict(
+    console: Console, root: Path, present: Sequence[TaskSettings], files: Sequence[CheckedFile]
+) -> int:
+    broken = [line for line in files if line.problem is not None and line.sha256]
     if broken:
         names = ", ".join(f"{line.task.title}/{line.file}" for line in broken)
-        _say(console, f"Not usable as it is: {names} cannot be read. Fetch again what is broken.")
+        _print_line(console, f"Not usable as it is: {names} cannot be read. Download these files again.")
         return 2
     readable = {
-        task.title: {Path(line.file).stem for line in found if line.task is task and line.problem is None}
-        for task in there
+        task.title: {Path(line.file).stem for line in files if line.task is task and line.problem is None}
+        for task in present
     }
-    usable = _usable(there, readable, ("train",), ("val", "dev32"))
+    usable = _usable(present, readable, ("train",), ("val", "dev32"))
     if not usable:
-        _say(console, f"Nothing to train on: no task in {root} has both train.jsonl and val.jsonl.")
+        _print_line(console, f"Nothing to train on: no task in {root} has both train.jsonl and val.jsonl.")
         return 2
-    _say(console, f"Usable: {', '.join(usable)}. Train with data.dir={root}.")
+    _print_line(console, f"Usable: {', '.join(usable)}. Train with data.dir={root}.")
     return 0
 
 
@@ -204,8 +208,10 @@ def _usable(
     report: Sequence[str],
     only: str | None = None,
 ) -> list[str]:
-    """Return the titles of the tasks that have a file to train on and one to report on, `only` for a
-    diagnostic (None: its `only_file`)."""
+    """Return the titles of the tasks that have a training and a reported file.
+
+    A diagnostic set also needs the file `only` (None: its `only_file`).
+    """
 
     def has(task: TaskSettings, names: Sequence[str | None]) -> bool:
         return not stems.get(task.title, set()).isdisjoint(names)
@@ -223,13 +229,11 @@ def _usable(
 
 
 def _check_cache(console: Console, known: Sequence[TaskSettings]) -> int:
-    """Say what the hub's cache holds of the tasks: one look at the disk, none at the network."""
+    """Print which tasks are in the hub's cache, without network access."""
     from dp_bench.config import option_file
 
     hub = option_file("data", "superglue", None)["hub"]
-    table = Table(box=None, pad_edge=False)
-    for heading in ("task", "file", "MB", "revision"):
-        table.add_column(heading, justify="right" if heading == "MB" else "left", no_wrap=True)
+    table = _empty_table("task", "file", "MB", "revision")
     splits: dict[str, set[str]] = {}
     for task in sorted(known, key=lambda task: task.hub_config):
         name = (task.hub or hub).partition("@")[0]
@@ -242,9 +246,9 @@ def _check_cache(console: Console, known: Sequence[TaskSettings]) -> int:
         console.print(table)
     usable = _usable(known, splits, ("train",), ("validation",), "test")
     if usable:
-        _say(console, f"Usable from the hub's cache {hub_cache_dir()}: {', '.join(usable)}.")
+        _print_line(console, f"Usable from the hub's cache {hub_cache_dir()}: {', '.join(usable)}.")
         return 0
-    _say(
+    _print_line(
         console,
         f"The hub's cache {hub_cache_dir()} holds no task of {hub} with train and validation. "
         f"On a connected machine: hf download {hub} --repo-type dataset. Or point at the official release: "
@@ -253,5 +257,5 @@ def _check_cache(console: Console, known: Sequence[TaskSettings]) -> int:
     return 2
 
 
-def _say(console: Console, sentence: str) -> None:
+def _print_line(console: Console, sentence: str) -> None:
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`dp-bench doctor`: versions, device, caches, and which data and checkpoints can be reached from here."""
+"""`dp-bench doctor`: versions, device, caches, and which data and checkpoints can be reached."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dp_bench.terminal import make_console
 
 
 def doctor() -> int:
-    """Print what a person who asks for help would be asked for."""
+    """Print the facts that a bug report needs, and return 0."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column()
-    for name, found in records.versions().items():
-        table.add_row(name, found or "not installed")
+    for name, version in records.versions().items():
+        table.add_row(name, version or "not installed")
     git = records.git_state()
     if git:
         table.add_row("git", f"{git['commit']}{', with changes' if git['dirty'] else ''}")
-    for name, text in (*_device(), *_places(), *_checkpoints()):
+    for name, text in (*_device(), *_locations(), *_checkpoints()):
         table.add_row(name, text)
     make_console(soft_wrap=True).print(table)
     return 0
@@ -43,7 +43,7 @@ def _device() -> list[tuple[str, str]]:
     return [*lines, ("device=auto", f"{device}; frozen weights in {precision} (trainer.precision=auto)")]
 
 
-def _places() -> list[tuple[str, str]]:
+def _locations() -> list[tuple[str, str]]:
     from dp_bench.data.source import locate
     from dp_bench.types import UserError
 
@@ -67,18 +67,14 @@ def _places() -> list[tuple[str, str]]:
 
 
 def _checkpoints() -> list[tuple[str, str]]:
-    """Say which checkpoints lie in the hub's cache, without loading any."""
+    """Return which checkpoints are in the hub's cache, without loading any."""
     lines = []
     composer = config.Composer()
     for name in config.options("backbone"):
         settings = composer.compose([f"backbone={name}"]).backbone
-        where = settings.get("name_or_path") if name != "local" else None
-        if where:
-            cached = (hub_cache_dir() / f"models--{where.replace('/', '--')}" / "snapshots").is_dir()
-            lines.append(
-                (
-                    f"backbone={name}",
-                    f"{where}: {'in the cache' if cached or Path(where).is_dir() else 'not in the cache'}",
-                )
-            )
+        location = settings.get("name_or_path") if name != "local" else None
+        if location:
+            cached = (hub_cache_dir() / f"models--{location.replace('/', '--')}" / "snapshots").is_dir()
+            state = "in the cache" if cached or Path(location).is_dir() else "not in the cache"
+            lines.append((f"backbone={name}", f"{location}: {state}"))
     return lines

@@ -1,4 +1,4 @@
-"""`dp-bench inspect RUN --gradients`: what the estimators of a position's gradient are worth on a model."""
+"""`dp-bench inspect RUN --gradients`: compare estimators of the position's gradient on a trained model."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ HEADS = ("estimator", "forwards", "cosine of the mean", "cosine of one draw", "b
 def inspect(
     run: str, results_dir: Path, *, gradients: bool, examples: int, draws: int, fresh: bool, out: Path | None
 ) -> int:
-    """Print and write the table of estimators for a finished run, with its trained prompt or a fresh one."""
+    """Print and write the table of estimators for a finished run, with its trained or an untrained prompt."""
     if not gradients:
-        raise UserError("dp-bench inspect looks at one thing so far: add --gradients.")
+        raise UserError("dp-bench inspect needs --gradients, its only report so far.")
     if examples < 2 or draws < 2:
         raise UserError("--examples and --draws must be at least 2.")
     directory = _folder(run, results_dir)
     record = records.load(directory)
     if record is None:
-        raise UserError(f"{directory} holds no finished run. dp-bench list runs names those there are.")
+        raise UserError(f"{directory} holds no finished run: dp-bench list runs prints the finished ones.")
     if not fresh:
-        records.weights_of(directory)  # before the data is read
-    landscape, found = measure(directory, record, examples, draws, fresh)
+        records.weights_of(directory)  # fail before reading the data
+    landscape, qualities = measure(directory, record, examples, draws, fresh)
     kind, number = "fresh" if fresh else "trained", len(landscape.loss_MJ)
     title = f"{record.run_id}, {kind} prompt, {number} examples, {draws} draws"
-    lines = [
+    rows = [
         (
             q.estimator,
             str(q.forwards),
             *(f"{v:.2f}" for v in (q.cosine_of_mean, q.cosine_of_one, q.bias, q.noise)),
         )
-        for q in found
+        for q in qualities
     ]
     table = Table(title=title, title_justify="left")
-    for place, head in enumerate(HEADS):
-        table.add_column(head, justify="right" if place else "left")
-    for line in lines:
+    for index, head in enumerate(HEADS):
+        table.add_column(head, justify="right" if index else "left")
+    for line in rows:
         table.add_row(*line)
     console = make_console(soft_wrap=True)
     console.print(table)
@@ -63,8 +63,8 @@ def inspect(
     for note in notes:
         console.print(f"- {note}", markup=False)
     folder = out or directory / "gradients"
-    _write(folder, title, lines, notes)
-    _draw(folder, landscape, found)
+    _write(folder, title, rows, notes)
+    _draw(folder, landscape, qualities)
     console.print(f"written: {folder}")
     return 0
 
@@ -73,18 +73,20 @@ def _folder(run: str, results_dir: Path) -> Path:
     """Find a run by its folder, its id, or the start of its id."""
     if records.is_finished(Path(run)):
         return Path(run)
-    found = [run_id for run_id in records.finished(results_dir) if run_id.startswith(run)]
-    if len(found) != 1:
-        what = "no finished run" if not found else f"{len(found)} finished runs"
-        raise UserError(f"{what} below {results_dir} begins with '{run}': dp-bench list runs names them.")
-    return results_dir / "runs" / found[0]
+    matching = [run_id for run_id in records.finished(results_dir) if run_id.startswith(run)]
+    if len(matching) != 1:
+        what = "no finished run" if not matching else f"{len(matching)} finished runs"
+        raise UserError(f"{what} below {results_dir} begins with '{run}': dp-bench list runs prints them.")
+    return results_dir / "runs" / matching[0]
 
 
 def measure(
     directory: Path, record: records.RunRecord, examples: int, draws: int, fresh: bool
 ) -> tuple[Landscape, list[Quality]]:
-    """Judge the estimators on some training rows of a finished run, with all that it has trained or as it was
-    before."""
+    """Compare the estimators on training rows of a finished run, with its trained or `fresh` weights.
+
+    Raises UserError for a run on several tasks, without a prompt, or whose checkpoint has changed.
+    """
     from dp_bench.gradients import CHUNK, judge, survey
     from dp_bench.identity import Sources
     from dp_bench.methods.build import load_learned, make_model, make_prompt
@@ -96,19 +98,16 @@ def measure(
 
     experiment = config.reopen(record.config, directory.parent.parent)
     if len(experiment.tasks) > 1:
-        raise UserError(
-            f"{record.run_id} trained one prompt on several tasks: inspect --gradients looks at a run of one "
-            "task."
-        )
+        raise UserError(f"{record.run_id} is a run on several tasks: inspect --gradients needs a run on one.")
     if not method_of(experiment.settings).has_prompt:
-        raise UserError(f"{record.run_id} has no prompt, and nothing that chooses a position.")
+        raise UserError(f"{record.run_id} has no prompt, hence no position to inspect.")
     with Reporter() as report:
         context = open_run_context(experiment, Sources.of(experiment), directory, report)
         if not fresh and context.fingerprint != record.checkpoint["fingerprint"]:
             raise UserError(
-                f"{record.run_id} was trained on other weights than those that are now at "
-                f"{record.checkpoint['name_or_path']}: put the old ones back, or look at an untrained prompt "
-                "with --fresh."
+                f"{record.run_id} was trained with other weights than are now at "
+                f"{record.checkpoint['name_or_path']}: restore them, or inspect an untrained prompt with "
+                "--fresh."
             )
         prompt = make_prompt(context)
         model = make_model(context, prompt)
@@ -132,8 +131,8 @@ def _write(folder: Path, title: str, lines: list[tuple[str, ...]], notes: list[s
     records.write_text(folder / "gradients.csv", csv)
 
 
-def _draw(folder: Path, landscape: Landscape, found: list[Quality]) -> None:
-    """Draw the cosines, and what slopes predict against what happens; left out without matplotlib."""
+def _draw(folder: Path, landscape: Landscape, qualities: list[Quality]) -> None:
+    """Draw the cosines, and predicted against true changes of the loss; skip without matplotlib."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -142,11 +141,11 @@ def _draw(folder: Path, landscape: Landscape, found: list[Quality]) -> None:
     from matplotlib import pyplot
 
     canvas, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    names = [quality.estimator for quality in found]
+    names = [quality.estimator for quality in qualities]
     left.barh(
-        names, [quality.cosine_of_mean for quality in found], color="#0072B2", label="mean of the draws"
+        names, [quality.cosine_of_mean for quality in qualities], color="#0072B2", label="mean of the draws"
     )
-    left.plot([quality.cosine_of_one for quality in found], names, "o", color="#D55E00", label="one draw")
+    left.plot([quality.cosine_of_one for quality in qualities], names, "o", color="#D55E00", label="one draw")
     left.axvline(0, color="#999999", lw=0.8)
     left.set_xlim(-1.05, 1.05)
     left.set_xlabel("cosine with the exact gradient")
@@ -158,7 +157,7 @@ def _draw(folder: Path, landscape: Landscape, found: list[Quality]) -> None:
 
 
 def save(canvas: Figure, folder: Path) -> None:
-    """Leave a figure of gradients, the same bytes for the same numbers."""
+    """Write gradients.png, with the same bytes for the same numbers."""
     for axes in canvas.axes:
         axes.spines[["top", "right"]].set_visible(False)
     records.replace_file(
@@ -168,13 +167,13 @@ def save(canvas: Figure, folder: Path) -> None:
 
 
 def draw_line(axes: Axes, landscape: Landscape) -> None:
-    """Draw what slopes predict of a move to every other position, against what happens."""
+    """Plot predicted against true changes of the loss for moves to every other position."""
     swap = ~np.eye(landscape.loss_MJ.shape[1], dtype=bool)
-    predicted, happened = (x.numpy()[:, swap].ravel() for x in (landscape.linear_MJJ, landscape.true_MJJ))
-    axes.plot(predicted, happened, ".", markersize=3, alpha=0.3, markeredgewidth=0)
-    for values, limit in ((predicted, axes.set_xlim), (happened, axes.set_ylim)):
-        most = float(np.quantile(np.abs(values), 0.98)) or 1.0  # a few that are far out hide the others
-        limit(-1.1 * most, 1.1 * most)
+    predicted, true = (x.numpy()[:, swap].ravel() for x in (landscape.linear_MJJ, landscape.true_MJJ))
+    axes.plot(predicted, true, ".", markersize=3, alpha=0.3, markeredgewidth=0)
+    for values, set_limit in ((predicted, axes.set_xlim), (true, axes.set_ylim)):
+        limit = 1.1 * (float(np.quantile(np.abs(values), 0.98)) or 1.0)  # outliers would hide the others
+        set_limit(-limit, limit)
     axes.axline((0, 0), slope=1, color="#999999", lw=0.8)
     axes.set_xlabel("change of the loss that the slope predicts")
     axes.set_ylabel("change of the loss")

@@ -1,4 +1,4 @@
-"""`dp-bench list`: what there is to choose from, read from YAML files, records and the columns of tables."""
+"""`dp-bench list`: the available options, read from YAML files, records and the columns of tables."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Lines = Sequence[tuple[str, ...]]
 
 
 def list_options(kind: str, results_dir: Path, extra_dir: Path | None = None) -> int:
-    """Print a line for each option of a kind, those of the user's folder `extra_dir` among them."""
+    """Print one line per option of a kind, with those of the user's folder `extra_dir`."""
     if kind not in KINDS:
         hint = did_you_mean(kind, tuple(KINDS))
-        raise UserError(f"There is nothing called '{kind}' to list. {hint}Choose one of: {', '.join(KINDS)}.")
+        raise UserError(f"There is no list of '{kind}'. {hint}Choose one of: {', '.join(KINDS)}.")
     lines = KINDS[kind](results_dir, extra_dir)
     if not lines:
         print(f"no {kind} yet")
@@ -83,7 +83,7 @@ def _options(group: str, extra_dir: Path | None) -> list[tuple[str, str]]:
 
 
 def _count(name: str, extra_dir: Path | None) -> str:
-    """Return the formula of a prompt's trained numbers, and their count on T5-base."""
+    """Return the formula of a prompt's trainable parameters, and their number on T5-base."""
     from dp_bench.config import prompt_settings
 
     prompt = prompt_settings(name, extra_dir)
@@ -106,7 +106,7 @@ def _files(group: str) -> Callable[[Path, Path | None], Lines]:
     return lambda results_dir, extra_dir: _options(group, extra_dir)
 
 
-# What can be listed, from the folder of results and the user's folder of configurations.
+# By name, the lines for a results folder and the user's folder of configurations.
 KINDS: dict[str, Callable[[Path, Path | None], Lines]] = {
     "tasks": _files("task"),
     "backbones": _files("backbone"),

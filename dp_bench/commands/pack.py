@@ -1,4 +1,4 @@
-"""`dp-bench pack`: put the records of finished runs into one file, which stands for their folders."""
+"""`dp-bench pack`: write the records of finished runs to one file, which replaces their folders."""
 
 from __future__ import annotations
 
@@ -15,56 +15,57 @@ from dp_bench.types import UserError
 
 
 def pack(results_dir: Path, drop: Sequence[str] = (), *, remove: bool = False) -> int:
-    """Add the records in runs/ to the pack beside it, where they replace those of the same runs.
+    """Add the records in runs/ to the pack beside it, replacing those of the same runs.
 
-    `drop` names runs, or patterns of them, whose records leave the pack; `remove` removes the folders that
-    hold a packed record and nothing else. Returns 1 where a record could not be read; it stays where it is.
+    `drop` lists run ids or patterns to remove from the pack; `remove` deletes the folders that hold only a
+    packed record. Returns 1 if a record could not be read; its folder is kept. Raises UserError if there is
+    nothing to pack or `drop` matches no packed run.
     """
-    path, before = results_dir / packs.FILE, packs.beside(results_dir)
-    there = {file.parent.name: file for file in sorted((results_dir / "runs").glob("*/record.json"))}
-    if not there and not path.is_file():
+    path, before = results_dir / packs.FILE, packs.packed_rows(results_dir)
+    paths = {file.parent.name: file for file in sorted((results_dir / "runs").glob("*/record.json"))}
+    if not paths and not path.is_file():
         raise UserError(
-            f"There are no finished runs below {results_dir / 'runs'}, and there is no {path}. Give the "
+            f"There are no finished runs below {results_dir / 'runs'} and paths is no {path}. Give the "
             "folder that holds runs/, as in dp-bench pack results."
         )
     dropped = _matching(drop, before, path)
-    if again := sorted(dropped & there.keys()):
+    if in_both := sorted(dropped & paths.keys()):
         raise UserError(
-            f"--drop {again[0]}: its record is also in {there[again[0]]}, which would be packed again. "
+            f"--drop {in_both[0]}: its record is also in {paths[in_both[0]]} and would be packed again. "
             "Remove that folder first."
         )
-    read = _read(there)
-    files = {run_id: there[run_id] for run_id in read}
-    rows = {**{run_id: row for run_id, row in before.items() if run_id not in dropped}, **read}
+    new_rows = _read(paths)
+    files = {run_id: paths[run_id] for run_id in new_rows}
+    rows = {**{run_id: row for run_id, row in before.items() if run_id not in dropped}, **new_rows}
     size_before = path.stat().st_size if path.is_file() else 0
     _store(rows, files, results_dir, before)
-    replaced = [run_id for run_id, row in read.items() if before.get(run_id, row) != row]
+    replaced = [run_id for run_id, row in new_rows.items() if before.get(run_id, row) != row]
     for run_id in replaced:
-        print(f"{run_id}: the record in runs/ has replaced the one that was packed")
+        print(f"{run_id}: the record in runs/ replaced the packed one")
     size = sum(file.stat().st_size for file in files.values())
     print(
-        f"{path}: {len(rows)} records ({len(read.keys() - before.keys())} new, {len(replaced)} replaced, "
-        f"{len(dropped)} dropped), each read back as it was\n"
-        f"{len(files)} record.json have {size:,} bytes; the pack has {path.stat().st_size:,}, and had "
-        f"{size_before:,}"
+        f"{path}: {len(rows)} records ({len(new_rows.keys() - before.keys())} new, {len(replaced)} replaced, "
+        f"{len(dropped)} dropped), each verified by reading it back\n"
+        f"{len(files)} record.json have {size:,} bytes; the pack has {path.stat().st_size:,} (before: "
+        f"{size_before:,})"
     )
     _clear(results_dir / "runs", [file.parent for file in files.values()], remove=remove)
-    return 1 if len(read) < len(there) else 0
+    return 1 if len(new_rows) < len(paths) else 0
 
 
 def _matching(words: Sequence[str], known: Mapping[str, Row], path: Path) -> set[str]:
-    """Return the packed runs that are named, or match a pattern such as 'rte-*'."""
-    found: set[str] = set()
+    """Return the packed runs that match an id or a pattern such as 'rte-*'. Raises UserError if none does."""
+    matches: set[str] = set()
     for word in words:
         matching = {run_id for run_id in known if run_id == word or fnmatchcase(run_id, word)}
         if not matching:
             raise UserError(f"--drop {word}: {path} holds no such run. {did_you_mean(word, tuple(known))}")
-        found |= matching
-    return found
+        matches |= matching
+    return matches
 
 
 def _read(files: Mapping[str, Path]) -> dict[str, Row]:
-    """Return the rows of the records that can be read, and say which cannot."""
+    """Return the rows of the records that can be read, and print which cannot."""
     rows = {}
     for run_id, file in files.items():
         try:
@@ -77,13 +78,13 @@ def _read(files: Mapping[str, Path]) -> dict[str, Row]:
 def _store(
     rows: Mapping[str, Row], files: Mapping[str, Path], results_dir: Path, before: Mapping[str, Row]
 ) -> None:
-    """Bring the pack up to date, unless it would not give back what the files hold."""
+    """Write the pack if it has changed, and verify it. Raises UserError and keeps the old one on failure."""
 
     def write(temporary: Path) -> None:
         packs.write(rows, temporary)
         _verify(temporary, rows, files)
-        if packs.beside(results_dir) != before:
-            raise UserError("Another process has changed the pack meanwhile: type the same again.")
+        if packs.packed_rows(results_dir) != before:
+            raise UserError("Another process changed the pack meanwhile: run the command again.")
 
     path = results_dir / packs.FILE
     if rows == before:
@@ -92,11 +93,11 @@ def _store(
     try:
         records.replace_file(path, write, durable=True)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}. Nothing has changed.") from None
+        raise UserError(f"{path} cannot be written: {error}. The pack is unchanged.") from None
 
 
 def _verify(path: Path, rows: Mapping[str, Row], files: Mapping[str, Path]) -> None:
-    """Raise UserError unless a pack gives back the rows, and of each file exactly what it holds."""
+    """Raise UserError unless the pack holds exactly these rows, equal to the content of the files."""
     stored = packs.read(path)
     wrong = [
         run_id
@@ -105,8 +106,8 @@ def _verify(path: Path, rows: Mapping[str, Row], files: Mapping[str, Path]) -> N
     ]
     if wrong or stored.keys() != rows.keys():
         raise UserError(
-            f"{', '.join(wrong[:3]) or 'A record'} cannot be read back as it was written, or has changed "
-            "meanwhile: the pack stays as it was. Type the same again."
+            f"{', '.join(wrong[:3]) or 'A record'} cannot be read back as written, or has changed meanwhile: "
+            "the pack is unchanged. Run the command again."
         )
 
 
@@ -115,7 +116,7 @@ def _same(content: object, file: Path | None) -> bool:
 
 
 def _clear(runs: Path, packed: Sequence[Path], *, remove: bool) -> None:
-    """Say which folders hold a packed record and nothing else, and remove those if asked to."""
+    """Print how many folders hold only a packed record, and with `remove` delete them."""
     spare = [folder for folder in packed if _holds_a_record_alone(folder)]
     if remove:
         for folder in spare:
@@ -128,8 +129,8 @@ def _clear(runs: Path, packed: Sequence[Path], *, remove: bool) -> None:
         print(f"removed {len(spare)} folders; {count} that hold more than a packed record are left in {runs}")
     elif count:
         print(
-            f"{len(spare)} folders in {runs} hold nothing else and may now be removed, with --remove; "
-            f"{count - len(spare)} hold more, such as weights, or no record that could be packed"
+            f"{len(spare)} folders in {runs} hold only a packed record: --remove deletes them; "
+            f"{count - len(spare)} hold more, such as weights, or no readable record"
         )
 
 

@@ -1,4 +1,4 @@
-"""`dp-bench plot`: draw what is finished."""
+"""`dp-bench plot`: draw figures of the finished runs."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 
 from dp_bench import records
 from dp_bench.commands.finished import check_words, finished_runs
-from dp_bench.report.plots import KINDS, Source
+from dp_bench.report.plots import FIGURES, FinishedRun
 from dp_bench.types import UserError
 
 
 def plot(results_dir: Path, kinds: Sequence[str], experiment: str | None, out: Path | None) -> int:
-    """Write each figure that the runs have something for, as PNG, SVG and CSV."""
-    check_words("plot", kinds, tuple(KINDS))
+    """Write each figure that the runs have data for as PNG, SVG and CSV. Raises UserError."""
+    check_words("plot", kinds, tuple(FIGURES))
     try:
         import matplotlib as mpl
     except ImportError:
         raise UserError("dp-bench plot needs matplotlib: pip install 'dp-bench[plots]'.") from None
-    mpl.rcParams["svg.hashsalt"] = "dp-bench"  # the same runs give the same bytes
-    found = finished_runs(results_dir, experiment)
-    runs = [Source(record, results_dir / "runs" / record.run_id) for record in found]
+    mpl.rcParams["svg.hashsalt"] = "dp-bench"  # equal runs give equal bytes
+    selected = finished_runs(results_dir, experiment)
+    runs = [FinishedRun(record, results_dir / "runs" / record.run_id) for record in selected]
     out = out or results_dir / "plots"
-    for kind in kinds or KINDS:
-        figure = KINDS[kind](runs)
+    for kind in kinds or FIGURES:
+        figure = FIGURES[kind](runs)
         if figure is None:
             print(f"{kind}: nothing to draw")
             continue

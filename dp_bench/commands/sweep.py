@@ -1,4 +1,4 @@
-"""`dp-bench sweep`: plan the runs of an experiment, run what is not finished, end with what failed."""
+"""`dp-bench sweep`: plan the runs of an experiment, run the unfinished ones, list failures."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from dp_bench.sweep.workers import Workers
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
-LOCAL_GPUS = "local_gpus"  # launcher=local_gpus, as it is called among launchers: --gpus all
+LOCAL_GPUS = "local_gpus"  # the launcher with this name means --gpus all
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to go about it, as against what to run."""
+class SweepOptions:
+    """The options of `dp-bench sweep`: how to run, not what to run."""
 
     dry_run: bool = False
     retry_failed: bool = False
@@ -40,13 +40,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Failure:
+    """A run that failed or was refused, and why."""
+
     run_id: str
     message: str
-    refused: bool = False  # the input is wrong, as against a run that broke
+    refused: bool = False  # wrong input, not an error of the run
 
 
-def sweep(words: Sequence[str], options: Options) -> int:
-    """Run what WORDS say, `experiment=…` or settings with several values, and return the exit code."""
+def sweep(words: Sequence[str], options: SweepOptions) -> int:
+    """Run the sweep of `experiment=…` or of settings with several values, and return the exit code."""
     ours, hydra_words = split_words(config.renew(words, options.extra_dir))
     if f"hydra/launcher={LOCAL_GPUS}" in hydra_words:
         hydra_words.remove(f"hydra/launcher={LOCAL_GPUS}")
@@ -58,17 +60,17 @@ def sweep(words: Sequence[str], options: Options) -> int:
         from dp_bench.sweep.hpo import search
 
         if hydra_words:
-            raise UserError("hpo= decides on the next trial when one has ended: use --jobs, not a launcher.")
+            raise UserError("hpo= chooses each trial from earlier results: use --jobs, not a launcher.")
         plan = search(ours, options.extra_dir, jobs=jobs, gpus=gpus, dry_run=options.dry_run, console=console)
     else:
         plan = make_plan(ours, options.extra_dir)
-    found = states(plan.results_dir, [run.run_id for run in plan.runs])
-    left_out = [r for r in plan.runs if found[r.run_id] is State.failed and not options.retry_failed]
-    again = {run_id for run_id, resolved in plan.resolved.items() if resolved["rerun"]}
-    finished = {r.run_id for r in plan.runs if found[r.run_id] is State.done} - again
+    state_of = states(plan.results_dir, [run.run_id for run in plan.runs])
+    left_out = [r for r in plan.runs if state_of[r.run_id] is State.failed and not options.retry_failed]
+    reruns = {run_id for run_id, resolved in plan.resolved.items() if resolved["rerun"]}
+    finished = {r.run_id for r in plan.runs if state_of[r.run_id] is State.done} - reruns
     todo = [r for r in plan.runs if r.run_id not in finished and r not in left_out]
     costs = Costs(load_all(plan.results_dir))
-    _show(console, plan, found, todo, costs, jobs)
+    _show(console, plan, state_of, todo, costs, jobs)
     if options.dry_run:
         return 0
     plan.save()
@@ -76,13 +78,13 @@ def sweep(words: Sequence[str], options: Options) -> int:
     if todo and any(word.startswith("hydra/launcher=") for word in hydra_words):
         new = _through_launcher(plan, todo, hydra_words, options.extra_dir)
     elif todo:
-        new = _on_workers(plan, todo, found, costs, jobs, gpus, options.extra_dir, console)
+        new = _on_workers(plan, todo, state_of, costs, jobs, gpus, options.extra_dir, console)
     else:
         new = []
     return _conclude(console, plan, failures, new)
 
 
-def _jobs(options: Options, gpus: Sequence[str], hydra_words: Sequence[str]) -> int:
+def _jobs(options: SweepOptions, gpus: Sequence[str], hydra_words: Sequence[str]) -> int:
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs {options.jobs} must be at least 1.")
     if hydra_words and (options.jobs or gpus):
@@ -91,7 +93,7 @@ def _jobs(options: Options, gpus: Sequence[str], hydra_words: Sequence[str]) -> 
 
 
 def _gpus(typed: str | None) -> list[str]:
-    """Return the GPUs that --gpus names; `all` asks nvidia-smi, so that torch need not be loaded."""
+    """Return the GPUs that --gpus names; `all` asks nvidia-smi, which avoids loading torch."""
     if typed is None:
         return []
     if typed != "all":
@@ -99,14 +101,14 @@ def _gpus(typed: str | None) -> list[str]:
     try:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        raise UserError("--gpus all: nvidia-smi finds none here. Name them: --gpus 0,1.") from None
+        raise UserError("--gpus all: nvidia-smi finds none here. List them: --gpus 0,1.") from None
     return [str(number) for number, _ in enumerate(listed.stdout.splitlines())]
 
 
 def _on_workers(
     plan: Plan,
     todo: Sequence[Run],
-    found: dict[str, State],
+    state_of: dict[str, State],
     costs: Costs,
     jobs: int,
     gpus: Sequence[str],
@@ -115,7 +117,7 @@ def _on_workers(
 ) -> list[Failure]:
     with (
         _stoppable(),
-        Watch(plan, found, costs, jobs, console) as watch,
+        Watch(plan, state_of, costs, jobs, console) as watch,
         Workers(jobs, plan.results_dir, gpus, extra_dir) as workers,
     ):
         watch.expect(todo)
@@ -147,8 +149,8 @@ def _through_launcher(
     from dp_bench.sweep.launch import launch
 
     refused = launch(todo, hydra_words, plan.results_dir, extra_dir)
-    found = states(plan.results_dir, [run.run_id for run in todo])
-    failed = [run.run_id for run in todo if found[run.run_id] is State.failed]
+    state_of = states(plan.results_dir, [run.run_id for run in todo])
+    failed = [run.run_id for run in todo if state_of[run.run_id] is State.failed]
     return [
         *(Failure(run_id, first_line(plan.results_dir / "runs" / run_id)) for run_id in failed),
         *(Failure("a run", message, refused=True) for message in dict.fromkeys(refused)),
@@ -156,8 +158,8 @@ def _through_launcher(
 
 
 def _conclude(console: Console, plan: Plan, before: Sequence[Failure], new: Sequence[Failure]) -> int:
-    found = states(plan.results_dir, [run.run_id for run in plan.runs])
-    console.print(f"{plan.name}: {counts(list(found.values()))}", markup=False)
+    state_of = states(plan.results_dir, [run.run_id for run in plan.runs])
+    console.print(f"{plan.name}: {counts(list(state_of.values()))}", markup=False)
     for title, failures in (
         ("failed now:", new),
         ("failed before, left out; --retry-failed runs them again:", before),
@@ -166,7 +168,7 @@ def _conclude(console: Console, plan: Plan, before: Sequence[Failure], new: Sequ
             console.print(f"\n{title}")
         for failure in failures:
             console.print(f"  {failure.run_id}: {failure.message}", markup=False)
-    if any(state is State.done for state in found.values()):
+    if any(state is State.done for state in state_of.values()):
         where = "" if plan.results_dir == Path("results") else f" --results-dir {plan.results_dir}"
         console.print(f"Next: dp-bench tables{where}", markup=False)
     if not (before or new):
@@ -175,10 +177,10 @@ def _conclude(console: Console, plan: Plan, before: Sequence[Failure], new: Sequ
 
 
 def _show(
-    console: Console, plan: Plan, found: dict[str, State], todo: Sequence[Run], costs: Costs, jobs: int
+    console: Console, plan: Plan, state_of: dict[str, State], todo: Sequence[Run], costs: Costs, jobs: int
 ) -> None:
-    """Print the plan: what there is, what is finished, what the rest will take."""
-    console.print(f"{plan.name}: {len(plan.runs)} runs: {counts(list(found.values()))}", markup=False)
+    """Print the plan: runs, finished runs, and the estimated time of the rest."""
+    console.print(f"{plan.name}: {len(plan.runs)} runs: {counts(list(state_of.values()))}", markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("backbone, prompt", no_wrap=True)
     for title in ("runs", "done", "to do", "trainable parameters", "to do takes"):
@@ -186,36 +188,36 @@ def _show(
     rows: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in plan.runs:
         rows[run.labels["backbone"], run.labels["prompt"]].append(run)
-    left = {run.run_id for run in todo}
-    for (backbone, prompt), own in rows.items():
-        own_todo = [run for run in own if run.run_id in left]
-        seconds, unknown = duration_of(own_todo, plan, costs, jobs)
-        took = "-" if seconds is None else f"{duration(seconds)}{' +' if unknown else ''}"
-        done = sum(found[run.run_id] is State.done for run in own)
-        numbers = (str(len(own)), str(done), str(len(own_todo)), _trainable(own, plan, costs), took)
-        table.add_row(f"{backbone} {prompt}", *numbers)
+    unfinished = {run.run_id for run in todo}
+    for (backbone, prompt), group in rows.items():
+        group_todo = [run for run in group if run.run_id in unfinished]
+        seconds, unknown = duration_of(group_todo, plan, costs, jobs)
+        time = "-" if seconds is None else f"{duration(seconds)}{' +' if unknown else ''}"
+        done = sum(state_of[run.run_id] is State.done for run in group)
+        columns = (str(len(group)), str(done), str(len(group_todo)), _trainable(group, plan, costs), time)
+        table.add_row(f"{backbone} {prompt}", *columns)
     console.print(table)
     seconds, unknown = duration_of(todo, plan, costs, jobs)
     if todo:
-        about = "no earlier runs tell how long" if seconds is None else f"about {duration(seconds)}"
-        rest = f", and {unknown} runs of kinds never run before" if seconds is not None and unknown else ""
+        estimate = "no estimate without earlier runs" if seconds is None else f"about {duration(seconds)}"
+        unknown_part = f", and {unknown} runs without an estimate" if seconds is not None and unknown else ""
         processes = f"{jobs} process{'es' if jobs > 1 else ''}"
-        console.print(f"to do: {len(todo)} runs, {about}{rest}, on {processes}", markup=False)
+        console.print(f"to do: {len(todo)} runs, {estimate}{unknown_part}, on {processes}", markup=False)
 
 
 def _trainable(runs: Sequence[Run], plan: Plan, costs: Costs) -> str:
-    """Return how many numbers the runs train, from their own records or the formula for T5."""
-    known = {costs.trainable(plan.cells[run.run_id]) for run in runs} - {None}
-    known |= {_by_formula(run, plan) for run in runs if not known} - {None}
-    if not known:
+    """Return the range of trainable parameters, from earlier records or the formula for T5."""
+    sizes = {costs.trainable(plan.cells[run.run_id]) for run in runs} - {None}
+    sizes |= {_by_formula(run, plan) for run in runs if not sizes} - {None}
+    if not sizes:
         return "-"
-    numbers = sorted(number for number in known if number is not None)
+    numbers = sorted(number for number in sizes if number is not None)
     low, high = numbers[0], numbers[-1]
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _by_formula(run: Run, plan: Plan) -> int | None:
-    """Return the count of a prompt on one of the T5s whose widths are known."""
+    """Return the trainable parameters of a run on a T5 of known widths, else None."""
     size, resolved = run.labels["backbone"].rsplit("t5_", 1)[-1], plan.resolved[run.run_id]
     if size not in T5 or any(word.startswith("backbone.") for word in run.words):
         return None

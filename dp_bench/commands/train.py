@@ -1,4 +1,4 @@
-"""`dp-bench train`: check what was typed, let Hydra compose it (once, or for each job of a sweep), run it."""
+"""`dp-bench train`: check the command line, let Hydra compose each job, and run it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MICRO = ("backbone=t5_micro", "data=micro", "trainer=micro")
 
 def train(words: list[str]) -> int:
     """Run `dp-bench train WORDS` and return the exit code."""
-    if "--version" in words:  # Hydra's parser would print Hydra's
+    if "--version" in words:  # Hydra's parser would print Hydra's version
         print(f"dp-bench {__version__}")
         return 0
     typed = jobs.parse_words(words)
@@ -30,16 +30,16 @@ def train(words: list[str]) -> int:
         config.check(typed.overrides, config.Composer(extra_dir), sweep=typed.multirun)
         _check_experiment(typed)
     outcomes: list[int] = []
-    where: list[str] = []
+    results_args: list[str] = []
     unreachable: list[UnreachableError] = []
 
-    def job(cfg: Any, alone: bool) -> None:
-        where.append("" if cfg.results_dir == "results" else f" --results-dir {cfg.results_dir}")
+    def job(cfg: Any, is_single: bool) -> None:
+        results_args.append("" if cfg.results_dir == "results" else f" --results-dir {cfg.results_dir}")
         try:
             outcomes.append(_run_one(cfg))
         except UnreachableError as error:
-            if not (alone and cfg.on_missing is OnMissing.micro):
-                outcomes.append(_tell(error))
+            if not (is_single and cfg.on_missing is OnMissing.micro):
+                outcomes.append(_print_error(error))
             else:
                 unreachable.append(error)
 
@@ -49,7 +49,7 @@ def train(words: list[str]) -> int:
     if len(outcomes) > 1:
         print(f"{len(outcomes)} runs: {outcomes.count(0)} done, {len(outcomes) - outcomes.count(0)} failed.")
     if outcomes and not any(outcomes):
-        print(f"Next: dp-bench tables{where[-1]}")
+        print(f"Next: dp-bench tables{results_args[-1]}")
     return max(outcomes, default=0)
 
 
@@ -59,13 +59,13 @@ def _check_flags(typed: Any) -> None:
             f"--config-dir {typed.config_dir} is not a folder. Give one that holds prompt/NAME.yaml."
         )
     if typed.multirun and (typed.cfg or typed.info):
-        raise UserError("-m runs every combination, --cfg and --info show one configuration: leave one out.")
+        raise UserError("-m runs every combination, --cfg and --info show one configuration: remove one.")
     if typed.resolve and not (typed.cfg or typed.help):
-        raise UserError("--resolve fills in what --cfg job shows: add --cfg job, or leave it out.")
+        raise UserError("--resolve resolves references in --cfg job: add --cfg job, or remove --resolve.")
 
 
 def _check_experiment(typed: Any) -> None:
-    """Refuse to run one arbitrary cell of what stands for many runs."""
+    """Raise UserError for an experiment or search, which has several runs."""
     words = [word for word in typed.overrides if word.split("=")[0] in ("experiment", "hpo")]
     if words and words[0].startswith("hpo="):
         raise UserError(f"{words[0]} is a search over several runs: dp-bench sweep {words[0]} …")
@@ -76,7 +76,7 @@ def _check_experiment(typed: Any) -> None:
 
 
 def _run_one(cfg: Any) -> int:
-    """Run one job; a failure is recorded and told, and the other jobs of a sweep go on."""
+    """Run one job and return its exit code. A failure is printed, and other jobs continue."""
     from dp_bench.run import run
 
     try:
@@ -84,7 +84,7 @@ def _run_one(cfg: Any) -> int:
     except UnreachableError:
         raise
     except UserError as error:
-        return _tell(error)
+        return _print_error(error)
     except RunFailedError as error:
         print(f"dp-bench: the run failed. {error}", file=sys.stderr)
         return 1
@@ -94,22 +94,22 @@ def _run_one(cfg: Any) -> int:
     return 0
 
 
-def _tell(error: UserError) -> int:
+def _print_error(error: UserError) -> int:
     print(f"dp-bench: {error}", file=sys.stderr)
     return 2
 
 
 def _run_on_micro(overrides: Sequence[str], extra_dir: Path | None, error: UnreachableError) -> int:
-    """Run the same task and prompt on the embedded benchmark instead, and say so before and after."""
-    replaced = ("backbone=", "backbone.", "data=", "data.", "trainer=")  # single settings of the trainer stay
-    own = [override for override in overrides if not override.lstrip("+").startswith(replaced)]
+    """Run the same task and prompt on the embedded benchmark, after a notice."""
+    replaced = ("backbone=", "backbone.", "data=", "data.", "trainer=")  # trainer.* is kept
+    kept = [override for override in overrides if not override.lstrip("+").startswith(replaced)]
     notice = (
         "=" * 100,
-        f"NOT what was asked for: {error}",
+        f"NOT the requested run: {error}",
         "",
-        f"Running on the embedded MICRO BENCHMARK instead ({' '.join(MICRO)}): generated rows, a tiny",
-        "T5. Its scores say nothing about SuperGLUE. on_missing=error stops here instead.",
+        f"Running the embedded MICRO BENCHMARK instead ({' '.join(MICRO)}): generated rows, a tiny T5.",
+        "Its scores say nothing about SuperGLUE. on_missing=error stops here instead.",
         "=" * 100,
     )
     print("\n".join(notice))
-    return _run_one(config.compose([*own, *MICRO], extra_dir))
+    return _run_one(config.compose([*kept, *MICRO], extra_dir))

@@ -1,1 +1,1 @@
-"""From records to tables. Reads `results/` alone; trains nothing, parses no path."""
+"""Tables and figures from records. Reads `results/` only; trains nothing, parses no path."""

@@ -1,4 +1,4 @@
-"""Prompts that are two names for one method, read from their YAML files: an alias inherits its name."""
+"""Prompt aliases, read from the YAML files: an alias inherits its `name` from another file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dp_bench.records import RunRecord
 
 @cache
 def prompt_aliases() -> Mapping[str, str]:
-    """Return the shipped prompts whose file says another name than its own, with that name."""
+    """Return, by file name, the `name` of each shipped prompt whose file is called otherwise."""
     from dp_bench.config import options, prompt_settings
 
     named = {option: str(prompt_settings(option)["name"]) for option in options("prompt")}
@@ -19,10 +19,9 @@ def prompt_aliases() -> Mapping[str, str]:
 
 
 def canonical(records: Iterable[RunRecord], aliases: Mapping[str, str] | None = None) -> list[RunRecord]:
-    """Return records under the names that their prompts have today, of runs that were made before an alias
-    became one."""
-    known = prompt_aliases() if aliases is None else aliases
-    return [_renamed(record, known) for record in records]
+    """Return records with aliases replaced by the current prompt name (runs may be older than the alias)."""
+    aliases = prompt_aliases() if aliases is None else aliases
+    return [_renamed(record, aliases) for record in records]
 
 
 def _renamed(record: RunRecord, aliases: Mapping[str, str]) -> RunRecord:

@@ -1,4 +1,4 @@
-"""Sort the records into tables, rows and cells, so that what was not run alike never shares a cell."""
+"""Sort records into tables, rows and cells: runs in one cell differ only in seed or few-shot draw."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dp_bench.records import RunRecord, flatten, is_volatile
 from dp_bench.report import notes
 from dp_bench.report.aliases import canonical
 from dp_bench.report.expand import by_task
-from dp_bench.report.frame import Cell, Header, Row, Table, Twins, by_place
-from dp_bench.report.runs import data_title, entry_of, regime_title, title_of, value_of
+from dp_bench.report.frame import Cell, Header, Row, Table, Twins, by_seed_and_draw
+from dp_bench.report.runs import data_title, regime_title, task_run_id, title_of, value_of
 from dp_bench.report.variants import by_label
 from dp_bench.tasks import in_order
 
 
 def build_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
-    """Arrange records in tables, in an order that depends on their content only."""
+    """Return the tables of these records, in an order that depends only on their content."""
     by_header: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
     expanded = by_task(canonical(sorted(records, key=lambda r: r.run_id)))
     single = [record for record in expanded if value_of(record, metric) is not None]
@@ -50,21 +50,21 @@ def _table(
     rows, repeats = rows_of(grouped, metric, twins)
     rows.sort(key=lambda row: (min(r.trainable_parameters for r in row.records), row.label))
     budgets_differ = any(key.startswith("trainer.") for key in common)
-    said = notes.notes_on(records, rows, metric, budgets_differ=budgets_differ)
-    said += [*notes.left_out(left_out, metric), *repeats]
+    table_notes = notes.notes_on(records, rows, metric, budgets_differ=budgets_differ)
+    table_notes += [*notes.left_out(left_out, metric), *repeats]
     header = header_of(records[0], suffix, weights=weights, more=notes.searched(records))
-    return Table(header, *tasks_of(records), tuple(rows), tuple(said))
+    return Table(header, *tasks_of(records), tuple(rows), tuple(table_notes))
 
 
 def header_of(record: RunRecord, suffix: str, split: str = "", **more: Any) -> Header:
-    """Return the header of a table of runs like this one."""
+    """Return the header of the table that this run belongs to."""
     data, backbone, regime, protocol, selection, reported = base_of(record)
     is_random, split = record.checkpoint["name_or_path"] is None, split or reported
     return Header(f"{data}{suffix}", backbone, is_random, regime, protocol, selection, split, **more)
 
 
 def base_of(record: RunRecord) -> tuple[str, ...]:
-    """Return what all runs of a table have in common: data, backbone, regime, protocol, selection, split."""
+    """Return what all runs of a table share: data, backbone, regime, protocol, selection, reported split."""
     return (
         data_title(record),
         record.backbone,
@@ -76,7 +76,7 @@ def base_of(record: RunRecord) -> tuple[str, ...]:
 
 
 def by_data(records: list[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
-    """Part records whose tasks were read from different files under one name."""
+    """Split records of tasks that were read from different files; return title suffix and records of each."""
     digests: dict[str, list[str]] = defaultdict(list)
     for record in sorted(records, key=lambda r: r.data_sha256):
         if record.data_sha256 not in digests[record.task]:
@@ -90,12 +90,12 @@ def by_data(records: list[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
 
 
 def _files(records: list[RunRecord], digests: dict[str, list[str]]) -> str:
-    """Name what was read by the start of its digest, for the tasks that were read from several files."""
+    """Return the first 8 digits of the digests of tasks that were read from several files."""
     return " ".join(sorted({r.data_sha256[:8] for r in records if len(digests[r.task]) > 1}))
 
 
 def tasks_of(records: Iterable[RunRecord]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the tasks of records in the benchmark's order, and their titles."""
+    """Return the tasks of records in the benchmark's order, and their titles by task."""
     titles = {record.task: title_of(record) for record in records}
     return tuple(in_order(titles)), titles
 
@@ -105,42 +105,43 @@ def rows_of(
     metric: str,
     twins: Mapping[str, Twins] = MappingProxyType({}),
 ) -> tuple[list[Row], list[str]]:
-    """Return a row a label, in the order of the labels, and notes on runs that share seed, draw and task."""
-    rows, repeated, said = [], set[str](), []
-    for label, own in sorted(grouped.items()):
+    """Return one row per label, sorted by label, and notes on runs that share seed, draw and task."""
+    rows, repeated, contradictions = [], set[str](), []
+    for label, records in sorted(grouped.items()):
         cells = {}
-        for task, by_draw in by_place(own).items():
+        for task, by_draw in by_seed_and_draw(records).items():
             scores = {}
             for draw, runs in by_draw.items():
                 values = [value for run in runs if (value := value_of(run, metric)) is not None]
-                agree = len(set(values)) == 1
-                scores[draw] = values[0] if agree else fmean(values)
-                if agree:
+                equal = len(set(values)) == 1
+                scores[draw] = values[0] if equal else fmean(values)
+                if equal:
                     repeated |= {record.run_id for record in runs[1:]}
                 else:
-                    said.append(notes.contradiction(label, runs, values))
-            cells[task] = Cell(scores, notes.marks(own, task))
-        found = tuple(twins[entry_of(record)] for record in own if entry_of(record) in twins)
-        rows.append(Row(label, cells, tuple(own), found))
-    return rows, [*said, *notes.repeats(repeated)]
+                    contradictions.append(notes.contradiction(label, runs, values))
+            cells[task] = Cell(scores, notes.marks(records, task))
+        row_twins = tuple(twins[task_run_id(record)] for record in records if task_run_id(record) in twins)
+        rows.append(Row(label, cells, tuple(records), row_twins))
+    return rows, [*contradictions, *notes.repeats(repeated)]
 
 
 def _twins(records: list[RunRecord], metric: str) -> dict[str, Twins]:
-    """Return the twins of which each run that has one is: runs alike but for what they selected on."""
+    """Return, by `task_run_id`, pairs of runs that differ only in the split they selected on."""
     if len({record.selection for record in records}) == 1:
         return {}
-    alike: dict[str, dict[str, tuple[RunRecord, float]]] = defaultdict(dict)
+    pairs: dict[str, dict[str, tuple[RunRecord, float]]] = defaultdict(dict)
     for record in records:
-        flat = flatten(record.config)
-        flat = {k: v for k, v in flat.items() if not is_volatile(k) and k != "trainer.selection"}
+        settings = flatten(record.config)
+        settings = {k: v for k, v in settings.items() if not is_volatile(k) and k != "trainer.selection"}
         value = value_of(record, metric)
         if value is not None:
-            key = repr((record.task, record.data_sha256, record.precision, sorted(flat.items(), key=str)))
-            alike[key][record.selection] = (record, value)
-    found: dict[str, Twins] = {}
-    for pair in alike.values():
+            key = repr((record.task, record.data_sha256, record.precision, sorted(settings.items(), key=str)))
+            pairs[key][record.selection] = (record, value)
+    twins: dict[str, Twins] = {}
+    for pair in pairs.values():
         if len(pair) == 2:
-            (here, score), (there, other) = pair["validation"], pair["heldout"]
-            rows = (here.num_examples["train"], there.num_examples["train"])
-            found |= {entry_of(r): Twins(title_of(here), score - other, rows) for r in (here, there)}
-    return found
+            (validation, validation_score), (heldout, heldout_score) = pair["validation"], pair["heldout"]
+            rows = (validation.num_examples["train"], heldout.num_examples["train"])
+            twin = Twins(title_of(validation), validation_score - heldout_score, rows)
+            twins |= {task_run_id(record): twin for record in (validation, heldout)}
+    return twins

@@ -1,5 +1,4 @@
-"""No claim about a dynamic prompt without its controls: who they are, and how close the best of them
-comes."""
+"""Controls of dynamic prompts: which they are, and how the best one compares with the best dynamic prompt."""
 
 from __future__ import annotations
 
@@ -10,12 +9,12 @@ from dp_bench.report.frame import Row, Table
 from dp_bench.report.stats import ALPHA, compare
 
 CONTROLS = ("zero_shot", "majority", "linear_probe", "fixed", "postfix", "split", "random_position")
-# Of pools and of routed vectors. Not oracle_route: it is told what others have to find.
+# Controls of pools and of routed vectors. Not oracle_route: it is given the correct route.
 MORE_CONTROLS = ("fixed_kp", "uniform_pool", "random_route", "shuffled_route")
 
 
 def is_dynamic(record: RunRecord) -> bool:
-    """Say whether something about a run's prompt was chosen by a learned selector."""
+    """Return whether a learned selector chose any part of a run's prompt."""
     prompt = record.config["prompt"]
     if prompt["method"] != "prompt" or prompt.get("shuffle_input"):
         return False
@@ -23,38 +22,39 @@ def is_dynamic(record: RunRecord) -> bool:
 
 
 def is_chosen(record: RunRecord, piece: str) -> bool:
-    """Say whether a learned selector chooses a piece of a run's prompt."""
-    known = catalogue.of(record.config["prompt"].get(piece))
-    return known is not None and (known.is_learned or known.has_members)
+    """Return whether a learned selector chooses this piece of a run's prompt."""
+    entry = catalogue.of(record.config["prompt"].get(piece))
+    return entry is not None and (entry.is_learned or entry.has_members)
 
 
 def is_control(record: RunRecord) -> bool:
+    """Return whether a run's prompt is a control."""
     return record.prompt.removesuffix(MULTITASK) in (*CONTROLS, *MORE_CONTROLS)
 
 
 def control_notes(table: Table) -> list[str]:
-    """Say in words how the best control of each task compares with the best dynamic prompt, and which
-    controls are not in the table. Nothing where there is no dynamic prompt."""
-    rows = [row for row in table.rows if row.restarts == 1]  # more are another budget
+    """Return notes on missing controls and on how the best control of each task compares with the best
+    dynamic prompt; none for a table without dynamic prompts."""
+    rows = [row for row in table.rows if row.restarts == 1]  # restarts have a larger budget
     dynamic = [row for row in rows if is_dynamic(row.records[0])]
     if not dynamic:
         return []
     controls = [row for row in rows if is_control(row.records[0])]
     notes = [_missing(table, controls)]
-    said = [text for task in table.columns if (text := _verdict(table, task, dynamic, controls))]
-    if said:
-        notes.append(f"best control / best dynamic prompt: {'; '.join(said)}")
+    verdicts = [text for task in table.columns if (text := _verdict(table, task, dynamic, controls))]
+    if verdicts:
+        notes.append(f"best control / best dynamic prompt: {'; '.join(verdicts)}")
     return [note for note in notes if note]
 
 
 def _missing(table: Table, controls: list[Row]) -> str:
-    there = {row.records[0].prompt.removesuffix(MULTITASK) for row in controls}
+    present = {row.records[0].prompt.removesuffix(MULTITASK) for row in controls}
     impossible = (
         {"zero_shot"}
         if any(row.records[0].config["backbone"]["head"] == "classifier" for row in table.rows)
         else set()
     )
-    missing = [name for name in CONTROLS if name not in there | impossible]
+    missing = [name for name in CONTROLS if name not in present | impossible]
     if not missing:
         return ""
     return f"controls that are not beside the dynamic prompts: {', '.join(missing)}"
@@ -68,17 +68,18 @@ def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -
     def best_of(rows: list[Row]) -> Row | None:
         return max((row for row in rows if score(row) is not None), key=lambda r: score(r) or 0, default=None)
 
-    ours, best = best_of(dynamic), best_of(controls)
-    if ours is None or best is None:
+    dynamic_row, control_row = best_of(dynamic), best_of(controls)
+    if dynamic_row is None or control_row is None:
         return ""
-    gap = (score(ours) or 0) - (score(best) or 0)
-    said = f"{table.title(task)} {best.label} {score(best):.2f} / {ours.label} {score(ours):.2f}"
+    gap = (score(dynamic_row) or 0) - (score(control_row) or 0)
+    scores = f"{table.title(task)} {control_row.label} {score(control_row):.2f}"
+    scores += f" / {dynamic_row.label} {score(dynamic_row):.2f}"
     if gap <= 0:
-        return f"{said} (the control is not behind)"
-    found = [c for c in compare(table, [(ours, best)]) if c.task == task and c.n > 1]
-    if not found:
-        return f"{said} (one seed in common: no test)"
-    p, pairs = found[0].p, f"{found[0].n} {found[0].over}"
+        return f"{scores} (the control is not behind)"
+    tests = [c for c in compare(table, [(dynamic_row, control_row)]) if c.task == task and c.n > 1]
+    if not tests:
+        return f"{scores} (one seed in common: no test)"
+    p, pairs = tests[0].p, f"{tests[0].n} {tests[0].over}"
     if p >= ALPHA:
-        return f"{said} (the control is within the test's reach: p = {p:.2g} over {pairs})"
-    return f"{said} (ahead of every control: p = {p:.2g} over {pairs})"
+        return f"{scores} (the control is within the test's reach: p = {p:.2g} over {pairs})"
+    return f"{scores} (ahead of every control: p = {p:.2g} over {pairs})"

@@ -1,4 +1,4 @@
-"""Take apart what one run says of several tasks, so that tables see a record a task."""
+"""Expand records of runs on several tasks into one record per task."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from dp_bench.data.source import digest_of_both
 from dp_bench.records import RunRecord, digest_of
 
-MULTITASK = " (multitask)"  # behind a prompt's name in tables
+MULTITASK = " (multitask)"  # suffix of a prompt's name in tables
 
 
 def by_task(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Return single-task records as they are, and in place of a multitask one a record for each of its tasks.
+    """Return single-task records, and for each multitask record one record per task.
 
-    Those stand in the tables of the single-task runs, in rows of their own.
+    Tables show these as separate rows, next to those of single-task runs.
     """
     expanded: list[RunRecord] = []
     for record in records:
@@ -36,11 +36,11 @@ def by_task(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def by_evaluated_task(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Return a record for each task that runs with `regime.transfer` were evaluated on."""
+    """Return one record per task that runs with `regime.transfer` were evaluated on."""
     expanded: list[RunRecord] = []
     for record in records:
         if record.transfer:
-            expanded += by_task([record])  # what it was trained on: the diagonal of the matrix
+            expanded += by_task([record])  # the training task: the diagonal of the matrix
             expanded += [
                 _for(record, task, entry, record.config["transfer"][task])
                 for task, entry in record.transfer.items()
@@ -49,16 +49,16 @@ def by_evaluated_task(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def trained_sha256(record: RunRecord) -> str:
-    """Return the digest of the data that a run was trained on. Older records of runs with `regime.transfer`
-    have one over the tasks that those were tried on as well."""
+    """Return the digest of the data that a run was trained on. In older records of runs with
+    `regime.transfer`, `data_sha256` includes the tasks that they were only evaluated on."""
     if record.by_task:
         return digest_of([entry["data_sha256"] for entry in record.by_task.values()])
-    own = [record.data_files.get(name, {}).get("sha256") for name in ("train", "validation")]
-    others = [entry["data_sha256"] for entry in record.transfer.values()]
-    if not others or None in own:
+    digests = [record.data_files.get(name, {}).get("sha256") for name in ("train", "validation")]
+    evaluated = [entry["data_sha256"] for entry in record.transfer.values()]
+    if not evaluated or None in digests:
         return record.data_sha256
-    alone = digest_of_both(str(own[0]), str(own[1]))
-    return alone if record.data_sha256 == digest_of([alone, *others]) else record.data_sha256
+    trained = digest_of_both(str(digests[0]), str(digests[1]))
+    return trained if record.data_sha256 == digest_of([trained, *evaluated]) else record.data_sha256
 
 
 def trained_on(record: RunRecord) -> str:

@@ -1,4 +1,4 @@
-"""What a table is made of: its header, rows and cells.
+"""The parts of a table: header, rows and cells.
 
 A table holds one data set, backbone, regime, protocol and selection. A row is a prompt. If its runs differ in
 a setting, there is one row per value, labelled with it. Settings outside the prompt that differ between rows,
@@ -14,14 +14,14 @@ from math import fsum, sqrt
 from statistics import fmean
 
 from dp_bench.records import RunRecord
-from dp_bench.report.runs import Place, draw_of
+from dp_bench.report.runs import SeedAndDraw, seed_and_draw_of
 
-MEAN = "mean"  # in the place of a task: the mean over all of them
+MEAN = "mean"  # used as a task name: the mean over all tasks
 
 
 @dataclass(frozen=True)
 class Header:
-    """What all runs of a table have in common."""
+    """What all runs of a table share."""
 
     data: str
     backbone: str
@@ -30,10 +30,11 @@ class Header:
     protocol: str
     selection: str
     split: str
-    weights: str = ""  # start of the checkpoint's fingerprint, where the name does not tell tables apart
+    weights: str = ""  # start of the checkpoint's fingerprint, if two tables have the same backbone name
     more: tuple[str, ...] = ()  # further lines
 
     def lines(self) -> list[str]:
+        """Return the lines printed above the table."""
         weights = ", RANDOM weights" if self.random_weights else ""
         weights += f" {self.weights}" if self.weights else ""
         selected = {
@@ -52,35 +53,37 @@ class Header:
 class Cell:
     """The scores of one row on one task, by seed and few-shot draw (`regime.split_seed`)."""
 
-    values: dict[Place, float]
-    marks: str = ""  # of notes on the data of one of its runs
+    values: dict[SeedAndDraw, float]
+    marks: str = ""  # of notes on the data of its runs
 
     @property
     def n(self) -> int:
+        """Return the number of runs."""
         return len(self.values)
 
     @property
     def independent(self) -> list[float]:
-        """Return what may be taken for independent: the values, or of several few-shot draws their means."""
+        """Return independent values: one per run, or with several few-shot draws the mean of each."""
         return independent(self.values)
 
     @property
     def mean(self) -> float:
+        """Return the mean over runs."""
         return fmean(self.values.values())
 
     @property
     def sd(self) -> float | None:
-        """Return the sample standard deviation over seeds; None for one seed."""
+        """Return the sample standard deviation over runs; None for one run."""
         if self.n == 1:
             return None
         center = self.mean
         return sqrt(fsum((value - center) ** 2 for value in self.values.values()) / (self.n - 1))
 
 
-def independent(values: Mapping[Place, float]) -> list[float]:
-    """Return values by seed and draw as they are, or of several draws the mean of each.
+def independent(values: Mapping[SeedAndDraw, float]) -> list[float]:
+    """Return the values, or with several few-shot draws the mean of each.
 
-    Runs on one few-shot draw share its rows, so that they are no independent word on other draws.
+    Runs on one draw share its rows, so they are not independent samples of other draws.
     """
     by_draw: dict[int, list[float]] = defaultdict(list)
     for (_, draw), value in values.items():
@@ -90,37 +93,38 @@ def independent(values: Mapping[Place, float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Twins:
-    """One run that selected on the reported split, and its twin that selected on held-out rows."""
+    """A run that selected on the reported split, and its twin that selected on held-out rows."""
 
     title: str  # of the task
-    difference: float
-    trained_on: tuple[int, int]  # rows, of the one and the other
+    difference: float  # in score points, first less second
+    trained_on: tuple[int, int]  # training rows of the first and of the second
 
 
 @dataclass(frozen=True)
 class Row:
+    """The runs of one prompt and its settings, on all tasks of a table."""
+
     label: str
     cells: dict[str, Cell]  # by task
     records: tuple[RunRecord, ...]
     twins: tuple[Twins, ...] = ()
-    restarts: int = 1  # runs of which each score is the best one's
-    # By task, seed and draw: the run whose score stands there, where that is one of another seed.
-    chosen: Mapping[tuple[str, Place], RunRecord] = field(default_factory=dict)
+    restarts: int = 1  # each score is the best of this many runs
+    # The run behind a score, by task, seed and draw, if it is a run of another seed.
+    chosen: Mapping[tuple[str, SeedAndDraw], RunRecord] = field(default_factory=dict)
 
     @property
     def optimism(self) -> Cell | None:
-        """The scores selected on the reported split less those selected on held-out rows."""
-        values = {(number, 0): own.difference for number, own in enumerate(self.twins)}
+        """Return the scores selected on the reported split less those selected on held-out rows."""
+        values = {(number, 0): twins.difference for number, twins in enumerate(self.twins)}
         return Cell(values) if values else None
 
     @property
     def distinct(self) -> list[RunRecord]:
-        """The records of each task, one a seed and draw: a run that was made twice is one."""
-        return [runs[0] for by_draw in by_place(self.records).values() for runs in by_draw.values()]
+        """Return one record per task, seed and draw, without repeated runs."""
+        return [runs[0] for by_draw in by_seed_and_draw(self.records).values() for runs in by_draw.values()]
 
     def average(self, tasks: Sequence[str]) -> Cell | None:
-        """Return the mean over tasks, for each seed that all of them have; None where a task or all seeds are
-        missing."""
+        """Return the mean over tasks for each seed that all tasks have; None if there is no such seed."""
         if not all(task in self.cells for task in tasks):
             return None
         seeds = set.intersection(*(set(self.cells[task].values) for task in tasks))
@@ -128,12 +132,14 @@ class Row:
         return Cell(values) if values else None
 
     def cell(self, task: str, tasks: Sequence[str]) -> Cell | None:
-        """Return a task's cell, or for MEAN that over `tasks`."""
+        """Return the cell of a task, or for MEAN that of the mean over `tasks`."""
         return self.average(tasks) if task == MEAN else self.cells.get(task)
 
 
 @dataclass(frozen=True)
 class Table:
+    """Rows that are comparable: same data, backbone, regime, protocol and selection."""
+
     header: Header
     tasks: tuple[str, ...]
     titles: dict[str, str]
@@ -143,16 +149,17 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The tasks and, of several, their mean."""
+        """Return the tasks and, if there are several, MEAN."""
         return (*self.tasks, MEAN) if len(self.tasks) > 1 else self.tasks
 
     def title(self, column: str) -> str:
+        """Return the heading of a column."""
         return self.titles.get(column, column)
 
 
-def by_place(records: Iterable[RunRecord]) -> dict[str, dict[Place, list[RunRecord]]]:
-    """Return the runs of a row by task, seed and draw: one each, unless some were made twice."""
-    places: dict[str, dict[Place, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
+def by_seed_and_draw(records: Iterable[RunRecord]) -> dict[str, dict[SeedAndDraw, list[RunRecord]]]:
+    """Return runs by task, then by seed and draw: several in a list are repeats."""
+    grouped: dict[str, dict[SeedAndDraw, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in sorted(records, key=lambda r: (r.task, r.seed, r.run_id)):
-        places[record.task][draw_of(record)].append(record)
-    return places
+        grouped[record.task][seed_and_draw_of(record)].append(record)
+    return grouped

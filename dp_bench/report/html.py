@@ -1,11 +1,11 @@
-"""Write tables as one HTML page that needs nothing else: sorted by a click on a head, filtered by typing."""
+"""Write tables as one self-contained HTML page: click a heading to sort, type to filter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
-from dp_bench.report.columns import Shown
+from dp_bench.report.columns import CellView
 from dp_bench.report.sheet import Sheet
 
 STYLE = """
@@ -49,7 +49,7 @@ for (const table of document.querySelectorAll("table")) {
     rows.sort((a, b) => {
       const x = number(a), y = number(b), sign = up ? 1 : -1;
       if (x === null && y === null) return sign * text(a).localeCompare(text(b));
-      if (x === null || y === null) return x === null ? 1 : -1;  // what was not run stays below
+      if (x === null || y === null) return x === null ? 1 : -1;  // cells without a run stay last
       return sign * (x - y);
     });
     table.tBodies[0].append(...rows);
@@ -73,14 +73,14 @@ CLASSES = {1: ' class="first"', 2: ' class="second"'}
 
 
 def to_html(sheets: Sequence[Sheet]) -> str:
-    """Return the page: a section a sheet."""
+    """Return the page, with one section per sheet."""
     sections = "\n".join(_section(sheet) for sheet in sheets)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<title>dp-bench tables</title>\n"
         f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>dp-bench tables</h1>\n"
-        '<p class="quiet">A click on a head sorts its table.</p>\n'
+        '<p class="quiet">Click a column heading to sort its table.</p>\n'
         '<label>Show only rows and tables with these words:\n<input type="search" '
         'placeholder="adap_pos t5_base"></label>\n'
         f"{sections}\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
@@ -88,8 +88,8 @@ def to_html(sheets: Sequence[Sheet]) -> str:
 
 
 def _section(sheet: Sheet) -> str:
-    first, *others = (escape(line) for line in sheet.header.lines())
-    head = f"<h2>{first}</h2>" + "".join(f'<p class="quiet">{line}</p>' for line in others)
+    first, *more = (escape(line) for line in sheet.header.lines())
+    head = f"<h2>{first}</h2>" + "".join(f'<p class="quiet">{line}</p>' for line in more)
     heads = "".join(
         f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in sheet.heads
     )
@@ -101,6 +101,6 @@ def _section(sheet: Sheet) -> str:
     )
 
 
-def _cell(shown: Shown) -> str:
-    number = "" if shown.number is None else f' data-n="{shown.number:.6g}"'
-    return f"<td{number}{CLASSES.get(shown.rank or 0, '')}>{escape(shown.text)}</td>"
+def _cell(view: CellView) -> str:
+    number = "" if view.number is None else f' data-n="{view.number:.6g}"'
+    return f"<td{number}{CLASSES.get(view.rank or 0, '')}>{escape(view.text)}</td>"

@@ -1,11 +1,10 @@
-"""Write tables as LaTeX: booktabs, escaped, the best bold and the second underlined where a test supports
-it."""
+"""Write tables as LaTeX (booktabs). The best row is bold and the second underlined if a test supports it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dp_bench.report.columns import Shown
+from dp_bench.report.columns import CellView
 from dp_bench.report.sheet import Sheet
 
 ESCAPES = {
@@ -29,12 +28,12 @@ PREAMBLE = "% needs \\usepackage{booktabs} and \\usepackage{graphicx}\n"
 
 
 def escape(text: str) -> str:
-    """Return text as LaTeX shows it: every character that means something to it, escaped."""
+    """Return text with LaTeX's special characters escaped."""
     return "".join(ESCAPES.get(character, character) for character in text)
 
 
 def to_latex(sheets: Sequence[Sheet]) -> str:
-    """Return a `table` environment a sheet, to be `\\input` into a paper."""
+    """Return one `table` environment per sheet, to be `\\input` into a paper."""
     return PREAMBLE + "\n".join(_table(sheet, number) for number, sheet in enumerate(sheets, 1))
 
 
@@ -59,8 +58,8 @@ def _table(sheet: Sheet, number: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(shown: Shown) -> str:
-    text = escape(shown.text)
-    if shown.rank == 1:
+def _cell(view: CellView) -> str:
+    text = escape(view.text)
+    if view.rank == 1:
         return f"\\textbf{{{text}}}"
-    return f"\\underline{{{text}}}" if shown.rank == 2 else text
+    return f"\\underline{{{text}}}" if view.rank == 2 else text

@@ -1,4 +1,4 @@
-"""What stands above and below the rows of a table: searches, budgets, marks, and what its numbers are."""
+"""Lines above and below the rows of a table: searches, budgets, marks, and what the numbers are."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dp_bench.data.notes import MARKS
 from dp_bench.effective import OptimizerUsed, is_trained, optimizer_of
 from dp_bench.records import RunRecord
 from dp_bench.report.frame import Row
-from dp_bench.report.runs import draw_of, entry_of, search_of, title_of
+from dp_bench.report.runs import search_of, seed_and_draw_of, task_run_id, title_of
 
 MEAN_SD = "mean ± sd"  # how a note on the cells begins
 
 
 def notes_on(records: list[RunRecord], rows: list[Row], metric: str, *, budgets_differ: bool) -> list[str]:
-    """Say what the cells are, and what a reader must know of the runs behind them."""
+    """Return the notes that explain the cells and the runs behind them."""
     shown = "the mean of each task's metrics" if metric == "score" else metric
     notes = [
         f"{MEAN_SD} over seeds (n runs), {shown}, 0 to 100; - was not run; rows in the order of their "
         "trainable parameters"
     ]
     if not budgets_differ:
-        labels = {entry_of(record): row.label for row in rows for record in row.records}
+        labels = {task_run_id(record): row.label for row in rows for record in row.records}
         notes += _budgets(records, labels)
     if any(cell.n == 1 for row in rows for cell in row.cells.values()):
         notes.append("a cell with n = 1 says nothing about the spread over seeds")
@@ -32,7 +32,7 @@ def notes_on(records: list[RunRecord], rows: list[Row], metric: str, *, budgets_
     if len(draws) > 1:
         notes.append(
             f"{len(draws)} draws of few-shot rows (regime.split_seed) count as runs of one cell; tests and "
-            "intervals are over the draws, each with the mean of its runs"
+            "intervals are over draws, each with the mean of its runs"
         )
     precisions = sorted({record.precision for record in records})
     if len(precisions) > 1:
@@ -41,30 +41,29 @@ def notes_on(records: list[RunRecord], rows: list[Row], metric: str, *, budgets_
 
 
 def searched(records: Iterable[RunRecord]) -> tuple[str, ...]:
-    """Say for the header how the settings of which rows were searched for, if they were."""
+    """Return header lines on the hyperparameter searches and the rows that they are for."""
     trained = [record for record in records if record.num_updates]
-    by_search: dict[str, set[str]] = defaultdict(set)
+    by_description: dict[str, set[str]] = defaultdict(set)
     for record in trained:
-        if hpo := search_of(record):
-            keys = ", ".join(hpo["searched"]) or "nothing"
-            by_search[f"hpo={hpo['name']}, {hpo['trials']} trials a method and task of {keys}"].add(
-                record.prompt
-            )
-    everyone = {record.prompt for record in trained}
+        if search := search_of(record):
+            keys = ", ".join(search["searched"]) or "nothing"
+            description = f"hpo={search['name']}, {search['trials']} trials a method and task of {keys}"
+            by_description[description].add(record.prompt)
+    prompts = {record.prompt for record in trained}
     return tuple(
-        f"{search}, best on held-out examples{'' if rows == everyone else ': ' + ', '.join(sorted(rows))}"
-        for search, rows in sorted(by_search.items())
+        f"{description}, best on held-out examples{'' if some == prompts else ': ' + ', '.join(sorted(some))}"
+        for description, some in sorted(by_description.items())
     )
 
 
 def left_out(records: Sequence[RunRecord], metric: str) -> list[str]:
-    """Say which runs have no such metric, if there are any."""
+    """Return a note on the runs that lack the metric, if any."""
     tasks = ", ".join(sorted({title_of(record) for record in records}))
     return [f"left out, without {metric}: {_runs(len(records))} on {tasks}"] if records else []
 
 
 def repeats(run_ids: set[str]) -> list[str]:
-    """Say which runs count once, with another one of the same settings and scores."""
+    """Return a note on runs that repeat the settings and scores of another run and count once."""
     if not run_ids:
         return []
     return [
@@ -74,15 +73,15 @@ def repeats(run_ids: set[str]) -> list[str]:
 
 
 def contradiction(label: str, runs: Sequence[RunRecord], values: Sequence[float]) -> str:
-    """Say that runs with the same settings came to different scores."""
-    seed, draw = draw_of(runs[0])
+    """Return a note that runs with the same settings differ in their scores."""
+    seed, draw = seed_and_draw_of(runs[0])
     where = f"{title_of(runs[0])}, seed {seed}{f', draw {draw}' if draw else ''}"
-    found = ", ".join(f"{value:.2f} ({run.run_id})" for value, run in zip(values, runs, strict=True))
-    return f"{label} on {where}: runs with the same settings differ, and their mean counts as one: {found}"
+    scores = ", ".join(f"{value:.2f} ({run.run_id})" for value, run in zip(values, runs, strict=True))
+    return f"{label} on {where}: runs with the same settings differ, and their mean counts as one: {scores}"
 
 
 def marks(records: Iterable[RunRecord], task: str) -> str:
-    """Return the marks of the notes on the data that the runs of a task have had."""
+    """Return the marks of the data notes that the runs of a task have."""
     notes = [note for record in records if record.task == task for note in record.notes]
     return "".join(mark for begin, mark in MARKS.items() if any(note.startswith(begin) for note in notes))
 
@@ -92,11 +91,11 @@ def _runs(number: int) -> str:
 
 
 def _budget(record: RunRecord) -> str:
-    """Say what a trained run could spend, and how its method was trained."""
+    """Return the budget and optimizer of a trained run."""
     trainer = record.config["trainer"]
     used = OptimizerUsed(**record.optimizer) if record.optimizer else optimizer_of(record.config)
     assert used is not None
-    selectors = "" if used.selector_lr in (None, used.lr) else f" ({used.selector_lr} for what chooses)"
+    selectors = "" if used.selector_lr in (None, used.lr) else f" ({used.selector_lr} for selectors)"
     return (
         f"at most {trainer['max_steps']} updates of {trainer['batch_size']} examples, {used.name}, "
         f"lr {used.lr}{selectors}"
@@ -104,8 +103,8 @@ def _budget(record: RunRecord) -> str:
 
 
 def _budgets(records: list[RunRecord], labels: Mapping[str, str]) -> list[str]:
-    """Say what the trained rows could spend, naming the rows and the tasks where that differs: by their
-    prompts, or where rows of one prompt differ by their labels."""
+    """Return a note per training budget, naming rows and tasks if budgets differ. A row is named by its
+    prompt, or by its label if rows of one prompt differ."""
     trained = [record for record in records if record.num_updates and is_trained(record.config)]
     by_budget: dict[str, list[RunRecord]] = defaultdict(list)
     by_cell: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -113,17 +112,17 @@ def _budgets(records: list[RunRecord], labels: Mapping[str, str]) -> list[str]:
         budget = _budget(record)
         by_budget[budget].append(record)
         by_cell[record.prompt, record.task].add(budget)
-    several = {prompt for (prompt, _), budgets in by_cell.items() if len(budgets) > 1}
+    ambiguous = {prompt for (prompt, _), budgets in by_cell.items() if len(budgets) > 1}
 
-    def rows_and_tasks(own: list[RunRecord]) -> tuple[list[str], list[str]]:
-        names = {labels[entry_of(r)] if r.prompt in several else r.prompt for r in own}
-        return sorted(names), sorted({title_of(record) for record in own})
+    def rows_and_tasks(subset: list[RunRecord]) -> tuple[list[str], list[str]]:
+        names = {labels[task_run_id(r)] if r.prompt in ambiguous else r.prompt for r in subset}
+        return sorted(names), sorted({title_of(record) for record in subset})
 
     all_rows, all_tasks = rows_and_tasks(trained)
     everyone = "every row" if len(trained) == len(records) else "every trained row"
     notes = []
-    for budget, own in by_budget.items():
-        rows, tasks = rows_and_tasks(own)
+    for budget, subset in by_budget.items():
+        rows, tasks = rows_and_tasks(subset)
         who = everyone if rows == all_rows else ", ".join(rows)
         where = "" if tasks == all_tasks else f" on {', '.join(tasks)}"
         notes.append(f"{who}{where}: {budget}")

@@ -1,4 +1,4 @@
-"""The numbers that the paper printed, to stand beside ours. What it did not print is never guessed."""
+"""The paper's numbers, for comparison. Numbers that the paper does not print are left empty."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dp_bench.report.aliases import prompt_aliases
 from dp_bench.report.expand import MULTITASK
 from dp_bench.report.frame import Cell, Row, Table
 
-# Where a prompt stands in several tables, the first of these is taken. The rows of OpenPrompt's own baseline
-# in the file are not the paper's.
+# If several tables have a prompt, the first of these is used. Rows of OpenPrompt's baseline in the file
+# are not from the paper.
 TABLES = ("adaptive_position", "adaptive_prompt", "adaptive_length")
 METRIC = "accuracy"
 SOURCE = "the paper (arXiv 2303.02909 v2)"
@@ -23,53 +23,53 @@ HEADER = (
     "it reports; Δ: ours less the paper's"
 )
 NOTE = (
-    "p: how far the paper's number lies from our seeds, two-sided, by the t prediction interval of one more "
-    "run; it says nothing about why"
+    "p: two-sided p of the paper's number under the t prediction interval of one more of our runs; it does "
+    "not tell the cause of a difference"
 )
 
 
 @dataclass(frozen=True)
 class Printed:
-    """One number of the paper, and how ours lies to it."""
+    """A number of the paper (accuracy, 0 to 100), and how ours compares."""
 
     value: float
-    difference: float | None  # None where ours was not run
-    p: float | None  # None for fewer than two seeds
+    difference: float | None  # ours less the paper's; None if ours was not run
+    p: float | None  # None with fewer than two seeds
 
 
 @cache
 def _numbers() -> dict[tuple[str, ...], float]:
-    found: dict[tuple[str, ...], float] = {}
+    numbers: dict[tuple[str, ...], float] = {}
     with Path(__file__).with_name("paper.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for name in reversed(TABLES):
         for row in rows:
             if row["table"] == name:
-                found[row["backbone"], row["regime"], row["prompt"], row["task"]] = float(row["accuracy"])
-    return found
+                numbers[row["backbone"], row["regime"], row["prompt"], row["task"]] = float(row["accuracy"])
+    return numbers
 
 
-def beside(table: Table, aliases: Mapping[str, str] | None = None) -> dict[tuple[str, str], Printed]:
-    """Return what the paper has beside a table's cells, by row label and task. Its names of prompts that are
-    called otherwise here are known."""
-    known = prompt_aliases() if aliases is None else aliases
+def printed_numbers(table: Table, aliases: Mapping[str, str] | None = None) -> dict[tuple[str, str], Printed]:
+    """Return the paper's numbers for a table's cells, by row label and task. Aliases of prompts are
+    resolved."""
+    aliases = prompt_aliases() if aliases is None else aliases
     return {
-        (row.label, task): found
+        (row.label, task): printed
         for row in table.rows
         for task in table.columns
-        if (found := _printed(table, row, task, row.cell(task, table.tasks), known)) is not None
+        if (printed := _printed(table, row, task, row.cell(task, table.tasks), aliases)) is not None
     }
 
 
 def _printed(
     table: Table, row: Row, task: str, cell: Cell | None, aliases: Mapping[str, str]
 ) -> Printed | None:
-    """Return what the paper has for a cell, or None; `task` may be `mean`, of its five tasks alone."""
+    """Return the paper's number for a cell, or None. For `mean` the table must have the paper's tasks."""
     data = row.records[0].config["data"]
     if data["name"] != "superglue" or data["limit"] is not None or row.records[0].prompt.endswith(MULTITASK):
         return None
-    own_tasks = {task for *_, task in _numbers()} - {"mean"}
-    if task == "mean" and set(table.tasks) != own_tasks:
+    paper_tasks = {task for *_, task in _numbers()} - {"mean"}
+    if task == "mean" and set(table.tasks) != paper_tasks:
         return None
     prompt = aliases.get(row.records[0].prompt, row.records[0].prompt)
     names = (prompt, *(alias for alias, name in aliases.items() if name == prompt))
@@ -83,8 +83,8 @@ def _printed(
 
 
 def _p_of_one_more(cell: Cell, value: float) -> float | None:
-    """Return the two-sided p of one further run at `value`, were it one of the same normal population. Of
-    several few-shot draws the mean is known from those draws."""
+    """Return the two-sided p of `value` under the t prediction interval of one more run. With several
+    few-shot draws, the standard error of the mean is over draws."""
     independent = cell.independent
     if cell.sd is None or len(independent) == 1:
         return None

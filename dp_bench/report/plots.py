@@ -1,6 +1,6 @@
-"""Draw what runs did: curves, costs, choices. Each figure comes with the numbers behind it, one line a point.
+"""Figures of finished runs: curves, costs, chosen positions. Each comes with its numbers, one row per point.
 
-Every function takes finished runs and gives a `Figure`, or None where the runs have nothing of the kind.
+Each public function takes finished runs and returns a `Figure`, or None if there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -26,59 +26,63 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-WIDE, HIGH = 3.6, 2.8  # inches a panel
+WIDE, HIGH = 3.6, 2.8  # inches per panel
 MOST_COLUMNS = 3
 MOST_TICKS = 6
-TITLE_WIDTH = 34  # characters a line, which a panel has room for
+TITLE_WIDTH = 34  # characters per line
 LEGEND_WIDTH = 42
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "osD^vP*X"
 
 
 @dataclass(frozen=True)
-class Source:
+class FinishedRun:
     """A finished run and its folder."""
 
     record: RunRecord
     folder: Path
 
     def history(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl, one per evaluation."""
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     def predictions(self) -> pd.DataFrame | None:
+        """Return predictions.parquet, or None if it is missing."""
         path = self.folder / "predictions.parquet"
         return pd.read_parquet(path) if path.is_file() else None
 
 
 @dataclass(frozen=True)
 class Figure:
+    """A figure and the numbers it shows."""
+
     canvas: Canvas
-    points: pd.DataFrame  # what is drawn, one line a point
+    points: pd.DataFrame  # one row per point
 
 
 Panel = Callable[["Axes", pd.DataFrame], None]
 
 
-def learning_curves(runs: Sequence[Source]) -> Figure | None:
+def learning_curves(runs: Sequence[FinishedRun]) -> Figure | None:
     """Selection score against updates: the mean over seeds, and their range as a band."""
     return _curves(runs, "select_score", "selection score")
 
 
-def entropies(runs: Sequence[Source]) -> Figure | None:
+def entropies(runs: Sequence[FinishedRun]) -> Figure | None:
     """Entropy of the chosen positions over the selection split against updates, of dynamic prompts."""
     dynamic = [run for run in runs if is_dynamic(run.record)]
     return _curves(dynamic, "position_entropy", "entropy of positions (nats)")
 
 
-def choices_over_training(runs: Sequence[Source]) -> Figure | None:
-    """Heat maps of the positions and lengths that were chosen for the selection split, update by update."""
+def choices_over_training(runs: Sequence[FinishedRun]) -> Figure | None:
+    """Heat maps of the positions and lengths chosen for the selection split, against updates."""
     lines = [
         {**names, "piece": piece, "step": entry["step"], "value": value, "count": count}
-        for run, names in _named(runs)
+        for run, names in _labelled(runs)
         for entry in run.history()
         for piece in ("position", "length")
         if is_chosen(run.record, piece)
@@ -92,21 +96,21 @@ def choices_over_training(runs: Sequence[Source]) -> Figure | None:
     points["share"] = points["count"] / points.groupby(keys[:-1])["count"].transform("sum")
     points["panel"] = points["task"] + ", " + points["prompt"] + ", " + points["piece"]
 
-    def draw(axes: Axes, own: pd.DataFrame) -> None:
-        grid = own.pivot(index="value", columns="step", values="share")
+    def draw(axes: Axes, panel: pd.DataFrame) -> None:
+        grid = panel.pivot(index="value", columns="step", values="share")
         axes.imshow(grid, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
         shown = range(0, len(grid.columns), -(-len(grid.columns) // MOST_TICKS))
-        axes.set_xticks(list(shown), [grid.columns[place] for place in shown])
+        axes.set_xticks(list(shown), [grid.columns[index] for index in shown])
         axes.set_xlabel("updates")
-        axes.set_ylabel(f"chosen {own['piece'].iloc[0]} (light: all)")
+        axes.set_ylabel(f"chosen {panel['piece'].iloc[0]} (light: all)")
 
     return Figure(_panels(points, draw, "panel"), points)
 
 
-def _curves(runs: Iterable[Source], key: str, label: str) -> Figure | None:
+def _curves(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
     lines = [
         {**names, "seed": run.record.seed, "step": entry["step"], key: entry[key]}
-        for run, names in _named(runs)
+        for run, names in _labelled(runs)
         for entry in run.history()
         if key in entry
     ]
@@ -116,10 +120,10 @@ def _curves(runs: Iterable[Source], key: str, label: str) -> Figure | None:
     spread = points.groupby(["place", "task", "prompt", "step"])[key].agg(["mean", "min", "max", "count"])
     spread = spread.reset_index()
     styles = _styles(spread["prompt"])
-    band = 0.3 / max(2, len(styles))  # many bands lie over each other
+    band = 0.3 / max(2, len(styles))  # bands overlap
 
-    def draw(axes: Axes, own: pd.DataFrame) -> None:
-        for prompt, line in own.groupby("prompt"):
+    def draw(axes: Axes, panel: pd.DataFrame) -> None:
+        for prompt, line in panel.groupby("prompt"):
             style = styles[prompt]
             axes.plot(line["step"], line["mean"], label=prompt, markersize=3, **style)
             axes.fill_between(line["step"], line["min"], line["max"], color=style["color"], alpha=band, lw=0)
@@ -129,26 +133,26 @@ def _curves(runs: Iterable[Source], key: str, label: str) -> Figure | None:
     return Figure(_panels(spread, draw), spread)
 
 
-def by_length(runs: Sequence[Source]) -> Figure | None:
-    """Score against the number of prompt vectors, where it was varied."""
+def by_length(runs: Sequence[FinishedRun]) -> Figure | None:
+    """Score against the number of prompt vectors, for prompts with several values of it."""
     return _against(runs, "prompt.num_tokens", "prompt vectors")
 
 
-def by_members(runs: Sequence[Source]) -> Figure | None:
-    """Score against the number of a pool's members, where it was varied."""
+def by_members(runs: Sequence[FinishedRun]) -> Figure | None:
+    """Score against the number of pool members, for prompts with several values of it."""
     return _against(runs, "prompt.vectors.num_prompts", "members")
 
 
-def by_shots(runs: Sequence[Source]) -> Figure | None:
-    """Score against training examples a class, where that was varied."""
+def by_shots(runs: Sequence[FinishedRun]) -> Figure | None:
+    """Score against training examples per class, for prompts with several values of it."""
     return _against(runs, "regime.shots", "examples a class")
 
 
-def _against(runs: Sequence[Source], setting: str, label: str) -> Figure | None:
+def _against(runs: Sequence[FinishedRun], setting: str, label: str) -> Figure | None:
     name = setting.rsplit(".", 1)[-1]
     lines = [
         {**names, name: value, "seed": run.record.seed, "score": run.record.score}
-        for run, names in _named(runs, [setting])
+        for run, names in _labelled(runs, [setting])
         if run.record.num_updates and (value := flatten(run.record.config).get(setting)) is not None
     ]
     points = pd.DataFrame(lines)
@@ -161,8 +165,8 @@ def _against(runs: Sequence[Source], setting: str, label: str) -> Figure | None:
     spread = spread.reset_index()
     styles = _styles(spread["prompt"])
 
-    def draw(axes: Axes, own: pd.DataFrame) -> None:
-        for prompt, line in own.groupby("prompt"):
+    def draw(axes: Axes, panel: pd.DataFrame) -> None:
+        for prompt, line in panel.groupby("prompt"):
             spreads = line["std"].fillna(0)
             axes.errorbar(line[name], line["mean"], spreads, label=prompt, capsize=2, **styles[prompt])
         axes.set_xlabel(label)
@@ -172,20 +176,20 @@ def _against(runs: Sequence[Source], setting: str, label: str) -> Figure | None:
     return Figure(_panels(spread, draw), spread)
 
 
-def by_parameters(runs: Sequence[Source]) -> Figure | None:
-    """Mean score against trained numbers; the line joins what nothing smaller beats."""
+def by_parameters(runs: Sequence[FinishedRun]) -> Figure | None:
+    """Mean score against trainable parameters, with the Pareto front."""
     return _pareto(runs, "trainable_parameters", "trainable parameters")
 
 
-def by_seconds(runs: Sequence[Source]) -> Figure | None:
-    """Mean score against the seconds of a run; the line joins what nothing faster beats."""
+def by_seconds(runs: Sequence[FinishedRun]) -> Figure | None:
+    """Mean score against the seconds of a run, with the Pareto front."""
     return _pareto(runs, "total_seconds", "seconds a run")
 
 
-def _pareto(runs: Sequence[Source], key: str, label: str) -> Figure | None:
+def _pareto(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
     lines = [
         {**names, key: max(getattr(run.record, key), 1e-3), "score": run.record.score}
-        for run, names in _named(runs)
+        for run, names in _labelled(runs)
         if run.record.num_updates
     ]
     if not lines:
@@ -194,10 +198,10 @@ def _pareto(runs: Sequence[Source], key: str, label: str) -> Figure | None:
     spread = points.groupby(["place", "task", "prompt"])[[key, "score"]].mean().reset_index()
     styles = _styles(spread["prompt"])
 
-    def draw(axes: Axes, own: pd.DataFrame) -> None:
-        for prompt, point in own.groupby("prompt"):
+    def draw(axes: Axes, panel: pd.DataFrame) -> None:
+        for prompt, point in panel.groupby("prompt"):
             axes.plot(point[key], point["score"], label=prompt, **{**styles[prompt], "linestyle": ""})
-        order = own.sort_values([key, "score"], ascending=[True, False])
+        order = panel.sort_values([key, "score"], ascending=[True, False])
         front = order[order["score"] > order["score"].cummax().shift(fill_value=-np.inf)]
         axes.step(front[key], front["score"], where="post", color="#999999", lw=0.8, zorder=0)
         axes.set_xscale("log")
@@ -207,23 +211,24 @@ def _pareto(runs: Sequence[Source], key: str, label: str) -> Figure | None:
     return Figure(_panels(spread, draw), spread)
 
 
-def choices(runs: Sequence[Source]) -> Figure | None:
-    """Histogram of the positions and lengths that were chosen for the reported examples, by their label."""
+def choices(runs: Sequence[FinishedRun]) -> Figure | None:
+    """Histograms of the positions and lengths chosen for the reported examples, by label."""
     lines = []
-    for run, names in _named(runs):
-        found = run.predictions() if is_dynamic(run.record) else None
-        if found is None:
+    for run, names in _labelled(runs):
+        predictions = run.predictions() if is_dynamic(run.record) else None
+        if predictions is None:
             continue
-        for task, own in found.groupby("task") if "task" in found else [(run.record.task, found)]:
+        several = "task" in predictions
+        for task, examples in predictions.groupby("task") if several else [(run.record.task, predictions)]:
             labels = _labels(run.record, str(task))
             for piece in ("position", "length"):
-                if piece not in own or own[piece].isna().all() or not is_chosen(run.record, piece):
+                if piece not in examples or examples[piece].isna().all() or not is_chosen(run.record, piece):
                     continue
-                counts = own.groupby(["gold", piece]).size()
+                counts = examples.groupby(["gold", piece]).size()
                 for gold, value, count in counts.reset_index().itertuples(index=False):
                     label = labels[int(gold)] if 0 <= int(gold) < len(labels) else "any"
-                    where = {**names, "task": str(task), "piece": piece, "label": label}
-                    lines.append({**where, "value": int(value), "count": int(count)})
+                    columns = {**names, "task": str(task), "piece": piece, "label": label}
+                    lines.append({**columns, "value": int(value), "count": int(count)})
     if not lines:
         return None
     keys = ["place", "task", "prompt", "piece", "label", "value"]
@@ -231,23 +236,23 @@ def choices(runs: Sequence[Source]) -> Figure | None:
     points["panel"] = points["task"] + ", " + points["prompt"] + ", " + points["piece"]
     styles = _styles(points["label"])
 
-    def draw(axes: Axes, own: pd.DataFrame) -> None:
-        bottom = np.zeros(int(own["value"].max()) + 1)
-        for label, part in own.groupby("label"):
+    def draw(axes: Axes, panel: pd.DataFrame) -> None:
+        bottom = np.zeros(int(panel["value"].max()) + 1)
+        for label, part in panel.groupby("label"):
             heights = np.zeros_like(bottom)
             heights[part["value"]] = part["count"]
             axes.bar(
                 np.arange(len(bottom)), heights, bottom=bottom, label=label, color=styles[label]["color"]
             )
             bottom += heights
-        axes.set_xlabel(f"chosen {own['piece'].iloc[0]}")
+        axes.set_xlabel(f"chosen {panel['piece'].iloc[0]}")
         axes.set_ylabel("examples, all seeds")
 
     return Figure(_panels(points, draw, "panel"), points)
 
 
-def transfer(runs: Sequence[Source]) -> Figure | None:
-    """Heat maps of the runs with regime.transfer: trained on × evaluated on, a map a prompt."""
+def transfer(runs: Sequence[FinishedRun]) -> Figure | None:
+    """Heat maps of runs with regime.transfer, trained on × evaluated on, one per prompt."""
     tables = transfer_tables([run.record for run in runs])
     lines = [
         {
@@ -265,8 +270,8 @@ def transfer(runs: Sequence[Source]) -> Figure | None:
         return None
     points = pd.DataFrame(lines)
 
-    def draw(axes: Axes, own: pd.DataFrame) -> None:
-        grid = own.pivot(index="trained_on", columns="evaluated_on", values="score")
+    def draw(axes: Axes, panel: pd.DataFrame) -> None:
+        grid = panel.pivot(index="trained_on", columns="evaluated_on", values="score")
         axes.imshow(grid, cmap="viridis", vmin=0, vmax=100, aspect="auto")
         for (row, column), value in np.ndenumerate(grid.to_numpy(dtype=float)):
             if np.isfinite(value):
@@ -280,7 +285,7 @@ def transfer(runs: Sequence[Source]) -> Figure | None:
     return Figure(_panels(points, draw), points)
 
 
-KINDS: dict[str, Callable[[Sequence[Source]], Figure | None]] = {
+FIGURES: dict[str, Callable[[Sequence[FinishedRun]], Figure | None]] = {
     "curves": learning_curves,
     "length": by_length,
     "members": by_members,
@@ -294,47 +299,48 @@ KINDS: dict[str, Callable[[Sequence[Source]], Figure | None]] = {
 }
 
 
-def _named(runs: Iterable[Source], leave_out: Collection[str] = ()) -> list[tuple[Source, dict[str, str]]]:
-    """Return runs with what they are drawn under: as in tables, runs that differ in a setting, but for those
-    to leave out, never make one point."""
-    found = list(runs)
-    labels = row_labels([run.record for run in found], _place_and_task, leave_out)
+def _labelled(
+    runs: Sequence[FinishedRun], leave_out: Collection[str] = ()
+) -> list[tuple[FinishedRun, dict[str, str]]]:
+    """Return runs with their panel (`place`, `task`) and line (`prompt`). As in tables, runs that differ in a
+    setting outside `leave_out` get different lines."""
+    labels = row_labels([run.record for run in runs], _context_and_task, leave_out)
     return [
         (
             run,
-            {"place": _place(run.record), "task": run.record.task, "prompt": labels[run.record.run_id]},
+            {"place": _context(run.record), "task": run.record.task, "prompt": labels[run.record.run_id]},
         )
-        for run in found
+        for run in runs
     ]
 
 
-def _place(record: RunRecord) -> str:
-    """Return what a run is one of, apart from its prompt, its seed and its task."""
+def _context(record: RunRecord) -> str:
+    """Return data, backbone, regime and protocol of a run."""
     return f"{data_title(record)}, {record.backbone}, {record.regime}, {record.protocol}"
 
 
-def _place_and_task(record: RunRecord) -> str:
-    return f"{_place(record)}, {record.task}"
+def _context_and_task(record: RunRecord) -> str:
+    return f"{_context(record)}, {record.task}"
 
 
 def _labels(record: RunRecord, task: str) -> list[str]:
-    settings = record.config["task"]
-    own = settings.get("tasks", {}).get(task, settings)
-    return [str(label) for label in own.get("labels") or []]
+    config = record.config["task"]
+    task_settings = config.get("tasks", {}).get(task, config)
+    return [str(label) for label in task_settings.get("labels") or []]
 
 
 def _styles(labels: Iterable[str]) -> dict[Any, dict[str, Any]]:
-    """Return a style for each label, the same in every panel; beyond eight, colours come again dashed."""
+    """Return a style for each label, the same in every panel; colours repeat dashed after eight."""
     styles = {}
-    for place, label in enumerate(sorted(set(labels))):
-        turn, colour = divmod(place, len(COLOURS))
+    for index, label in enumerate(sorted(set(labels))):
+        turn, colour = divmod(index, len(COLOURS))
         line = "--" if turn % 2 else "-"
         styles[label] = {"color": COLOURS[colour], "marker": MARKERS[(colour + turn) % 8], "linestyle": line}
     return styles
 
 
 def _panels(points: pd.DataFrame, draw: Panel, column: str = "task") -> Canvas:
-    """Draw a panel for each place and task, with one legend to the right of each row of panels."""
+    """Draw one panel per `place` and `column`, with a legend to the right."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -351,9 +357,9 @@ def _panels(points: pd.DataFrame, draw: Panel, column: str = "task") -> Canvas:
         rows, columns, figsize=(WIDE * columns + 1.6, HIGH * rows), squeeze=False, layout="constrained"
     )
     several = len({key[0] for key in keys}) > 1
-    for axes, (place, name) in zip(grid.flat, keys, strict=False):
-        draw(axes, points[(points["place"] == place) & (points[column] == name)])
-        axes.set_title(f"{name}\n{fill(place, TITLE_WIDTH)}" if several else name, fontsize=9)
+    for axes, (context, name) in zip(grid.flat, keys, strict=False):
+        draw(axes, points[(points["place"] == context) & (points[column] == name)])
+        axes.set_title(f"{name}\n{fill(context, TITLE_WIDTH)}" if several else name, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in list(grid.flat)[len(keys) :]:
         axes.set_visible(False)

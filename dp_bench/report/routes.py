@@ -1,7 +1,7 @@
-"""What the routes of a table's rows go by: of a pool that knows the answer, tables say so.
+"""What the routes of a table's rows depend on. Tables mark pools whose route predicts the label.
 
-A selector that reads the label off the frozen features makes a pool "a prompt that says yes and a prompt that
-says no". It may score well; nothing was learned about which text needs which prompt.
+A selector that reads the label off the frozen features turns a pool into "a prompt for yes and a prompt for
+no". It may score well, but has not learned which example needs which prompt.
 """
 
 from __future__ import annotations
@@ -15,55 +15,54 @@ import numpy as np
 from dp_bench.records import RunRecord
 from dp_bench.report.frame import Row, Table
 
-BY_ANSWER = 0.4  # of the errors in guessing the label that knowing the route saves: two of five
+BY_ANSWER = 0.4  # share of the errors in guessing the label that knowing the route saves
 MARK = "§"
 
 
-def by_the_answer(table: Table) -> dict[tuple[str, str], float]:
-    """Return the rows and tasks whose route knows the label, with the share of errors that it saves."""
-    found = {}
+def label_routes(table: Table) -> dict[tuple[str, str], float]:
+    """Return the share of errors that the route saves, by row label and task, if at least BY_ANSWER."""
+    shares = {}
     for row in table.rows:
         for task in row.cells:
-            value = what_it_tells(row, task, "label")
+            value = predictive_power(row, task, "label")
             if value is not None and value >= BY_ANSWER:
-                found[row.label, task] = value
-    return found
+                shares[row.label, task] = value
+    return shares
 
 
 def notes(table: Table) -> list[str]:
-    """Say of which rows."""
-    known = [
+    """Return a note on the rows of `label_routes`, if any."""
+    shares = [
         f"{100 * value:.0f} % ({row} on {table.title(task)})"
-        for (row, task), value in by_the_answer(table).items()
+        for (row, task), value in label_routes(table).items()
     ]
-    if not known:
+    if not shares:
         return []
     return [
         f"{MARK} routes by the answer: of the errors in guessing the label, knowing the route saves "
-        + ", ".join(known)
+        + ", ".join(shares)
     ]
 
 
-def what_it_tells(row: Row, task: str, group: str) -> float | None:
-    """Return the mean over seeds of what a row's routes tell of label, prediction, skill or task."""
+def predictive_power(row: Row, task: str, group: str) -> float | None:
+    """Return the mean over seeds of `route_lambda_{group}`; None if not measured."""
     values = [r.diagnostics.get(f"route_lambda_{group}") for r in row.distinct if r.task == task]
     known = [value for value in values if value is not None]
     return mean(known) if known else None
 
 
-def in_words(row: Row) -> str:
-    """Return what routes tell of label, sub-skill and task, and how far those of two seeds agree: 1 at
-    most."""
+def summary_of(row: Row) -> str:
+    """Return how well routes predict label, sub-skill and task, and how far two seeds agree (at most 1)."""
     tasks = list(row.cells)
-    found = {
-        group: [v for task in tasks if (v := what_it_tells(row, task, group)) is not None]
+    by_group = {
+        group: [v for task in tasks if (v := predictive_power(row, task, group)) is not None]
         for group in ("label", "skill", "task")
     }
     agreed = [value for task in tasks if (value := agreement(row, task)) is not None]
-    parts = [f"{name} {mean(values):.2f}" for name, values in {**found, "seeds": agreed}.items() if values]
-    made = {record.run_id: record for record in row.distinct if record.routes}
-    collapsed = sum(_is_collapsed(record) for record in made.values())
-    parts += [f"{collapsed} of {len(made)} runs use one member"] if collapsed else []
+    parts = [f"{name} {mean(values):.2f}" for name, values in {**by_group, "seeds": agreed}.items() if values]
+    routed = {record.run_id: record for record in row.distinct if record.routes}
+    collapsed = sum(_is_collapsed(record) for record in routed.values())
+    parts += [f"{collapsed} of {len(routed)} runs use one member"] if collapsed else []
     return ", ".join(parts) or "-"
 
 
@@ -72,13 +71,15 @@ def _is_collapsed(record: RunRecord) -> bool:
 
 
 def agreement(row: Row, task: str) -> float | None:
-    """Return the mean adjusted Rand index of the routes of each two seeds: 1 where they part the texts alike
-    under whatever names, 0 where no more than chance would. What uses one member alone does not part them."""
+    """Return the mean adjusted Rand index of routes over pairs of seeds (1: equal, 0: chance), or None.
+
+    Runs that use one member are left out.
+    """
     by_length: dict[int, list[np.ndarray]] = defaultdict(list)
-    own = (record for record in row.distinct if record.task == task and record.routes)
-    for routes in (_routes(record) for record in own if not _is_collapsed(record)):
+    routed = (record for record in row.distinct if record.task == task and record.routes)
+    for routes in (_routes(record) for record in routed if not _is_collapsed(record)):
         by_length[len(routes)].append(routes)
-    pairs = [pair for own in by_length.values() for pair in combinations(own, 2)]
+    pairs = [pair for same in by_length.values() for pair in combinations(same, 2)]
     return mean(adjusted_rand(one, other) for one, other in pairs) if pairs else None
 
 

@@ -1,4 +1,4 @@
-"""What tables and plots read out of the record of one run."""
+"""What tables and plots read from the record of one run."""
 
 from __future__ import annotations
 
@@ -7,52 +7,52 @@ from typing import Any
 
 from dp_bench.records import RunRecord
 
-Place = tuple[int, int]  # seed and few-shot draw (`regime.split_seed`)
+SeedAndDraw = tuple[int, int]  # seed and few-shot draw (`regime.split_seed`)
 
 
 def title_of(record: RunRecord) -> str:
-    """Return what the task of a run is called."""
+    """Return the title of a run's task."""
     return str(record.config["task"]["title"])
 
 
-def entry_of(record: RunRecord) -> str:
-    """Name what one run says of one task."""
+def task_run_id(record: RunRecord) -> str:
+    """Return an id of one run's result on one task."""
     return f"{record.run_id}/{record.task}"
 
 
-def draw_of(record: RunRecord) -> Place:
-    """Return what tells the runs of a cell apart: the seed, and that of the few-shot rows."""
+def seed_and_draw_of(record: RunRecord) -> SeedAndDraw:
+    """Return the seed and the seed of the few-shot draw (0 without one), in which runs of a cell differ."""
     regime = record.config["regime"]
     sampled = regime["shots"] is not None and regime.get("split") != "fewglue"
     return record.seed, int(regime.get("split_seed") or 0) if sampled else 0
 
 
 def value_of(record: RunRecord, metric: str) -> float | None:
-    """Return a record's score, select_score, or named metric; None where its task has no such metric."""
+    """Return a record's score, select_score or named metric; None if its task has no such metric."""
     if metric in ("score", "select_score"):
         return float(getattr(record, metric))
     return record.metrics.get(metric)
 
 
 def search_of(record: RunRecord) -> Mapping[str, Any]:
-    """Return the search that a run's settings come from (`hpo`); nothing for settings that were given."""
+    """Return the search that chose a run's settings (`hpo`); empty if they were given."""
     hpo: Mapping[str, Any] = record.config.get("hpo") or {}
     return hpo if hpo.get("name") else {}
 
 
 def data_title(record: RunRecord) -> str:
-    """Return what a run's data are called, with what part or which world of them it had."""
+    """Return the title of a run's data, with its row limit or generated world."""
     data = record.config["data"]
-    own = [f"first {data['limit']} rows of each file"] if data["limit"] is not None else []
+    details = [f"first {data['limit']} rows of each file"] if data["limit"] is not None else []
     if data["difficulty"] is not None:
-        own.append(f"{data['difficulty']}, world seed {data['world_seed']}")
-    return f"{record.data} ({'; '.join(own)})" if own else record.data
+        details.append(f"{data['difficulty']}, world seed {data['world_seed']}")
+    return f"{record.data} ({'; '.join(details)})" if details else record.data
 
 
 def regime_title(record: RunRecord) -> str:
-    """Return how much data each task has; one prompt for several tasks is a row beside the others."""
+    """Return the title of a run's regime: how many training examples each task has."""
     regime = record.config["regime"]
     if regime["shots"] is None:
         return "full"
-    own = "FewGLUE's 32 rows" if regime["split"] == "fewglue" else f"{regime['shots']} a class"
-    return f"fewshot ({own})"
+    rows = "FewGLUE's 32 rows" if regime["split"] == "fewglue" else f"{regime['shots']} a class"
+    return f"fewshot ({rows})"

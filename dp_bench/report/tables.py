@@ -1,4 +1,4 @@
-"""Write tables as Markdown and CSV, and draw them on a terminal. The same records give the same bytes."""
+"""Write tables as Markdown and CSV, and print them on a terminal. Equal records give equal bytes."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from dp_bench.report.stats import Comparison
 
 
 def to_markdown(sheets: Sequence[Sheet]) -> str:
+    """Return tables as Markdown, each with its header and notes."""
     blocks = []
     for sheet in sheets:
         rule = ["---", *(["---:"] * (len(sheet.heads) - 1))]
-        lines = [sheet.heads, rule, *([shown.text for shown in line] for line in sheet.lines)]
+        lines = [sheet.heads, rule, *([view.text for view in line] for line in sheet.lines)]
         body = "\n".join(
             f"| {' | '.join(' '.join(cell.replace('|', '/').split()) for cell in line)} |" for line in lines
         )
-        first, *others = sheet.header.lines()
-        head = "  \n".join([f"**{first}**", *others])
+        first, *more = sheet.header.lines()
+        head = "  \n".join([f"**{first}**", *more])
         notes = "\n".join(f"- {note}" for note in sheet.notes)
         blocks.append("\n".join([head, "", body, "", notes, ""]))
     return "\n".join(blocks)
 
 
 def to_csv(tables: Sequence[Table], names: Sequence[str] = ()) -> str:
-    """Return one line a cell: what the table's header says, prompt, task, n, mean, sd, seeds and size; and
-    of the columns of these names, what is a mean."""
-    # What runs cost depends on the machine and the hour: the CSV has it where it is asked for.
+    """Return one line per cell: header fields, prompt, task, n, mean, sd, seeds and size, then those of the
+    named columns that have a CSV field."""
+    # Seconds and memory depend on the machine, so the CSV has them on request only.
     fields = [column.csv for column in columns().values() if column.csv and column.name in names]
     return _csv(
         [_csv_line(table, row, task, fields) for table in tables for row in table.rows for task in row.cells]
@@ -60,14 +61,14 @@ def _csv_line(table: Table, row: Row, task: str, fields: Sequence[str]) -> dict[
 
 def _head(table: Table) -> dict[str, object]:
     header = table.header
-    named = ("data", "backbone", "regime", "protocol", "selection", "split")
-    return {name: getattr(header, name) for name in named}
+    names = ("data", "backbone", "regime", "protocol", "selection", "split")
+    return {name: getattr(header, name) for name in names}
 
 
-def comparisons_csv(tables: Sequence[Table], found: Sequence[Sequence[Comparison]]) -> str:
-    """Return one line a comparison of two rows on a task, with every test that could be made."""
+def comparisons_csv(tables: Sequence[Table], by_table: Sequence[Sequence[Comparison]]) -> str:
+    """Return one line per comparison of two rows on a task, with all its tests; empty if not tested."""
     lines = []
-    for table, comparisons in zip(tables, found, strict=True):
+    for table, comparisons in zip(tables, by_table, strict=True):
         for c in comparisons:
             line: dict[str, object] = {**_head(table), "a": c.a, "b": c.b, "task": c.task, "n": c.n}
             line |= {"difference": c.difference, "low": c.low, "high": c.high, "p_seeds": c.p}
@@ -83,17 +84,18 @@ def _csv(lines: list[dict[str, object]]) -> str:
 
 
 def to_terminal(sheet: Sheet) -> RichTable:
-    drawn = RichTable(
+    """Return a table to print with rich."""
+    table = RichTable(
         title=Text("\n".join(sheet.header.lines())),
         caption=Text("\n".join(sheet.notes)),
         title_justify="left",
         caption_justify="left",
     )
     for i, head in enumerate(sheet.heads):
-        drawn.add_column(Text(head), justify="left" if i == 0 else "right", overflow="fold")
+        table.add_column(Text(head), justify="left" if i == 0 else "right", overflow="fold")
     for line in sheet.lines:
-        drawn.add_row(*(Text(shown.text, style=STYLES.get(shown.rank or 0, "")) for shown in line))
-    return drawn
+        table.add_row(*(Text(view.text, style=STYLES.get(view.rank or 0, "")) for view in line))
+    return table
 
 
 STYLES = {1: "bold", 2: "underline"}

@@ -1,4 +1,4 @@
-"""Runs with `regime.transfer` as matrices: trained on × evaluated on."""
+"""Matrices of runs with `regime.transfer`: trained on × evaluated on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dp_bench.report.variants import by_label
 
 
 def transfer_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
-    """Arrange the runs with `regime.transfer` in a matrix a prompt: trained on × evaluated on."""
+    """Return one matrix per prompt of the runs with `regime.transfer`: trained on × evaluated on."""
     by_prompt: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
     records = canonical(sorted(records, key=lambda r: r.run_id))
     sources = _sources(records)
@@ -28,33 +28,33 @@ def transfer_tables(records: Iterable[RunRecord], metric: str = "score") -> list
             by_prompt[key].append(record)
     return [
         _matrix(part, suffix, sources, metric)
-        for _, own in sorted(by_prompt.items())
-        for suffix, part in by_data(own)
+        for _, prompt_records in sorted(by_prompt.items())
+        for suffix, part in by_data(prompt_records)
     ]
 
 
 def _matrix(records: list[RunRecord], suffix: str, sources: dict[str, str], metric: str) -> Table:
-    """Return the table of one prompt: a row for what it was trained on, split by settings that differ."""
+    """Return the table of one prompt, with a row per training task and differing settings."""
     grouped, _ = by_label(records, lambda record: f"{sources[record.run_id]}, {record.task}")
     rows: dict[str, list[RunRecord]] = defaultdict(list)
     for label, group in grouped.items():
         for record in group:
             rows[sources[record.run_id] + label.removeprefix(record.prompt)].append(record)
-    made, repeats = rows_of(rows, metric)
+    matrix_rows, repeats = rows_of(rows, metric)
     return Table(
         header_of(records[0], suffix, f"every task's reported examples, of prompt={records[0].prompt}"),
         *tasks_of(records),
-        tuple(made),
-        (f"{MEAN_SD} over seeds (n runs), 0 to 100; - was not tried", *repeats),
+        tuple(matrix_rows),
+        (f"{MEAN_SD} over seeds (n runs), 0 to 100; - was not run", *repeats),
         "trained on",
     )
 
 
 def _sources(records: Sequence[RunRecord]) -> dict[str, str]:
-    """Return by run id what each run was trained on, with the digest where one title has several files."""
+    """Return, by run id, the title of its training task, with a digest if several files have that title."""
     digests = {record.run_id: trained_sha256(record) for record in records}
-    known = Counter(title for title, _ in {(trained_on(r), digests[r.run_id]) for r in records})
+    versions = Counter(title for title, _ in {(trained_on(r), digests[r.run_id]) for r in records})
     return {
-        r.run_id: trained_on(r) + (f" (files {digests[r.run_id][:8]})" if known[trained_on(r)] > 1 else "")
+        r.run_id: trained_on(r) + (f" (files {digests[r.run_id][:8]})" if versions[trained_on(r)] > 1 else "")
         for r in records
     }

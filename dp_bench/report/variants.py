@@ -1,4 +1,4 @@
-"""What tells the rows of a table apart, and what they are called: a prompt, with the settings that differ."""
+"""Labels of table rows: the prompt and the settings in which its rows differ."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from typing import Any
 
 from dp_bench.effective import is_trained, unread
 from dp_bench.records import RunRecord, flatten, is_volatile
-from dp_bench.report.runs import draw_of, search_of
+from dp_bench.report.runs import search_of, seed_and_draw_of
 
-# Said by the header, the row's name or the cell already, or without influence on a result.
+# Shown by the header, the row's name or the cell already, or without influence on results.
 NOT_A_VARIANT = (
     *("seed", "data.name", "data.limit", "prompt.name", "trainer.name", "regime.name", "regime.split_seed"),
     "regime.transfer",
-    "trainer.precision",  # the record says what `auto` came to
+    "trainer.precision",  # RunRecord.precision has the value that `auto` resolved to
 )
-SEARCH = "hpo"  # the settings of a search below it count among runs of one search
-TARGET = "_target_"  # the class of a piece
+SEARCH = "hpo"  # name of the search in row labels; its settings are compared within one search
+TARGET = "_target_"  # key of a piece's class
 DIGEST = re.compile(r"[0-9a-f]{40,}")  # such as prompt.init_sha256
 
-Group = Callable[[RunRecord], str]  # where runs are compared: in a table, the task
+Group = Callable[[RunRecord], str]  # runs are compared within a group; in a table, the task
 
 
 def row_labels(records: Sequence[RunRecord], group: Group, leave_out: Collection[str] = ()) -> dict[str, str]:
-    """Return by run id what the row of each run is called, in all groups alike; a setting is named where it
-    differs within a group, unless it is one to leave out."""
+    """Return row labels by run id. They name the settings that differ within a group, except `leave_out`."""
     grouped, _ = by_label(records, group, leave_out)
-    return {record.run_id: label for label, own in grouped.items() for record in own}
+    return {record.run_id: label for label, row in grouped.items() for record in row}
 
 
 def by_label(
@@ -36,49 +35,51 @@ def by_label(
     group: Group = lambda record: record.task,
     leave_out: Collection[str] = (),
 ) -> tuple[dict[str, list[RunRecord]], set[str]]:
-    """Part records into rows, which differ in their prompts; where they differ in anything else, each of them
-    says so. Return also the settings that all prompts' rows name."""
+    """Group records into rows by label: the prompt, and the settings in which runs differ.
+
+    Return also the settings outside the prompt that every label names.
+    """
     variants = _Variants(group, leave_out)
     common = {
         (at, key) for at, key in variants.differing(records) if not key.startswith(("prompt.", "regime."))
     }
     grouped: dict[str, list[RunRecord]] = defaultdict(list)
     for prompt in sorted({record.prompt for record in records}):
-        own = [record for record in records if record.prompt == prompt]
-        differing = common | variants.differing(own)
+        same_prompt = [record for record in records if record.prompt == prompt]
+        differing = common | variants.differing(same_prompt)
         keys = sorted({key for _, key in differing})
-        for record in own:
-            # A task's own settings are other ones than another task's anyway.
+        for record in same_prompt:
+            # Task settings are compared within the task.
             named = [key for key in keys if not key.startswith("task.") or (group(record), key) in differing]
             grouped[_named(record.prompt, variants.settings(record), named)].append(record)
-    # What is left out tells runs apart that are expected in one group.
-    parted = grouped if leave_out else _by_what_was_found(grouped, group)
-    return parted, {key for _, key in common}
+    # With settings left out, several runs per seed are expected.
+    rows = grouped if leave_out else _by_searched_values(grouped, group)
+    return rows, {key for _, key in common}
 
 
-def _by_what_was_found(grouped: Mapping[str, list[RunRecord]], group: Group) -> dict[str, list[RunRecord]]:
-    """Part a row in which two searches found other settings for one seed and draw: by what they found."""
-    parted: dict[str, list[RunRecord]] = defaultdict(list)
-    for label, own in grouped.items():
-        found = {
-            (key, (group(record), draw_of(record)), repr(flatten(record.config).get(key)))
-            for record in own
+def _by_searched_values(grouped: Mapping[str, list[RunRecord]], group: Group) -> dict[str, list[RunRecord]]:
+    """Split rows in which searches found different settings for one seed and draw, by these settings."""
+    split: dict[str, list[RunRecord]] = defaultdict(list)
+    for label, row in grouped.items():
+        values = {
+            (key, (group(record), seed_and_draw_of(record)), repr(flatten(record.config).get(key)))
+            for record in row
             for key in search_of(record).get("searched") or ()
         }
-        values = Counter((key, cell) for key, cell, _ in found)
-        keys = sorted({key for (key, _), number in values.items() if number > 1})
-        for record in own:
-            parted[_named(label, flatten(record.config), keys) if keys else label].append(record)
-    return parted
+        counts = Counter((key, cell) for key, cell, _ in values)
+        keys = sorted({key for (key, _), number in counts.items() if number > 1})
+        for record in row:
+            split[_named(label, flatten(record.config), keys) if keys else label].append(record)
+    return split
 
 
 def _settings(record: RunRecord) -> dict[str, Any]:
-    """Return what may tell rows apart; on which other tasks a prompt is tried changes nothing of its own."""
+    """Return the settings that may distinguish rows; tasks that are only evaluated on are not among them."""
     flat = {**flatten(record.config), **record.facts, "precision": record.precision}
     left_out = {*NOT_A_VARIANT, *_unread(record)}
     search = search_of(record) if is_trained(record.config) else {}
     if search:
-        # What was searched for differs from task to task: the search is what rows share.
+        # Settings that were searched for differ between tasks; the search is the same.
         left_out |= set(search["searched"])
     flat = {k: v for k, v in flat.items() if k not in left_out and not is_volatile(k)}
     if search:
@@ -87,35 +88,36 @@ def _settings(record: RunRecord) -> dict[str, Any]:
 
 
 def _unread(record: RunRecord) -> set[str]:
-    """Return the settings that a run does not read; of its precision the record says what it came to."""
-    found = unread(record.config)
-    return found | {"precision"} if "trainer.precision" in found else found
+    """Return the settings that a run does not read, and `precision` (resolved) if it does not read that."""
+    keys = unread(record.config)
+    return keys | {"precision"} if "trainer.precision" in keys else keys
 
 
 class _Variants:
-    """What may tell rows of a table apart, worked out once for runs that differ in their seed only."""
+    """Settings that may distinguish rows, computed once for runs that differ only in their seed."""
 
     def __init__(self, group: Group, leave_out: Collection[str]) -> None:
         self._group, self._leave_out = group, leave_out
         self._known: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def settings(self, record: RunRecord) -> dict[str, Any]:
+        """Return the settings of a run that may distinguish rows."""
         key = self._key(record)
         if key not in self._known:
             self._known[key] = {k: v for k, v in _settings(record).items() if k not in self._leave_out}
         return self._known[key]
 
     def differing(self, records: Sequence[RunRecord]) -> set[tuple[str, str]]:
-        """Return group and setting where records of a group differ.
+        """Return (group, setting) where records of a group differ.
 
-        Where a piece is exchanged, its name is all there is to say: settings count among pieces of one class.
+        Settings of a piece are compared among pieces of one class only.
         """
-        kinds = {self._key(record): record for record in records}
-        flats = [(record, self.settings(record)) for record in kinds.values()]
-        keys = {key for _, flat in flats for key in flat}
+        distinct = {self._key(record): record for record in records}
+        settings = [(record, self.settings(record)) for record in distinct.values()]
+        keys = {key for _, flat in settings for key in flat}
         pieces = {key: _piece_of(key) for key in keys}
         values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-        for record, flat in flats:
+        for record, flat in settings:
             group = self._group(record)
             # Settings that this run does not read are ignored.
             for key in keys - _unread(record) if is_trained(record.config) else flat:
@@ -129,14 +131,14 @@ class _Variants:
 
 
 def _piece_of(key: str) -> str:
-    """Return the key that says what a setting is one of: the class of its piece, or its search."""
+    """Return the key whose value a setting belongs to: the class of its piece, or its search."""
     if key.startswith(f"{SEARCH}."):
         return SEARCH
     return "" if key.endswith(TARGET) else f"{key.rpartition('.')[0]}.{TARGET}"
 
 
 def _named(label: str, flat: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Return a prompt's name with these settings, behind those that it names already."""
+    """Return a label with these settings appended to those that it names already."""
     parts = ", ".join(f"{_short(key)}={_plain(flat[key])}" for key in keys if key in flat)
     if not parts:
         return label
@@ -144,8 +146,8 @@ def _named(label: str, flat: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 
 def _short(key: str) -> str:
-    own = key.removeprefix("prompt.").removeprefix("trainer.").removeprefix("regime.")
-    return own.removesuffix(f".{TARGET}")
+    name = key.removeprefix("prompt.").removeprefix("trainer.").removeprefix("regime.")
+    return name.removesuffix(f".{TARGET}")
 
 
 def _plain(value: Any) -> str:
