@@ -84,7 +84,7 @@ def test_missing_files_are_listed_and_the_rest_is_usable(
     shutil.rmtree(release / "WiC")
     assert check(release) == 0
     out = capsys.readouterr().out
-    assert f"RTE: expected {release}/RTE/val.jsonl, which is not there." in out
+    assert f"RTE: {release}/RTE/val.jsonl is missing." in out
     assert "CB: no val.jsonl, but dev32.jsonl" in out
     assert f"No folder for WiC: expected {release}/WiC/train.jsonl" in out
     assert "Usable: BoolQ, CB, COPA, MultiRC, ReCoRD, WSC." in out  # no RTE to train the diagnostics on
