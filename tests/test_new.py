@@ -38,7 +38,7 @@ def test_a_task_from_a_file_trains(tmp_path: Path, suffix: str, capsys: pytest.C
     words = [*said[2:], "backbone=t5_tiny_random", "trainer=smoke", "trainer.max_steps=2", "device=cpu"]
     experiment = config.experiment([*words, "prompt=fixed", f"results_dir={tmp_path / 'results'}"], own)
     assert set(run(experiment).metrics) == {"accuracy", "macro_f1"}
-    with pytest.raises(UserError, match=r"task/reviews\.yaml exists"):
+    with pytest.raises(UserError, match=r"task/reviews\.yaml already exists"):
         new_task("reviews", folder / f"train{suffix}", own, "sentiment")
 
 

@@ -140,7 +140,7 @@ def test_runs_win_over_the_pack(number: int, command: Command, tmp_path: Path) -
 
     code, said = command("pack", tmp_path)
     assert code == 0 and f"{number + 1} records (1 new, 1 replaced, 0 dropped)" in said
-    assert f"{changed.run_id}: the record in runs/ has replaced" in said
+    assert f"{changed.run_id}: the record in runs/ replaced" in said
     shutil.rmtree(tmp_path / "runs")
     assert records.load_all(tmp_path) == index.load_all(tmp_path) == truth
 
@@ -247,7 +247,7 @@ def test_a_damaged_pack_is_named(
     command("pack", tmp_path, "--remove")
     path = tmp_path / pack.FILE
     path.write_bytes(damage(path.read_bytes()))
-    pack._kept.cache_clear()  # another process
+    pack._cached.cache_clear()  # another process
     for words in (["tables"], ["plot"], ["status"], ["list", "runs"], ["inspect", "rte", "--gradients"]):
         code, said = command(*words, "--results-dir", tmp_path)
         assert code == 2 and f"{path} cannot be read" in said
@@ -264,7 +264,7 @@ def test_a_file_of_somebody_else_is_no_pack(tmp_path: Path) -> None:
     from pyarrow import parquet
 
     parquet.write_table(pa.table({"run_id": ["a"], "score": [1.0]}), tmp_path / pack.FILE)
-    with pytest.raises(UserError, match=r"records\.parquet cannot be read .*something else"):
+    with pytest.raises(UserError, match=r"records\.parquet cannot be read .*holds no records"):
         records.load_all(tmp_path)
 
 

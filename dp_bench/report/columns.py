@@ -107,7 +107,7 @@ def _optimism_notes(table: Table) -> list[str]:
     if not unequal:
         return [f"{text}, trained on equally many rows"]
     rows = "; ".join(f"{title} {first:,} and {second:,}" for title, first, second in unequal)
-    return [f"{text}; part of it comes from more training rows in the former: {rows}"]
+    return [f"{text}; part of it is due to the former being trained on more rows: {rows}"]
 
 
 SHIPPED = (

@@ -32,7 +32,7 @@ def notes_on(records: list[RunRecord], rows: list[Row], metric: str, *, budgets_
     if len(draws) > 1:
         notes.append(
             f"{len(draws)} draws of few-shot rows (regime.split_seed) count as runs of one cell; tests and "
-            "intervals are over draws, each with the mean of its runs"
+            "intervals are over the draws, each with the mean of its runs"
         )
     precisions = sorted({record.precision for record in records})
     if len(precisions) > 1:
