@@ -91,7 +91,7 @@ def test_a_search_of_a_method_leaves_settings_of_others_alone() -> None:
         (("hpo.seed=null",), "hpo= needs hpo.trials (at least 1), hpo.seed"),
         (("hpo.space.trainer.lr={low: 2, high: 1}",), "hpo.space"),
         (("+hpo.space={trainer.selection: {choices: [heldout, validation]}}",), "trials use held-out rows"),
-        (("hydra/launcher=joblib",), "decides on the next trial when one has ended"),
+        (("hydra/launcher=joblib",), "chooses each trial from earlier results"),
     ],
 )
 def test_a_search_that_makes_no_sense_is_refused(sweep: Sweep, words: tuple[str, ...], answer: str) -> None:

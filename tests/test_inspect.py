@@ -164,7 +164,7 @@ def test_a_run_of_several_tasks_is_refused(
         "prompt=adap_ins_pos", "regime=multitask", "regime.tasks=[cb,rte]", "trainer.max_steps=1"
     )
     folder = Path(own.settings.results_dir) / "runs" / run.run(own).run_id
-    with pytest.raises(UserError, match="several tasks: inspect --gradients looks at a run of one task"):
+    with pytest.raises(UserError, match="several tasks: inspect --gradients needs a run on one"):
         inspect_run(str(folder), Path("results"), gradients=True, examples=4, draws=2, fresh=False, out=None)
 
 
@@ -249,4 +249,4 @@ def test_other_weights_than_the_runs_are_refused(
         checkpoint={**record.checkpoint, "fingerprint": "of other weights"},
     )
     code, said = inspect(record.run_id, "--gradients")
-    assert code == 2 and "was trained on other weights" in " ".join(said.split())
+    assert code == 2 and "was trained with other weights" in " ".join(said.split())

@@ -27,7 +27,7 @@ def inspect(
 ) -> int:
     """Print and write the table of estimators for a finished run, with its trained or an untrained prompt."""
     if not gradients:
-        raise UserError("dp-bench inspect needs --gradients, its only report so far.")
+        raise UserError("dp-bench inspect has one report so far: add --gradients.")
     if examples < 2 or draws < 2:
         raise UserError("--examples and --draws must be at least 2.")
     directory = _folder(run, results_dir)
