@@ -361,13 +361,13 @@ def test_a_control_within_reach_is_named_in_words() -> None:
         return text
 
     same = [60 + (-1) ** i * i for i in range(8)]
-    assert "RTE split 65.00 / adap_pos 63.00 (the control is not behind)" in note(
+    assert "RTE split 65.00 / adap_pos 63.00 (the control is at least as good)" in note(
         fixed=[60] * 3, split=[65] * 3, adap_pos=[63] * 3
     )
     reach = note(fixed=same, adap_pos=[61 + s % 3 for s in same[::-1]])
-    assert "the control is within the test's reach: p = " in reach and "over 8 seeds" in reach
+    assert "no significant difference: p = " in reach and "over 8 seeds" in reach
     ahead = note(fixed=[60.0 + i for i in range(8)], adap_pos=[70.0 + i for i in range(8)])
-    assert "ahead of every control: p = 0.0078 over 8 seeds" in ahead
+    assert "significantly better than every control: p = 0.0078 over 8 seeds" in ahead
     assert "one seed in common: no test" in note(fixed=[60], adap_pos=[70])
 
 
@@ -386,7 +386,7 @@ def test_missing_controls_are_named_and_tables_without_dynamic_prompts_left_alon
     some = control_notes(only(rows(fixed=[60], adap_ins_len=[61])))
     assert some[0].endswith(": zero_shot, majority, linear_probe, postfix, split, random_position")
     everything = rows(**{name: [60.0] for name in whole}, dynamic=[61.0])
-    assert not any("not beside" in note for note in control_notes(only(everything)))
+    assert not any("missing from this table" in note for note in control_notes(only(everything)))
 
 
 @pytest.mark.parametrize("name", [*CONTROLS, *MORE_CONTROLS])

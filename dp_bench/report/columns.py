@@ -127,9 +127,9 @@ SHIPPED = (
         _optimism,
         notes=_optimism_notes,
     ),
-    Column("forwards", "forwards an update", "backbone passes per update", _span(_forwards)),
+    Column("forwards", "forwards per update", "backbone passes per update", _span(_forwards)),
     Column(
-        *("routes", "what routes tell", "of label, sub-skill and task, and how far two seeds agree"),
+        *("routes", "what routes predict", "of label, sub-skill and task, and how far two seeds agree"),
         lambda row, tasks: CellView(routes.summary_of(row)),
     ),
 )

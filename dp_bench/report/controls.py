@@ -57,7 +57,7 @@ def _missing(table: Table, controls: list[Row]) -> str:
     missing = [name for name in CONTROLS if name not in present | impossible]
     if not missing:
         return ""
-    return f"controls that are not beside the dynamic prompts: {', '.join(missing)}"
+    return f"controls missing from this table: {', '.join(missing)}"
 
 
 def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -> str:
@@ -75,11 +75,11 @@ def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -
     scores = f"{table.title(task)} {control_row.label} {score(control_row):.2f}"
     scores += f" / {dynamic_row.label} {score(dynamic_row):.2f}"
     if gap <= 0:
-        return f"{scores} (the control is not behind)"
+        return f"{scores} (the control is at least as good)"
     tests = [c for c in compare(table, [(dynamic_row, control_row)]) if c.task == task and c.n > 1]
     if not tests:
         return f"{scores} (one seed in common: no test)"
     p, pairs = tests[0].p, f"{tests[0].n} {tests[0].over}"
     if p >= ALPHA:
-        return f"{scores} (the control is within the test's reach: p = {p:.2g} over {pairs})"
-    return f"{scores} (ahead of every control: p = {p:.2g} over {pairs})"
+        return f"{scores} (no significant difference: p = {p:.2g} over {pairs})"
+    return f"{scores} (significantly better than every control: p = {p:.2g} over {pairs})"
