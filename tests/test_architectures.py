@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_families import CPU, answers, batch_of, layer_prompt, nothing, output
+from helpers.backbones import CPU, answers, batch_of, layer_prompt, nothing, output
 from tokenizers import pre_tokenizers
 from torch import Tensor
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import make_batch
 from helpers.prompts import build_prompt
-from test_trainer import make_trainer
+from helpers.trainers import make_trainer
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 

@@ -11,24 +11,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROMPTS, make_batch
-from helpers.prompts import build_prompt
+from helpers.batches import LENGTHS, WORDS, prompted_model, take
 from torch import Tensor
 
 from dp_bench import config
 from dp_bench.backbones import load
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.load import byte_tokenizer, load_backbone, load_tokenizer
-from dp_bench.backbones.probe import find_sites
 from dp_bench.machine import resolve_device, resolve_dtype
-from dp_bench.model import PromptedModel
 from dp_bench.prompts.layout import insert
 from dp_bench.settings import BackboneSettings, Precision, SplitOrder, Summary
 from dp_bench.summaries import cached_summaries, summarise
 from dp_bench.types import Batch, PromptOutput, UserError
 from dp_bench.verbalizer import LabelWords, label_word_ids
-
-WORDS = ("no", "yes", "maybe")
-LENGTHS = [5, 11, 3, 8]
 
 
 def settings(*overrides: str) -> BackboneSettings:
@@ -41,21 +36,6 @@ def bare_logits(backbone: Backbone, batch: Batch) -> Tensor:
     model = backbone.model
     out = model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT.long(), decoder_input_ids=decoder_ids)
     return out.logits[:, -1]
-
-
-def prompted_model(backbone: Backbone, *overrides: str) -> PromptedModel:
-    two = ["prompt.vectors.num_chosen=2"] if "prompt=l2p_pool" in overrides else []  # of 4 vectors
-    experiment = config.build(config.compose(["data.dir=.", "prompt.num_tokens=4", *overrides, *two]))
-    sites = find_sites(backbone) if experiment.settings.prompt.layers else ()
-    dims = dataclasses.replace(backbone.dims, sites=sites)
-    prompt = build_prompt(experiment, dims, backbone.embedding_VD)
-    return PromptedModel(
-        backbone,
-        prompt,
-        [LabelWords(WORDS, backbone.tokenizer)],
-        order=experiment.settings.protocol.split_order,
-        summary=experiment.settings.prompt.summary,
-    ).eval()
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -100,21 +80,6 @@ def make_wide(batch: Batch, width: int) -> Batch:
     pad = torch.nn.functional.pad
     return dataclasses.replace(
         batch, ids_BT=pad(batch.ids_BT, (0, extra)), mask_BT=pad(batch.mask_BT, (0, extra))
-    )
-
-
-def take(batch: Batch, row: int, length: int) -> Batch:
-    one = slice(row, row + 1)
-    return Batch(
-        batch.ids_BT[one, :length],
-        batch.mask_BT[one, :length],
-        batch.body_start_B[one],
-        batch.body_end_B[one],
-        batch.label_B[one],
-        batch.row_B[one],
-        batch.task_B[one],
-        skill_B=None if batch.skill_B is None else batch.skill_B[one],
-        noise={name: draws[one] for name, draws in batch.noise.items()},
     )
 
 

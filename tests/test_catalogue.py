@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from builders_package import install
+from helpers.packages import install
 
 from dp_bench import config
 from dp_bench.config import Experiment, files

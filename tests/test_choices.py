@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import make_batch
-from test_backbone import take
+from helpers.batches import take
 
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.prompts.layout import insert

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.configs import problems
 from hydra._internal.utils import get_args_parser
 
 from dp_bench import cli, config, records
@@ -337,13 +338,6 @@ def test_a_broken_file_of_a_user_is_answered(mine: Path, text: str, message: str
 
 
 # ---------------------------------------------------------------------------------------------- check
-
-
-def problems(*overrides: str, **options: Any) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        config.check(overrides, **options)
-    lines = str(caught.value).splitlines()
-    return [line.removeprefix("  - ") for line in lines]
 
 
 def test_each_value_of_a_sweep_is_checked_once() -> None:

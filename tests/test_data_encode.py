@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import task_settings
+from conftest import FIXTURES, task_settings
+from helpers.tokenizers import (
+    END,
+    PAD,
+    START,
+    byte_level_tokenizer,
+    fixture_examples,
+    metaspace_tokenizer,
+    word_piece_tokenizer,
+)
 
 from dp_bench.data import encode as encoding
 from dp_bench.data.cache import cached_folder
@@ -26,58 +35,8 @@ from dp_bench.settings import Scoring
 from dp_bench.types import Example, UserError
 
 REPOSITORY = Path(__file__).parents[1]
-FIXTURES = Path(__file__).parent / "fixtures" / "superglue"
+
 SHARED = REPOSITORY.parent / "shared"
-PAD, END, START = 0, 1, 2
-
-
-def fixture_examples(name: str, stem: str = "train") -> list[Example]:
-    task = task_settings(name)
-    return read_examples(task, split_file(FIXTURES / task.title / f"{stem}.jsonl"), stem, None)
-
-
-def byte_level_tokenizer(template: str = "$A </s>", vocab_size: int = 500) -> Any:
-    """A byte-level BPE tokenizer with merges learned from the fixtures."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<pad>", "</s>", "<s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = [text for example in fixture_examples("rte") for text in example.fields.values()]
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[("</s>", END), ("<s>", START)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="<s>"
-    )
-
-
-def metaspace_tokenizer() -> Any:
-    """A tokenizer whose tokens cover the space before their word, as some T5 files have it."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    special = ["<pad>", "</s>", "<unk>"]
-    texts = [text for example in fixture_examples("rte") for text in example.fields.values()]
-    tokenizer.train_from_iterator(
-        [*texts, "sentence1: sentence2:"],
-        trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False),
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -219,22 +178,6 @@ def test_letters_of_several_bytes_are_encoded(tokenizer: Any, tmp_path: Path) ->
 
 
 # ---------------------------------------------------------------------------------------------- words
-
-
-def word_piece_tokenizer() -> Any:
-    """A tokenizer in the manner of BERT's: normalised, split at spaces and punctuation, no end token."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    texts = [text for example in fixture_examples("rte") for text in example.fields.values()]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=400, special_tokens=["[PAD]", "[UNK]"], show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
 
 
 def t5_like_tokenizer() -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import task_settings
+from helpers.rows import record_row
 
 from dp_bench.data.grouping import components
 from dp_bench.data.readers import ExampleFile, read_examples
@@ -332,18 +333,6 @@ def test_a_query_chooses_among_the_entities_of_its_passage() -> None:
     assert (second.golds, second.label) == ((4,), 4)
     assert (first.id, first.group, first.source) == ("record/train/1/2", "record/train/1/2", "record/train/1")
     assert "@placeholder" in first.fields["query"]
-
-
-def record_row(**changes: Any) -> dict[str, Any]:
-    entities = [{"start": 0, "end": 2}, {"start": 9, "end": 11}]
-    query = {"query": "@placeholder ran.", "answers": [{"start": 0, "end": 2, "text": "Ann"}], "idx": 7}
-    passage = {"text": "Ann beat Bob.", "entities": entities}
-    return {
-        "source": "x",
-        "passage": {**passage, **changes.pop("passage", {})},
-        "qas": [{**query, **changes}],
-        "idx": 3,
-    }
 
 
 def read_record(tmp_path: Path, row: dict[str, Any]) -> Example:

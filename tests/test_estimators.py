@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_batch
-from helpers.prompts import build_prompt
-from test_config import problems
+from helpers.configs import problems
+from helpers.estimators import J, forced, gradient, make_model, texts
 from torch import Tensor
 
 from dp_bench import config, run
@@ -20,13 +19,10 @@ from dp_bench.config import Experiment
 from dp_bench.model import PromptedModel
 from dp_bench.objective import objective
 from dp_bench.prompts.estimators import REDRAWS, draw, forwards, noise_columns
-from dp_bench.settings import Estimator, SplitOrder, Summary
+from dp_bench.settings import Estimator
 from dp_bench.types import Batch
-from dp_bench.verbalizer import LabelWords
 
 ST = (Estimator.gumbel_st, Estimator.st, Estimator.reinmax, Estimator.rao_blackwell)
-NUM_TOKENS = 2
-J = NUM_TOKENS + 1
 
 
 def gumbel(*shape: int, seed: int = 0) -> Tensor:
@@ -203,37 +199,8 @@ def test_an_update_with_large_position_logits_is_finite(
 # ---------------------------------------------------------------------------------------------- on a model
 
 
-def make_model(make_backbone: Callable[..., Backbone], estimator: Estimator, prompt: str) -> PromptedModel:
-    backbone = make_backbone(torch.float64)
-    words = [f"prompt={prompt}", f"prompt.num_tokens={NUM_TOKENS}", f"prompt.estimator={estimator.value}"]
-    experiment = config.build(config.compose(["data.dir=.", *words]))
-    made = build_prompt(experiment, backbone.dims, backbone.embedding_VD).double()
-    with torch.no_grad():
-        for parameter in made.position.parameters():
-            parameter.mul_(3.0)  # unequal shares
-    verbalizer = LabelWords(["no", "yes"], backbone.tokenizer)
-    return PromptedModel(backbone, made, [verbalizer], order=SplitOrder.paper, summary=Summary.encoder_mean)
-
-
-def texts(size: int) -> Batch:
-    """Return texts with summaries in float64, which the frozen pass would round to fp32."""
-    summaries = torch.randn(3, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
-    return replace(make_batch([7, 5, 9][:size]), summary_BD=summaries[:size])
-
-
 def batch_with(noise: dict[str, Tensor], size: int = 2) -> Batch:
     return replace(texts(size), noise=noise)
-
-
-def gradient(model: PromptedModel, batch: Batch) -> Tensor:
-    """Return the gradient of the position selector's parameters, as one vector."""
-    parameters = list(model.prompt.position.parameters())
-    goal = objective(model, model.prompt, batch, 1.0)
-    return torch.cat([g.flatten() for g in torch.autograd.grad(goal.to_minimise, parameters)])
-
-
-def forced(*outcomes: int) -> Tensor:
-    return 1e9 * torch.nn.functional.one_hot(torch.tensor(outcomes), J).double()
 
 
 def log_probs(model: PromptedModel, size: int) -> Tensor:

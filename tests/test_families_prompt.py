@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_batch
+from helpers.backbones import batch_of
+from helpers.configs import problems
+from helpers.oracles import build, logits_of, make
+from helpers.trainers import KilledError
 from safetensors.torch import load_file
-from test_config import problems
-from test_families import batch_of
-from test_oracles import build, logits_of, make
-from test_trainer import KilledError
 from torch import Tensor
 
 from dp_bench import config, run

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from builders_report import make_record
+from helpers.records import make_record
 
 from dp_bench import records, run
 from dp_bench.commands.plot import plot

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROMPTS, make_batch
-from test_backbone import LENGTHS, prompted_model
+from helpers.batches import LENGTHS, prompted_model
 
 from dp_bench import run
 from dp_bench.backbones.backbone import Backbone

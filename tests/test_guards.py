@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_trainer import make_trainer
+from helpers.trainers import make_trainer
 
 from dp_bench import guards, run
 from dp_bench.config import Experiment

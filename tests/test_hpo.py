@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sweep import TINY, Sweep, sweep
+from helpers.sweeps import TINY, Sweep, sweep
 
 from dp_bench import config, records
 from dp_bench.commands.tables import TableOptions, tables

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_batch
+from helpers.configs import problems
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
-from test_config import problems
 from torch import Tensor
 
 from dp_bench import run

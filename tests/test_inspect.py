@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_estimators import J, forced, gradient, make_model, texts
+from helpers.estimators import J, forced, gradient, make_model, texts
 
 from dp_bench import cli, config, run
 from dp_bench.backbones.backbone import Backbone

@@ -17,10 +17,10 @@ import pyarrow
 import pytest
 import torch
 from conftest import FIXTURES, task_settings
+from helpers.rows import record_row
+from helpers.tokenizers import fixture_examples, word_piece_tokenizer
+from helpers.trainers import make_trainer
 from pyarrow import parquet
-from test_data_encode import fixture_examples, word_piece_tokenizer
-from test_data_readers import record_row
-from test_trainer import make_trainer
 
 from dp_bench import config, identity, records, run
 from dp_bench.config import Experiment

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_trainer import make_trainer
+from helpers.trainers import make_trainer
 
 from dp_bench import config, run
 from dp_bench.config import Experiment

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sweep import TINY, Sweep, sweep
+from helpers.sweeps import TINY, Sweep, sweep
 
 import dp_bench
 from dp_bench import records, run

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders_report import make_record
+from helpers.records import make_record
 
 import dp_bench
 from dp_bench import cli, pack, records, run

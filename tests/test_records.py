@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders_report import make_record
+from helpers.records import make_record
 
 from dp_bench import config, records
 from dp_bench.records import VOLATILE, flatten, identify, is_volatile, replace_file

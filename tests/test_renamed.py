@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from builders_report import make_record
-from test_sweep import Sweep, sweep
+from helpers.records import make_record
+from helpers.sweeps import Sweep, sweep
 
 from dp_bench import config, records
 from dp_bench.commands.finished import finished_runs

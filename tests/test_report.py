@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from builders_report import make_record, random_weights
+from helpers.records import make_record, random_weights
 from rich.console import Console
 
 from dp_bench import records

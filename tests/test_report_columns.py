@@ -8,8 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from builders_package import install
-from builders_report import make_record
+from helpers.packages import install
+from helpers.records import make_record
 
 from dp_bench import records
 from dp_bench.cli import main

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders_report import make_record
+from helpers.records import make_record
 
 from dp_bench.records import RunRecord
 from dp_bench.report.build import build_tables

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from builders_report import make_record
 from conftest import FIXTURES
+from helpers.records import make_record
 
 from dp_bench import config, pack, records, run
 from dp_bench.config import Experiment

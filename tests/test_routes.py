@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders_report import make_record
 from conftest import FIXTURES, make_batch
+from helpers.configs import problems
 from helpers.prompts import build_prompt
+from helpers.records import make_record
 from safetensors.torch import load_file
 from sklearn import linear_model, metrics
-from test_config import problems
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import torch
 from conftest import FIXTURES, SHARED
+from helpers.trainers import make_trainer
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_trainer import make_trainer
 
 from dp_bench import records, run
 from dp_bench.config import Experiment

@@ -113,3 +113,10 @@ def test_what_plans_or_reads_needs_no_torch(room: str) -> None:
     code = f"import sys; import {', '.join(inside)}; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert inside and done.returncode == 0, done.stderr or f"{room} imports torch"
+
+
+def test_no_test_module_imports_another() -> None:
+    tests = Path(__file__).parent
+    paths = [*tests.glob("*.py"), *tests.glob("helpers/*.py")]
+    wrong = {path.name for path in paths if any(name.startswith("test_") for name in imported(path))}
+    assert len(paths) > 60 and not wrong

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders_report import make_record
+from helpers.records import make_record
 from scipy import stats as scipy_stats
 
 from dp_bench.records import RunRecord

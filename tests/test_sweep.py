@@ -17,21 +17,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FIXTURES
+from helpers.sweeps import TINY, Sweep
 from hydra import compose, initialize_config_dir
 
-from dp_bench import claims, cli, config, records
+from dp_bench import claims, config, records
 from dp_bench.config.composer import register_schema
 from dp_bench.records import RunRecord
 from dp_bench.sweep.expand import axes_of, expand
 from dp_bench.sweep.plan import Costs, State, make_plan, states
 
-Sweep = Callable[..., tuple[int, str]]
-TINY = (
-    *("backbone=t5_tiny_random", "trainer=smoke", "trainer.precision=fp32", "device=cpu", "task=rte"),
-    *("trainer.max_steps=4", "trainer.eval_every=2", "trainer.batch_size=4"),
-    f"data.dir={FIXTURES}",
-)
 # What depends on the hour, the machine's mood or the way a run was started.
 INCIDENTAL = {"train_seconds", "eval_seconds", "total_seconds", "peak_memory_mb", "started", "command", "git"}
 
@@ -154,22 +148,6 @@ def test_what_runs_took_tells_what_the_others_will_take() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- sweeping
-
-
-@pytest.fixture
-def sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    """Run `dp-bench COMMAND WORDS` in a folder of its own; give its exit code and what it printed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # whatever --jobs is
-
-    def call(*words: str, command: str = "sweep") -> tuple[int, str]:
-        with pytest.raises(SystemExit) as stop:
-            cli.main([command, *words])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return int(stop.value.code or 0), captured.out + captured.err
-
-    return call
 
 
 def essence(results_dir: Path) -> dict[str, dict[str, Any]]:

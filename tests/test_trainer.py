@@ -4,70 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers.prompts import build_prompt
+from helpers.trainers import KilledError, make_trainer
 
 from dp_bench import checkpoints
-from dp_bench.backbones.load import load_backbone, load_tokenizer
 from dp_bench.config import Experiment
 from dp_bench.data.batches import evaluation_batches, training_rows
-from dp_bench.data.prepare import prepare
-from dp_bench.data.source import locate
 from dp_bench.effective import OptimizerUsed
-from dp_bench.evaluation import Split, predict, score
-from dp_bench.machine import make_accelerator
-from dp_bench.model import PromptedModel
-from dp_bench.optim import TrainPlan, make_optimizer, temperature
-from dp_bench.progress import Reporter
+from dp_bench.evaluation import predict, score
+from dp_bench.optim import make_optimizer, temperature
 from dp_bench.settings import Schedule, TemperatureSettings
-from dp_bench.trainer import Trainer
-from dp_bench.verbalizer import make_verbalizer
 
 Build = Callable[..., Experiment]
-
-
-def make_trainer(experiment: Experiment, directory: Path, *, rows: int | None = None) -> Trainer:
-    settings = experiment.settings
-    device = torch.device("cpu")
-    tokenizer = load_tokenizer(settings.backbone)
-    data = [prepare(settings, t, locate(t, settings.data), tokenizer) for t in experiment.tasks]
-    backbone = load_backbone(
-        settings.backbone, device=device, dtype=torch.float32, dropout=settings.protocol.frozen_dropout
-    )
-    dims = replace(backbone.dims, num_tasks=len(data))
-    prompt = build_prompt(experiment, dims, backbone.embedding_VD)
-    model = PromptedModel(
-        backbone,
-        prompt,
-        [make_verbalizer(task, backbone, settings.backbone.head, 0) for task in experiment.tasks],
-        order=settings.protocol.split_order,
-        summary=settings.prompt.summary,
-        summary_pad_to=settings.protocol.summary_pad_to,
-    )
-    few = None if rows is None else np.arange(rows)
-    train = [own.train if few is None else own.train.select(few) for own in data]
-    select = train if rows is not None else [own.select for own in data]
-    return Trainer(
-        model,
-        train=[
-            Split("train", t, e, None, i, i)
-            for i, (t, e) in enumerate(zip(experiment.tasks, train, strict=True))
-        ],
-        select=[
-            Split("select", t, e, None, i, i)
-            for i, (t, e) in enumerate(zip(experiment.tasks, select, strict=True))
-        ],
-        plan=TrainPlan.of(settings),
-        directory=directory,
-        accelerator=make_accelerator(device),
-        reporter=Reporter(),
-    )
 
 
 def prompt_after(experiment: Experiment, directory: Path, updates: int = 3) -> dict[str, torch.Tensor]:
@@ -236,10 +189,6 @@ def test_the_best_prompt_is_what_remains(experiment: Build, tmp_path: Path) -> N
     predictions = predict(model, trainer.select_splits[0], batch_size=64, seed=trainer.plan.noise_seed)
     value = score(trainer.select_splits[0], predictions).value
     assert value == progress.best_score == max(line["select_score"] for line in progress.history)
-
-
-class KilledError(Exception):
-    pass
 
 
 @pytest.mark.parametrize("name", ["dynamic", "random_position"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import task_settings
-from test_data_encode import byte_level_tokenizer, metaspace_tokenizer, word_piece_tokenizer
+from helpers.tokenizers import byte_level_tokenizer, metaspace_tokenizer, word_piece_tokenizer
 
 from dp_bench import config
 from dp_bench.config import Experiment
