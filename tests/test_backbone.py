@@ -109,7 +109,7 @@ def test_the_gradient_reaches_the_prompt_and_only_the_prompt(backbone: Backbone)
 
 def test_the_selector_gradient_through_the_model_is_that_of_the_naive_sum(backbone: Backbone) -> None:
     """The whole path in float64: one placed layout against the sum over all of them, through a real T5."""
-    from test_layout import naive
+    from helpers.layouts import naive
 
     model = prompted_model(backbone, "prompt=dynamic").double()
     try:

@@ -241,7 +241,7 @@ def test_a_head_that_is_not_the_runs_is_refused(
 def test_other_weights_than_the_runs_are_refused(
     experiment: Callable[..., Experiment], inspect: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    from test_notices import tampered
+    from helpers.runs import tampered
 
     record = run.run(experiment("prompt=adap_ins_pos", *QUICK))
     tampered(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import ORDERS, make_batch
+from helpers.layouts import naive
 from torch import Tensor
 
 from dp_bench.prompts.estimators import draw
 from dp_bench.prompts.layout import insert
 from dp_bench.settings import Estimator, SplitOrder
-from dp_bench.types import Batch, PromptOutput
+from dp_bench.types import PromptOutput
 
 P, D = 5, 7
 LENGTHS = [4, 9, 2, 6]  # a text of 2 tokens has a body of one before </s>
@@ -27,18 +28,6 @@ def layout_by_hand(
     first, last = vectors_PD[:j], vectors_PD[j:]
     before, after = (first, last) if order is SplitOrder.paper else (last, first)
     return torch.cat([x_TD[:start], before, x_TD[start:end], after, x_TD[end:]])
-
-
-def naive(choice_BJ: Tensor, vectors_BPD: Tensor, x_BTD: Tensor, batch: Batch, order: SplitOrder) -> Tensor:
-    """Return the sum over all J layouts weighted by the choice, one example and one layout at a time."""
-    rows = []
-    for b in range(len(batch)):
-        start, end = int(batch.body_start_B[b]), int(batch.body_end_B[b])
-        layouts = [
-            layout_by_hand(x_BTD[b], vectors_BPD[b], j, start, end, order) for j in range(choice_BJ.shape[1])
-        ]
-        rows.append(sum(choice_BJ[b, j] * layout for j, layout in enumerate(layouts)))
-    return torch.stack(rows)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("order", ORDERS)

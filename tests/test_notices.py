@@ -4,7 +4,6 @@ where a rerun comes to other numbers."""
 from __future__ import annotations
 
 import ast
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.runs import tampered
 from helpers.sweeps import TINY, Sweep, sweep
 
 import dp_bench
@@ -146,11 +146,6 @@ def test_ranks_share_what_one_of_them_has_seen(tmp_path: Path) -> None:
     assert sorted(lines[:-1]) == sorted(
         f"  warning: {text}" for text in ("seen by rank 0", "seen by rank 1", "seen by both")
     )
-
-
-def tampered(directory: Path, **values: Any) -> None:
-    path = directory / "record.json"
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **values}), "utf-8")
 
 
 def test_a_rerun_that_comes_to_another_number_says_so_and_keeps_both(

@@ -60,6 +60,8 @@ def tables(results_dir: Path, options: TableOptions) -> int:
     if not built:
         raise UserError(
             "No run was evaluated on other tasks: train with regime.transfer=[TASK], such as [boolq]."
+            if options.transfer
+            else "No finished run is one of --rows on one of --tasks: leave one of them out."
         )
     built = [_of_tasks(table, options.tasks) for table in built] if options.tasks else built
     if options.best_of is not None:
