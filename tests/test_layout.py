@@ -21,15 +21,6 @@ def one_hot(outcomes: list[int], num_tokens: int = P, dtype: torch.dtype = torch
     return torch.nn.functional.one_hot(torch.tensor(outcomes), num_tokens + 1).to(dtype)
 
 
-def layout_by_hand(
-    x_TD: Tensor, vectors_PD: Tensor, j: int, start: int, end: int, order: SplitOrder
-) -> Tensor:
-    """Concatenate one layout as the paper's formula, or the authors' loop, writes it."""
-    first, last = vectors_PD[:j], vectors_PD[j:]
-    before, after = (first, last) if order is SplitOrder.paper else (last, first)
-    return torch.cat([x_TD[:start], before, x_TD[start:end], after, x_TD[end:]])
-
-
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("start", [0, 1])
 @pytest.mark.parametrize("seed", range(3))
