@@ -404,3 +404,24 @@ def test_a_value_without_sense_is_refused_with_what_to_type(override: str) -> No
     (found,) = problems(override)
     assert override.partition("=")[0].split(".")[-1] in found
     assert found.endswith((".", ")"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("protocol.by_prompt={fixed: {prompt.inti: uniform}}", "protocol.by_prompt of fixed: .*'inti'"),
+        ("protocol.by_prompt={fixed: {prompt.init: unifrm}}", "expected one of .*uniform"),
+        ("protocol.by_prompt=3", "must map names to settings"),
+        ("protocol.by_piece={Fixed: {otcome: 1}}", "Did you mean outcome"),
+    ],
+)
+def test_what_a_protocol_sets_elsewhere_is_checked(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config.experiment(["task=rte", "prompt=fixed", setting])
+
+
+def test_a_protocol_sets_pieces_and_prompts_by_name() -> None:
+    words = ["task=rte", "protocol.by_piece={PerInstance: {relu: true}}"]
+    assert config.experiment([*words, "prompt=dynamic"]).resolved["prompt"]["position"]["relu"] is True
+    typed = config.experiment([*words, "prompt=dynamic", "+prompt.position.relu=false"])
+    assert typed.resolved["prompt"]["position"]["relu"] is False

@@ -124,6 +124,10 @@ def apply_protocol(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
     by_piece, by_prompt = cfg.protocol.by_piece, cfg.protocol.by_prompt
     if by_piece is None and by_prompt is None:
         return cfg
+    for key, value in (("by_piece", by_piece), ("by_prompt", by_prompt)):
+        inner = value.values() if isinstance(value, DictConfig) else [value]
+        if value is not None and not all(isinstance(each, DictConfig) for each in inner):
+            raise UserError(f"protocol.{key}={value} must map names to settings, as in {{fixed: {{…}}}}.")
     cfg = deepcopy(cfg)
     with open_dict(cfg):
         cfg.protocol.by_piece = cfg.protocol.by_prompt = None
@@ -135,7 +139,10 @@ def apply_protocol(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
         typed_in = records.flatten(plain(cfg))
         for key, value in changed.items():
             if typed_in.get(key) == usual.get(key):
-                OmegaConf.update(cfg, key, value)
+                try:
+                    OmegaConf.update(cfg, key, value)
+                except OmegaConfBaseException as error:
+                    raise UserError(f"protocol.by_prompt of {cfg.prompt.name}: {explain(error)}") from None
     return cfg
 
 
