@@ -237,7 +237,7 @@ def _estimator_problems(prompt: PromptSettings) -> Iterator[str]:
     if prompt.estimator in (Estimator.exact, Estimator.mixture) and len(learned) > 1:
         yield (
             f"prompt.estimator={prompt.estimator.value} runs every outcome of one selector, and "
-            f"{' and '.join(learned)} are all learned: fix all but one, or use "
+            f"{' and '.join(learned)} are learned: make one of them fixed, or use "
             "prompt.estimator=leave_one_out."
         )
 

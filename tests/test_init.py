@@ -145,7 +145,7 @@ def test_what_is_no_saved_prompt_is_refused(experiment: Build, tmp_path: Path) -
     own = experiment("prompt=fixed", *QUICK, "prompt.init=saved", f"prompt.init_from={broken}")
     with pytest.raises(UserError, match=r"prompt\.init_from: .* is no safetensors file"):
         run.run(own)
-    with pytest.raises(UserError, match="there is no"):
+    with pytest.raises(UserError, match="does not exist"):
         experiment("prompt=fixed", "prompt.init=saved", f"prompt.init_from={tmp_path / 'nowhere'}")
 
 

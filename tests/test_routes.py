@@ -406,7 +406,7 @@ def with_skills(folder: Path) -> Path:
 def test_an_oracle_routes_by_the_sub_skill_that_the_data_names(
     experiment: Callable[..., Experiment], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="does not say so"):
+    with pytest.raises(UserError, match="needs the sub-skill of each example"):
         run.run(experiment("prompt=oracle_route", *QUICK))
     record = run.run(experiment("prompt=oracle_route", *QUICK, f"data.dir={with_skills(tmp_path / 'data')}"))
     routes = record.routes.split()
@@ -435,7 +435,7 @@ def test_purity_and_what_a_route_explains() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["prompt=pool", "prompt/route=ridge"], "of which prompt=adap_ins_vec has none"),
+        (["prompt=pool", "prompt/route=ridge"], "and prompt=adap_ins_vec has none"),
         (["prompt=fixed", "prompt/vectors=routed"], "add prompt/route=ridge"),
         (
             ["prompt=routed", "prompt.route.explore=2"],
@@ -446,7 +446,7 @@ def test_purity_and_what_a_route_explains() -> None:
         (["prompt=routed", "prompt.route.sharpness=[1]"], "must be two numbers"),
         (["prompt=ridge_position", "prompt.position.fit_until=0"], "prompt.position.fit_until=0"),
         (["prompt=oracle_route", "prompt.route.group=word"], "must be task or skill"),
-        (["prompt=routed_position", "prompt.estimator=exact"], "position and route are both learned"),
+        (["prompt=routed_position", "prompt.estimator=exact"], "position and route are learned"),
         (["prompt=fixed", "prompt.shuffle_input=true"], "has no selector with input"),
         (["prompt=routed", "prompt.selector_lr=-1"], "prompt.selector_lr=-1"),
         (["prompt=routed", "protocol=authors"], "use protocol=clean"),

@@ -234,7 +234,7 @@ def test_a_checkpoint_that_is_cut_short_leaves_the_one_before(
     def killed(*_: object) -> None:
         raise KilledError
 
-    for name in ("save", "write_json", "_sync"):
+    for name in ("save", "write_json", "sync"):
         with monkeypatch.context() as patch, pytest.raises(KilledError):
             patch.setattr(*((torch, name) if name == "save" else (checkpoints, name)), killed)
             trainer.progress.step = 2
