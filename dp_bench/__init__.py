@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,11 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "open_run"]
 
 
-def open_run(folder: str | Path, device: str = "auto") -> TrainedRun:
-    """Open a finished run, to predict with it: `open_run("results/runs/ID").predict("rte", examples)`."""
+def open_run(folder: str | Path, device: str = "auto", *, transfer: Sequence[str] = ()) -> TrainedRun:
+    """Open a finished run, to predict with it: `open_run("results/runs/ID").predict("rte", examples)`.
+
+    `transfer` names tasks besides its own that it can then predict too.
+    """
     from dp_bench.trained import open_run  # it loads torch
 
-    return open_run(folder, device)
+    return open_run(folder, device, transfer=transfer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,8 +30,8 @@ from dp_bench.types import Example, UserError
 class TrainedRun:
     """A finished run that can predict.
 
-    `tasks` are those that it was trained on, then those of regime.transfer. `model` was trained by the
-    training loop, `baseline` was fitted without it; the other is None.
+    `tasks` are those that it was trained on, then those of regime.transfer, then further ones. `model` was
+    trained by the training loop, `baseline` was fitted without it; the other is None.
     """
 
     experiment: Experiment
@@ -88,17 +88,20 @@ class TrainedRun:
         use = "report"  # the name of the run's report split, on which its draws depend
         if is_trained and settings.trainer.selection is Selection.validation:
             use = "select"
-        full_name = f"{name}/{use}" if len(self.tasks) > 1 else use
+        is_recorded = name in (self.record.task, *self.record.by_task, *self.record.transfer)
+        several = bool(self.record.by_task or self.record.transfer)
+        full_name = f"{name}/{use}" if several or not is_recorded else use
         summary_ND = summaries(self.context, encoded) if self._reads_summaries else None
         split = Split(full_name, task, encoded, summary_ND, number, number if is_trained else 0)
         return shuffled(split, settings) if settings.prompt.shuffle_input else split
 
 
-def open_run(folder: str | Path, device: str = "auto") -> TrainedRun:
+def open_run(folder: str | Path, device: str = "auto", *, transfer: Sequence[str] = ()) -> TrainedRun:
     """Open a finished run from its folder; no data is read.
 
-    Raises UserError where there is none, where the backbone differs from the one that it was trained on, or
-    where its trained tensors are missing: of a packed run, or a fine-tuned backbone.
+    `transfer` names further tasks that it can then predict, as regime.transfer does, without training again.
+    Raises UserError where there is no such run or task, where the backbone differs from the one that it was
+    trained on, or where its trained tensors are missing: of a packed run, or a fine-tuned backbone.
     """
     directory = Path(folder)
     record = records.load(directory)
@@ -106,6 +109,8 @@ def open_run(folder: str | Path, device: str = "auto") -> TrainedRun:
         raise UserError(f"{directory} has no finished run; dp-bench list runs lists finished runs.")
     path = records.weights_of(directory)
     experiment = _without_start(config.reopen(record.config, directory.parent.parent), device)
+    if transfer:
+        experiment = config.with_transfer(experiment, transfer)
     with Reporter(quiet=True) as reporter:
         context = open_model(experiment, directory, reporter)
         if context.fingerprint != record.checkpoint["fingerprint"]:

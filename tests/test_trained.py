@@ -82,6 +82,28 @@ def test_runs_of_several_tasks_open_too(experiment: Build, prompt: str) -> None:
         same(table[table["task"] == name], opened.predict(name, examples), opened.tasks[name].words)
 
 
+@pytest.mark.parametrize("prompt", ["fixed", "adap_ins_pos", "random_position"])
+def test_a_run_is_tried_on_other_tasks_without_training_again(experiment: Build, prompt: str) -> None:
+    tried = experiment(f"prompt={prompt}", "regime.transfer=[wic]", *QUICK)
+    expected = recorded(run(tried), tried)
+    alone = experiment(f"prompt={prompt}", *QUICK)
+    folder = Path(alone.settings.results_dir) / "runs" / run(alone).run_id
+    opened = dp_bench.open_run(folder, transfer=["wic"])
+    examples = reported(tried)
+    same(
+        expected[expected["task"] == "wic"], opened.predict("wic", examples["wic"]), opened.tasks["wic"].words
+    )
+    same(recorded(opened.record, alone), opened.predict("rte", examples["rte"]), opened.tasks["rte"].words)
+
+
+def test_what_a_run_cannot_be_tried_on_is_refused(experiment: Build) -> None:
+    made = experiment("prompt=fixed", *QUICK)
+    folder = Path(made.settings.results_dir) / "runs" / run(made).run_id
+    for name, message in (("wicc", "Did you mean wic"), ("rte", "is trained and scored")):
+        with pytest.raises(UserError, match=message):
+            dp_bench.open_run(folder, transfer=[name])
+
+
 def test_no_data_is_read(experiment: Build, tmp_path: Path) -> None:
     release = shutil.copytree(FIXTURES, tmp_path / "release")
     made = experiment("prompt=dynamic", f"data.dir={release}", *QUICK)

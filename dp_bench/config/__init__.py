@@ -4,7 +4,7 @@ Hydra picks the files and fills the values; all code after `build` gets typed se
 torch.
 """
 
-from dp_bench.config.build import Experiment, build, experiment, plain, reopen, reseeded
+from dp_bench.config.build import Experiment, build, experiment, plain, reopen, reseeded, with_transfer
 from dp_bench.config.check import check
 from dp_bench.config.composer import Combinations, Composer, compose
 from dp_bench.config.files import (
@@ -38,4 +38,5 @@ __all__ = [
     "reopen",
     "reseeded",
     "with_present_names",
+    "with_transfer",
 ]

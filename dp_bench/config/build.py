@@ -174,6 +174,26 @@ def _reopened_task(resolved: Mapping[str, Any]) -> TaskSettings:
     return _task_settings(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(TaskSettings), resolved)))
 
 
+def with_transfer(experiment: Experiment, names: Sequence[str]) -> Experiment:
+    """Return an experiment that also evaluates on these tasks, as regime.transfer does.
+
+    Raises UserError where there is no such task, or where the prompt cannot be evaluated on others.
+    """
+    settings = experiment.settings
+    known = options("task")
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"There is no task '{name}'. {did_you_mean(name, known)}There are: {', '.join(known)}."
+            )
+    regime = replace(settings.regime, transfer=[*(settings.regime.transfer or ()), *names])
+    if problems := problems_of(replace(settings, regime=regime)):
+        raise UserError(paragraph(problems))
+    composer = Composer()
+    others = tuple(_task_settings(_other_task(name, settings, composer)) for name in names)
+    return replace(experiment, transfer=(*experiment.transfer, *others))
+
+
 def reseeded(experiment: Experiment, cfg: DictConfig, seed: int, extra_dir: Path | None) -> Experiment:
     """Return what `build` returns for a configuration that was built before, with another seed."""
     cfg.seed = seed
