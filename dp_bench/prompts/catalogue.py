@@ -164,7 +164,7 @@ PIECES = (
     ),
     Piece(
         f"{_S}PerTask",
-        ("position", "length", "route"),
+        SELECTORS,
         "N J",
         lambda s, _: s.num_tasks * s.outcomes,
         {"shared_draw": SWITCH, "rows_a_draw": COUNT},
@@ -173,7 +173,7 @@ PIECES = (
     ),
     Piece(
         f"{_S}PerInstance",
-        ("position", "length", "route"),
+        SELECTORS,
         "(D + 1) J",
         lambda s, _: (s.width + 1) * s.outcomes,
         {"relu": SWITCH},
@@ -181,15 +181,15 @@ PIECES = (
         looks=True,
         paper=DYNAMIC,
     ),
-    Piece(f"{_S}Random", ("position", "length", "route"), is_random=True),
+    Piece(f"{_S}Random", SELECTORS, is_random=True),
     Piece(
         f"{_S}Known",
-        ("position", "length", "route"),
+        SELECTORS,
         settings={"group": Setting(lambda value, p: value in ("task", "skill"), "task or skill")},
     ),
     Piece(
         "dp_bench.prompts.ridge.Ridge",
-        ("position", "length", "route"),
+        SELECTORS,
         "(D + 1) J",
         lambda s, _: (s.width + 1) * s.outcomes,
         {

@@ -36,14 +36,12 @@ def initialiser(
             f"prompt.init={kind.value} needs the backbone's embedding table; use prompt.init=uniform"
         )
     table_VD = embedding_VD[: dims.vocab_size].detach().float()
-    if kind is Init.first_vocab:
-        return lambda rows: table_VD[torch.arange(rows) % len(table_VD)].clone()
     frequent = torch.tensor([i for i in range(len(table_VD)) if i not in dims.special_ids])[:NUM_FREQUENT]
     first = torch.tensor(first_ids, dtype=torch.long)
-    if kind is Init.frequent:
-        return lambda rows: table_VD[frequent[torch.arange(rows) % len(frequent)]].clone()
-    if kind is Init.text:
-        return lambda rows: table_VD[first[torch.arange(rows) % len(first)]].clone()
+    repeated = {Init.first_vocab: torch.arange(len(table_VD)), Init.frequent: frequent, Init.text: first}
+    if kind in repeated:
+        ids = repeated[kind]
+        return lambda rows: table_VD[ids[torch.arange(rows) % len(ids)]].clone()
 
     def sample(rows: int) -> Tensor:
         # Without replacement as far as the vocabulary reaches: equal vectors would get equal gradients.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_bench.prompts.catalogue import SITES
-from dp_bench.types import Dims, LayerPrompt, Site, UserError
+from dp_bench.types import Dims, LayerPrompt, UserError
 
 
 class Layers(nn.Module):
@@ -20,8 +20,9 @@ class Layers(nn.Module):
 
     def __init__(self, dims: Dims, sites: Sequence[str]) -> None:
         super().__init__()
-        self.all_sites = dims.sites
+        self.num_sites = len(dims.sites)
         self.used = [index for index, site in enumerate(dims.sites) if site.kind in sites]
+        self.sites = [dims.sites[index] for index in self.used]
         if not self.used:
             kinds = sorted({site.kind for site in dims.sites})
             raise UserError(
@@ -29,19 +30,14 @@ class Layers(nn.Module):
                 f"{', '.join(kinds)}."
             )
 
-    @property
-    def sites(self) -> list[Site]:
-        """Return the sites that get keys and values."""
-        return [self.all_sites[index] for index in self.used]
-
     def tables(self) -> list[Tensor]:
         """Return keys and values of each used site: [2,P,H,E], fp32."""
         raise NotImplementedError
 
     def forward(self, num_rows: int, keep_BP: Tensor | None) -> LayerPrompt:
         """Return the keys and values [B,H,P,E] of a batch, with None for sites that are not used."""
-        keys: list[Tensor | None] = [None] * len(self.all_sites)
-        values: list[Tensor | None] = [None] * len(self.all_sites)
+        keys: list[Tensor | None] = [None] * self.num_sites
+        values: list[Tensor | None] = [None] * self.num_sites
         for index, table in zip(self.used, self.tables(), strict=True):
             rows = table.transpose(1, 2)[:, None].expand(-1, num_rows, -1, -1, -1)
             if keep_BP is not None:

@@ -98,7 +98,23 @@ class Reparameterised(Vectors):
         return PromptVectors(vectors_PD.expand(len(task_B), -1, -1))
 
 
-class Pool(Vectors):
+class Members(Vectors):
+    """Base of all pools: K prompts; every other parameter only decides which of them an example gets."""
+
+    def __init__(self, num_tokens: int, dims: Dims, init: Initialiser, *, num_prompts: int) -> None:
+        super().__init__(num_tokens)
+        self.prompts_KPD = nn.Parameter(init(num_prompts * num_tokens).view(num_prompts, num_tokens, -1))
+        self.num_prompts = num_prompts
+
+    def selector_parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters() if p is not self.prompts_KPD]
+
+    def mixture(self, weights_BK: Tensor) -> PromptVectors:
+        """Return the weighted sums of the K prompts, with their weights."""
+        return PromptVectors(torch.einsum("bk,kpd->bpd", weights_BK, self.prompts_KPD), weights_BK)
+
+
+class Pool(Members):
     """A mixture of K prompts: `P_new = sum_k beta_k P_k`, `beta = softmax(PO(x))` (paper, dynamic vectors).
 
     `tanh` before the softmax is in the authors' code for the pool alone, not in combinations; it keeps every
@@ -111,35 +127,24 @@ class Pool(Vectors):
     def __init__(
         self, num_tokens: int, dims: Dims, init: Initialiser, *, num_prompts: int, tanh: bool = False
     ) -> None:
-        super().__init__(num_tokens)
-        self.prompts_KPD = nn.Parameter(members(num_prompts, num_tokens, init))
+        super().__init__(num_tokens, dims, init, num_prompts=num_prompts)
         self.linear = nn.Linear(dims.summary_width, num_prompts)
-        self.num_prompts = num_prompts
         self.tanh = tanh
-
-    def selector_parameters(self) -> list[nn.Parameter]:
-        return list(self.linear.parameters())
 
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         logits_BK = self.linear(summary_BD)
-        weights_BK = torch.softmax(logits_BK.tanh() if self.tanh else logits_BK, dim=-1)
-        return mixture(weights_BK, self.prompts_KPD)
+        return self.mixture(torch.softmax(logits_BK.tanh() if self.tanh else logits_BK, dim=-1))
 
 
-class UniformPool(Vectors):
+class UniformPool(Members):
     """Control: a pool whose members always have equal weights."""
 
-    def __init__(self, num_tokens: int, dims: Dims, init: Initialiser, *, num_prompts: int) -> None:
-        super().__init__(num_tokens)
-        self.prompts_KPD = nn.Parameter(members(num_prompts, num_tokens, init))
-
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
-        num_prompts = len(self.prompts_KPD)
-        weights_BK = self.prompts_KPD.new_full((len(task_B), num_prompts), 1 / num_prompts)
-        return mixture(weights_BK, self.prompts_KPD)
+        shape = len(task_B), self.num_prompts
+        return self.mixture(self.prompts_KPD.new_full(shape, 1 / self.num_prompts))
 
 
-class SimilarityPool(Vectors):
+class SimilarityPool(Members):
     """A mixture weighted by the products of members and text: `alpha = softmax(E(x)^T P)`,
     `E(x) = tanh(W x + b)`. A member of several vectors is compared by their mean."""
 
@@ -147,27 +152,21 @@ class SimilarityPool(Vectors):
     is_routed = True
 
     def __init__(self, num_tokens: int, dims: Dims, init: Initialiser, *, num_prompts: int) -> None:
-        super().__init__(num_tokens)
-        self.prompts_KPD = nn.Parameter(members(num_prompts, num_tokens, init))
+        super().__init__(num_tokens, dims, init, num_prompts=num_prompts)
         self.linear = nn.Linear(dims.summary_width, dims.width)
-        self.num_prompts = num_prompts
-
-    def selector_parameters(self) -> list[nn.Parameter]:
-        return list(self.linear.parameters())
 
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         text_BD = torch.tanh(self.linear(summary_BD))
-        weights_BK = torch.softmax(text_BD @ self.prompts_KPD.mean(1).T, dim=-1)
-        return mixture(weights_BK, self.prompts_KPD)
+        return self.mixture(torch.softmax(text_BD @ self.prompts_KPD.mean(1).T, dim=-1))
 
 
-class KeyedPool(Vectors):
+class KeyedPool(Members):
     """The L members whose keys are nearest to the text, concatenated (L2P, Wang et al., 2022, section 4).
     Each has P / L vectors; training pulls the chosen keys towards their texts with weight `key_weight`.
 
     The query is the frozen summary. The choice of members has no gradient. Keys start in U(-1, 1), or with
     `positive_keys` in U(0, 1), whose directions are those of the authors' code: docs/deviations.md.
-    Raises ValueError where `num_chosen` does not divide `num_tokens` or exceeds `num_prompts`.
+    `num_chosen` divides `num_tokens` and does not exceed `num_prompts`: the catalogue checks it.
     """
 
     needs_summary = True
@@ -183,20 +182,12 @@ class KeyedPool(Vectors):
         key_weight: float,
         positive_keys: bool = False,
     ) -> None:
-        super().__init__(num_tokens)
-        if num_tokens % num_chosen or num_chosen > num_prompts:
-            raise ValueError(
-                f"num_chosen={num_chosen} must divide prompt.num_tokens={num_tokens} and not exceed "
-                f"num_prompts={num_prompts}"
-            )
-        self.prompts_KPD = nn.Parameter(members(num_prompts, num_tokens // num_chosen, init))
+        super().__init__(num_tokens // num_chosen, dims, init, num_prompts=num_prompts)
+        self.num_tokens = num_tokens
         keys_KD = torch.rand(num_prompts, dims.summary_width)
         self.keys_KD = nn.Parameter(keys_KD if positive_keys else keys_KD * 2 - 1)
         self.num_chosen = num_chosen
         self.key_weight = key_weight
-
-    def selector_parameters(self) -> list[nn.Parameter]:
-        return [self.keys_KD]
 
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         assert summary_BD is not None
@@ -208,7 +199,7 @@ class KeyedPool(Vectors):
         return PromptVectors(self.prompts_KPD[chosen_BL].flatten(1, 2), weights_BK, loss)
 
 
-class TaskPool(Vectors):
+class TaskPool(Members):
     """One pool for all tasks with a selector per task: `S_t(x) = softmax(W_t E(x) + b_t)`."""
 
     needs_summary = True
@@ -216,36 +207,26 @@ class TaskPool(Vectors):
     needs_task = True
 
     def __init__(self, num_tokens: int, dims: Dims, init: Initialiser, *, num_prompts: int) -> None:
-        super().__init__(num_tokens)
-        self.prompts_KPD = nn.Parameter(members(num_prompts, num_tokens, init))
+        super().__init__(num_tokens, dims, init, num_prompts=num_prompts)
         bound = 1 / math.sqrt(dims.summary_width)  # as in a linear layer
         shape = (dims.num_tasks, num_prompts, dims.summary_width)
         self.weight_NKD = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self.bias_NK = nn.Parameter(torch.empty(shape[:2]).uniform_(-bound, bound))
-        self.num_prompts = num_prompts
-
-    def selector_parameters(self) -> list[nn.Parameter]:
-        return [self.weight_NKD, self.bias_NK]
 
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         assert summary_BD is not None
         logits_BK = torch.einsum("bd,bkd->bk", summary_BD, self.weight_NKD[task_B]) + self.bias_NK[task_B]
-        return mixture(torch.softmax(logits_BK, dim=-1), self.prompts_KPD)
+        return self.mixture(torch.softmax(logits_BK, dim=-1))
 
 
-class Routed(Vectors):
+class Routed(Members):
     """K prompts, of which each example has one; `prompt.route`, a selector of K outcomes, chooses which."""
 
     is_routed = True
 
-    def __init__(self, num_tokens: int, dims: Dims, init: Initialiser, *, num_prompts: int) -> None:
-        super().__init__(num_tokens)
-        self.prompts_KPD = nn.Parameter(members(num_prompts, num_tokens, init))
-        self.num_prompts = num_prompts
-
     def select(self, route_BK: Tensor) -> PromptVectors:
         """Return the member of each example that the one-hot `route_BK` selects."""
-        return mixture(route_BK, self.prompts_KPD)
+        return self.mixture(route_BK)
 
 
 class TaskFactor(Vectors):
@@ -264,13 +245,3 @@ class TaskFactor(Vectors):
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         factor_BPD = self.u_NP[task_B][:, :, None] * self.v_ND[task_B][:, None]
         return PromptVectors(self.prompt_PD * factor_BPD)
-
-
-def members(num_prompts: int, num_tokens: int, init: Initialiser) -> Tensor:
-    """Return the initial value of K prompts: [K,P,D]."""
-    return init(num_prompts * num_tokens).view(num_prompts, num_tokens, -1)
-
-
-def mixture(weights_BK: Tensor, prompts_KPD: Tensor) -> PromptVectors:
-    """Return the weighted sums of K prompts, with their weights."""
-    return PromptVectors(torch.einsum("bk,kpd->bpd", weights_BK, prompts_KPD), weights_BK)
