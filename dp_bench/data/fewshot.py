@@ -96,9 +96,8 @@ def sampled(examples: Sequence[Example], shots: int, seed: int, *, whole_classes
 
 def ordered(examples: Sequence[Example], seed: int) -> dict[int, list[Example]]:
     """Return the examples of each class in the order of the draw, and one for each shared text."""
-    by_class: dict[int, list[Example]] = {
-        e.label: [] for e in sorted(examples, key=_label) if e.label is not None
-    }
+    labels = {example.label for example in examples if example.label is not None}
+    by_class: dict[int, list[Example]] = {label: [] for label in sorted(labels)}
     component_of = dict(zip((e.id for e in examples), components([e.source for e in examples]), strict=True))
     used: set[int] = set()
     for example in sorted(examples, key=lambda e: sha256(f"{seed}/{e.id}".encode()).digest()):
@@ -106,10 +105,6 @@ def ordered(examples: Sequence[Example], seed: int) -> dict[int, list[Example]]:
             used.add(component_of[example.id])
             by_class[example.label].append(example)
     return by_class
-
-
-def _label(example: Example) -> int:
-    return -1 if example.label is None else example.label
 
 
 def fewglue(task: str, examples: Sequence[Example], where: str) -> Draw:

@@ -22,8 +22,6 @@ from dp_bench.types import UserError
 
 Indices = NDArray[np.int64]
 
-SUPERGLUE = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
-
 
 def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
     """Return the share of examples that are predicted right."""
@@ -135,9 +133,11 @@ class Answers:
 
 
 def _any_accuracy(answers: Answers) -> float:
-    if answers.golds:
-        return _gold_share(answers.chosen, answers.golds)
-    return accuracy(answers.labels, answers.predictions)
+    if not answers.golds:
+        return accuracy(answers.labels, answers.predictions)
+    _checked_golds(answers.chosen, answers.golds)
+    is_right = [index in right for index, right in zip(answers.chosen, answers.golds, strict=True)]
+    return 100.0 * float(np.mean(is_right))
 
 
 class Metric(NamedTuple):
@@ -227,13 +227,6 @@ def task_score(names: Sequence[str], values: Mapping[str, float]) -> float:
     return float(np.mean([values[name] for name in names]))
 
 
-def superglue_score(scores: Mapping[str, float]) -> float | None:
-    """Return the mean score of the eight tasks, or None if one is missing; diagnostics do not count."""
-    if any(task not in scores for task in SUPERGLUE):
-        return None
-    return float(np.mean([scores[task] for task in SUPERGLUE]))
-
-
 def _checked(labels: ArrayLike, predictions: ArrayLike) -> tuple[Indices, Indices]:
     gold, predicted = np.asarray(labels, dtype=np.int64), np.asarray(predictions, dtype=np.int64)
     if gold.shape != predicted.shape or gold.ndim != 1:
@@ -250,11 +243,6 @@ def _checked(labels: ArrayLike, predictions: ArrayLike) -> tuple[Indices, Indice
 def _f1(gold: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
     positives = int(gold.sum()) + int(predicted.sum())
     return 200.0 * float(np.sum(gold & predicted)) / positives if positives else 0.0
-
-
-def _gold_share(chosen: Sequence[int], golds: Sequence[Sequence[int]]) -> float:
-    _checked_golds(chosen, golds)
-    return 100.0 * float(np.mean([index in right for index, right in zip(chosen, golds, strict=True)]))
 
 
 def _mean_of_best(

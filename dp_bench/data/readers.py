@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dp_bench.data.normalise import normalised
 from dp_bench.data.source import SplitFile, read_records
 from dp_bench.settings import Scoring, TaskSettings
 from dp_bench.types import Example, UserError
+
+T = TypeVar("T")
 
 NO_SPACES = "\u0e00"  # from Thai on, most scripts write no spaces between words
 
@@ -73,12 +75,10 @@ class _Record:
 
     def text(self, name: str) -> str:
         """Return a string field; raise UserError if it is missing or something else, as all of these do."""
-        value: str = self._value(name, str, "a string")
-        return value
+        return self._value(name, str, "a string")
 
     def integer(self, name: str) -> int:
-        value: int = self._value(name, int, "an integer")
-        return value
+        return self._value(name, int, "an integer")
 
     def index(self) -> int:
         """Return `idx`, which is a string in AX-b."""
@@ -134,7 +134,7 @@ class _Record:
     def error(self, problem: str) -> UserError:
         return UserError(f"{self.path}, line {self.line}: {problem}.")
 
-    def _value(self, name: str, kind: type, described: str) -> Any:
+    def _value(self, name: str, kind: type[T], described: str) -> T:
         if name not in self.values:
             names = ", ".join(self.values) or "none"
             raise self.error(f"field {self.inside}{name} is missing; the fields are {names}")
@@ -244,28 +244,22 @@ def _wsc(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator
         name = f"{task.name}/{split}/{record.index()}"
         spans = record.child("target") if "target" in record.values else record
         text = record.text("text")
-        referent, pronoun = (
+        (referent, _), (pronoun, start) = (
             _located(text, spans.text(f"span{number}_text"), spans.integer(f"span{number}_index"))
             for number in (1, 2)
         )
         marked = text
-        if pronoun.start is not None:
-            end = pronoun.start + len(pronoun.text)
-            marked = f"{text[: pronoun.start]}*{pronoun.text}*{text[end:]}"
-        fields = {"text": text, "marked": marked, "span1_text": referent.text, "span2_text": pronoun.text}
+        if start is not None:
+            marked = f"{text[:start]}*{pronoun}*{text[start + len(pronoun) :]}"
+        fields = {"text": text, "marked": marked, "span1_text": referent, "span2_text": pronoun}
         label = record.label(task.labels)
         yield record, Example(name, fields, _choices(task, fields), label, name, _source(task, text))
 
 
-@dataclass(frozen=True)
-class _Span:
-    text: str
-    start: int | None  # None if the text lacks these words
+def _located(text: str, words: str, number: int) -> tuple[str, int | None]:
+    """Find the occurrence of the words that is nearest to word `number` of the text.
 
-
-def _located(text: str, words: str, number: int) -> _Span:
-    """Find the occurrence of the words that is nearest to word `number` of the text, as the text writes it.
-
+    Return them as the text writes them, and where they start: None if the text lacks them.
     Spans of the release may differ from the text: in case, by a final stop, by a line break for a space, or
     by one word. The hub's wsc.fixed corrects some of them; this gives the same spans for both.
     """
@@ -273,9 +267,9 @@ def _located(text: str, words: str, number: int) -> _Span:
     pattern = r"(?<!\w)" + r"\s+".join(map(re.escape, parts)) + r"(?!\w)"
     matches = list(re.finditer(pattern, text, re.IGNORECASE)) if parts else []
     if not matches:
-        return _Span(" ".join(parts), None)
+        return " ".join(parts), None
     nearest = min(matches, key=lambda match: abs(_word_number(text, match.start()) - number))
-    return _Span(nearest.group(), nearest.start())
+    return nearest.group(), nearest.start()
 
 
 def _word_number(text: str, start: int) -> int:

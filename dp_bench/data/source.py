@@ -87,10 +87,8 @@ def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) ->
     if data.difficulty is not None:
         assert cache is not None, "generated data need a folder"
         kind, root = "generated", _generated(task, data, cache)
-        location = str(root)
     elif data.dir is not None:
         kind, root = "directory", Path(data.dir).expanduser()
-        location = str(root)
     else:
         return _locate_on_hub(task, data)
     # A mixture has its own folder and the schema of BoolQ.
@@ -100,7 +98,7 @@ def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) ->
         report = split_file(_release_file(folder, task.only_file), role="test")
     else:
         report = split_file(_release_file(folder, data.validation_file, "data.validation_file"))
-    return Source(task.name, kind, split_file(train), report, location)
+    return Source(task.name, kind, split_file(train), report, str(root))
 
 
 def _locate_on_hub(task: TaskSettings, data: DataSettings) -> Source:
