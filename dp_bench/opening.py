@@ -66,7 +66,8 @@ def open_model(
     if settings.trainer.gradient_checkpointing:
         backbone.checkpoint_activations()
     if settings.trainer.compile:
-        backbone.compile_stacks()
+        for stack in backbone.stacks:
+            stack.compile(dynamic=True)  # for texts of any length
     tasks = (*experiment.tasks, *experiment.transfer)
     head, seed = settings.backbone.head, settings.seed_of("init")
     if head is Head.verbalizer and settings.backbone.name_or_path is not None:  # random weights read bytes

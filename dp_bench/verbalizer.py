@@ -124,7 +124,7 @@ def make_verbalizer(task: TaskSettings, backbone: Backbone, head: Head, seed: in
     """
     if head is Head.classifier:
         with fork(seed, "head", task.training.name):
-            return Classifier(backbone.pooled_width, len(task.labels)).to(backbone.device)
+            return Classifier(backbone.state_width, len(task.labels)).to(backbone.device)
     if task.scoring is Scoring.choices:
         if not backbone.scores_choices:
             raise UserError(

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,27 +42,29 @@ _running: ContextVar[_Pass | None] = ContextVar("dp_bench_attention", default=No
 
 
 @contextmanager
-def attending(layers: LayerPrompt | None) -> Iterator[None]:
-    """Use a layer prompt for the forward pass of one model."""
-    if layers is None:
-        yield
-        return
-    token = _running.set(_Pass(layers))
+def _observing(running: _Pass) -> Iterator[_Pass]:
+    token = _running.set(running)
     try:
-        yield
+        yield running
     finally:
         _running.reset(token)
 
 
 @contextmanager
+def attending(layers: LayerPrompt | None) -> Iterator[None]:
+    """Use a layer prompt for the forward pass of one model."""
+    if layers is None:
+        yield
+        return
+    with _observing(_Pass(layers)):
+        yield
+
+
+@contextmanager
 def finding_sites(kinds: Mapping[tuple[int, int], str]) -> Iterator[list[Site]]:
     """Collect the sites that a forward pass calls; `kinds` maps numbers of queries and keys to kinds."""
-    running = _Pass(None, kinds)
-    token = _running.set(running)
-    try:
+    with _observing(_Pass(None, kinds)) as running:
         yield running.sites
-    finally:
-        _running.reset(token)
 
 
 def _attention(
@@ -161,19 +164,16 @@ def _plain(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-def _eager(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-    return _attention(*args, fused=False, **options)
-
-
-def _sdpa(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-    return _attention(*args, fused=True, **options)
-
-
 def _mixed(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
     return _attention(*args, fused=not torch.is_grad_enabled(), **options)
 
 
 # All use the additive mask, which `_wider_mask` can extend.
-for _name, _function in ((NAMES["eager"], _eager), (NAMES["sdpa"], _sdpa), (MIXED, _mixed)):
+_FUNCTIONS = {
+    NAMES["eager"]: partial(_attention, fused=False),
+    NAMES["sdpa"]: partial(_attention, fused=True),
+    MIXED: _mixed,
+}
+for _name, _function in _FUNCTIONS.items():
     AttentionInterface.register(_name, _function)
     AttentionMaskInterface.register(_name, ALL_MASK_ATTENTION_FUNCTIONS["eager"])

@@ -150,11 +150,6 @@ class Backbone(nn.Module):
                 "trainer.gradient_checkpointing."
             )
 
-    def compile_stacks(self) -> None:
-        """Compile the stacks for texts of any length."""
-        for stack in self.stacks:
-            stack.compile(dynamic=True)
-
     @property
     def stacks(self) -> list[nn.Module]:
         """Return the encoder or decoder, or both, in the order of a forward pass."""
@@ -296,11 +291,6 @@ class Backbone(nn.Module):
         step."""
         state_BD: Tensor = self(prompted)
         return state_BD
-
-    @property
-    def pooled_width(self) -> int:
-        """Return the width D of `pooled`."""
-        return self.state_width
 
     @cached_property
     def head(self) -> Callable[..., Tensor]:

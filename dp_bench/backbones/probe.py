@@ -36,7 +36,7 @@ def prove(backbone: Backbone, fingerprint: str, cache: Path) -> None:
     if entry.is_file():
         return
     probed = _precise(backbone)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         if not _is_finite(probed):
             return
         for name, check in PROPERTIES.items():
@@ -112,7 +112,6 @@ def _stock(backbone: Backbone, ids_T: Tensor) -> Tensor:
     return answer[:, -1].double()
 
 
-@torch.no_grad()
 def _is_finite(backbone: Backbone) -> bool:
     with requiring(backbone.model, EMBEDDINGS):
         return all(bool(_stock(backbone, text).isfinite().all()) for text in texts(backbone))
@@ -140,13 +139,11 @@ def _refuse_different(backbone: Backbone, answer: Tensor, expected: Tensor) -> N
 # ------------------------------------------------------------------------------------------ properties
 
 
-@torch.no_grad()
 def _reads_embeddings(backbone: Backbone) -> None:
     for text in texts(backbone):
         _refuse_different(backbone, answers(backbone, [backbone.embed(text)]), _stock(backbone, text))
 
 
-@torch.no_grad()
 def _ignores_padding(backbone: Backbone) -> None:
     rows = [backbone.embed(text) for text in texts(backbone)]
     alone = torch.cat([answers(backbone, [row]) for row in rows])
@@ -158,7 +155,6 @@ def _ignores_padding(backbone: Backbone) -> None:
     _refuse_different(backbone, one, other)
 
 
-@torch.no_grad()
 def _is_causal(backbone: Backbone) -> None:
     if backbone.continues_texts:
         whole, end = backbone.embed(texts(backbone)[1]), LENGTHS[1] - 3
@@ -167,7 +163,6 @@ def _is_causal(backbone: Backbone) -> None:
         )
 
 
-@torch.no_grad()
 def _knows_order(backbone: Backbone) -> None:
     short, long = (backbone.embed(text) for text in texts(backbone))
     one, other = (

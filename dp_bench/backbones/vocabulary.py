@@ -9,16 +9,6 @@ from typing import Any
 SAMPLE = "Ümläut — 漢字 🙂, of bytes"
 
 
-def alphabet() -> list[str]:
-    """Return the characters that represent the bytes 0 to 255 in byte-level tokenizers: that of the byte
-    where printable, else one above 255."""
-    from tokenizers import pre_tokenizers
-
-    characters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    above = iter([character for character in characters if ord(character) > 255])
-    return [chr(byte) if chr(byte) in characters else next(above) for byte in range(256)]
-
-
 def of_bytes(vocab: Mapping[str, int], specials: Sequence[str], around: str, **roles: Any) -> Any:
     """Return a tokenizer that reads bytes. `vocab` has the ids of their characters and of some special
     tokens; the other `specials` get the next ids. `around` is the template of a text, such as "$A </s>";
@@ -40,6 +30,8 @@ def of_bytes(vocab: Mapping[str, int], specials: Sequence[str], around: str, **r
 
 def fast(tokenizer: Any) -> Any:
     """Return the fast form of a Python tokenizer that reads bytes (ByT5); others unchanged."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     if tokenizer.is_fast:
         return tokenizer
     byte_ids = tokenizer.convert_tokens_to_ids([chr(byte) for byte in range(256)])
@@ -55,7 +47,7 @@ def fast(tokenizer: Any) -> Any:
         if getattr(tokenizer, name) is not None
     }
     roles["additional_special_tokens"] = [token for token in specials if token not in roles.values()]
-    vocab = {**specials, **dict(zip(alphabet(), byte_ids, strict=True))}
+    vocab = {**specials, **{character: byte_ids[byte] for byte, character in bytes_to_unicode().items()}}
     quick = of_bytes(vocab, list(specials), around, **roles)
     same = len(bare) == 1 and quick(SAMPLE).input_ids == tokenizer(SAMPLE).input_ids
     return quick if same else tokenizer
