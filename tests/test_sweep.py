@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.sweeps import TINY, Sweep
+from helpers.sweeps import TINY, Sweep, sweep
 from hydra import compose, initialize_config_dir
 
 from dp_bench import claims, config, records
@@ -25,6 +25,8 @@ from dp_bench.config.composer import register_schema
 from dp_bench.records import RunRecord
 from dp_bench.sweep.expand import axes_of, expand
 from dp_bench.sweep.plan import Costs, State, make_plan, states
+
+assert sweep  # the fixture
 
 # What depends on the hour, the machine's mood or the way a run was started.
 INCIDENTAL = {"train_seconds", "eval_seconds", "total_seconds", "peak_memory_mb", "started", "command", "git"}
@@ -116,22 +118,22 @@ def test_an_experiment_changes_no_run_id() -> None:
 
 def test_what_runs_took_tells_what_the_others_will_take() -> None:
     plan = make_plan([*TINY, "prompt=fixed,dynamic,majority", "seed=0"])
-    ids = {run.labels["prompt"]: run.run_id for run in plan.runs}
+    runs = {run.labels["prompt"]: run for run in plan.runs}
 
     def about(prompt: str, costs: Costs, updates: int = 4, **groups: str) -> float | None:
-        resolved = json.loads(json.dumps(plan.resolved[ids[prompt]]))
+        resolved = json.loads(json.dumps(runs[prompt].resolved))
         resolved["trainer"]["max_steps"] = updates
         for group, name in groups.items():
             resolved[group]["name"] = name
-        return costs.seconds(f"{plan.cells[ids[prompt]]}{groups}", resolved)
+        return costs.seconds(f"{runs[prompt].cell_id}{groups}", resolved)
 
     def record(prompt: str, seconds: float) -> RunRecord:
         fields: dict[str, Any] = dict.fromkeys(RunRecord.__dataclass_fields__)
         return RunRecord(
             **{
                 **fields,
-                "cell_id": f"{plan.cells[ids[prompt]]}{{}}",
-                "config": plan.resolved[ids[prompt]],
+                "cell_id": f"{runs[prompt].cell_id}{{}}",
+                "config": runs[prompt].resolved,
                 "total_seconds": seconds,
                 "trainable_parameters": 1,
             }

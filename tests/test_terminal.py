@@ -43,8 +43,8 @@ def test_a_grid_has_colours_and_no_tags_however_it_is_printed(markup: bool) -> N
 
 
 def test_the_live_grid_of_a_sweep_has_no_tags() -> None:
-    runs = tuple(Run(name, (), labels) for name, labels in LABELS.items())
-    plan = Plan("[all]", Path(), runs, {}, {run.run_id: run.run_id for run in runs})
+    runs = tuple(Run(name, (), labels, {}, name) for name, labels in LABELS.items())
+    plan = Plan("[all]", Path(), runs)
     console = screen()
     with Watch(plan, dict.fromkeys(LABELS, State.running), Costs([]), 1, console) as watch:
         watch.begun(runs[0])

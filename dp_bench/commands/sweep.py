@@ -66,8 +66,8 @@ def sweep(words: Sequence[str], options: SweepOptions) -> int:
         plan = make_plan(ours, options.extra_dir)
     state_of = states(plan.results_dir, [run.run_id for run in plan.runs])
     left_out = [r for r in plan.runs if state_of[r.run_id] is State.failed and not options.retry_failed]
-    reruns = {run_id for run_id, resolved in plan.resolved.items() if resolved["rerun"]}
-    finished = {r.run_id for r in plan.runs if state_of[r.run_id] is State.done} - reruns
+    done = [r for r in plan.runs if state_of[r.run_id] is State.done]
+    finished = {r.run_id for r in done if not r.resolved["rerun"]}
     todo = [r for r in plan.runs if r.run_id not in finished and r not in left_out]
     costs = Costs(load_all(plan.results_dir))
     _show(console, plan, state_of, todo, costs, jobs)
@@ -191,13 +191,13 @@ def _show(
     unfinished = {run.run_id for run in todo}
     for (backbone, prompt), group in rows.items():
         group_todo = [run for run in group if run.run_id in unfinished]
-        seconds, unknown = duration_of(group_todo, plan, costs, jobs)
+        seconds, unknown = duration_of(group_todo, costs, jobs)
         time = "-" if seconds is None else f"{duration(seconds)}{' +' if unknown else ''}"
         done = sum(state_of[run.run_id] is State.done for run in group)
-        columns = (str(len(group)), str(done), str(len(group_todo)), _trainable(group, plan, costs), time)
+        columns = (str(len(group)), str(done), str(len(group_todo)), _trainable(group, costs), time)
         table.add_row(f"{backbone} {prompt}", *columns)
     console.print(table)
-    seconds, unknown = duration_of(todo, plan, costs, jobs)
+    seconds, unknown = duration_of(todo, costs, jobs)
     if todo:
         estimate = "no estimate without earlier runs" if seconds is None else f"about {duration(seconds)}"
         unknown_part = f", and {unknown} runs without an estimate" if seconds is not None and unknown else ""
@@ -205,10 +205,10 @@ def _show(
         console.print(f"to do: {len(todo)} runs, {estimate}{unknown_part}, on {processes}", markup=False)
 
 
-def _trainable(runs: Sequence[Run], plan: Plan, costs: Costs) -> str:
+def _trainable(runs: Sequence[Run], costs: Costs) -> str:
     """Return the range of trainable parameters, from earlier records or the formula for T5."""
-    sizes = {costs.trainable(plan.cells[run.run_id]) for run in runs} - {None}
-    sizes |= {_by_formula(run, plan) for run in runs if not sizes} - {None}
+    sizes = {costs.trainable(run.cell_id) for run in runs} - {None}
+    sizes |= {_by_formula(run) for run in runs if not sizes} - {None}
     if not sizes:
         return "-"
     numbers = sorted(number for number in sizes if number is not None)
@@ -216,11 +216,11 @@ def _trainable(runs: Sequence[Run], plan: Plan, costs: Costs) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _by_formula(run: Run, plan: Plan) -> int | None:
+def _by_formula(run: Run) -> int | None:
     """Return the trainable parameters of a run on a T5 of known widths, else None."""
-    size, resolved = run.labels["backbone"].rsplit("t5_", 1)[-1], plan.resolved[run.run_id]
+    size = run.labels["backbone"].rsplit("t5_", 1)[-1]
     if size not in T5 or any(word.startswith("backbone.") for word in run.words):
         return None
-    tasks = resolved["regime"]["tasks"] or [run.labels["task"]]
-    labels = resolved["task"].get("labels") or []
-    return trained(resolved["prompt"], T5[size], len(tasks), len(labels))
+    tasks = run.resolved["regime"]["tasks"] or [run.labels["task"]]
+    labels = run.resolved["task"].get("labels") or []
+    return trained(run.resolved["prompt"], T5[size], len(tasks), len(labels))

@@ -115,10 +115,10 @@ def _cells(plan: Plan, settings: HpoSettings) -> list[Cell]:
     """Group the runs by cell, and give each cell its search space."""
     grouped: dict[str, list[Run]] = {}
     for run in plan.runs:
-        grouped.setdefault(plan.cells[run.run_id], []).append(run)
+        grouped.setdefault(run.cell_id, []).append(run)
     cells = []
     for runs in grouped.values():
-        resolved = plan.resolved[runs[0].run_id]
+        resolved = runs[0].resolved
         words = tuple(word for word in runs[0].words if not word.startswith("seed="))
         selection = resolved["trainer"]["selection"]
         on_heldout = () if selection == HELDOUT else (f"trainer.selection={HELDOUT}",)
@@ -221,13 +221,7 @@ def _suggest(trial: optuna.Trial, key: str, entry: Mapping[str, Any]) -> Any:
 
 def _merged(name: str, plans: Sequence[Plan]) -> Plan:
     """Merge several plans into one."""
-    return replace(
-        plans[0],
-        name=name,
-        runs=tuple(run for plan in plans for run in plan.runs),
-        resolved={k: v for plan in plans for k, v in plan.resolved.items()},
-        cells={k: v for plan in plans for k, v in plan.cells.items()},
-    )
+    return replace(plans[0], name=name, runs=tuple(run for plan in plans for run in plan.runs))
 
 
 def _reported(

@@ -31,11 +31,13 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep: its id, its overrides, and its labels in the grid."""
+    """One run of a sweep: its ids, its overrides, its labels in the grid, and its configuration."""
 
     run_id: str
     words: tuple[str, ...]
     labels: dict[str, str]  # task, backbone, prompt, regime, protocol, seed, and what else is swept
+    resolved: Mapping[str, Any]
+    cell_id: str
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,6 @@ class Plan:
     name: str  # of its file, and in messages
     results_dir: Path
     runs: tuple[Run, ...]
-    resolved: Mapping[str, Mapping[str, Any]]  # the configuration of each run, by its id
-    cells: Mapping[str, str]  # the cell id of each run
     experiments: tuple[str, ...] = ()
 
     def save(self) -> None:
@@ -81,17 +81,12 @@ def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
         raise UserError(f"results_dir={','.join(sorted(folders))}: a sweep writes to one folder.")
     located: dict[str, Sources] = {}
     runs: dict[str, Run] = {}
-    resolved: dict[str, Mapping[str, Any]] = {}
-    cells: dict[str, str] = {}
     for choice in choices:
-        sources = _sources(choice, located)
-        identity = identify(choice.experiment, sources)
-        run_id = identity.run_id
-        runs.setdefault(run_id, Run(run_id, choice.words, _labels(choice)))
-        resolved[run_id], cells[run_id] = choice.experiment.resolved, identity.cell_id
+        identity = identify(choice.experiment, _sources(choice, located))
+        run_id, resolved = identity.run_id, choice.experiment.resolved
+        runs.setdefault(run_id, Run(run_id, choice.words, _labels(choice), resolved, identity.cell_id))
     experiments = tuple(sweep["experiment"][0].split("=", 1)[1] for sweep in axes if "experiment" in sweep)
-    name = _name(experiments, words)
-    return Plan(name, Path(folders.pop()), tuple(runs.values()), resolved, cells, experiments)
+    return Plan(_name(experiments, words), Path(folders.pop()), tuple(runs.values()), experiments)
 
 
 def _sources(choice: Choice, known: dict[str, Sources]) -> Sources:
@@ -104,11 +99,10 @@ def _sources(choice: Choice, known: dict[str, Sources]) -> Sources:
 
 
 def _labels(choice: Choice) -> dict[str, str]:
-    settings = choice.experiment.settings
     groups = ("task", "backbone", "prompt", "regime", "protocol", "data")
     named = {group: str(choice.experiment.resolved[group]["name"]) for group in groups}
     other = {key: value for key, value in choice.swept.items() if key not in (*groups, "seed")}
-    return {**named, "seed": str(settings.seed), **other}
+    return {**named, "seed": str(choice.experiment.settings.seed), **other}
 
 
 def _name(experiments: Sequence[str], words: Sequence[str]) -> str:

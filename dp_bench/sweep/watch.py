@@ -25,9 +25,9 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def duration_of(runs: Sequence[Run], plan: Plan, costs: Costs, jobs: int = 1) -> tuple[float | None, int]:
+def duration_of(runs: Sequence[Run], costs: Costs, jobs: int = 1) -> tuple[float | None, int]:
     """Return the seconds that runs will take, estimated from finished ones, and how many have no estimate."""
-    estimates = [costs.seconds(plan.cells[run.run_id], plan.resolved[run.run_id]) for run in runs]
+    estimates = [costs.seconds(run.cell_id, run.resolved) for run in runs]
     known = [seconds for seconds in estimates if seconds is not None]
     return (sum(known) / jobs if known else None), len(estimates) - len(known)
 
@@ -103,7 +103,7 @@ class Watch:
 
     def _eta(self) -> str | None:
         """Return the estimated time left, less what the current runs have already taken."""
-        seconds, _ = duration_of(list(self._left.values()), self.plan, self.costs)
+        seconds, _ = duration_of(list(self._left.values()), self.costs)
         if not self._left or seconds is None:
             return None
         elapsed = sum(time.monotonic() - began for _, _, began in self._running.values())
