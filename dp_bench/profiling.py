@@ -5,34 +5,19 @@ Functions marked `@stage("…")` are one stage each; the mark costs some microse
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 
 from dp_bench.records import replace_file, write_text
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 STAGES = ("data", "summary", "prompt", "assembly", "backbone forward", "backward", "optimizer", "evaluation")
 NUM_UPDATES = 10
 
 
-def stage(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Mark a function as a stage of STAGES."""
-
-    def mark(function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def marked(*args: P.args, **kwargs: P.kwargs) -> R:
-            with torch.profiler.record_function(name):
-                return function(*args, **kwargs)
-
-        return marked
-
-    return mark
+stage = torch.profiler.record_function  # as a decorator it marks a function as a stage of STAGES
 
 
 def profile(
