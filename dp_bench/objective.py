@@ -8,7 +8,7 @@ is meaningless, has the right gradient in expectation. X is the number of exampl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ def _with_scores(loss_X: Tensor, advantage_X: Tensor, log_prob_X: Tensor, added:
 def _leave_one_out(model: Model, prompt: Prompt, batch: Batch, temperature: float) -> Objective:
     """Two draws per example, each the baseline of the other (Kool et al., 2019)."""
     halves = [{name: noise.chunk(2, dim=1)[draw] for name, noise in batch.noise.items()} for draw in (0, 1)]
-    answers = [model(batch.with_(noise=noise), temperature) for noise in halves]
+    answers = [model(replace(batch, noise=noise), temperature) for noise in halves]
     losses = torch.stack([losses_of(answer.logits_BC, batch) for answer in answers])
     for answer, loss_B in zip(answers, losses, strict=True):
         prompt.observe(answer.prompt, loss_B)
@@ -96,7 +96,7 @@ def _all_outcomes(model: Model, prompt: Prompt, batch: Batch, temperature: float
     added: list[Tensor] = []
     for outcome in range(num_outcomes):
         noise = forced(torch.full((len(batch),), outcome), num_outcomes).to(batch.noise[name])
-        answer = model(batch.with_(noise={**batch.noise, name: noise}), temperature)
+        answer = model(replace(batch, noise={**batch.noise, name: noise}), temperature)
         assert answer.prompt.log_prob_B is not None
         losses.append(losses_of(answer.logits_BC, batch))
         log_probs.append(answer.prompt.log_prob_B)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ class Trainer:
         for task, first, part in ranks.share_of_rank(micro_batches(indices, size)):
             end = first + len(part)
             batch = self.train_splits[task].batch(part, pad_id, {})
-            batch = batch.with_(noise={name: draws[first:end] for name, draws in noise.items()})
+            batch = replace(batch, noise={name: draws[first:end] for name, draws in noise.items()})
             yield batch.to(self.accelerator.device), end == total
 
     def _one_by_one(self, indices: tuple[Rows, ...], step: int) -> Iterator[tuple[str, Objective]]:

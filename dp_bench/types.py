@@ -106,14 +106,6 @@ class Batch:
 
         return replace(self, **moved(vars(self)), noise=moved(self.noise))
 
-    def with_(self, *, summary_BD: Tensor | None = None, noise: Mapping[str, Tensor] | None = None) -> Batch:
-        """Return this batch with its summary or its noise replaced."""
-        return replace(
-            self,
-            summary_BD=self.summary_BD if summary_BD is None else summary_BD,
-            noise=self.noise if noise is None else noise,
-        )
-
 
 @dataclass(frozen=True)
 class Site:

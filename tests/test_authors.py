@@ -162,7 +162,7 @@ def test_logits_and_gradients_are_those_of_the_formulas(
         key: gumbel((len(batch), P + 1), generator, torch.float64)
         for key in prompt.noisy_selectors(training=True, sample_at_eval=False)
     }
-    ours = model(batch.with_(noise=noise), TAU).logits_BC
+    ours = model(replace(batch, noise=noise), TAU).logits_BC
     cross_entropy(ours, batch.label_B).backward()
     own = {key: value.detach().clone().requires_grad_() for key, value in prompt.named_parameters()}
     words = model.verbalizers[0].get_buffer("word_ids_C")

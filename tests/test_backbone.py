@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_padding_and_batch_mates_change_no_logits(backbone: Backbone, name: str)
     model = prompted_model(backbone, f"prompt={name}")
     names = model.prompt.noisy_selectors(training=False, sample_at_eval=False)
     noise = model.prompt.draw_noise(len(LENGTHS), torch.Generator().manual_seed(0), selectors=names)
-    batch = make_batch(LENGTHS).with_(noise=noise)
+    batch = replace(make_batch(LENGTHS), noise=noise)
     together = model(batch).logits_BC
     torch.testing.assert_close(model(make_wide(batch, 30)).logits_BC, together, atol=1e-5, rtol=1e-5)
     for row, length in enumerate(LENGTHS):
@@ -99,7 +100,7 @@ def test_the_gradient_reaches_the_prompt_and_only_the_prompt(backbone: Backbone)
     model = prompted_model(backbone, "prompt=dynamic")
     names = model.prompt.noisy_selectors(training=True, sample_at_eval=False)
     noise = model.prompt.draw_noise(4, torch.Generator().manual_seed(0), selectors=names)
-    model(make_batch(LENGTHS).with_(noise=noise)).logits_BC.pow(2).sum().backward()
+    model(replace(make_batch(LENGTHS), noise=noise)).logits_BC.pow(2).sum().backward()
     for name, parameter in model.named_parameters():
         if name.startswith("prompt."):
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -115,8 +116,8 @@ def test_the_selector_gradient_through_the_model_is_that_of_the_naive_sum(backbo
     try:
         batch = make_batch(LENGTHS)
         noise = model.prompt.draw_noise(4, torch.Generator().manual_seed(5), selectors=["position"])
-        batch = batch.with_(
-            noise={"position": noise["position"].double()}, summary_BD=torch.randn(4, 64).double()
+        batch = replace(
+            batch, noise={"position": noise["position"].double()}, summary_BD=torch.randn(4, 64).double()
         )
         grads = []
         for place in (insert, None):
@@ -309,7 +310,7 @@ def test_computing_activations_anew_changes_no_gradient(
         layer.layer[0].register_forward_hook(lambda *_: passes.append(1))
         model = prompted_model(backbone, "prompt=dynamic").train()
         noise = {"position": torch.zeros(len(LENGTHS), 5)}
-        model(make_batch(LENGTHS).with_(noise=noise)).logits_BC.pow(2).sum().backward()
+        model(replace(make_batch(LENGTHS), noise=noise)).logits_BC.pow(2).sum().backward()
         summary_pass = 1
         return [p.grad for p in model.prompt.parameters() if p.grad is not None], len(passes) - summary_pass
 

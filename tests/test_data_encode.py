@@ -287,7 +287,7 @@ def test_choices_are_encoded_whole_with_the_end_token(make: Any, tmp_path: Path)
 
 def test_a_batch_takes_its_choices_along(tokenizer: Any, tmp_path: Path) -> None:
     batch = encode_record(tokenizer, tmp_path).collate([0, 1], pad_id=PAD)
-    moved = batch.with_(noise={"position": torch.zeros(2, 5)}).to("cpu")
+    moved = replace(batch, noise={"position": torch.zeros(2, 5)}).to("cpu")
     assert moved.choice_ids_BCA is not None and moved.choice_mask_BCA is not None
     assert torch.equal(moved.choice_ids_BCA, batch.choice_ids_BCA)
     assert torch.equal(moved.choice_mask_BCA, batch.choice_mask_BCA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_a_gpu_gives_the_logits_of_the_cpu(make_backbone: Callable[..., Backbone
     model = prompted_model(make_backbone(), f"prompt={name}")
     names = model.prompt.noisy_selectors(training=True, sample_at_eval=False)
     noise = model.prompt.draw_noise(len(LENGTHS), torch.Generator().manual_seed(0), selectors=names)
-    batch: Batch = make_batch(LENGTHS).with_(noise=noise)
+    batch: Batch = replace(make_batch(LENGTHS), noise=noise)
     here = model(batch).logits_BC
     there = model.to("cuda")(batch.to("cuda")).logits_BC
     torch.testing.assert_close(there.cpu(), here, atol=1e-4, rtol=1e-4)
