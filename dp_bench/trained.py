@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 
 from safetensors.torch import load_file
 
@@ -121,7 +122,7 @@ def open_run(folder: str | Path, device: str = "auto", *, transfer: Sequence[str
         model, baseline = None, None
         fitted = table.of(experiment.settings.prompt.method).fit
         if fitted is not None:
-            baseline = table.load(fitted)(load_file(path))
+            baseline = resolve_name(fitted)(load_file(path))
         else:
             model = make_model(context, make_prompt(context))
             load_learned(model, directory)

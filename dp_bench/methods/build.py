@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 from safetensors.torch import load_file
@@ -53,7 +54,7 @@ def make_model(context: RunContext, prompt: Prompt) -> PromptedModel:
         backbone.thaw()
     method = table.of(settings.prompt.method)
     if method.prepare is not None:
-        table.load(method.prepare)(backbone, settings)
+        resolve_name(method.prepare)(backbone, settings)
     model = PromptedModel(
         backbone,
         prompt,

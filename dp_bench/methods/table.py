@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 from dp_bench.plugins import by_key
@@ -29,9 +28,9 @@ PROMPT, SOME_WEIGHTS, ALL_WEIGHTS = "prompt", "some weights", "all weights"
 class Method:
     """How a run comes to its predictions.
 
-    `prepare` and `fit` are `module:object`, imported when a run begins: a function of the loaded backbone and
-    the run's settings that makes weights trainable, and a class such as `baselines.LinearProbe` that is
-    fitted instead of the training loop.
+    `prepare` and `fit` are `module:object`, imported when a run begins (pkgutil.resolve_name): a function of
+    the loaded backbone and the run's settings that makes weights trainable, and a class such as
+    `baselines.LinearProbe` that is fitted instead of the training loop.
     """
 
     name: str
@@ -131,9 +130,3 @@ def of(name: str) -> Method:
 def trains_backbone(prompt: Mapping[str, Any]) -> bool:
     """Say whether all weights are trained: by fine-tuning, or with a prompt as P-tuning's authors did."""
     return of(prompt["method"]).trains == ALL_WEIGHTS or prompt.get("freeze_backbone") is False
-
-
-def load(dotted: str) -> Any:
-    """Import and return the object that `module:object` names."""
-    module, _, name = dotted.partition(":")
-    return getattr(import_module(module), name)

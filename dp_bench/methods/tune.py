@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pkgutil import resolve_name
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def fit(context: RunContext, method: Method) -> MethodResult:
         context.backbone.refuse_beyond(max(split.longest for split in read))
     splits = make_splits(context, with_summaries=method.reads_summaries)
     (train,), (select,), (report,) = splits.train, splits.select, splits.report
-    fitted: Baseline = table.load(method.fit or "").fit(train, select)
+    fitted: Baseline = resolve_name(method.fit or "").fit(train, select)
     context.reporter.line(f"  {fitted.trainable_parameters:,} trainable parameters")
     selected = score(select, _predictions(context, fitted, select))
     progress = Progress(best_score=selected.value, best_metrics=selected.metrics)
