@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dp_bench import checks, ranks, records
@@ -50,21 +52,16 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
             if finished:
                 shutil.rmtree(directory / "checkpoint", ignore_errors=True)
             ranks.from_leader(None)  # lets the other ranks begin
-            return _recorded(experiment, sources, directory, identity, reporter, finished)
+            with _status_kept(directory):
+                return _run(experiment, sources, directory, identity, reporter, finished)
 
 
-def _recorded(
-    experiment: Experiment,
-    sources: Sources,
-    directory: Path,
-    identity: Identity,
-    reporter: Reporter,
-    replaced: RunRecord | None,
-) -> RunRecord:
-    """Run, and write to status.json how it ended."""
+@contextmanager
+def _status_kept(directory: Path) -> Iterator[None]:
+    """Write to status.json that a run has begun, and how it ended if it failed."""
     records.write_status(directory, "running")
     try:
-        return _run(experiment, sources, directory, identity, reporter, replaced)
+        yield
     except UserError:
         records.forget(directory)
         raise
