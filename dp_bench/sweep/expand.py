@@ -64,12 +64,13 @@ def expand(axes: dict[str, list[str]], extra_dir: Path | None) -> Iterator[Choic
     combinations = Combinations(axes, composer)
     seeds: Sequence[str | None] = axes.get("seed") or [None]
     others = {key: values for key, values in axes.items() if key != "seed"}
+    varied = {key: values for key, values in axes.items() if len(values) > 1}
     for combination in itertools.product(*others.values()):
         cfg = combinations.compose((*combination, *([seeds[0]] if seeds[0] else [])))
         first = config.build(cfg, composer)
         for seed in seeds:
             words = (*combination, *([seed] if seed else []))
-            swept = {k: w.split("=", 1)[1] for k, w in _by_key(axes, words) if len(axes[k]) > 1}
+            swept = {k: w.split("=", 1)[1] for k, v in varied.items() for w in words if w in v}
             if seed == seeds[0]:
                 yield Choice(words, first, swept)
             elif method_of(first.settings).is_seedless:  # the first seed stands for all
@@ -81,9 +82,5 @@ def expand(axes: dict[str, list[str]], extra_dir: Path | None) -> Iterator[Choic
 
 def _joined(words: Sequence[str]) -> str:
     """Write the values of one axis as one sweep."""
-    key, first = words[0].split("=", 1)
-    return f"{key}={','.join([first, *(word.split('=', 1)[1] for word in words[1:])])}"
-
-
-def _by_key(axes: dict[str, list[str]], words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    return ((key, word) for key, values in axes.items() for word in words if word in values)
+    key = words[0].split("=", 1)[0]
+    return f"{key}={','.join(word.split('=', 1)[1] for word in words)}"

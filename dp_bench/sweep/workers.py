@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 from dp_bench.claims import holder
@@ -63,9 +62,7 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait for the workers to end; after an error interrupt them, which leaves checkpoints."""
         for worker in self._workers:
             worker.stop(at_once=kind is not None)
@@ -82,7 +79,7 @@ class Workers:
             if elsewhere and not pending:
                 watcher.waiting(elsewhere)
                 for run in list(elsewhere):
-                    if self._is_done(run):
+                    if is_finished(self.results_dir / "runs" / run.run_id):
                         outcomes.append(Outcome(run, "elsewhere", "done by another sweep", 0.0))
                         watcher.ended(outcomes[-1])
                         elsewhere.remove(run)
@@ -95,9 +92,6 @@ class Workers:
                 watcher.ended(outcome)
             watcher.tick()
         return outcomes
-
-    def _is_done(self, run: Run) -> bool:
-        return is_finished(self.results_dir / "runs" / run.run_id)
 
     def _idle(self, wanted: int) -> list[_Worker]:
         """Return at most `wanted` idle workers, starting new ones up to `jobs`."""
@@ -181,11 +175,9 @@ class _Worker:
     def start(self, run: Run, job: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         self.run, self._began = run, time.monotonic()
-        try:
+        with suppress(BrokenPipeError):  # it has died, which _listen reports
             self._process.stdin.write(json.dumps(job) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has died, which _listen reports
 
     def _listen(self, events: queue.Queue[tuple[_Worker, dict[str, Any] | None]]) -> None:
         assert self._process.stdout is not None
@@ -200,27 +192,22 @@ class _Worker:
         hint = ": out of memory, or stopped by someone" if -code == signal.SIGKILL else ""
         return f"its process was killed by {signal.Signals(-code).name}{hint}"
 
-    def _close(self) -> None:
-        """Close the pipes of a process that has ended."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._listener.join()
-        with suppress(OSError):  # it died with a job half written
-            self._process.stdin.close()
-        self._process.stdout.close()
-
     def stop(self, *, at_once: bool) -> None:
         assert self._process.stdin is not None
-        try:
+        with suppress(OSError):  # it has died
             if at_once:
                 self._process.send_signal(signal.SIGINT)
             self._process.stdin.close()
-        except OSError:
-            pass  # it has died
 
     def wait(self, deadline: float) -> None:
+        """Wait for the process to end, kill it at the deadline, and close its pipes."""
+        assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._close()
+        self._listener.join()
+        with suppress(OSError):  # it died with a job half written
+            self._process.stdin.close()
+        self._process.stdout.close()
