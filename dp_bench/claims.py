@@ -17,6 +17,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from dp_bench.records import is_finished, timestamp, write_json
@@ -141,11 +142,8 @@ def _host() -> str:
 
 def _clock_of(folder: Path) -> float:
     """Return the time of the file system of a folder, whose clock may be another machine's."""
-    probe = folder / f".{os.getpid()}.{threading.get_ident()}.clock"
-    probe.touch()
-    now = probe.stat().st_mtime
-    probe.unlink(missing_ok=True)
-    return now
+    with NamedTemporaryFile(dir=folder, prefix=".", suffix=".clock") as probe:
+        return Path(probe.name).stat().st_mtime
 
 
 def _keep(path: Path, run_id: str, stop: threading.Event, lost: threading.Event) -> None:

@@ -6,7 +6,7 @@ or the typed settings. Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import Any
@@ -49,12 +49,8 @@ def optimizer_of(config: Config) -> OptimizerUsed | None:
     prompt = config["prompt"]
     usual = config["trainer"]["full"] if trains_backbone(config) else config["trainer"]
     used = {key: usual[key] if prompt.get(key) is None else prompt[key] for key in OPTIMIZER}
-    return OptimizerUsed(
-        used["optimizer"],
-        used["lr"],
-        used["weight_decay"],
-        prompt.get("selector_lr") if _chooses_by_gradient(prompt) else None,
-    )
+    selector_lr = prompt.get("selector_lr") if _chooses_by_gradient(prompt) else None
+    return OptimizerUsed(used["optimizer"], used["lr"], used["weight_decay"], selector_lr)
 
 
 def is_trained(config: Config) -> bool:
@@ -119,12 +115,8 @@ def _unread_rates(config: Mapping[str, Any]) -> set[str]:
 
 
 def _reads_temperature(prompt: Mapping[str, Any]) -> bool:
-    return _draws(prompt) and (prompt.get("estimator") or TEMPERED[0]) in TEMPERED
-
-
-def _draws(prompt: Mapping[str, Any]) -> bool:
-    """Say whether a learned selector draws in training."""
-    return any(piece.is_learned for piece in catalogue.used(prompt).values())
+    draws = any(piece.is_learned for piece in catalogue.used(prompt).values())  # in training
+    return draws and (prompt.get("estimator") or TEMPERED[0]) in TEMPERED
 
 
 def _chooses_by_gradient(prompt: Mapping[str, Any]) -> bool:
@@ -142,12 +134,9 @@ def _chooses_by_gradient(prompt: Mapping[str, Any]) -> bool:
 def _plain(config: Config) -> Mapping[str, Any]:
     if not isinstance(config, RunSettings):
         return config
-    plain: Mapping[str, Any] = _by_name(asdict(config))
-    return plain
+    return asdict(config, dict_factory=_by_name)
 
 
-def _by_name(value: Any) -> Any:
+def _by_name(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Return settings as in a record: names for members of an enumeration."""
-    if isinstance(value, Mapping):
-        return {key: _by_name(inner) for key, inner in value.items()}
-    return value.name if isinstance(value, Enum) else value
+    return {key: value.name if isinstance(value, Enum) else value for key, value in items}

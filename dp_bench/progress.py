@@ -7,7 +7,6 @@ A warning is printed once and kept for the run's record. Code without a reporter
 from __future__ import annotations
 
 from contextvars import ContextVar, Token
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -55,9 +54,7 @@ class Reporter:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
         if self._previous is not None:
             _current.reset(self._previous)

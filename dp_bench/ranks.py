@@ -99,13 +99,11 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     for parameter in nonempty:
         if parameter.grad is None:  # this rank had no micro-batch
             parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([parameter.grad.reshape(-1) for parameter in nonempty if parameter.grad is not None])
+    gradients = [parameter.grad for parameter in nonempty if parameter.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     distributed.all_reduce(flat)
-    start = 0
-    for parameter in nonempty:
-        assert parameter.grad is not None
-        parameter.grad.copy_(flat[start : start + parameter.numel()].view_as(parameter))
-        start += parameter.numel()
+    for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def total(value: torch.Tensor) -> torch.Tensor:

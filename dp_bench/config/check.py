@@ -32,7 +32,11 @@ def check(overrides: Sequence[str], composer: Composer | None = None, *, sweep: 
     parsed, problems = _parse_all(overrides)
     ours = [override for override in parsed if not override.key_or_group.startswith("hydra")]
     if not sweep:
-        problems += [problem for override in ours if (problem := _sweep_problem(override))]
+        problems += [
+            f"{typed(o)} describes several runs: add -m, dp-bench train -m {typed(o)} …"
+            for o in ours
+            if o.is_sweep_override()
+        ]
     wrong = {problem: o.key_or_group for o in ours if (problem := _group_problem(o, extra_dir))}
     problems += wrong
     # Settings of a group that could not be chosen cannot be checked.
@@ -59,12 +63,6 @@ def _parse_all(overrides: Sequence[str]) -> tuple[list[Override], list[str]]:
         except UserError as error:
             problems.append(str(error))
     return parsed, problems
-
-
-def _sweep_problem(override: Override) -> str | None:
-    if not override.is_sweep_override():
-        return None
-    return f"{typed(override)} describes several runs: add -m, dp-bench train -m {typed(override)} …"
 
 
 def _group_problem(override: Override, extra_dir: Path | None) -> str | None:

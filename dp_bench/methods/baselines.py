@@ -75,17 +75,8 @@ class LinearProbe:
         raw = _features(train)
         center, scale = raw.mean(0), raw.std(0) + 1e-6
         x_ND, labels_N = (raw - center) / scale, torch.from_numpy(train.encoded.labels)
-        num_classes = len(train.task.labels)
-        fitted = [
-            cls(
-                {
-                    "weights": _logistic_regression(x_ND, labels_N, num_classes, ridge),
-                    "center": center,
-                    "scale": scale,
-                }
-            )
-            for ridge in RIDGES
-        ]
+        solved = [_logistic_regression(x_ND, labels_N, len(train.task.labels), ridge) for ridge in RIDGES]
+        fitted = [cls({"weights": weights, "center": center, "scale": scale}) for weights in solved]
         return max(fitted, key=lambda probe: score(select, predictions_of(probe.logits(select))).value)
 
     @property
