@@ -53,12 +53,8 @@ def cached_splits(context: RunContext, prompt: Prompt) -> Splits:
     splits = make_splits(context, with_summaries=cached)
     if not settings.prompt.shuffle_input:
         return splits
-    return Splits(
-        *(
-            [shuffled(split, settings) for split in use]
-            for use in (splits.train, splits.select, splits.report)
-        )
-    )
+    uses = (splits.train, splits.select, splits.report)
+    return Splits(*([shuffled(split, settings) for split in use] for use in uses))
 
 
 def shuffled(split: Split, settings: RunSettings) -> Split:

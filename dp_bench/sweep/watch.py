@@ -82,10 +82,9 @@ class Watch:
             elsewhere = "in another sweep, " if outcome.kind == "elsewhere" else ""
             text = f"score {record.score:.2f}, {elsewhere}{duration(record.total_seconds)}"
         number = self._total - len(self._left)
-        left = self._eta()
         self.console.print(
             f"[{number:>{len(str(self._total))}}/{self._total}] {'' if done else 'FAILED '}{run_id}: "
-            f"{text.splitlines()[0]}{f'; about {left} left' if left else ''}",
+            f"{text.splitlines()[0]}{self._eta()}",
             markup=False,
         )
         for warning in warnings:
@@ -101,18 +100,17 @@ class Watch:
             self._shown = time.monotonic()
             self._live.update(self._picture(), refresh=True)
 
-    def _eta(self) -> str | None:
-        """Return the estimated time left, less what the current runs have already taken."""
+    def _eta(self) -> str:
+        """Return "; about 12 min left", less what the current runs have taken, or "" without an estimate."""
         seconds, _ = duration_of(list(self._left.values()), self.costs)
         if not self._left or seconds is None:
-            return None
+            return ""
         elapsed = sum(time.monotonic() - began for _, _, began in self._running.values())
-        return duration(max(1.0, (seconds - elapsed) / self.jobs))
+        return f"; about {duration(max(1.0, (seconds - elapsed) / self.jobs))} left"
 
     def _picture(self) -> Group:
         labels = {run.run_id: run.labels for run in self.plan.runs}
         states = [self.states[run_id] for run_id in labels]
-        left = self._eta()
         lines = [Text(f"  {run.run_id}  {text}", style="cyan") for run, text, _ in self._running.values()]
-        title = Text(f"{self.plan.name}: {counts(states)}{f'; about {left} left' if left else ''}")
+        title = Text(f"{self.plan.name}: {counts(states)}{self._eta()}")
         return Group(title, grid(labels, self.states), *lines)

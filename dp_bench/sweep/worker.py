@@ -26,25 +26,19 @@ from dp_bench.types import UserError
 PROGRESS_SECONDS = 0.5
 
 
-class Answers:
-    """Answers to the sweep: one JSON object a line."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-
-    def send(self, **content: Any) -> None:
-        """Write one answer; raise KeyboardInterrupt where the sweep has ended."""
-        try:
-            self._file.write(json.dumps(content) + "\n")
-            self._file.flush()
-        except BrokenPipeError:  # the sweep has ended
-            raise KeyboardInterrupt from None
+def send(answers: TextIO, **content: Any) -> None:
+    """Write one answer to the sweep; raise KeyboardInterrupt where the sweep has ended."""
+    try:
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+    except BrokenPipeError:  # the sweep has ended
+        raise KeyboardInterrupt from None
 
 
 class SweepReporter(Reporter):
     """A reporter that sends the progress of a run to the sweep and prints its lines to the log."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: TextIO) -> None:
         super().__init__(make_console(soft_wrap=True, force_terminal=False))
         self._answers = answers
         self._description, self._completed, self._total, self._sent = "", 0, 0, 0.0
@@ -63,19 +57,19 @@ class SweepReporter(Reporter):
         self._completed += amount
         if time.monotonic() - self._sent > PROGRESS_SECONDS:
             self._sent = time.monotonic()
-            self._answers.send(progress=f"{self._description} {self._completed}/{self._total}")
+            send(self._answers, progress=f"{self._description} {self._completed}/{self._total}")
 
 
 def main() -> None:
     """Run jobs until stdin ends."""
     # A sweep in the background ignores SIGINT; its workers must not.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    answers = Answers(os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     jobs: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
     try:
         while (job := jobs.get()) is not None:
-            answers.send(**_work(job, answers))
+            send(answers, **_work(job, answers))
     except KeyboardInterrupt:
         os._exit(130)  # a library's thread must not keep a stopped worker
 
@@ -87,7 +81,7 @@ def _read(jobs: queue.Queue[dict[str, Any] | None]) -> None:
     _thread.interrupt_main()
 
 
-def _work(job: dict[str, Any], answers: Answers) -> dict[str, str]:
+def _work(job: dict[str, Any], answers: TextIO) -> dict[str, str]:
     """Run one job and return how it ended; its log is kept where it failed."""
     from dp_bench import config
     from dp_bench.claims import BusyError
