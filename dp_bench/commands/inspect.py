@@ -134,26 +134,22 @@ def _write(folder: Path, title: str, lines: list[tuple[str, ...]], notes: list[s
 def _draw(folder: Path, landscape: Landscape, qualities: list[Quality]) -> None:
     """Draw the cosines, and predicted against true changes of the loss; skip without matplotlib."""
     try:
-        import matplotlib as mpl
+        from matplotlib.figure import Figure
     except ImportError:
         return
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    canvas, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    canvas = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = canvas.subplots(1, 2)
     names = [quality.estimator for quality in qualities]
     left.barh(
         names, [quality.cosine_of_mean for quality in qualities], color="#0072B2", label="mean of the draws"
     )
     left.plot([quality.cosine_of_one for quality in qualities], names, "o", color="#D55E00", label="one draw")
     left.axvline(0, color="#999999", lw=0.8)
-    left.set_xlim(-1.05, 1.05)
-    left.set_xlabel("cosine with the exact gradient")
+    left.set(xlim=(-1.05, 1.05), xlabel="cosine with the exact gradient")
     left.invert_yaxis()
     left.legend(fontsize=8, frameon=False, loc="lower left")
     draw_line(right, landscape)
     save(canvas, folder)
-    pyplot.close(canvas)
 
 
 def save(canvas: Figure, folder: Path) -> None:
@@ -175,6 +171,5 @@ def draw_line(axes: Axes, landscape: Landscape) -> None:
         limit = 1.1 * (float(np.quantile(np.abs(values), 0.98)) or 1.0)  # outliers would hide the others
         set_limit(-limit, limit)
     axes.axline((0, 0), slope=1, color="#999999", lw=0.8)
-    axes.set_xlabel("change of the loss that the slope predicts")
-    axes.set_ylabel("change of the loss")
+    axes.set(xlabel="change of the loss that the slope predicts", ylabel="change of the loss")
     axes.set_title(f"another position: correlation {landscape.correlation:.2f}", fontsize=9)

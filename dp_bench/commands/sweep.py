@@ -5,16 +5,17 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.table import Table
 
 from dp_bench import config
 from dp_bench.methods.counts import T5, trained
+from dp_bench.report.columns import span_text
 from dp_bench.report.index import load_all
 from dp_bench.sweep.expand import split_words
 from dp_bench.sweep.grid import counts
@@ -129,18 +130,14 @@ def _on_workers(
     ]
 
 
-class _stoppable:  # noqa: N801 - reads as a statement
+@contextmanager
+def _stoppable() -> Iterator[None]:
     """Let SIGTERM, which `timeout` and Slurm send, stop the sweep like Ctrl-C."""
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, self._stop)
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    @staticmethod
-    def _stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _through_launcher(
@@ -207,13 +204,9 @@ def _show(
 
 def _trainable(runs: Sequence[Run], plan: Plan, costs: Costs) -> str:
     """Return the range of trainable parameters, from earlier records or the formula for T5."""
-    sizes = {costs.trainable(plan.cells[run.run_id]) for run in runs} - {None}
-    sizes |= {_by_formula(run, plan) for run in runs if not sizes} - {None}
-    if not sizes:
-        return "-"
-    numbers = sorted(number for number in sizes if number is not None)
-    low, high = numbers[0], numbers[-1]
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    sizes = [size for run in runs if (size := costs.trainable(plan.cells[run.run_id])) is not None]
+    sizes = sizes or [size for run in runs if (size := _by_formula(run, plan)) is not None]
+    return span_text(sizes) if sizes else "-"
 
 
 def _by_formula(run: Run, plan: Plan) -> int | None:

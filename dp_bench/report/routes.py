@@ -6,8 +6,9 @@ no". It may score well, but has not learned which example needs which prompt.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import combinations
+from math import comb
 from statistics import mean
 
 import numpy as np
@@ -21,13 +22,12 @@ MARK = "§"
 
 def label_routes(table: Table) -> dict[tuple[str, str], float]:
     """Return the share of errors that the route saves, by row label and task, if at least BY_ANSWER."""
-    shares = {}
-    for row in table.rows:
-        for task in row.cells:
-            value = predictive_power(row, task, "label")
-            if value is not None and value >= BY_ANSWER:
-                shares[row.label, task] = value
-    return shares
+    return {
+        (row.label, task): share
+        for row in table.rows
+        for task in row.cells
+        if (share := predictive_power(row, task, "label")) is not None and share >= BY_ANSWER
+    }
 
 
 def notes(table: Table) -> list[str]:
@@ -89,15 +89,12 @@ def _routes(record: RunRecord) -> np.ndarray:
 
 def adjusted_rand(one: np.ndarray, other: np.ndarray) -> float:
     """Return the Rand index corrected for chance (Hubert and Arabie, 1985)."""
-    _, rows = np.unique(one, return_inverse=True)
-    _, columns = np.unique(other, return_inverse=True)
-    table = np.zeros((rows.max() + 1, columns.max() + 1), dtype=np.int64)
-    np.add.at(table, (rows, columns), 1)
 
-    def pairs(counts: np.ndarray) -> float:
-        return float((counts * (counts - 1) / 2).sum())
+    def pairs(*routes: np.ndarray) -> int:
+        """Return the number of pairs of examples that have equal routes."""
+        return sum(comb(number, 2) for number in Counter(zip(*routes, strict=True)).values())
 
-    together, in_rows, in_columns = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
-    by_chance = in_rows * in_columns / pairs(np.array([len(one)]))
-    most = (in_rows + in_columns) / 2
+    together, in_one, in_other = pairs(one, other), pairs(one), pairs(other)
+    by_chance = in_one * in_other / comb(len(one), 2)
+    most = (in_one + in_other) / 2
     return 1.0 if most == by_chance else (together - by_chance) / (most - by_chance)
