@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from dp_bench import config, records
 from dp_bench.effective import method_of
@@ -40,16 +41,12 @@ def inspect(
     kind, number = "fresh" if fresh else "trained", len(landscape.loss_MJ)
     title = f"{record.run_id}, {kind} prompt, {number} examples, {draws} draws"
     rows = [
-        (
-            q.estimator,
-            str(q.forwards),
-            *(f"{v:.2f}" for v in (q.cosine_of_mean, q.cosine_of_one, q.bias, q.noise)),
-        )
-        for q in qualities
+        (estimator, str(forwards), *(f"{value:.2f}" for value in values))
+        for estimator, forwards, *values in map(astuple, qualities)  # in the order of HEADS
     ]
-    table = Table(title=title, title_justify="left")
-    for index, head in enumerate(HEADS):
-        table.add_column(head, justify="right" if index else "left")
+    first, *others = HEADS
+    columns = (Column(head, justify="right") for head in others)
+    table = Table(first, *columns, title=title, title_justify="left")
     for line in rows:
         table.add_row(*line)
     console = make_console(soft_wrap=True)
@@ -61,7 +58,7 @@ def inspect(
         f"predicts for the others correlates {landscape.correlation:.2f} with what happens",
     ]
     for note in notes:
-        console.print(f"- {note}", markup=False)
+        console.print(f"- {note}")
     folder = out or directory / "gradients"
     _write(folder, title, rows, notes)
     _draw(folder, landscape, qualities)

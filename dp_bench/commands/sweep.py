@@ -156,7 +156,7 @@ def _through_launcher(
 
 def _conclude(console: Console, plan: Plan, before: Sequence[Failure], new: Sequence[Failure]) -> int:
     state_of = states(plan.results_dir, [run.run_id for run in plan.runs])
-    console.print(f"{plan.name}: {counts(list(state_of.values()))}", markup=False)
+    console.print(f"{plan.name}: {counts(list(state_of.values()))}")
     for title, failures in (
         ("failed now:", new),
         ("failed before, left out; --retry-failed runs them again:", before),
@@ -164,10 +164,10 @@ def _conclude(console: Console, plan: Plan, before: Sequence[Failure], new: Sequ
         if failures:
             console.print(f"\n{title}")
         for failure in failures:
-            console.print(f"  {failure.run_id}: {failure.message}", markup=False)
+            console.print(f"  {failure.run_id}: {failure.message}")
     if any(state is State.done for state in state_of.values()):
         where = "" if plan.results_dir == Path("results") else f" --results-dir {plan.results_dir}"
-        console.print(f"Next: dp-bench tables{where}", markup=False)
+        console.print(f"Next: dp-bench tables{where}")
     if not (before or new):
         return 0
     return 2 if not before and all(failure.refused for failure in new) else 1
@@ -177,7 +177,7 @@ def _show(
     console: Console, plan: Plan, state_of: dict[str, State], todo: Sequence[Run], costs: Costs, jobs: int
 ) -> None:
     """Print the plan: runs, finished runs, and the estimated time of the rest."""
-    console.print(f"{plan.name}: {len(plan.runs)} runs: {counts(list(state_of.values()))}", markup=False)
+    console.print(f"{plan.name}: {len(plan.runs)} runs: {counts(list(state_of.values()))}")
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("backbone, prompt", no_wrap=True)
     for title in ("runs", "done", "to do", "trainable parameters", "to do takes"):
@@ -199,7 +199,7 @@ def _show(
         estimate = "no estimate without earlier runs" if seconds is None else f"about {duration(seconds)}"
         unknown_part = f", and {unknown} runs without an estimate" if seconds is not None and unknown else ""
         processes = f"{jobs} process{'es' if jobs > 1 else ''}"
-        console.print(f"to do: {len(todo)} runs, {estimate}{unknown_part}, on {processes}", markup=False)
+        console.print(f"to do: {len(todo)} runs, {estimate}{unknown_part}, on {processes}")
 
 
 def _trainable(runs: Sequence[Run], plan: Plan, costs: Costs) -> str:

@@ -6,12 +6,11 @@ no". It may score well, but has not learned which example needs which prompt.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Collection
 from itertools import combinations
 from math import comb
 from statistics import mean
-
-import numpy as np
 
 from dp_bench.records import RunRecord
 from dp_bench.report.frame import Row, Table
@@ -75,22 +74,16 @@ def agreement(row: Row, task: str) -> float | None:
 
     Runs that use one member are left out.
     """
-    by_length: dict[int, list[np.ndarray]] = defaultdict(list)
     routed = (record for record in row.distinct if record.task == task and record.routes)
-    for routes in (_routes(record) for record in routed if not _is_collapsed(record)):
-        by_length[len(routes)].append(routes)
-    pairs = [pair for same in by_length.values() for pair in combinations(same, 2)]
+    routes = [record.routes.split() for record in routed if not _is_collapsed(record)]
+    pairs = [(one, other) for one, other in combinations(routes, 2) if len(one) == len(other)]
     return mean(adjusted_rand(one, other) for one, other in pairs) if pairs else None
 
 
-def _routes(record: RunRecord) -> np.ndarray:
-    return np.array(record.routes.split(), dtype=np.int64)
-
-
-def adjusted_rand(one: np.ndarray, other: np.ndarray) -> float:
+def adjusted_rand(one: Collection[object], other: Collection[object]) -> float:
     """Return the Rand index corrected for chance (Hubert and Arabie, 1985)."""
 
-    def pairs(*routes: np.ndarray) -> int:
+    def pairs(*routes: Collection[object]) -> int:
         """Return the number of pairs of examples that have equal routes."""
         return sum(comb(number, 2) for number in Counter(zip(*routes, strict=True)).values())
 
