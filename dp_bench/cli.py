@@ -184,11 +184,7 @@ def _tables(words: list[str]) -> int:
         help="mark differences by a test over seeds (default), or over examples: bootstrap and McNemar's "
         "test on the predictions, also written to comparisons.csv",
     )
-    parser.add_argument(
-        "--pairs",
-        action="store_true",
-        help="write comparisons.csv with every pair of rows",
-    )
+    parser.add_argument("--pairs", action="store_true", help="write comparisons.csv with every pair of rows")
     parser.add_argument(
         "--transfer",
         action="store_true",
@@ -235,15 +231,7 @@ def _inspect(words: list[str]) -> int:
     options = parser.parse_args(words)
     from dp_bench.commands.inspect import inspect
 
-    return inspect(
-        options.run,
-        options.results_dir,
-        gradients=options.gradients,
-        examples=options.examples,
-        draws=options.draws,
-        fresh=options.fresh,
-        out=options.out,
-    )
+    return inspect(**vars(options))
 
 
 def _pack(words: list[str]) -> int:

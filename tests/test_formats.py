@@ -281,11 +281,11 @@ def test_runs_that_differ_in_a_setting_never_make_one_point(tmp_path: Path) -> N
         for more in ((), ("trainer.max_steps=9",))
     ]
     made.append(make_record("prompt=fixed", score=50.0))
-    figure = plots.by_members([plots.FinishedRun(record, tmp_path) for record in made])
+    figure = plots.FIGURES["members"]([plots.FinishedRun(record, tmp_path) for record in made])
     assert figure is not None
     assert set(figure.points["prompt"]) == {"routed [max_steps=9]", "routed [max_steps=60]"}
     assert set(figure.points["count"]) == {2} and set(figure.points["num_prompts"]) == {1, 2, 4}
-    pareto = plots.by_parameters([plots.FinishedRun(record, tmp_path) for record in made])
+    pareto = plots.FIGURES["parameters"]([plots.FinishedRun(record, tmp_path) for record in made])
     assert pareto is not None and len(pareto.points) == 7
 
 

@@ -285,14 +285,14 @@ def test_predictions_decide_where_they_are_asked_for() -> None:
         share = record.score / 100
         return {f"{task}/{i}": i < 100 * share for i in range(100)}
 
-    options = SheetOptions(by_examples=True, correct=correct)
+    options = SheetOptions(correct=correct)
     sheet = make_sheet(only(made), options)
     assert row(sheet, "split")[1].endswith("†")
     assert any("paired bootstrap over examples" in note for note in sheet.notes)
     (found,) = sheet.comparisons
     assert found.examples is not None and found.examples.num_examples == 100
     assert found.examples.low > 0
-    nothing = make_sheet(only(made), SheetOptions(by_examples=True, correct=lambda *_: None))
+    nothing = make_sheet(only(made), SheetOptions(correct=lambda *_: None))
     assert nothing.comparisons[0].examples is None and "†" not in row(nothing, "split")[1]
     assert not any("bootstrap" in note or "Holm" in note for note in nothing.notes), "it was not made"
     assert any(note.startswith("no difference is marked: predictions.parquet") for note in nothing.notes)
@@ -307,7 +307,7 @@ def test_tests_over_seeds_and_over_examples_are_never_corrected_together() -> No
             return None
         return {f"multirc/val/{i // 4}/{i % 4}": i < 4 * record.score for i in range(400)}
 
-    sheet = make_sheet(only(made), SheetOptions(by_examples=True, correct=correct))
+    sheet = make_sheet(only(made), SheetOptions(correct=correct))
     found = {c.a: c for c in sheet.comparisons}
     assert found["postfix"].p < 0.01 and found["postfix"].p_holm is None and not found["postfix"].supported
     tested = found["split"].examples
@@ -316,7 +316,7 @@ def test_tests_over_seeds_and_over_examples_are_never_corrected_together() -> No
     (note,) = [note for note in sheet.notes if note.startswith("† differs")]
     assert note.endswith("for 1 comparisons") and "RTE 100 texts with 400 examples" in note
     assert any(note.startswith("not tested: postfix on RTE") for note in sheet.notes)
-    one = make_sheet(only([r for r in made if r.seed == 0]), SheetOptions(by_examples=True, correct=correct))
+    one = make_sheet(only([r for r in made if r.seed == 0]), SheetOptions(correct=correct))
     assert any(note.startswith("† differs") for note in one.notes), "one run each is enough for examples"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dp_bench import tasks
 from dp_bench.data.overlap import Overlap, Row, row_of
@@ -63,15 +63,15 @@ def _check_directory(console: Console, root: Path, known: Sequence[TaskSettings]
     console.print(_table(files))
     for problem in dict.fromkeys(line.problem for line in files if line.problem is not None):
         titles = dict.fromkeys(line.task.title for line in files if line.problem == problem)
-        _print_line(console, f"{', '.join(titles)}: {problem}")
+        console.print(f"{', '.join(titles)}: {problem}", soft_wrap=True)
     for task in present:
         for note in _overlap(task, files):
-            _print_line(console, f"{task.title}: {note}.")
+            console.print(f"{task.title}: {note}.", soft_wrap=True)
     absent = [task.title for task in known if task.train_task is None and task not in present]
     if absent:
-        _print_line(
-            console,
+        console.print(
             f"No folder for {', '.join(absent)}: expected {root}/{absent[0]}/train.jsonl and val.jsonl.",
+            soft_wrap=True,
         )
     return _verdict(console, root, present, files)
 
@@ -101,15 +101,12 @@ def _checked_files(root: Path, task: TaskSettings, origins: dict[str, tuple[str,
     folder = subfolder(root, task.title)
     assert folder is not None, task.title
     paths = files_of(folder)
-    stems = dict.fromkeys([*_expected(task), *paths])
+    expected = ["train", "val"] if task.only_file is None else [task.only_file]
+    stems = dict.fromkeys([*expected, *paths])
     return [
         _checked(task, paths[stem], origins) if stem in paths else _missing(task, folder / f"{stem}.jsonl")
         for stem in stems
     ]
-
-
-def _expected(task: TaskSettings) -> list[str]:
-    return ["train", "val"] if task.only_file is None else [task.only_file]
 
 
 def _missing(task: TaskSettings, path: Path) -> CheckedFile:
@@ -167,11 +164,9 @@ def _read(task: TaskSettings, file: SplitFile) -> tuple[tuple[str, str, str], st
 
 
 def _empty_table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        is_number = heading in ("rows", "questions", "answers", "MB")
-        table.add_column(heading, justify="right" if is_number else "left", no_wrap=True)
-    return table
+    numbers = ("rows", "questions", "answers", "MB")
+    columns = (Column(h, justify="right" if h in numbers else "left", no_wrap=True) for h in headings)
+    return Table(*columns, box=None, pad_edge=False)
 
 
 def _table(files: Sequence[CheckedFile]) -> Table:
@@ -187,7 +182,9 @@ def _verdict(
     broken = [line for line in files if line.problem is not None and line.sha256]
     if broken:
         names = ", ".join(f"{line.task.title}/{line.file}" for line in broken)
-        _print_line(console, f"Not usable as it is: {names} cannot be read. Download these files again.")
+        console.print(
+            f"Not usable as it is: {names} cannot be read. Download these files again.", soft_wrap=True
+        )
         return 2
     readable = {
         task.title: {Path(line.file).stem for line in files if line.task is task and line.problem is None}
@@ -195,9 +192,11 @@ def _verdict(
     }
     usable = _usable(present, readable, ("train",), ("val", "dev32"))
     if not usable:
-        _print_line(console, f"Nothing to train on: no task in {root} has both train.jsonl and val.jsonl.")
+        console.print(
+            f"Nothing to train on: no task in {root} has both train.jsonl and val.jsonl.", soft_wrap=True
+        )
         return 2
-    _print_line(console, f"Usable: {', '.join(usable)}. Train with data.dir={root}.")
+    console.print(f"Usable: {', '.join(usable)}. Train with data.dir={root}.", soft_wrap=True)
     return 0
 
 
@@ -246,16 +245,12 @@ def _check_cache(console: Console, known: Sequence[TaskSettings]) -> int:
         console.print(table)
     usable = _usable(known, splits, ("train",), ("validation",), "test")
     if usable:
-        _print_line(console, f"Usable from the hub's cache {hub_cache_dir()}: {', '.join(usable)}.")
+        console.print(f"Usable from the hub's cache {hub_cache_dir()}: {', '.join(usable)}.", soft_wrap=True)
         return 0
-    _print_line(
-        console,
+    console.print(
         f"The hub's cache {hub_cache_dir()} holds no task of {hub} with train and validation. "
         f"On a connected machine: hf download {hub} --repo-type dataset. Or point at the official release: "
         "dp-bench data check --dir DIR, then dp-bench train data.dir=DIR.",
+        soft_wrap=True,
     )
     return 2
-
-
-def _print_line(console: Console, sentence: str) -> None:
-    console.print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from dp_bench import config, records
 from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable
@@ -14,9 +14,7 @@ from dp_bench.terminal import make_console
 
 def doctor() -> int:
     """Print the facts that a bug report needs, and return 0."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column()
+    table = Table.grid(Column(no_wrap=True), Column(), padding=(0, 2))
     for name, version in records.versions().items():
         table.add_row(name, version or "not installed")
     git = records.git_state()

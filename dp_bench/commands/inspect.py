@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from dp_bench import config, records
 from dp_bench.effective import method_of
@@ -40,16 +41,12 @@ def inspect(
     kind, number = "fresh" if fresh else "trained", len(landscape.loss_MJ)
     title = f"{record.run_id}, {kind} prompt, {number} examples, {draws} draws"
     rows = [
-        (
-            q.estimator,
-            str(q.forwards),
-            *(f"{v:.2f}" for v in (q.cosine_of_mean, q.cosine_of_one, q.bias, q.noise)),
-        )
-        for q in qualities
+        (estimator, str(forwards), *(f"{value:.2f}" for value in values))
+        for estimator, forwards, *values in map(astuple, qualities)  # in the order of HEADS
     ]
-    table = Table(title=title, title_justify="left")
-    for index, head in enumerate(HEADS):
-        table.add_column(head, justify="right" if index else "left")
+    first, *others = HEADS
+    columns = (Column(head, justify="right") for head in others)
+    table = Table(first, *columns, title=title, title_justify="left")
     for line in rows:
         table.add_row(*line)
     console = make_console(soft_wrap=True)
@@ -61,7 +58,7 @@ def inspect(
         f"predicts for the others correlates {landscape.correlation:.2f} with what happens",
     ]
     for note in notes:
-        console.print(f"- {note}", markup=False)
+        console.print(f"- {note}")
     folder = out or directory / "gradients"
     _write(folder, title, rows, notes)
     _draw(folder, landscape, qualities)
@@ -134,26 +131,22 @@ def _write(folder: Path, title: str, lines: list[tuple[str, ...]], notes: list[s
 def _draw(folder: Path, landscape: Landscape, qualities: list[Quality]) -> None:
     """Draw the cosines, and predicted against true changes of the loss; skip without matplotlib."""
     try:
-        import matplotlib as mpl
+        from matplotlib.figure import Figure
     except ImportError:
         return
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    canvas, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    canvas = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = canvas.subplots(1, 2)
     names = [quality.estimator for quality in qualities]
     left.barh(
         names, [quality.cosine_of_mean for quality in qualities], color="#0072B2", label="mean of the draws"
     )
     left.plot([quality.cosine_of_one for quality in qualities], names, "o", color="#D55E00", label="one draw")
     left.axvline(0, color="#999999", lw=0.8)
-    left.set_xlim(-1.05, 1.05)
-    left.set_xlabel("cosine with the exact gradient")
+    left.set(xlim=(-1.05, 1.05), xlabel="cosine with the exact gradient")
     left.invert_yaxis()
     left.legend(fontsize=8, frameon=False, loc="lower left")
     draw_line(right, landscape)
     save(canvas, folder)
-    pyplot.close(canvas)
 
 
 def save(canvas: Figure, folder: Path) -> None:
@@ -175,6 +168,5 @@ def draw_line(axes: Axes, landscape: Landscape) -> None:
         limit = 1.1 * (float(np.quantile(np.abs(values), 0.98)) or 1.0)  # outliers would hide the others
         set_limit(-limit, limit)
     axes.axline((0, 0), slope=1, color="#999999", lw=0.8)
-    axes.set_xlabel("change of the loss that the slope predicts")
-    axes.set_ylabel("change of the loss")
+    axes.set(xlabel="change of the loss that the slope predicts", ylabel="change of the loss")
     axes.set_title(f"another position: correlation {landscape.correlation:.2f}", fontsize=9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from dp_bench import records
 from dp_bench.methods.counts import T5, formula, trained
@@ -29,16 +29,14 @@ def list_options(kind: str, results_dir: Path, extra_dir: Path | None = None) ->
     if not lines:
         print(f"no {kind} yet")
         return 0
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    for line in lines:
-        table.add_row(*line)
     console = make_console()
     if console.is_terminal:
+        table = Table.grid(Column(no_wrap=True), padding=(0, 2))
+        for line in lines:
+            table.add_row(*line)
         console.print(table)
     else:
-        for line in lines:
-            print("\t".join(line))
+        print("\n".join("\t".join(line) for line in lines))
     return 0
 
 
@@ -93,13 +91,12 @@ def _count(name: str, extra_dir: Path | None) -> str:
 
 def _runs(results_dir: Path) -> list[tuple[str, str]]:
     scores = {record.run_id: f"score {record.score:.2f}" for record in load_all(results_dir)}
-    states = {name: _finished(results_dir / "runs" / name) for name in records.finished(results_dir)}
+    states = {
+        name: "packed" if records.is_packed(results_dir / "runs" / name) else "done"
+        for name in records.finished(results_dir)
+    }
     states |= {name: status["status"] for name, status in records.statuses(results_dir).items()}
     return [(name, f"{states[name]}  {scores.get(name, '')}".rstrip()) for name in sorted(states)]
-
-
-def _finished(directory: Path) -> str:
-    return "packed" if records.is_packed(directory) else "done"
 
 
 def _files(group: str) -> Callable[[Path, Path | None], Lines]:

@@ -39,7 +39,7 @@ def status(results_dir: Path, experiment: str | None) -> int:
     selected = planned if experiment else planned | present
     failed = sorted(run_id for run_id in selected if state_of[run_id] is State.failed)
     for run_id in failed[:FAILURES_SHOWN]:
-        console.print(f"failed: {run_id}: {first_line(results_dir / 'runs' / run_id)}", markup=False)
+        console.print(f"failed: {run_id}: {first_line(results_dir / 'runs' / run_id)}")
     if len(failed) > FAILURES_SHOWN:
         console.print(f"… and {len(failed) - FAILURES_SHOWN} more; status.json in each folder has the error")
     return 0
@@ -67,6 +67,6 @@ def _labels(run_id: str) -> dict[str, str]:
 def _show(
     console: Console, title: str, labels: Mapping[str, Mapping[str, str]], state_of: Mapping[str, State]
 ) -> None:
-    console.print(f"{title}: {counts([state_of[run_id] for run_id in labels])}", markup=False)
+    console.print(f"{title}: {counts([state_of[run_id] for run_id in labels])}")
     console.print(grid(labels, state_of))
     console.print(LEGEND + "\n")

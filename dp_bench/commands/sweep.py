@@ -5,16 +5,17 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.table import Table
 
 from dp_bench import config
 from dp_bench.methods.counts import T5, trained
+from dp_bench.report.columns import span_text
 from dp_bench.report.index import load_all
 from dp_bench.sweep.expand import split_words
 from dp_bench.sweep.grid import counts
@@ -129,18 +130,14 @@ def _on_workers(
     ]
 
 
-class _stoppable:  # noqa: N801 - reads as a statement
+@contextmanager
+def _stoppable() -> Iterator[None]:
     """Let SIGTERM, which `timeout` and Slurm send, stop the sweep like Ctrl-C."""
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, self._stop)
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    @staticmethod
-    def _stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _through_launcher(
@@ -159,7 +156,7 @@ def _through_launcher(
 
 def _conclude(console: Console, plan: Plan, before: Sequence[Failure], new: Sequence[Failure]) -> int:
     state_of = states(plan.results_dir, [run.run_id for run in plan.runs])
-    console.print(f"{plan.name}: {counts(list(state_of.values()))}", markup=False)
+    console.print(f"{plan.name}: {counts(list(state_of.values()))}")
     for title, failures in (
         ("failed now:", new),
         ("failed before, left out; --retry-failed runs them again:", before),
@@ -167,10 +164,10 @@ def _conclude(console: Console, plan: Plan, before: Sequence[Failure], new: Sequ
         if failures:
             console.print(f"\n{title}")
         for failure in failures:
-            console.print(f"  {failure.run_id}: {failure.message}", markup=False)
+            console.print(f"  {failure.run_id}: {failure.message}")
     if any(state is State.done for state in state_of.values()):
         where = "" if plan.results_dir == Path("results") else f" --results-dir {plan.results_dir}"
-        console.print(f"Next: dp-bench tables{where}", markup=False)
+        console.print(f"Next: dp-bench tables{where}")
     if not (before or new):
         return 0
     return 2 if not before and all(failure.refused for failure in new) else 1
@@ -180,7 +177,7 @@ def _show(
     console: Console, plan: Plan, state_of: dict[str, State], todo: Sequence[Run], costs: Costs, jobs: int
 ) -> None:
     """Print the plan: runs, finished runs, and the estimated time of the rest."""
-    console.print(f"{plan.name}: {len(plan.runs)} runs: {counts(list(state_of.values()))}", markup=False)
+    console.print(f"{plan.name}: {len(plan.runs)} runs: {counts(list(state_of.values()))}")
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("backbone, prompt", no_wrap=True)
     for title in ("runs", "done", "to do", "trainable parameters", "to do takes"):
@@ -202,18 +199,14 @@ def _show(
         estimate = "no estimate without earlier runs" if seconds is None else f"about {duration(seconds)}"
         unknown_part = f", and {unknown} runs without an estimate" if seconds is not None and unknown else ""
         processes = f"{jobs} process{'es' if jobs > 1 else ''}"
-        console.print(f"to do: {len(todo)} runs, {estimate}{unknown_part}, on {processes}", markup=False)
+        console.print(f"to do: {len(todo)} runs, {estimate}{unknown_part}, on {processes}")
 
 
 def _trainable(runs: Sequence[Run], costs: Costs) -> str:
     """Return the range of trainable parameters, from earlier records or the formula for T5."""
-    sizes = {costs.trainable(run.cell_id) for run in runs} - {None}
-    sizes |= {_by_formula(run) for run in runs if not sizes} - {None}
-    if not sizes:
-        return "-"
-    numbers = sorted(number for number in sizes if number is not None)
-    low, high = numbers[0], numbers[-1]
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    sizes = [size for run in runs if (size := costs.trainable(run.cell_id)) is not None]
+    sizes = sizes or [size for run in runs if (size := _by_formula(run)) is not None]
+    return span_text(sizes) if sizes else "-"
 
 
 def _by_formula(run: Run) -> int | None:

@@ -74,9 +74,8 @@ def tables(results_dir: Path, options: TableOptions) -> int:
         columns=list(dict.fromkeys([*options.columns, *(budget if options.budget else ())])),
         against_paper=options.against == "paper",
         reference=_reference(options.reference, built),
-        by_examples=results is not None,
-        correct=None if results is None else results.correct,
-        sources=None if results is None else results.sources,
+        correct=results.correct if results else None,
+        sources=results.sources if results else None,
         aggregate=options.aggregate,
     )
     sheets = [make_sheet(table, sheet_options) for table in built]

@@ -18,16 +18,14 @@ def prompt_aliases() -> Mapping[str, str]:
     return {alias: name for alias, name in named.items() if name != alias}
 
 
-def canonical(records: Iterable[RunRecord], aliases: Mapping[str, str] | None = None) -> list[RunRecord]:
+def canonical(records: Iterable[RunRecord]) -> list[RunRecord]:
     """Return records with aliases replaced by the current prompt name (runs may be older than the alias)."""
-    aliases = prompt_aliases() if aliases is None else aliases
-    return [_renamed(record, aliases) for record in records]
+    return [_renamed(record) for record in records]
 
 
-def _renamed(record: RunRecord, aliases: Mapping[str, str]) -> RunRecord:
-    old = record.prompt
-    new = aliases.get(old, old)
-    if new == old:
+def _renamed(record: RunRecord) -> RunRecord:
+    name = prompt_aliases().get(record.prompt)
+    if name is None:
         return record
-    config = {**record.config, "prompt": {**record.config["prompt"], "name": new}}
-    return replace(record, prompt=new, config=config)
+    config = {**record.config, "prompt": {**record.config["prompt"], "name": name}}
+    return replace(record, prompt=name, config=config)

@@ -77,10 +77,8 @@ def base_of(record: RunRecord) -> tuple[str, ...]:
 
 def by_data(records: list[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
     """Split records of tasks that were read from different files; return title suffix and records of each."""
-    digests: dict[str, list[str]] = defaultdict(list)
-    for record in sorted(records, key=lambda r: r.data_sha256):
-        if record.data_sha256 not in digests[record.task]:
-            digests[record.task].append(record.data_sha256)
+    tasks = {record.task for record in records}
+    digests = {task: sorted({r.data_sha256 for r in records if r.task == task}) for task in tasks}
     parts: dict[int, list[RunRecord]] = defaultdict(list)
     for record in records:
         parts[digests[record.task].index(record.data_sha256)].append(record)

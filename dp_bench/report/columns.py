@@ -46,10 +46,15 @@ def _span(number: Callable[[RunRecord], int]) -> Value:
 
     def value(row: Row, tasks: Sequence[str]) -> CellView:
         numbers = [number(record) for record in row.records]
-        low, high = min(numbers), max(numbers)
-        return CellView(f"{low:,}" if low == high else f"{low:,} to {high:,}", low)
+        return CellView(span_text(numbers), min(numbers))
 
     return value
+
+
+def span_text(numbers: Sequence[int]) -> str:
+    """Return the common value of numbers, or the lowest and the highest."""
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _spent(name: str, title: str, help: str, number: Callable[[RunRecord], int]) -> Column:

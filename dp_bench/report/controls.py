@@ -49,32 +49,23 @@ def control_notes(table: Table) -> list[str]:
 
 def _missing(table: Table, controls: list[Row]) -> str:
     present = {row.records[0].prompt.removesuffix(MULTITASK) for row in controls}
-    impossible = (
-        {"zero_shot"}
-        if any(row.records[0].config["backbone"]["head"] == "classifier" for row in table.rows)
-        else set()
-    )
-    missing = [name for name in CONTROLS if name not in present | impossible]
-    if not missing:
-        return ""
-    return f"controls missing from this table: {', '.join(missing)}"
+    if any(row.records[0].config["backbone"]["head"] == "classifier" for row in table.rows):
+        present.add("zero_shot")  # not possible with this head
+    missing = [name for name in CONTROLS if name not in present]
+    return f"controls missing from this table: {', '.join(missing)}" if missing else ""
 
 
 def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -> str:
-    def score(row: Row) -> float | None:
-        cell = row.cell(task, table.tasks)
-        return None if cell is None else cell.mean
+    def best_of(rows: list[Row]) -> tuple[float, Row] | None:
+        scored = [(cell.mean, row) for row in rows if (cell := row.cell(task, table.tasks))]
+        return max(scored, key=lambda pair: pair[0], default=None)
 
-    def best_of(rows: list[Row]) -> Row | None:
-        return max((row for row in rows if score(row) is not None), key=lambda r: score(r) or 0, default=None)
-
-    dynamic_row, control_row = best_of(dynamic), best_of(controls)
-    if dynamic_row is None or control_row is None:
+    best_dynamic, best_control = best_of(dynamic), best_of(controls)
+    if best_dynamic is None or best_control is None:
         return ""
-    gap = (score(dynamic_row) or 0) - (score(control_row) or 0)
-    scores = f"{table.title(task)} {control_row.label} {score(control_row):.2f}"
-    scores += f" / {dynamic_row.label} {score(dynamic_row):.2f}"
-    if gap <= 0:
+    (score, dynamic_row), (control_score, control_row) = best_dynamic, best_control
+    scores = f"{table.title(task)} {control_row.label} {control_score:.2f} / {dynamic_row.label} {score:.2f}"
+    if score <= control_score:
         return f"{scores} (the control is at least as good)"
     tests = [c for c in compare(table, [(dynamic_row, control_row)]) if c.task == task and c.n > 1]
     if not tests:

@@ -20,9 +20,7 @@ def by_task(records: Iterable[RunRecord]) -> list[RunRecord]:
     expanded: list[RunRecord] = []
     for record in records:
         if not record.by_task:
-            digest = trained_sha256(record)
-            same = digest == record.data_sha256
-            expanded.append(record if same else replace(record, data_sha256=digest))
+            expanded.append(replace(record, data_sha256=trained_sha256(record)))
         for task, entry in record.by_task.items():
             named = replace(
                 _for(record, task, entry, record.config["task"]["tasks"][task]),

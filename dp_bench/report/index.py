@@ -54,11 +54,9 @@ def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
         return stamps
     with os.scandir(folder) as entries:
         for entry in entries:
-            try:
+            with suppress(FileNotFoundError, NotADirectoryError):
                 stat = os.stat(f"{entry.path}/record.json")  # noqa: PTH116 - thousands of them
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            stamps[entry.name] = (stat.st_mtime_ns, stat.st_size)
+                stamps[entry.name] = (stat.st_mtime_ns, stat.st_size)
     return stamps
 
 

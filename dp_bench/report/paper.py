@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,21 +48,18 @@ def _numbers() -> dict[tuple[str, ...], float]:
     return numbers
 
 
-def printed_numbers(table: Table, aliases: Mapping[str, str] | None = None) -> dict[tuple[str, str], Printed]:
+def printed_numbers(table: Table) -> dict[tuple[str, str], Printed]:
     """Return the paper's numbers for a table's cells, by row label and task. Aliases of prompts are
     resolved."""
-    aliases = prompt_aliases() if aliases is None else aliases
     return {
         (row.label, task): printed
         for row in table.rows
         for task in table.columns
-        if (printed := _printed(table, row, task, row.cell(task, table.tasks), aliases)) is not None
+        if (printed := _printed(table, row, task)) is not None
     }
 
 
-def _printed(
-    table: Table, row: Row, task: str, cell: Cell | None, aliases: Mapping[str, str]
-) -> Printed | None:
+def _printed(table: Table, row: Row, task: str) -> Printed | None:
     """Return the paper's number for a cell, or None. For `mean` the table must have the paper's tasks."""
     data = row.records[0].config["data"]
     if data["name"] != "superglue" or data["limit"] is not None or row.records[0].prompt.endswith(MULTITASK):
@@ -71,12 +67,14 @@ def _printed(
     paper_tasks = {task for *_, task in _numbers()} - {"mean"}
     if task == "mean" and set(table.tasks) != paper_tasks:
         return None
+    aliases = prompt_aliases()
     prompt = aliases.get(row.records[0].prompt, row.records[0].prompt)
     names = (prompt, *(alias for alias, name in aliases.items() if name == prompt))
     keys = [(table.header.backbone, table.header.regime, name, task) for name in names]
     value = next((_numbers()[key] for key in keys if key in _numbers()), None)
     if value is None or row.restarts > 1:
         return None
+    cell = row.cell(task, table.tasks)
     if cell is None:
         return Printed(value, None, None)
     return Printed(value, cell.mean - value, _p_of_one_more(cell, value))

@@ -1,6 +1,6 @@
 """Figures of finished runs: curves, costs, chosen positions. Each comes with its numbers, one row per point.
 
-Each public function takes finished runs and returns a `Figure`, or None if there is nothing to draw.
+Each function in FIGURES takes finished runs and returns a `Figure`, or None if there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ LEGEND_WIDTH = 42
 # Okabe and Ito's colours, which colour-blind readers can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "osD^vP*X"
+LINE = ["place", "task", "prompt"]  # columns that identify a line of a panel
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,6 @@ class Figure:
 Panel = Callable[["Axes", pd.DataFrame], None]
 
 
-def learning_curves(runs: Sequence[FinishedRun]) -> Figure | None:
-    """Selection score against updates: the mean over seeds, and their range as a band."""
-    return _curves(runs, "select_score", "selection score")
-
-
 def entropies(runs: Sequence[FinishedRun]) -> Figure | None:
     """Entropy of the chosen positions over the selection split against updates, of dynamic prompts."""
     dynamic = [run for run in runs if is_dynamic(run.record)]
@@ -91,7 +88,7 @@ def choices_over_training(runs: Sequence[FinishedRun]) -> Figure | None:
     if not lines:
         return None
     points = pd.DataFrame(lines)
-    keys = ["place", "task", "prompt", "piece", "step", "value"]
+    keys = [*LINE, "piece", "step", "value"]
     points = points.groupby(keys)["count"].sum().reset_index()
     points["share"] = points["count"] / points.groupby(keys[:-1])["count"].transform("sum")
     points["panel"] = points["task"] + ", " + points["prompt"] + ", " + points["piece"]
@@ -101,13 +98,13 @@ def choices_over_training(runs: Sequence[FinishedRun]) -> Figure | None:
         axes.imshow(grid, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
         shown = range(0, len(grid.columns), -(-len(grid.columns) // MOST_TICKS))
         axes.set_xticks(list(shown), [grid.columns[index] for index in shown])
-        axes.set_xlabel("updates")
-        axes.set_ylabel(f"chosen {panel['piece'].iloc[0]} (light: all)")
+        axes.set(xlabel="updates", ylabel=f"chosen {panel['piece'].iloc[0]} (light: all)")
 
     return Figure(_panels(points, draw, "panel"), points)
 
 
 def _curves(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
+    """Draw a value of each evaluation against updates: the mean over seeds, and their range as a band."""
     lines = [
         {**names, "seed": run.record.seed, "step": entry["step"], key: entry[key]}
         for run, names in _labelled(runs)
@@ -117,8 +114,7 @@ def _curves(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
     if not lines:
         return None
     points = pd.DataFrame(lines)
-    spread = points.groupby(["place", "task", "prompt", "step"])[key].agg(["mean", "min", "max", "count"])
-    spread = spread.reset_index()
+    spread = points.groupby([*LINE, "step"])[key].agg(["mean", "min", "max", "count"]).reset_index()
     styles = _styles(spread["prompt"])
     band = 0.3 / max(2, len(styles))  # bands overlap
 
@@ -127,66 +123,40 @@ def _curves(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
             style = styles[prompt]
             axes.plot(line["step"], line["mean"], label=prompt, markersize=3, **style)
             axes.fill_between(line["step"], line["min"], line["max"], color=style["color"], alpha=band, lw=0)
-        axes.set_xlabel("updates")
-        axes.set_ylabel(label)
+        axes.set(xlabel="updates", ylabel=label)
 
     return Figure(_panels(spread, draw), spread)
 
 
-def by_length(runs: Sequence[FinishedRun]) -> Figure | None:
-    """Score against the number of prompt vectors, for prompts with several values of it."""
-    return _against(runs, "prompt.num_tokens", "prompt vectors")
-
-
-def by_members(runs: Sequence[FinishedRun]) -> Figure | None:
-    """Score against the number of pool members, for prompts with several values of it."""
-    return _against(runs, "prompt.vectors.num_prompts", "members")
-
-
-def by_shots(runs: Sequence[FinishedRun]) -> Figure | None:
-    """Score against training examples per class, for prompts with several values of it."""
-    return _against(runs, "regime.shots", "examples a class")
-
-
 def _against(runs: Sequence[FinishedRun], setting: str, label: str) -> Figure | None:
+    """Draw the score against a setting, for prompts with several values of it."""
     name = setting.rsplit(".", 1)[-1]
     lines = [
         {**names, name: value, "seed": run.record.seed, "score": run.record.score}
         for run, names in _labelled(runs, [setting])
         if run.record.num_updates and (value := flatten(run.record.config).get(setting)) is not None
     ]
+    if not lines:
+        return None
     points = pd.DataFrame(lines)
+    points = points[points.groupby(LINE)[name].transform("nunique") > 1]
     if points.empty:
         return None
-    points = points[points.groupby(["place", "task", "prompt"])[name].transform("nunique") > 1]
-    if points.empty:
-        return None
-    spread = points.groupby(["place", "task", "prompt", name])["score"].agg(["mean", "std", "count"])
-    spread = spread.reset_index()
+    spread = points.groupby([*LINE, name])["score"].agg(["mean", "std", "count"]).reset_index()
     styles = _styles(spread["prompt"])
 
     def draw(axes: Axes, panel: pd.DataFrame) -> None:
         for prompt, line in panel.groupby("prompt"):
             spreads = line["std"].fillna(0)
             axes.errorbar(line[name], line["mean"], spreads, label=prompt, capsize=2, **styles[prompt])
-        axes.set_xlabel(label)
-        axes.set_ylabel("score")
+        axes.set(xlabel=label, ylabel="score")
         axes.locator_params(axis="x", integer=True)
 
     return Figure(_panels(spread, draw), spread)
 
 
-def by_parameters(runs: Sequence[FinishedRun]) -> Figure | None:
-    """Mean score against trainable parameters, with the Pareto front."""
-    return _pareto(runs, "trainable_parameters", "trainable parameters")
-
-
-def by_seconds(runs: Sequence[FinishedRun]) -> Figure | None:
-    """Mean score against the seconds of a run, with the Pareto front."""
-    return _pareto(runs, "total_seconds", "seconds a run")
-
-
 def _pareto(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
+    """Draw the mean score against a cost on a logarithmic axis, with the Pareto front."""
     lines = [
         {**names, key: max(getattr(run.record, key), 1e-3), "score": run.record.score}
         for run, names in _labelled(runs)
@@ -195,7 +165,7 @@ def _pareto(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
     if not lines:
         return None
     points = pd.DataFrame(lines)
-    spread = points.groupby(["place", "task", "prompt"])[[key, "score"]].mean().reset_index()
+    spread = points.groupby(LINE)[[key, "score"]].mean().reset_index()
     styles = _styles(spread["prompt"])
 
     def draw(axes: Axes, panel: pd.DataFrame) -> None:
@@ -204,9 +174,7 @@ def _pareto(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
         order = panel.sort_values([key, "score"], ascending=[True, False])
         front = order[order["score"] > order["score"].cummax().shift(fill_value=-np.inf)]
         axes.step(front[key], front["score"], where="post", color="#999999", lw=0.8, zorder=0)
-        axes.set_xscale("log")
-        axes.set_xlabel(label)
-        axes.set_ylabel("score")
+        axes.set(xscale="log", xlabel=label, ylabel="score")
 
     return Figure(_panels(spread, draw), spread)
 
@@ -231,7 +199,7 @@ def choices(runs: Sequence[FinishedRun]) -> Figure | None:
                     lines.append({**columns, "value": int(value), "count": int(count)})
     if not lines:
         return None
-    keys = ["place", "task", "prompt", "piece", "label", "value"]
+    keys = [*LINE, "piece", "label", "value"]
     points = pd.DataFrame(lines).groupby(keys)["count"].sum().reset_index()
     points["panel"] = points["task"] + ", " + points["prompt"] + ", " + points["piece"]
     styles = _styles(points["label"])
@@ -241,12 +209,9 @@ def choices(runs: Sequence[FinishedRun]) -> Figure | None:
         for label, part in panel.groupby("label"):
             heights = np.zeros_like(bottom)
             heights[part["value"]] = part["count"]
-            axes.bar(
-                np.arange(len(bottom)), heights, bottom=bottom, label=label, color=styles[label]["color"]
-            )
+            axes.bar(range(len(bottom)), heights, bottom=bottom, label=label, color=styles[label]["color"])
             bottom += heights
-        axes.set_xlabel(f"chosen {panel['piece'].iloc[0]}")
-        axes.set_ylabel("examples, all seeds")
+        axes.set(xlabel=f"chosen {panel['piece'].iloc[0]}", ylabel="examples, all seeds")
 
     return Figure(_panels(points, draw, "panel"), points)
 
@@ -279,19 +244,18 @@ def transfer(runs: Sequence[FinishedRun]) -> Figure | None:
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=8)
         axes.set_xticks(range(len(grid.columns)), grid.columns, rotation=30)
         axes.set_yticks(range(len(grid.index)), grid.index)
-        axes.set_xlabel("evaluated on")
-        axes.set_ylabel("trained on")
+        axes.set(xlabel="evaluated on", ylabel="trained on")
 
     return Figure(_panels(points, draw), points)
 
 
 FIGURES: dict[str, Callable[[Sequence[FinishedRun]], Figure | None]] = {
-    "curves": learning_curves,
-    "length": by_length,
-    "members": by_members,
-    "shots": by_shots,
-    "parameters": by_parameters,
-    "seconds": by_seconds,
+    "curves": partial(_curves, key="select_score", label="selection score"),
+    "length": partial(_against, setting="prompt.num_tokens", label="prompt vectors"),
+    "members": partial(_against, setting="prompt.vectors.num_prompts", label="members"),
+    "shots": partial(_against, setting="regime.shots", label="examples a class"),
+    "parameters": partial(_pareto, key="trainable_parameters", label="trainable parameters"),
+    "seconds": partial(_pareto, key="total_seconds", label="seconds a run"),
     "choices": choices,
     "training": choices_over_training,
     "entropy": entropies,
@@ -304,11 +268,11 @@ def _labelled(
 ) -> list[tuple[FinishedRun, dict[str, str]]]:
     """Return runs with their panel (`place`, `task`) and line (`prompt`). As in tables, runs that differ in a
     setting outside `leave_out` get different lines."""
-    labels = row_labels([run.record for run in runs], _context_and_task, leave_out)
+    labels = row_labels([run.record for run in runs], lambda r: f"{_context(r)}, {r.task}", leave_out)
     return [
         (
             run,
-            {"place": _context(run.record), "task": run.record.task, "prompt": labels[run.record.run_id]},
+            dict(zip(LINE, (_context(run.record), run.record.task, labels[run.record.run_id]), strict=True)),
         )
         for run in runs
     ]
@@ -317,10 +281,6 @@ def _labelled(
 def _context(record: RunRecord) -> str:
     """Return data, backbone, regime and protocol of a run."""
     return f"{data_title(record)}, {record.backbone}, {record.regime}, {record.protocol}"
-
-
-def _context_and_task(record: RunRecord) -> str:
-    return f"{_context(record)}, {record.task}"
 
 
 def _labels(record: RunRecord, task: str) -> list[str]:
@@ -341,10 +301,7 @@ def _styles(labels: Iterable[str]) -> dict[Any, dict[str, Any]]:
 
 def _panels(points: pd.DataFrame, draw: Panel, column: str = "task") -> Canvas:
     """Draw one panel per `place` and `column`, with a legend to the right."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure as Canvas
 
     order = in_order(set(points[column]))
     keys = sorted(
@@ -353,9 +310,8 @@ def _panels(points: pd.DataFrame, draw: Panel, column: str = "task") -> Canvas:
     )
     columns = min(MOST_COLUMNS, len(keys))
     rows = -(-len(keys) // columns)
-    canvas, grid = pyplot.subplots(
-        rows, columns, figsize=(WIDE * columns + 1.6, HIGH * rows), squeeze=False, layout="constrained"
-    )
+    canvas = Canvas(figsize=(WIDE * columns + 1.6, HIGH * rows), layout="constrained")
+    grid = canvas.subplots(rows, columns, squeeze=False)
     several = len({key[0] for key in keys}) > 1
     for axes, (context, name) in zip(grid.flat, keys, strict=False):
         draw(axes, points[(points["place"] == context) & (points[column] == name)])
@@ -373,5 +329,4 @@ def _panels(points: pd.DataFrame, draw: Panel, column: str = "task") -> Canvas:
     if handles:
         names = [fill(label, LEGEND_WIDTH) for label in handles]
         canvas.legend(handles.values(), names, loc="outside right upper", fontsize=8, frameon=False)
-    pyplot.close(canvas)
     return canvas

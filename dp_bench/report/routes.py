@@ -6,11 +6,11 @@ no". It may score well, but has not learned which example needs which prompt.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Collection
 from itertools import combinations
+from math import comb
 from statistics import mean
-
-import numpy as np
 
 from dp_bench.records import RunRecord
 from dp_bench.report.frame import Row, Table
@@ -21,13 +21,12 @@ MARK = "§"
 
 def label_routes(table: Table) -> dict[tuple[str, str], float]:
     """Return the share of errors that the route saves, by row label and task, if at least BY_ANSWER."""
-    shares = {}
-    for row in table.rows:
-        for task in row.cells:
-            value = predictive_power(row, task, "label")
-            if value is not None and value >= BY_ANSWER:
-                shares[row.label, task] = value
-    return shares
+    return {
+        (row.label, task): share
+        for row in table.rows
+        for task in row.cells
+        if (share := predictive_power(row, task, "label")) is not None and share >= BY_ANSWER
+    }
 
 
 def notes(table: Table) -> list[str]:
@@ -75,29 +74,20 @@ def agreement(row: Row, task: str) -> float | None:
 
     Runs that use one member are left out.
     """
-    by_length: dict[int, list[np.ndarray]] = defaultdict(list)
     routed = (record for record in row.distinct if record.task == task and record.routes)
-    for routes in (_routes(record) for record in routed if not _is_collapsed(record)):
-        by_length[len(routes)].append(routes)
-    pairs = [pair for same in by_length.values() for pair in combinations(same, 2)]
+    routes = [record.routes.split() for record in routed if not _is_collapsed(record)]
+    pairs = [(one, other) for one, other in combinations(routes, 2) if len(one) == len(other)]
     return mean(adjusted_rand(one, other) for one, other in pairs) if pairs else None
 
 
-def _routes(record: RunRecord) -> np.ndarray:
-    return np.array(record.routes.split(), dtype=np.int64)
-
-
-def adjusted_rand(one: np.ndarray, other: np.ndarray) -> float:
+def adjusted_rand(one: Collection[object], other: Collection[object]) -> float:
     """Return the Rand index corrected for chance (Hubert and Arabie, 1985)."""
-    _, rows = np.unique(one, return_inverse=True)
-    _, columns = np.unique(other, return_inverse=True)
-    table = np.zeros((rows.max() + 1, columns.max() + 1), dtype=np.int64)
-    np.add.at(table, (rows, columns), 1)
 
-    def pairs(counts: np.ndarray) -> float:
-        return float((counts * (counts - 1) / 2).sum())
+    def pairs(*routes: Collection[object]) -> int:
+        """Return the number of pairs of examples that have equal routes."""
+        return sum(comb(number, 2) for number in Counter(zip(*routes, strict=True)).values())
 
-    together, in_rows, in_columns = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
-    by_chance = in_rows * in_columns / pairs(np.array([len(one)]))
-    most = (in_rows + in_columns) / 2
+    together, in_one, in_other = pairs(one, other), pairs(one), pairs(other)
+    by_chance = in_one * in_other / comb(len(one), 2)
+    most = (in_one + in_other) / 2
     return 1.0 if most == by_chance else (together - by_chance) / (most - by_chance)

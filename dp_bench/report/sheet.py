@@ -24,8 +24,7 @@ class SheetOptions:
     columns: Sequence[str] = ()  # names
     against_paper: bool = False
     reference: str = "fixed"  # the row that others are compared with
-    by_examples: bool = False  # mark by the test over examples, not over seeds; needs `correct`
-    correct: stats.Correct | None = None
+    correct: stats.Correct | None = None  # given: mark by the test over examples, not over seeds
     sources: stats.SourceOf | None = None  # the text that each example is about
     aggregate: str = "mean"
 
@@ -113,9 +112,7 @@ def _compared(table: Table, options: SheetOptions) -> list[Comparison]:
 
 def compare_rows(table: Table, pairs: Sequence[tuple[Row, Row]], options: SheetOptions) -> list[Comparison]:
     """Test each pair of rows, over examples if the options say so."""
-    return stats.compare(
-        *(table, pairs), correct=options.correct, sources=options.sources, by_examples=options.by_examples
-    )
+    return stats.compare(table, pairs, correct=options.correct, sources=options.sources)
 
 
 def _references(table: Table, name: str) -> list[Row]:
@@ -125,7 +122,7 @@ def _references(table: Table, name: str) -> list[Row]:
 
 
 def _test_notes(table: Table, compared: list[Comparison], options: SheetOptions) -> list[str]:
-    if options.by_examples:
+    if options.correct:
         return _example_notes(table, compared) or _which_reference(table, options)
     several = [c for c in compared if c.n > 1]
     if not several:

@@ -166,11 +166,10 @@ def compare(
     *,
     correct: Correct | None = None,
     sources: SourceOf | None = None,
-    by_examples: bool = False,
 ) -> list[Comparison]:
     """Compare pairs of rows on every task and on the mean, with Holm's correction over all comparisons.
 
-    `correct` returns which examples a run got right, `sources` the text of each. With `by_examples`, the
+    `correct` returns which examples a run got right, `sources` the text of each. With `correct`, the
     bootstrap p is corrected, over the comparisons with predictions (never the mean over tasks).
     """
     comparisons = []
@@ -181,15 +180,14 @@ def compare(
                 continue
             differences = independent(by_key)
             over = "draws" if len(_draws(by_key)) > 1 else "seeds"
-            comparison = Comparison(
-                *(a.label, b.label, task, len(differences), over, mean(differences)),
-                *(*interval(differences), sign_flip(differences)),
+            comparisons.append(
+                Comparison(
+                    *(a.label, b.label, task, len(differences), over, mean(differences)),
+                    *(*interval(differences), sign_flip(differences)),
+                    _on_examples(a, b, task, by_key, correct, sources) if correct and task != MEAN else None,
+                )
             )
-            if correct is not None and task != MEAN:
-                tests = _on_examples(a, b, task, by_key, correct, sources)
-                comparison = replace(comparison, examples=tests)
-            comparisons.append(comparison)
-    p_values = [(c.examples.p_bootstrap if c.examples else None) if by_examples else c.p for c in comparisons]
+    p_values = [(c.examples.p_bootstrap if c.examples else None) if correct else c.p for c in comparisons]
     corrected = iter(holm([p for p in p_values if p is not None]))
     return [
         c if p is None else replace(c, p_holm=next(corrected))

@@ -60,9 +60,8 @@ def _csv_line(table: Table, row: Row, task: str, fields: Sequence[str]) -> dict[
 
 
 def _head(table: Table) -> dict[str, object]:
-    header = table.header
     names = ("data", "backbone", "regime", "protocol", "selection", "split")
-    return {name: getattr(header, name) for name in names}
+    return {name: getattr(table.header, name) for name in names}
 
 
 def comparisons_csv(tables: Sequence[Table], by_table: Sequence[Sequence[Comparison]]) -> str:
@@ -74,8 +73,7 @@ def comparisons_csv(tables: Sequence[Table], by_table: Sequence[Sequence[Compari
             line |= {"difference": c.difference, "low": c.low, "high": c.high, "p_seeds": c.p}
             line |= {"p_holm": c.p_holm}
             names = ("num_examples", "low", "high", "p_bootstrap", "p_mcnemar")
-            line |= {f"examples_{name}": getattr(c.examples, name, None) for name in names}
-            lines.append(line)
+            lines.append(line | {f"examples_{name}": getattr(c.examples, name, None) for name in names})
     return _csv(lines)
 
 

@@ -19,7 +19,7 @@ NOT_A_VARIANT = (
 )
 SEARCH = "hpo"  # name of the search in row labels; its settings are compared within one search
 TARGET = "_target_"  # key of a piece's class
-DIGEST = re.compile(r"[0-9a-f]{40,}")  # such as prompt.init_sha256
+DIGEST = re.compile(r"([0-9a-f]{8})[0-9a-f]{32,}")  # such as prompt.init_sha256
 
 Group = Callable[[RunRecord], str]  # runs are compared within a group; in a table, the task
 
@@ -154,8 +154,4 @@ def _plain(value: Any) -> str:
     if value is None:
         return "null"
     text = str(value)
-    return text.rsplit(".", 1)[-1] if text.startswith("dp_bench.") else DIGEST.sub(_start, text)
-
-
-def _start(digest: re.Match[str]) -> str:
-    return digest[0][:8]
+    return text.rsplit(".", 1)[-1] if text.startswith("dp_bench.") else DIGEST.sub(r"\1", text)
