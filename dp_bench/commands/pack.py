@@ -25,7 +25,7 @@ def pack(results_dir: Path, drop: Sequence[str] = (), *, remove: bool = False) -
     paths = {file.parent.name: file for file in sorted((results_dir / "runs").glob("*/record.json"))}
     if not paths and not path.is_file():
         raise UserError(
-            f"There are no finished runs below {results_dir / 'runs'} and paths is no {path}. Give the "
+            f"There are no finished runs below {results_dir / 'runs'} and there is no {path}. Give the "
             "folder that holds runs/, as in dp-bench pack results."
         )
     dropped = _matching(drop, before, path)
