@@ -19,9 +19,10 @@ KEYS = tuple(field.name for field in fields(TaskSettings))
 @cache
 def known(extra_dir: Path | None = None) -> dict[str, TaskSettings]:
     """Return the tasks of the package and of `extra_dir` by name, in the order of their `order`."""
-    from dp_bench.config import options
+    from dp_bench.config import option_settings, options
 
-    tasks = [_task(_content(name, extra_dir)) for name in options("task", extra_dir)]
+    names = options("task", extra_dir)
+    tasks = [_task(option_settings("task", name, extra_dir)) for name in names]
     return {task.name: task for task in sorted(tasks, key=_sort_key)}
 
 
@@ -33,23 +34,6 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def _sort_key(task: TaskSettings) -> tuple[float, str]:
     return (float("inf") if task.order is None else task.order, task.name)
-
-
-def _content(name: str, extra_dir: Path | None) -> dict[str, Any]:
-    """Return a task's settings merged with those of its defaults list, as Hydra merges them."""
-    from dp_bench.config import option_file
-
-    content = dict(option_file("task", name, extra_dir))
-    defaults = content.pop("defaults", ["_self_"])
-    merged: dict[str, Any] = {}
-    for default in [*defaults, *([] if "_self_" in defaults else ["_self_"])]:
-        if default == "_self_":
-            merged |= content
-            continue
-        base, _, key = str(default).partition("@")
-        base_content = _content(base, extra_dir)
-        merged |= {key: base_content} if key not in ("", "_here_") else base_content
-    return merged
 
 
 def _task(content: dict[str, Any]) -> TaskSettings:

@@ -95,7 +95,7 @@ def test_every_file_is_an_option() -> None:
 
 def is_fitted_to_data(prompt: str) -> bool:
     # Read from its files, which takes no time; that Hydra composes the same is tested below.
-    return bool(config.prompt_settings(prompt).get("standardise"))
+    return bool(config.option_settings("prompt", prompt).get("standardise"))
 
 
 @pytest.mark.parametrize("protocol", ["clean", "authors"])
@@ -105,14 +105,14 @@ def test_every_prompt_builds_on_every_task(protocol: str) -> None:
     (axes,) = axes_of(words, None)
     built = [choice.experiment.resolved for choice in expand(axes, None)]
     made = [(own["task"]["name"], own["prompt"]["name"], own["protocol"]["name"]) for own in built]
-    named = {config.prompt_settings(prompt)["name"] for prompt in prompts}  # an alias is another's
+    named = {config.option_settings("prompt", prompt)["name"] for prompt in prompts}  # an alias is another's
     assert set(made) == {(task, prompt, protocol) for task in TASKS for prompt in named}
 
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_the_settings_of_a_prompt_are_read_as_hydra_composes_them(name: str) -> None:
     composed = config.plain(config.compose((f"prompt={name}",)).prompt)
-    read = config.prompt_settings(name)
+    read = config.option_settings("prompt", name)
     assert read == {key: value for key, value in composed.items() if key in read}
     assert not any(value for key, value in composed.items() if key not in read)
 

@@ -205,7 +205,7 @@ def test_the_attentions_and_loras_numbers_are_those_of_a_t5(size: str) -> None:
     model.requires_grad_(False)
     peft_methods.add_lora(backbone, lora)
     found = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert found == counts.trained(config.prompt_settings("lora"), widths, 1)
+    assert found == counts.trained(config.option_settings("prompt", "lora"), widths, 1)
 
 
 def test_a_classifier_learns_whose_choices_the_text_shows(experiment: Build) -> None:
@@ -221,7 +221,7 @@ def test_a_classifier_learns_whose_choices_the_text_shows(experiment: Build) -> 
 def test_a_probe_has_the_weights_of_its_formula(experiment: Build) -> None:
     record = run.run(experiment("prompt=linear_probe"))  # RTE: two labels, width 64
     assert record.trainable_parameters == counts.trained(
-        config.prompt_settings("linear_probe"), counts.Widths(64, 64, 2, 2), 1
+        config.option_settings("prompt", "linear_probe"), counts.Widths(64, 64, 2, 2), 1
     )
 
 

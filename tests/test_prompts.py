@@ -84,12 +84,12 @@ def test_the_formula_of_each_prompt_counts_its_parameters(name: str, num_tasks: 
     with torch.device("meta"):
         prompt = build(f"prompt={name}", width=widths.d_model, num_tasks=num_tasks, sites=tuple(sites))
     found = sum(p.numel() for p in prompt.parameters())
-    assert found == counts.trained(config.prompt_settings(name), widths, num_tasks)
+    assert found == counts.trained(config.option_settings("prompt", name), widths, num_tasks)
 
 
 @pytest.mark.parametrize("name", config.options("prompt"))
 def test_every_prompt_and_baseline_has_a_formula(name: str) -> None:
-    settings = config.prompt_settings(name)
+    settings = config.option_settings("prompt", name)
     trains_nothing = settings["method"] in ("zero_shot", "majority")
     assert (counts.formula(settings) == "0") == trains_nothing
 

@@ -229,9 +229,9 @@ def _usable(
 
 def _check_cache(console: Console, known: Sequence[TaskSettings]) -> int:
     """Print which tasks are in the hub's cache, without network access."""
-    from dp_bench.config import option_file
+    from dp_bench.config import option_settings
 
-    hub = option_file("data", "superglue", None)["hub"]
+    hub = option_settings("data", "superglue")["hub"]
     table = _empty_table("task", "file", "MB", "revision")
     splits: dict[str, set[str]] = {}
     for task in sorted(known, key=lambda task: task.hub_config):

@@ -82,9 +82,9 @@ def _options(group: str, extra_dir: Path | None) -> list[tuple[str, str]]:
 
 def _count(name: str, extra_dir: Path | None) -> str:
     """Return the formula of a prompt's trainable parameters, and their number on T5-base."""
-    from dp_bench.config import prompt_settings
+    from dp_bench.config import option_settings
 
-    prompt = prompt_settings(name, extra_dir)
+    prompt = option_settings("prompt", name, extra_dir)
     number = trained(prompt, T5["base"], 1)
     return f"{formula(prompt)}{f': {number:,} on T5-base' if number else ''}"
 

@@ -11,9 +11,8 @@ from dp_bench.config.files import (
     GROUPS,
     config_dir,
     describe,
-    option_file,
+    option_settings,
     options,
-    prompt_settings,
     with_present_names,
 )
 from dp_bench.config.overrides import present_name, renew
@@ -29,11 +28,10 @@ __all__ = [
     "config_dir",
     "describe",
     "experiment",
-    "option_file",
+    "option_settings",
     "options",
     "plain",
     "present_name",
-    "prompt_settings",
     "renew",
     "reopen",
     "reseeded",

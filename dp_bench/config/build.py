@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dp_bench import records
 from dp_bench.checks import problems_of, task_problems
 from dp_bench.config.composer import Composer
-from dp_bench.config.files import options, prompt_settings
+from dp_bench.config.files import option_settings, options
 from dp_bench.config.overrides import explain, paragraph
 from dp_bench.prompts import catalogue
 from dp_bench.settings import Init, PromptSettings, RunSettings, TaskSettings
@@ -135,7 +135,8 @@ def apply_protocol(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
             for key, value in (by_piece or {}).get(str(piece.get("_target_")).rsplit(".", 1)[-1], {}).items():
                 piece.setdefault(key, value)
         changed = (by_prompt or {}).get(cfg.prompt.name, {})
-        usual = records.flatten({"prompt": prompt_settings(cfg.prompt.name, extra_dir)}) if changed else {}
+        named = option_settings("prompt", cfg.prompt.name, extra_dir) if changed else {}
+        usual = records.flatten({"prompt": named})
         typed_in = records.flatten(plain(cfg))
         for key, value in changed.items():
             if typed_in.get(key) == usual.get(key):

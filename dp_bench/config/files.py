@@ -71,23 +71,34 @@ def describe(group: str, option: str, extra_dir: Path | None = None) -> str:
     return next(sentences, "").lstrip("# ").strip()
 
 
-def prompt_settings(name: str, extra_dir: Path | None = None) -> dict[str, Any]:
-    """Return the settings of a prompt from its files: what Hydra would compose, but fast enough for lists."""
+def option_settings(group: str, option: str, extra_dir: Path | None = None) -> dict[str, Any]:
+    """Return the settings of an option from its files: what Hydra would compose, but fast enough for lists.
+
+    Reads defaults lists with `_self_`, `base`, `base@key` and `part: option`.
+    """
+    content = dict(option_file(group, option, extra_dir))
+    defaults = content.pop("defaults", [])
     settings: dict[str, Any] = {}
-    content = dict(option_file("prompt", name, extra_dir))
-    for default in content.pop("defaults", ["_self_"]):
+    for default in [*defaults, *([] if "_self_" in defaults else ["_self_"])]:
         if default == "_self_":
-            for key, value in content.items():
-                merged = isinstance(value, dict) and isinstance(settings.get(key), dict)
-                settings[key] = settings[key] | value if merged else value
+            settings = _merged(settings, content)
         elif isinstance(default, str):
-            settings |= prompt_settings(default, extra_dir)
+            base, _, key = default.partition("@")
+            found = option_settings(group, base, extra_dir)
+            settings = _merged(settings, found if key in ("", "_here_") else {key: found})
         else:
-            ((part, option),) = default.items()
-            settings[part] = (
-                None if option is None else dict(option_file(f"prompt/{part}", option, extra_dir))
-            )
+            ((part, name),) = default.items()
+            settings[part] = None if name is None else option_settings(f"{group}/{part}", name, extra_dir)
     return settings
+
+
+def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return two trees of settings as one; the second wins."""
+    merged = dict(first)
+    for key, value in second.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
 
 
 @cache

@@ -12,9 +12,9 @@ from dp_bench.records import RunRecord
 @cache
 def prompt_aliases() -> Mapping[str, str]:
     """Return, by file name, the `name` of each shipped prompt whose file is called otherwise."""
-    from dp_bench.config import options, prompt_settings
+    from dp_bench.config import option_settings, options
 
-    named = {option: str(prompt_settings(option)["name"]) for option in options("prompt")}
+    named = {option: str(option_settings("prompt", option)["name"]) for option in options("prompt")}
     return {alias: name for alias, name in named.items() if name != alias}
 
 
