@@ -19,7 +19,9 @@ from dp_bench.effective import is_trained, needs_fp32
 from dp_bench.identity import Sources
 from dp_bench.methods.context import RunContext
 from dp_bench.progress import Reporter
+from dp_bench.records import RunRecord
 from dp_bench.settings import Head
+from dp_bench.types import UserError
 from dp_bench.verbalizer import make_verbalizer, warn_of_first_pieces
 
 
@@ -75,6 +77,15 @@ def open_model(
             warn_of_first_pieces(task.words, backbone.tokenizer)
     verbalizers = tuple(make_verbalizer(task, backbone, head, seed) for task in tasks)
     return RunContext(experiment, backbone, fingerprint, verbalizers, directory, reporter)
+
+
+def refuse_other_weights(context: RunContext, record: RunRecord) -> None:
+    """Raise UserError where the backbone is not the one that a finished run was trained on."""
+    if context.fingerprint != record.checkpoint["fingerprint"]:
+        raise UserError(
+            f"{record.run_id} was trained with other weights than are now at "
+            f"{record.checkpoint['name_or_path']}: restore them, or inspect an untrained prompt with --fresh."
+        )
 
 
 def announce(context: RunContext) -> None:

@@ -18,9 +18,9 @@ from dp_bench.methods import table
 from dp_bench.methods.baselines import Baseline, predictions_of
 from dp_bench.methods.build import load_learned, make_model, make_prompt
 from dp_bench.methods.context import RunContext
-from dp_bench.methods.splits import shuffled, summaries
+from dp_bench.methods.splits import reads_cached_summaries, shuffled, summaries
 from dp_bench.model import PromptedModel
-from dp_bench.opening import open_model
+from dp_bench.opening import open_model, refuse_other_weights
 from dp_bench.progress import Reporter
 from dp_bench.records import RunRecord
 from dp_bench.settings import Init, Selection, TaskSettings
@@ -69,8 +69,7 @@ class TrainedRun:
         settings = self.experiment.settings
         if self.model is None:
             return table.of(settings.prompt.method).reads_summaries
-        # With dropout in the frozen model a summary is random: it is computed in every forward pass.
-        return self.model.prompt.needs_summary and not settings.protocol.frozen_dropout
+        return reads_cached_summaries(self.model.prompt, settings)
 
     def _split(self, name: str, examples: list[Example]) -> Split:
         settings, task, backbone = self.experiment.settings, self.tasks[name], self.context.backbone
@@ -114,11 +113,7 @@ def open_run(folder: str | Path, device: str = "auto", *, transfer: Sequence[str
         experiment = config.with_transfer(experiment, transfer)
     with Reporter(quiet=True) as reporter:
         context = open_model(experiment, directory, reporter)
-        if context.fingerprint != record.checkpoint["fingerprint"]:
-            raise UserError(
-                f"{record.run_id} was trained on other weights than those now at "
-                f"{record.checkpoint['name_or_path']}: restore the former ones."
-            )
+        refuse_other_weights(context, record)
         model, baseline = None, None
         fitted = table.of(experiment.settings.prompt.method).fit
         if fitted is not None:

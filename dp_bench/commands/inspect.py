@@ -89,7 +89,7 @@ def measure(
     from dp_bench.methods.build import load_learned, make_model, make_prompt
     from dp_bench.methods.splits import cached_splits
     from dp_bench.methods.tune import fit_input
-    from dp_bench.opening import open_run_context
+    from dp_bench.opening import open_run_context, refuse_other_weights
     from dp_bench.progress import Reporter
     from dp_bench.randomness import derive
 
@@ -100,12 +100,8 @@ def measure(
         raise UserError(f"{record.run_id} has no prompt, hence no position to inspect.")
     with Reporter() as report:
         context = open_run_context(experiment, Sources.of(experiment), directory, report)
-        if not fresh and context.fingerprint != record.checkpoint["fingerprint"]:
-            raise UserError(
-                f"{record.run_id} was trained with other weights than are now at "
-                f"{record.checkpoint['name_or_path']}: restore them, or inspect an untrained prompt with "
-                "--fresh."
-            )
+        if not fresh:
+            refuse_other_weights(context, record)
         prompt = make_prompt(context)
         model = make_model(context, prompt)
         if not fresh:

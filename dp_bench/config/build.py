@@ -19,7 +19,7 @@ from dp_bench.config.composer import Composer
 from dp_bench.config.files import option_settings, options
 from dp_bench.config.overrides import explain, paragraph
 from dp_bench.prompts import catalogue
-from dp_bench.settings import Init, PromptSettings, RunSettings, TaskSettings
+from dp_bench.settings import Init, PromptSettings, RegimeSettings, RunSettings, TaskSettings
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
@@ -95,15 +95,15 @@ def whole_problems(cfg: DictConfig, extra_dir: Path | None) -> list[str]:
         missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith("hydra"))
         if missing:
             return [f"{', '.join(missing)} must be given: add {' '.join(f'{key}=…' for key in missing)}."]
-        return [*problems_of(typed_settings(cfg)), *_task_name_problems(cfg, extra_dir)]
+        return [*problems_of(typed_settings(cfg)), *_task_name_problems(cfg.regime, extra_dir)]
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         return [explain(error)]
 
 
-def _task_name_problems(cfg: DictConfig, extra_dir: Path | None) -> Iterator[str]:
+def _task_name_problems(regime: DictConfig | RegimeSettings, extra_dir: Path | None) -> Iterator[str]:
     known = options("task", extra_dir)
     for key in ("tasks", "transfer"):
-        for name in cfg.regime[key] or ():
+        for name in getattr(regime, key) or ():
             if name not in known:
                 hint = did_you_mean(name, known)
                 yield f"regime.{key}: there is no task '{name}'. {hint}There are: {', '.join(known)}."
@@ -181,14 +181,8 @@ def with_transfer(experiment: Experiment, names: Sequence[str]) -> Experiment:
     Raises UserError where there is no such task, or where the prompt cannot be evaluated on others.
     """
     settings = experiment.settings
-    known = options("task")
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f"There is no task '{name}'. {did_you_mean(name, known)}There are: {', '.join(known)}."
-            )
     regime = replace(settings.regime, transfer=[*(settings.regime.transfer or ()), *names])
-    if problems := problems_of(replace(settings, regime=regime)):
+    if problems := [*problems_of(replace(settings, regime=regime)), *_task_name_problems(regime, None)]:
         raise UserError(paragraph(problems))
     composer = Composer()
     others = tuple(_task_settings(_other_task(name, settings, composer)) for name in names)

@@ -47,14 +47,18 @@ def make_splits(context: RunContext, *, with_summaries: bool) -> Splits:
 
 def cached_splits(context: RunContext, prompt: Prompt) -> Splits:
     """Return the splits of a run, with the summaries that its prompt reads."""
-    # With dropout in the frozen model a summary is random: it is computed in every forward pass.
     settings = context.settings
-    cached = prompt.needs_summary and not settings.protocol.frozen_dropout
-    splits = make_splits(context, with_summaries=cached)
+    splits = make_splits(context, with_summaries=reads_cached_summaries(prompt, settings))
     if not settings.prompt.shuffle_input:
         return splits
     uses = (splits.train, splits.select, splits.report)
     return Splits(*([shuffled(split, settings) for split in use] for use in uses))
+
+
+def reads_cached_summaries(prompt: Prompt, settings: RunSettings) -> bool:
+    """Return whether a prompt reads summaries that can be cached. With dropout in the frozen model a summary
+    is random: it is computed in every forward pass."""
+    return prompt.needs_summary and not settings.protocol.frozen_dropout
 
 
 def shuffled(split: Split, settings: RunSettings) -> Split:
