@@ -87,9 +87,9 @@ def _group_problem(override: Override, extra_dir: Path | None) -> str | None:
 def _setting_problems(base: DictConfig, settings: Sequence[Override], extra_dir: Path | None) -> list[str]:
     """Return what is wrong with settings, and with the configuration that they give together with `base`."""
     cfg, problems = deepcopy(base), []
-    keys = list(_flatten(base))
+    keys, of_pieces = list(_flatten(base)), _settings_of_pieces(base)
     for override in settings:
-        problem = _key_problem(override, keys, _settings_of_pieces(base))
+        problem = _key_problem(override, keys, of_pieces)
         if problem is None and not override.is_delete():
             try:
                 OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=override.is_add())

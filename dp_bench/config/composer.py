@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -143,12 +143,15 @@ class Combinations:
         if part not in self._narrow:
             return
         words = [word if known == first else known for known in self._first]
-        before, after = (
-            cast(dict[str, Any], OmegaConf.to_container(self._composer.compose(overrides)))
-            for overrides in (self._first, words)
-        )
-        if {**before, part: None} != {**after, part: None}:
+        if {**self._before, part: None} != {**self._container(words), part: None}:
             self._narrow.discard(part)
+
+    @cached_property
+    def _before(self) -> dict[str, Any]:
+        return self._container(self._first)
+
+    def _container(self, words: Sequence[str]) -> dict[str, Any]:
+        return cast(dict[str, Any], OmegaConf.to_container(self._composer.compose(words)))
 
 
 def _part(key: str) -> str:

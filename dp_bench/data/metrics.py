@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -209,13 +209,19 @@ def _metric(name: str) -> Callable[[Answers], float]:
 
 def _evaluated(name: str, answers: Answers) -> float:
     """Return the one value that a module of the `evaluate` library computes in 0..1, times 100."""
-    import evaluate  # takes seconds
-
     predictions, references = answers.chosen, np.asarray(answers.labels).tolist()
-    values = evaluate.load(str(_folder(name))).compute(predictions=predictions, references=references)
+    values = _module(_folder(name)).compute(predictions=predictions, references=references)
     if len(values) != 1:
         raise UserError(f"{name} returns {', '.join(values) or 'nothing'}: a metric must return one number.")
     return 100.0 * float(next(iter(values.values())))
+
+
+@cache
+def _module(folder: Path) -> Any:
+    """Load a module of the `evaluate` library, once for all evaluations of a run."""
+    import evaluate  # takes seconds
+
+    return evaluate.load(str(folder))
 
 
 def _folder(name: str) -> Path:
