@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from helpers.packages import install
+from helpers.packages import OTHER_PACKAGE, install
 
 from dp_bench import config
 from dp_bench.config import Experiment, files
@@ -22,55 +22,17 @@ from dp_bench.types import Dims, Site, UserError
 
 Build = Callable[..., Experiment]
 
-GATED = '''
-import torch
-from dp_bench.prompts.catalogue import Piece, Setting
-from dp_bench.prompts.vectors import PromptVectors, Vectors
-
-
-class Gated(Vectors):
-    """A prompt beside a trained residual that a gate opens."""
-
-    def __init__(self, num_tokens, dims, init, *, open_at=0.0):
-        super().__init__(num_tokens)
-        self.prompt_PD = torch.nn.Parameter(init(num_tokens))
-        self.residual_PD = torch.nn.Parameter(torch.zeros(num_tokens, dims.width))
-        self.gate = torch.nn.Parameter(torch.tensor([open_at]))
-
-    def forward(self, summary_BD, task_B):
-        vectors_PD = self.prompt_PD + torch.sigmoid(self.gate) * self.residual_PD
-        return PromptVectors(vectors_PD.expand(len(task_B), -1, -1))
-
-
-piece = Piece(
-    "gated_prompts.Gated",
-    ("vectors",),
-    "2 P D + 1",
-    lambda s, own: 2 * s.num_tokens * s.width + 1,
-    {"open_at": Setting(lambda value, p: isinstance(value, float), "a number with a point, such as 0.0")},
-)
-'''
-YAML = """\
-# A prompt with a gated residual.
-defaults: [fixed, _self_]
-name: gated
-vectors:
-  _target_: gated_prompts.Gated
-"""
-
 
 @pytest.fixture
 def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An installed package with a piece, and a folder of configurations that uses it."""
-    site, configs = tmp_path / "site", tmp_path / "configs"
-    install(site, "gated_prompts", GATED, "dp_bench.pieces", "piece")
-    (configs / "prompt").mkdir(parents=True)
-    (configs / "prompt" / "gated.yaml").write_text(YAML, "utf-8")
+    """An installed package with a piece, and its folder of configurations."""
+    site, code = tmp_path / "site", (OTHER_PACKAGE / "other_package.py").read_text("utf-8")
+    install(site, "other_package", code, "[dp_bench.pieces]\nadded = other_package:piece\n")
     monkeypatch.syspath_prepend(str(site))
     catalogue.catalogue.cache_clear()
-    yield configs
+    yield OTHER_PACKAGE / "configs"
     catalogue.catalogue.cache_clear()
-    sys.modules.pop("gated_prompts", None)
+    sys.modules.pop("other_package", None)
 
 
 def test_a_piece_of_another_package_is_checked_counted_and_trained(
@@ -95,11 +57,9 @@ def test_a_piece_of_another_package_is_checked_counted_and_trained(
         config.check([*words, "+prompt.vectors.width=1"], config.Composer(other_package))
 
 
-def test_without_the_package_its_name_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "prompt").mkdir()
-    (tmp_path / "prompt" / "gated.yaml").write_text(YAML, "utf-8")
-    with pytest.raises(UserError, match=r"gated_prompts\.Gated is refused: only pieces of the catalogue"):
-        config.check(["prompt=gated"], config.Composer(tmp_path))
+def test_without_the_package_its_name_is_refused() -> None:
+    with pytest.raises(UserError, match=r"other_package\.Gated is refused: only pieces of the catalogue"):
+        config.check(["prompt=gated"], config.Composer(OTHER_PACKAGE / "configs"))
 
 
 @pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.name)

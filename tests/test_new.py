@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+from helpers.packages import describe
 
 from dp_bench import config
 from dp_bench.commands.new import new_prompt, new_task
@@ -44,10 +45,7 @@ def test_a_task_from_a_file_trains(tmp_path: Path, suffix: str, capsys: pytest.C
 
 def test_the_test_of_a_new_prompt_passes(tmp_path: Path) -> None:
     assert new_prompt("mine", tmp_path) == 0
-    info = tmp_path / "mine_prompt-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-prompt\nVersion: 0.1\n", "utf-8")
-    (info / "entry_points.txt").write_text("[dp_bench.pieces]\nmine = mine_prompt:piece\n", "utf-8")
+    describe(tmp_path, "mine_prompt", "[dp_bench.pieces]\nmine = mine_prompt:piece\n")
     package = str(Path(config.__file__).parents[2])
     words = (
         "from pathlib import Path; from dp_bench import config;"

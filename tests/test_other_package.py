@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers.packages import OTHER_PACKAGE, install
 
 from dp_bench import records
 
-PACKAGE = Path(__file__).parent / "fixtures" / "other_package"
 KINDS = ("prompts", "tasks", "columns", "methods", "pieces")
 TINY = ("backbone=t5_tiny_random", "trainer=smoke", "trainer.max_steps=2", "device=cpu", "seed=0")
 
@@ -23,17 +22,16 @@ TINY = ("backbone=t5_tiny_random", "trainer=smoke", "trainer.max_steps=2", "devi
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package as pip would leave it."""
     site = tmp_path_factory.mktemp("site")
-    info = site / "other_package-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other_package\nVersion: 1.0\n", "utf-8")
-    shutil.copy(PACKAGE / "entry_points.txt", info)
-    shutil.copy(PACKAGE / "other_package.py", site)
+    code, entry_points = (
+        (OTHER_PACKAGE / name).read_text("utf-8") for name in ("other_package.py", "entry_points.txt")
+    )
+    install(site, "other_package", code, entry_points)
     return site
 
 
 def command(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a command where the package is installed."""
-    paths = [str(site), str(PACKAGE.parents[2]), os.environ.get("PYTHONPATH", "")]
+    paths = [str(site), str(OTHER_PACKAGE.parents[2]), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
         [sys.executable, "-m", "dp_bench", *words],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"},
@@ -61,7 +59,7 @@ def rows(folder: Path, name: str, number: int) -> None:
 def test_a_package_adds_all_four(site: Path, tmp_path: Path) -> None:
     rows(tmp_path / "data" / "Mood", "train", 40)
     rows(tmp_path / "data" / "Mood", "val", 10)
-    configs = ["--config-dir", str(PACKAGE / "configs")]
+    configs = ["--config-dir", str(OTHER_PACKAGE / "configs")]
     where = [f"data.dir={tmp_path / 'data'}", f"results_dir={tmp_path / 'results'}"]
     for prompt in ("gated", "norms"):
         dp_bench(site, "train", *configs, "task=mood", f"prompt={prompt}", *TINY, *where)
@@ -84,8 +82,8 @@ def test_a_package_adds_all_four(site: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_named_on_the_command_line_adds_the_same(tmp_path: Path) -> None:
-    code = ["--code", str(PACKAGE / "other_package.py"), "--config-dir", str(PACKAGE / "configs")]
-    words = ["task=rte", "prompt=gated,norms", *TINY, f"data.dir={PACKAGE.parent / 'superglue'}"]
+    code = ["--code", str(OTHER_PACKAGE / "other_package.py"), "--config-dir", str(OTHER_PACKAGE / "configs")]
+    words = ["task=rte", "prompt=gated,norms", *TINY, f"data.dir={OTHER_PACKAGE.parent / 'superglue'}"]
     dp_bench(tmp_path, "sweep", *code, *words, f"results_dir={tmp_path}")  # in a worker process
     found = records.load_all(tmp_path)
     assert {record.prompt for record in found} == {"gated", "norms"}
@@ -97,7 +95,7 @@ def test_a_file_named_on_the_command_line_adds_the_same(tmp_path: Path) -> None:
 
 
 def test_what_a_package_adds_is_checked(site: Path) -> None:
-    words = ["train", "--config-dir", str(PACKAGE / "configs"), "task=rte", "prompt=gated", *TINY]
+    words = ["train", "--config-dir", str(OTHER_PACKAGE / "configs"), "task=rte", "prompt=gated", *TINY]
     done = command(site, *words, "+prompt.vectors.open_at=1")
     assert done.returncode == 2 and "must be a number with a point" in done.stderr
     done = command(site, *words, "prompt.method=norm_tunign")

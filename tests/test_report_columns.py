@@ -37,7 +37,12 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
     """Install a package whose entry point names this object of its module."""
 
     def call(entry: str) -> None:
-        install(tmp_path / "site", "energy_column", ENERGY, "dp_bench.columns", entry)
+        install(
+            tmp_path / "site",
+            "energy_column",
+            ENERGY,
+            f"[dp_bench.columns]\nadded = energy_column:{entry}\n",
+        )
         monkeypatch.syspath_prepend(str(tmp_path / "site"))
         columns.cache_clear()
 

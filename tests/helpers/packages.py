@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+OTHER_PACKAGE = Path(__file__).parents[1] / "fixtures" / "other_package"
 
-def install(site: Path, module: str, code: str, group: str, entry: str) -> None:
-    """Put a package of one module below `site`, with an entry point of that group that names `entry`."""
+
+def install(site: Path, module: str, code: str, entry_points: str) -> None:
+    """Put a package of one module below `site`, with entry points as in its entry_points.txt."""
+    describe(site, module, entry_points)
+    (site / f"{module}.py").write_text(code, "utf-8")
+
+
+def describe(site: Path, module: str, entry_points: str) -> None:
+    """Write what pip records of a package whose module is below `site`."""
     info = site / f"{module}-1.0.dist-info"
     info.mkdir(parents=True)
-    (site / f"{module}.py").write_text(code, "utf-8")
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n", "utf-8")
-    (info / "entry_points.txt").write_text(f"[{group}]\nadded = {module}:{entry}\n", "utf-8")
+    (info / "entry_points.txt").write_text(entry_points, "utf-8")
