@@ -16,7 +16,7 @@ __all__ = ["__version__", "open_run"]
 def open_run(folder: str | Path, device: str = "auto", *, transfer: Sequence[str] = ()) -> TrainedRun:
     """Open a finished run, to predict with it: `open_run("results/runs/ID").predict("rte", examples)`.
 
-    `transfer` names tasks besides its own that it can then predict too.
+    `transfer` names further tasks that it can then predict.
     """
     from dp_bench.trained import open_run  # it loads torch
 

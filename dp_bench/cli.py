@@ -118,7 +118,7 @@ def _sweep(words: list[str]) -> int:
     parser.add_argument(
         "--gpus", metavar="all|0,1", help="one process per GPU, or --jobs processes spread over these GPUs"
     )
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your configurations")
+    _add_config_dir(parser)
     options = parser.parse_intermixed_args(words)
     if options.config_dir and not options.config_dir.is_dir():
         raise UserError(f"--config-dir {options.config_dir} is not a folder.")
@@ -266,7 +266,7 @@ def _list(words: list[str]) -> int:
     parser = _parser("list", "Print the available options.")
     parser.add_argument("kind", metavar="|".join(KINDS), help="what to list")
     _add_results_dir(parser)
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your configurations")
+    _add_config_dir(parser)
     options = parser.parse_args(words)
     return list_options(options.kind, options.results_dir, options.config_dir)
 
@@ -278,7 +278,7 @@ def _data(words: list[str]) -> int:
     check.add_argument(
         "--dir", type=Path, help="a folder with the layout of the official release (BoolQ/train.jsonl …)"
     )
-    check.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with more tasks")
+    _add_config_dir(check)
     options = parser.parse_args(words)
     from dp_bench.commands.data_check import check as check_data
 
@@ -322,6 +322,10 @@ def _add_results_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results-dir", type=Path, default=Path("results"), help="folder that holds runs/ (default: results)"
     )
+
+
+def _add_config_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your configurations")
 
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:

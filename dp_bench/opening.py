@@ -106,11 +106,11 @@ def announce(context: RunContext) -> None:
             f"({-(-trainer.batch_size // micro)} × {micro}); {machine.device_name(backbone.device)}, "
             f"weights in {machine.dtype_name(backbone.dtype)}"
         )
-    for task in context.data:
-        for note in task.notes:
+    for part in context.data:
+        for note in part.notes:
             reporter.line(f"  {note}")
-        title = f"{task.task.title}: " if len(context.data) > 1 else ""
-        reporter.line(f"  {title}{_examples(task, trainer.selection.value)}")
+        title = f"{part.task.title}: " if len(context.data) > 1 else ""
+        reporter.line(f"  {title}{_examples(part, trainer.selection.value)}")
     for note in transfer_notes(context):
         reporter.line(f"  {note}")
 

@@ -35,10 +35,10 @@ def record_of(
     """Return the record of a run; `costs` are its time and memory."""
     settings, data, progress = context.settings, context.data, result.progress
     backbone, optimizer = context.backbone, optimizer_of(settings)
-    overall = mean_score({task.task.name: result.reports[task.task.name].score for task in data})
+    overall = mean_score({part.task.name: result.reports[part.task.name].score for part in data})
     splits = _by_use(data)
     num_examples = {use: sum(map(len, encoded)) for use, encoded in splits.items()}
-    overlap = {task.task.name: task.overlap for task in data} | dict(context.transfer_overlap)
+    overlap = {part.task.name: part.overlap for part in data} | dict(context.transfer_overlap)
     return RunRecord(
         run_id=identity.run_id,
         status="done",
@@ -69,7 +69,7 @@ def record_of(
         config=context.experiment.resolved,
         cell_id=identity.cell_id,
         facts=identity.facts,
-        notes=[*(note for task in data for note in task.notes), *transfer_notes(context)],
+        notes=[*(note for part in data for note in part.notes), *transfer_notes(context)],
         overlap={task: asdict(counts) for task, counts in overlap.items()},
         diagnostics={
             **{k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},
@@ -110,14 +110,14 @@ def _checkpoint(context: RunContext) -> dict[str, str | None]:
 
 
 def _by_use(data: Sequence[TaskData]) -> dict[str, list[EncodedSplit]]:
-    return {use: [getattr(task, use) for task in data] for use in ("train", "select", "report")}
+    return {use: [getattr(part, use) for part in data] for use in ("train", "select", "report")}
 
 
 def _tasks(data: Sequence[TaskData], sources: Sequence[Source], result: MethodResult) -> dict[str, Any]:
     """Return the entries of a multitask run's record for each task."""
     return {
-        task.task.name: {**_task_entry(task, result), "data_sha256": source.sha256}
-        for task, source in zip(data, sources, strict=True)
+        part.task.name: {**_task_entry(part, result), "data_sha256": source.sha256}
+        for part, source in zip(data, sources, strict=True)
     }
 
 

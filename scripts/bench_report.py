@@ -3,7 +3,7 @@
     python scripts/bench_report.py              # 10,000 generated records, in a folder that is removed
 
 The records are those of a sweep over backbones, tasks, prompts, learning rates and seeds, with made-up
-scores. Every command is a process of its own; the first `tables` makes the index, the others use it, and the
+scores. Every command is a new process; the first `tables` makes the index, the others use it, and the
 last read a pack in place of the folders.
 """
 

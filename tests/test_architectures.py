@@ -126,10 +126,10 @@ def stock(backbone: Backbone, lengths: list[int], **read: Tensor) -> Tensor:
     """Return what transformers answers to texts in full, each alone, at the place where it is read."""
     rows = []
     for row, length in enumerate(lengths):
-        own = {name: value[row : row + 1, :length] for name, value in read.items()}
+        inputs = {name: value[row : row + 1, :length] for name, value in read.items()}
         if backbone.lm.config.is_encoder_decoder:
-            own["decoder_input_ids"] = torch.zeros(1, 1, dtype=torch.long)
-        logits = backbone.model(**own).logits[0]
+            inputs["decoder_input_ids"] = torch.zeros(1, 1, dtype=torch.long)
+        logits = backbone.model(**inputs).logits[0]
         rows.append(logits[-1 if backbone.lm.config.is_encoder_decoder else length - 2, :200])
     return torch.stack(rows)
 
@@ -214,16 +214,18 @@ def forget_order(backbone: Backbone) -> None:
 BREAKS: dict[str, tuple[str, Callable[[Backbone], None]]] = {
     "scaled": (
         "same answer as their tokens",
-        lambda own: before(own, lambda given: {"inputs_embeds": 1.1 * given["inputs_embeds"]}),
+        lambda broken: before(broken, lambda given: {"inputs_embeds": 1.1 * given["inputs_embeds"]}),
     ),
     "unmasked": (
         "padding and the other texts",
-        lambda own: before(own, lambda given: {"attention_mask": torch.ones_like(given["attention_mask"])}),
+        lambda broken: before(
+            broken, lambda given: {"attention_mask": torch.ones_like(given["attention_mask"])}
+        ),
     ),
     "unordered": ("a vector that is moved", forget_order),
     "detached": (
         "a gradient reaches",
-        lambda own: before(own, lambda given: {"inputs_embeds": given["inputs_embeds"].detach()}),
+        lambda broken: before(broken, lambda given: {"inputs_embeds": given["inputs_embeds"].detach()}),
     ),
 }
 
@@ -244,7 +246,7 @@ def test_what_was_proved_is_remembered_for_these_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(probe, "PROPERTIES", {"any": lambda own: asked.append(own.fingerprint())})
+    monkeypatch.setattr(probe, "PROPERTIES", {"any": lambda probed: asked.append(probed.fingerprint())})
     backbone = load(make_folder("bert", tmp_path / "model"))
     for weights in ("one", "other", "one"):
         probe.prove(backbone, weights, tmp_path)

@@ -203,7 +203,7 @@ def test_the_authors_protocol_is_what_their_code_does() -> None:
     pool = {"adap_ins_vec", "pool"}
 
     def prompts_with(key: str, value: Any) -> set[str]:
-        return {n for n, own in by_prompt.items() if records.flatten(own).get(key) == value}
+        return {n for n, content in by_prompt.items() if records.flatten(content).get(key) == value}
 
     assert prompts_with("trainer.step_each_micro_batch", True) == as_fixed | pool | combined  # B1
     assert protocol["sample_at_eval"] is True  # B2
@@ -348,7 +348,7 @@ def test_each_value_of_a_sweep_is_checked_once() -> None:
 def test_a_sweep_composes_each_choice_of_files_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     by_hydra = config.Composer._by_hydra
-    monkeypatch.setattr(config.Composer, "_by_hydra", lambda *own: calls.append(own) or by_hydra(*own))
+    monkeypatch.setattr(config.Composer, "_by_hydra", lambda *words: calls.append(words) or by_hydra(*words))
     config.check(["seed=range(0,20)", "prompt=fixed,dynamic", "prompt.num_tokens=1,2,3"])
     assert len(calls) == 2
 

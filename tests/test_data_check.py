@@ -23,8 +23,8 @@ def release(tmp_path: Path) -> Path:
 
 def test_every_task_file_is_known_in_the_order_it_asks_for() -> None:
     paths = (REPOSITORY / "configs" / "task").glob("*.yaml")
-    own = [yaml.safe_load(path.read_text("utf-8")) for path in paths]
-    assert list(tasks.known()) == [task["name"] for task in sorted(own, key=lambda task: task["order"])]
+    contents = [yaml.safe_load(path.read_text("utf-8")) for path in paths]
+    assert list(tasks.known()) == [task["name"] for task in sorted(contents, key=lambda task: task["order"])]
     for name, task in tasks.known().items():
         assert (task.train_task is not None) == (task.only_file is not None)
         assert task.files["SuperGLUE"], name
@@ -36,8 +36,8 @@ def test_tasks_that_no_file_names_come_last() -> None:
 
 def test_a_users_task_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "task").mkdir()
-    own = "defaults: [rte, _self_]\nname: mine\ntitle: Mine\nreader: rows\nfiles: null\norder: null\n"
-    (tmp_path / "task" / "mine.yaml").write_text(own, "utf-8")
+    text = "defaults: [rte, _self_]\nname: mine\ntitle: Mine\nreader: rows\nfiles: null\norder: null\n"
+    (tmp_path / "task" / "mine.yaml").write_text(text, "utf-8")
     (tmp_path / "Mine").mkdir()
     for stem in ("train", "val"):
         text = f"premise,hypothesis,label\n{stem} a,b,entailment\n{stem} c,d,not_entailment\n"

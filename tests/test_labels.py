@@ -302,17 +302,17 @@ def test_a_revision_names_runs_of_record_and_no_others(experiment: Build) -> Non
     revisions = {
         name: config.build(config.compose([f"task={name}", "data.dir=."])) for name in config.options("task")
     }
-    assert {name for name, own in revisions.items() if own.settings.task.revision is not None} == {"record"}
-    own = experiment("task=record", "prompt=fixed", "trainer.selection=validation")
-    before = deepcopy(own.resolved)
+    assert {name for name, made in revisions.items() if made.settings.task.revision is not None} == {"record"}
+    made = experiment("task=record", "prompt=fixed", "trainer.selection=validation")
+    before = deepcopy(made.resolved)
     del before["task"]["revision"]
-    assert records.identify(before, "data")[0] != records.identify(own.resolved, "data")[0]
-    assert not any(name.startswith("revision") for name in identity.facts(own, ()))
+    assert records.identify(before, "data")[0] != records.identify(made.resolved, "data")[0]
+    assert not any(name.startswith("revision") for name in identity.facts(made, ()))
 
 
 def test_a_users_task_of_records_shape_has_the_revision_too(experiment: Build) -> None:
-    own = experiment("task=record", "task.revision=null", "prompt=fixed", "trainer.selection=validation")
-    assert identity.facts(own, ())["revision.record"] == "2"
+    made = experiment("task=record", "task.revision=null", "prompt=fixed", "trainer.selection=validation")
+    assert identity.facts(made, ())["revision.record"] == "2"
     other = experiment("task=rte", "prompt=fixed", "trainer.selection=validation")
     assert not any(name.startswith("revision") for name in identity.facts(other, ()))
 

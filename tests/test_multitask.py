@@ -162,8 +162,8 @@ def test_few_shots_of_several_tasks_are_those_of_each_alone(several: Build, expe
 def test_another_task_or_transfer_is_another_run(several: Build) -> None:
     base = several("prompt=fixed")
     ids = {
-        run.records.identify(own.resolved, Sources.of(own).sha256)[0]
-        for own in (
+        run.records.identify(made.resolved, Sources.of(made).sha256)[0]
+        for made in (
             base,
             several("prompt=fixed", "regime.tasks=[cb,copa]"),
             several("prompt=fixed", "regime.tasks=[rte,cb]"),

@@ -32,15 +32,15 @@ def test_a_task_from_a_file_trains(tmp_path: Path, suffix: str, capsys: pytest.C
             rows.to_json(path, orient="records", lines=True)
         else:
             rows.to_parquet(path)
-    own = tmp_path / "own"
-    assert new_task("reviews", folder / f"train{suffix}", own, "sentiment") == 0
+    configs = tmp_path / "own"
+    assert new_task("reviews", folder / f"train{suffix}", configs, "sentiment") == 0
     said = capsys.readouterr().out.split("dp-bench train ")[1].split()
-    assert said[:2] == ["--config-dir", str(own)]
+    assert said[:2] == ["--config-dir", str(configs)]
     words = [*said[2:], "backbone=t5_tiny_random", "trainer=smoke", "trainer.max_steps=2", "device=cpu"]
-    experiment = config.experiment([*words, "prompt=fixed", f"results_dir={tmp_path / 'results'}"], own)
+    experiment = config.experiment([*words, "prompt=fixed", f"results_dir={tmp_path / 'results'}"], configs)
     assert set(run(experiment).metrics) == {"accuracy", "macro_f1"}
     with pytest.raises(UserError, match=r"task/reviews\.yaml already exists"):
-        new_task("reviews", folder / f"train{suffix}", own, "sentiment")
+        new_task("reviews", folder / f"train{suffix}", configs, "sentiment")
 
 
 def test_the_test_of_a_new_prompt_passes(tmp_path: Path) -> None:

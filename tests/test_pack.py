@@ -63,7 +63,9 @@ def test_records_of_real_runs_come_back_to_the_byte(
     experiment: Build, command: Command, tmp_path: Path
 ) -> None:
     pool = ("prompt=pool", *QUICK)
-    made = [run.run(experiment(*own)) for own in ((*pool, "seed=1"), (*pool, "seed=2"), ("prompt=majority",))]
+    made = [
+        run.run(experiment(*words)) for words in ((*pool, "seed=1"), (*pool, "seed=2"), ("prompt=majority",))
+    ]
     results = tmp_path / "results"
     files = {path.parent.name: path.read_text("utf-8") for path in results.glob("runs/*/record.json")}
     assert files.keys() == {record.run_id for record in made}
@@ -170,12 +172,12 @@ def test_commands_say_the_same_of_packed_runs(command: Command, tmp_path: Path) 
 def test_a_packed_run_is_finished_and_has_no_weights(
     experiment: Build, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = experiment("prompt=adap_ins_pos", *QUICK)
-    first, results = run.run(own), tmp_path / "results"
+    made = experiment("prompt=adap_ins_pos", *QUICK)
+    first, results = run.run(made), tmp_path / "results"
     command("pack", results)
     folder = results / "runs" / first.run_id
     shutil.rmtree(folder)
-    assert run.run(own) == first and "finished before" in capsys.readouterr().out and not folder.exists()
+    assert run.run(made) == first and "finished before" in capsys.readouterr().out and not folder.exists()
     with pytest.raises(UserError, match="but not its weights") as refused:
         dp_bench.open_run(folder)
     assert str(results / pack.FILE) in str(refused.value)

@@ -377,11 +377,16 @@ def test_brackets_and_colons_are_shown_on_a_terminal(many: list[RunRecord]) -> N
     ]
     table = only([*odd, *(make_record("task=rte", "prompt=split", seed=seed) for seed in range(7))])
     table = replace(table, titles={"rte": "RTE [all]"}, notes=(*table.notes, "a :warning: [red]sign[/red]"))
-    own = make_sheet(table, SheetOptions(reference="fixed [max_steps=9]"))
+    sheet = make_sheet(table, SheetOptions(reference="fixed [max_steps=9]"))
     for console in (Console(file=StringIO(), width=200), make_console(file=StringIO(), width=200)):
-        console.print(to_terminal(own))
+        console.print(to_terminal(sheet))
         text = console.file.getvalue()  # type: ignore[attr-defined]
-        for sentence in (*own.header.lines(), *own.notes, *own.heads, *(line[0].text for line in own.lines)):
+        for sentence in (
+            *sheet.header.lines(),
+            *sheet.notes,
+            *sheet.heads,
+            *(line[0].text for line in sheet.lines),
+        ):
             assert squeezed(sentence) in squeezed(text)
 
 

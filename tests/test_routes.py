@@ -292,11 +292,11 @@ def test_what_chooses_may_have_a_learning_rate_of_its_own(backbone: Backbone) ->
     prompt = model.prompt
     everything = [p for p in prompt.parameters() if p.requires_grad]
     assert parameter_groups(everything, prompt.selector_parameters(), None) is everything
-    others, own = parameter_groups(everything, prompt.selector_parameters(), 0.03)
-    assert isinstance(others, dict) and isinstance(own, dict) and own["lr"] == 0.03
+    others, selectors = parameter_groups(everything, prompt.selector_parameters(), 0.03)
+    assert isinstance(others, dict) and isinstance(selectors, dict) and selectors["lr"] == 0.03
     names = {id(p): name for name, p in prompt.named_parameters()}
     assert [names[id(p)] for p in others["params"]] == ["vectors.prompts_KPD"]
-    assert {names[id(p)].split(".")[0] for p in own["params"]} == {"position", "vectors"}
+    assert {names[id(p)].split(".")[0] for p in selectors["params"]} == {"position", "vectors"}
 
 
 # ---------------------------------------------------------------------------------------------- whole runs

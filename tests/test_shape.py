@@ -13,7 +13,7 @@ import pytest
 import dp_bench
 
 PACKAGE = Path(dp_bench.__file__).parent
-# From the ground up: a module imports from its own line and from those above it.
+# From the ground up: a module imports from its line and from those above it.
 LAYERS = (
     "types suggest plugins terminal ranks randomness progress records pack digests hub profiling checkpoints",
     "micro",

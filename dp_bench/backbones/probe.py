@@ -170,7 +170,7 @@ def _knows_order(backbone: Backbone) -> None:
         for parts in ((long[:4], short), (short[:-1], long[:4], short[-1:]))
     )
     if not float((one - other).abs().max()) > (8 * _rounding(backbone, one) if _is_fine(backbone) else 0):
-        raise LacksError("its answer is the same wherever vectors stand in a text")
+        raise LacksError("its answer does not depend on where vectors are inserted")
 
 
 def _has_gradient(backbone: Backbone) -> None:

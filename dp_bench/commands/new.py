@@ -61,9 +61,15 @@ def new_task(name: str, source: Path, folder: Path, label: str | None) -> int:
     )
     distinct = [field for field in fields if rows[field].nunique() > len(rows) / 2]
     values = {
-        **{"name": name, "title": json.dumps(title), "file": source.name, "command": command},
-        **{"label": json.dumps(label), "labels": _yaml_list(labels), "num_labels": f"{len(labels)} labels"},
-        **{"fields": _yaml_list(fields), "shorten": shorten},
+        "name": name,
+        "title": json.dumps(title),
+        "file": source.name,
+        "command": command,
+        "label": json.dumps(label),
+        "labels": _yaml_list(labels),
+        "num_labels": f"{len(labels)} labels",
+        "fields": _yaml_list(fields),
+        "shorten": shorten,
         "template": json.dumps(" ".join(f"{field}: {{{field}}}" for field in fields)),
         "together": _yaml_list(distinct) if distinct else "null",
     }

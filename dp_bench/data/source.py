@@ -91,7 +91,7 @@ def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) ->
         kind, root = "directory", Path(data.dir).expanduser()
     else:
         return _locate_on_hub(task, data)
-    # A mixture has its own folder and the schema of BoolQ.
+    # A mixture has a folder of its name and the schema of BoolQ.
     train_folder, folder = (_task_folder(root, data.mixture or t.title) for t in (task.training, task))
     train = _release_file(train_folder, data.train_file, "data.train_file")
     if task.only_file is not None:
@@ -227,7 +227,7 @@ def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for rows in chunks:
                 for index, record in zip(rows.index, rows.to_dict("records"), strict=True):
                     yield int(index) + 1, {str(key): value for key, value in record.items()}
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+    except (ValueError, OSError) as error:  # errors of pandas are ValueErrors
         raise UserError(
             f"{path}: expected a CSV file in UTF-8 whose first line names the columns, but "
             f"{str(error).splitlines()[0]}."

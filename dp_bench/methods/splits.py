@@ -35,12 +35,12 @@ def make_splits(context: RunContext, *, with_summaries: bool) -> Splits:
 
     data = list(enumerate(context.data))
     # Draws depend on the name: a split that selects and is reported is evaluated with the same draws.
-    reported = ["select" if task.select is task.report else "report" for task in context.data]
+    reported = ["select" if part.select is part.report else "report" for part in context.data]
     transfer = enumerate(context.transfer, start=len(data))
     return Splits(
-        [split("train", task.task.training, task.train, i) for i, task in data],
-        [split("select", task.task.training, task.select, i) for i, task in data],
-        [split(reported[i], task.task, task.report, i) for i, task in data]
+        [split("train", part.task.training, part.train, i) for i, part in data],
+        [split("select", part.task.training, part.select, i) for i, part in data],
+        [split(reported[i], part.task, part.report, i) for i, part in data]
         + [split("report", task, encoded, i) for i, (task, encoded) in transfer],
     )
 

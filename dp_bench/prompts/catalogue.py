@@ -354,7 +354,7 @@ def _unknown(piece: Settings, part: str | None = None) -> str:
     names = [p.target for p in catalogue().values() if part is None or part in p.parts]
     return (
         f"_target_={'null' if target is None else target} is refused: only pieces of the catalogue are "
-        f"built, here {', '.join(names)}. One of your own comes from an installed package, or from a file: "
+        f"built, here {', '.join(names)}. Yours may come from an installed package, or from a file: "
         "--code FILE."
     )
 

@@ -54,12 +54,12 @@ CPU = torch.device("cpu")
 
 
 def settings_of(kind: str, **changes: Any) -> BackboneSettings:
-    own = {
+    settings = {
         "family": None,
         "answer_cue": None if kind == "t5" else " Answer: {mask}" if kind in ENCODERS else " A:",
     }
     base = BackboneSettings(name=kind, random_init={"model_type": kind, **DIMS[kind]})
-    return dataclasses.replace(base, **{**own, **changes})
+    return dataclasses.replace(base, **{**settings, **changes})
 
 
 def batch_of(lengths: list[int], seed: int = 0) -> Batch:

@@ -1,4 +1,4 @@
-"""The command line, run in a folder of its own."""
+"""The command line, run in an empty folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TINY = (
 
 @pytest.fixture
 def sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    """Run `dp-bench COMMAND WORDS` in a folder of its own; give its exit code and what it printed."""
+    """Run `dp-bench COMMAND WORDS` in an empty folder; give its exit code and what it printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # whatever --jobs is
 

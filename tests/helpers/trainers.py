@@ -41,8 +41,8 @@ def make_trainer(experiment: Experiment, directory: Path, *, rows: int | None = 
         summary_pad_to=settings.protocol.summary_pad_to,
     )
     few = None if rows is None else np.arange(rows)
-    train = [own.train if few is None else own.train.select(few) for own in data]
-    select = train if rows is not None else [own.select for own in data]
+    train = [part.train if few is None else part.train.select(few) for part in data]
+    select = train if rows is not None else [part.select for part in data]
     return Trainer(
         model,
         train=[
