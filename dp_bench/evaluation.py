@@ -187,7 +187,7 @@ def score(split: Split, predictions: Predictions) -> Score:
     """Score predictions with the metrics of the split's task."""
     task, encoded = split.task, split.encoded
     answers = metrics.Answers(
-        *(encoded.labels, predictions.choices, encoded.groups, len(task.labels)),
+        *(encoded.labels, predictions.choices, encoded.groups, range(len(task.labels))),
         *(encoded.choices, encoded.golds),
     )
     values = metrics.score(task.metrics, answers)

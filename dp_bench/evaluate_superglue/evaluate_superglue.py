@@ -7,7 +7,7 @@ ReCoRD are matched by passage and query, not by the query alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -15,6 +15,7 @@ import evaluate
 import numpy as np
 
 from dp_bench.data import metrics
+from dp_bench.data.metrics import Answers
 
 DESCRIPTION = "The metrics of the SuperGLUE benchmark, https://super.gluebenchmark.com/."
 CITATION = """@article{wang2019superglue,
@@ -36,62 +37,43 @@ Returns: accuracy; for `cb` accuracy and f1, the mean over the classes that occu
 """
 
 
-def _accuracy(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-    return {"accuracy": metrics.accuracy(references, predictions)}
-
-
-def _cb(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-    f1 = metrics.macro_f1_of_present(references, predictions)
-    return {**_accuracy(predictions, references), "f1": f1}
-
-
-def _axb(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-    return {"matthews_correlation": metrics.matthews(references, predictions)}
-
-
-def _axg(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-    if len(predictions) % 2:
-        raise ValueError(f"the rows of axg are pairs; {len(predictions)} is an odd number")
-    pairs = [str(row // 2) for row in range(len(predictions))]
-    parity = metrics.gender_parity(predictions, pairs)
-    return {**_accuracy(predictions, references), "gender_parity": parity}
-
-
-def _multirc(predictions: Sequence[Mapping[str, Any]], references: Sequence[int]) -> dict[str, float]:
-    labels = np.asarray(references)
-    predicted = np.asarray([answer["prediction"] for answer in predictions])
-    groups = [f"{answer['idx']['paragraph']}/{answer['idx']['question']}" for answer in predictions]
-    rows_of: dict[str, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows_of.setdefault(group, []).append(row)
-    question_f1s = [metrics.macro_f1_of_present(labels[rows], predicted[rows]) for rows in rows_of.values()]
-    return {
-        "exact_match": metrics.exact_match(labels, predicted, groups),
-        "f1_m": float(np.mean(question_f1s)),
-        "f1_a": metrics.f1a(labels, predicted),
-    }
-
-
-def _record(
-    predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
-    text_of = {_query(row): row["prediction_text"] for row in predictions}
-    texts = [text_of.get(_query(row), "") for row in references]  # a missing prediction is wrong
-    golds = [row["answers"] for row in references]
-    return {"exact_match": metrics.token_em(texts, golds), "f1": metrics.token_f1(texts, golds)}
+def _answers(subset: str, predictions: Sequence[Any], references: Sequence[Any]) -> Answers:
+    if subset == "record":
+        text_of = {_query(row): row["prediction_text"] for row in predictions}
+        # Choice 0 is the predicted text, the others are right; a missing prediction is wrong.
+        choices = [[text_of.get(_query(row), ""), *row["answers"]] for row in references]
+        golds = [range(1, len(texts)) for texts in choices]
+        chosen = np.zeros(len(choices), dtype=np.int64)
+        return Answers(chosen, chosen, choices=choices, golds=golds)
+    groups: list[str] = []
+    if subset == "multirc":
+        groups = [f"{answer['idx']['paragraph']}/{answer['idx']['question']}" for answer in predictions]
+        predictions = [answer["prediction"] for answer in predictions]
+    if subset == "axg":
+        if len(predictions) % 2:
+            raise ValueError(f"the rows of axg are pairs; {len(predictions)} is an odd number")
+        groups = [str(row // 2) for row in range(len(predictions))]
+    return Answers(np.asarray(references), np.asarray(predictions), groups)
 
 
 def _query(row: Mapping[str, Any]) -> tuple[int, int]:
     return row["idx"]["passage"], row["idx"]["query"]
 
 
-COMPUTE: dict[str, Callable[..., dict[str, float]]] = {
-    **dict.fromkeys(("boolq", "copa", "rte", "wic", "wsc", "wsc.fixed"), _accuracy),
-    "cb": _cb,
-    "multirc": _multirc,
-    "record": _record,
-    "axb": _axb,
-    "axg": _axg,
+def _f1_m(answers: Answers) -> float:
+    """Return the mean over questions of the F1 over the classes that occur."""
+    rows_of_questions = answers.rows_of_groups
+    of_questions = (Answers(answers.labels[rows], answers.predictions[rows]) for rows in rows_of_questions)
+    return float(np.mean([metrics.macro_f1(question) for question in of_questions]))
+
+
+METRICS: dict[str, dict[str, metrics.Metric]] = {  # by subset and key
+    **{key: {"accuracy": metrics.accuracy} for key in ("boolq", "copa", "rte", "wic", "wsc", "wsc.fixed")},
+    "cb": {"accuracy": metrics.accuracy, "f1": metrics.macro_f1},
+    "multirc": {"exact_match": metrics.exact_match, "f1_m": _f1_m, "f1_a": metrics.f1a},
+    "record": {"exact_match": metrics.token_em, "f1": metrics.token_f1},
+    "axb": {"matthews_correlation": metrics.matthews},
+    "axg": {"accuracy": metrics.accuracy, "gender_parity": metrics.gender_parity},
 }
 
 
@@ -99,8 +81,8 @@ class EvaluateSuperGlue(evaluate.Metric):  # type: ignore[misc]
     """The metrics of one subset of SuperGLUE, named as on the hub."""
 
     def _info(self) -> Any:
-        if self.config_name not in COMPUTE:
-            known = ", ".join(COMPUTE)
+        if self.config_name not in METRICS:
+            known = ", ".join(METRICS)
             raise KeyError(
                 f"SuperGLUE has no subset {self.config_name!r}: load this module with one of {known}"
             )
@@ -112,8 +94,8 @@ class EvaluateSuperGlue(evaluate.Metric):  # type: ignore[misc]
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        values = COMPUTE[self.config_name](predictions, references)
-        return {name: value / 100 for name, value in values.items()}
+        answers = _answers(self.config_name, predictions, references)
+        return {name: metric(answers) / 100 for name, metric in METRICS[self.config_name].items()}
 
 
 def _features(subset: str) -> dict[str, Any]:
