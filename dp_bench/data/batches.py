@@ -47,12 +47,11 @@ def training_rows(
     """
     seen = np.zeros(len(lengths), dtype=np.int64)
     for stretch in count():
-        counts = _counts(rates, batch_size, bucket_batches, derive(seed, "mixture", stretch))
+        drawn = np.random.default_rng(derive(seed, "mixture", stretch))
+        counts = drawn.multinomial(batch_size, rates, size=bucket_batches)  # [updates, tasks]
         if (stretch + 1) * bucket_batches > start:
-            chunk_of_update = np.arange(1)
-            if bucket_batches > 1:
-                shuffle = np.random.default_rng(derive(seed, "buckets", stretch))
-                chunk_of_update = shuffle.permutation(bucket_batches)
+            shuffle = np.random.default_rng(derive(seed, "buckets", stretch))
+            chunk_of_update = shuffle.permutation(bucket_batches)
             parts = [
                 _cut(
                     _stream(seed, task, len(lengths), len(task_lengths), seen[task], counts[:, task].sum()),
@@ -77,13 +76,6 @@ def micro_batches(update: Sequence[Rows], size: int) -> list[tuple[int, int, Row
         for task, rows in enumerate(update)
         for first in range(0, len(rows), size)
     ]
-
-
-def _counts(rates: Rates, batch_size: int, bucket_batches: int, seed: int) -> Rows:
-    """Draw the examples of each task in each update of a stretch: [updates, tasks]."""
-    if len(rates) == 1:
-        return np.full((bucket_batches, 1), batch_size)
-    return np.random.default_rng(seed).multinomial(batch_size, rates, size=bucket_batches)
 
 
 def _stream(seed: int, task: int, num_tasks: int, num_rows: int, first: int, number: int) -> Rows:

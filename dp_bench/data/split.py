@@ -29,8 +29,6 @@ def held_out(
     16 are neutral. The draw depends on the seed and on the order of the rows. Raises UserError if all rows
     are one component.
     """
-    if len(sources) != len(labels):
-        raise ValueError(f"{len(sources)} sources for {len(labels)} labels")
     rows_of: dict[int, list[int]] = {}
     for row, component in enumerate(components(sources)):
         rows_of.setdefault(component, []).append(row)

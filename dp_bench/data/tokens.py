@@ -46,7 +46,7 @@ class Tokens:
         """Return, for each text, the indices of its tokens in the field that may be shortened."""
         words_of = self._words_with_ids([t.text for t in texts]) if self.by_words else [None] * len(texts)
         return [
-            self._inside_whole(text)
+            self._inside_part(text, text.text, 0)
             if words is None or self._is_odd(words)
             else self._inside_words(text, words)
             for text, words in zip(texts, words_of, strict=True)
@@ -75,25 +75,17 @@ class Tokens:
         """Tokenise only the first and the last word of the field; the words between are completely inside."""
         first = text.text.count(" ", 0, text.shorten_start)
         last = text.text.count(" ", 0, text.shorten_end)
-        ends = list(accumulate(len(self._ids[word]) for word in words[: last + 1]))
-        starts = [0, *ends]
-        indices = self._inside_word(text, words, first, starts[first])
-        if last > first:
-            indices += range(ends[first], starts[last])
-            indices += self._inside_word(text, words, last, starts[last])
-        return indices
+        starts = [0, *accumulate(len(self._ids[word]) for word in words[: last + 1])]
+        indices = list(range(starts[first + 1], starts[last]))
+        for number in {first, last}:
+            base = sum(map(len, words[:number])) + number  # one space after each word before it
+            indices += [starts[number] + index for index in self._inside_part(text, words[number], base)]
+        return sorted(indices)
 
-    def _inside_word(self, text: Rendered, words: list[str], number: int, num_before: int) -> list[int]:
-        base = sum(map(len, words[:number])) + number  # one space after each word before it
-        return [num_before + index for index in self._inside_whole(text, words[number], base)]
-
-    def _inside_whole(self, text: Rendered, part: str | None = None, base: int = 0) -> list[int]:
-        encoding = self.backend.encode(text.text if part is None else part, add_special_tokens=False)
-        return [
-            index
-            for index, (start, end) in enumerate(encoding.offsets)
-            if is_inside(text, base + start, base + end)
-        ]
+    def _inside_part(self, text: Rendered, part: str, base: int) -> list[int]:
+        """Return the indices of the tokens of a part, which starts at character `base` of the text."""
+        offsets = self.backend.encode(part, add_special_tokens=False).offsets
+        return [i for i, (start, end) in enumerate(offsets) if is_inside(text, base + start, base + end)]
 
 
 def is_inside(text: Rendered, start: int, end: int) -> bool:
