@@ -203,9 +203,10 @@ def test_an_unreachable_hub_says_what_to_type(tmp_path: Path, monkeypatch: pytes
 
 def test_a_reachable_hub_is_downloaded_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: object, local_files_only: bool, **__: object) -> str:
-        if local_files_only:
+        if not local_files_only:
+            write_parquet(tmp_path / "rte")
+        elif not (tmp_path / "rte").is_dir():
             raise LocalEntryNotFoundError("nothing cached")
-        write_parquet(tmp_path / "rte")
         return str(tmp_path)
 
     from huggingface_hub.errors import LocalEntryNotFoundError

@@ -58,12 +58,13 @@ def draw(
         shipped = _shipped()["fewglue"][task.name]["sha256"]
     else:
         drawn = sampled(examples, regime.shots, regime.split_seed)
-        shipped = _shipped()["sampled"].get(task.name, {}).get(f"{regime.shots}/{regime.split_seed}")
-    drawn_sha256 = digest([*drawn.train, *drawn.select])
-    if shipped is not None and (official or regime.split is FewShotSplit.fewglue) and drawn_sha256 != shipped:
+        known = _shipped()["sampled"].get(task.name, {}) if official else {}
+        shipped = known.get(f"{regime.shots}/{regime.split_seed}")
+    found = digest([*drawn.train, *drawn.select])
+    if shipped not in (None, found):
         raise UserError(
             f"The few-shot rows of {task.title} in {where} are not those of the official release: their "
-            f"digest is {drawn_sha256[:12]}, not {shipped[:12]}. Find the file with `dp-bench data check`."
+            f"digest is {found[:12]}, not {shipped[:12]}. Find the file with `dp-bench data check`."
         )
     if whole_classes and regime.split is FewShotSplit.sampled:
         return sampled(examples, regime.shots, regime.split_seed, whole_classes=True)
@@ -98,11 +99,11 @@ def ordered(examples: Sequence[Example], seed: int) -> dict[int, list[Example]]:
     """Return the examples of each class in the order of the draw, and one for each shared text."""
     labels = {example.label for example in examples if example.label is not None}
     by_class: dict[int, list[Example]] = {label: [] for label in sorted(labels)}
-    component_of = dict(zip((e.id for e in examples), components([e.source for e in examples]), strict=True))
     used: set[int] = set()
-    for example in sorted(examples, key=lambda e: sha256(f"{seed}/{e.id}".encode()).digest()):
-        if example.label is not None and component_of[example.id] not in used:
-            used.add(component_of[example.id])
+    rows = zip(examples, components([example.source for example in examples]), strict=True)
+    for example, component in sorted(rows, key=lambda row: sha256(f"{seed}/{row[0].id}".encode()).digest()):
+        if example.label is not None and component not in used:
+            used.add(component)
             by_class[example.label].append(example)
     return by_class
 

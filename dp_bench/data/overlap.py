@@ -39,19 +39,12 @@ class Overlap:
 
     @classmethod
     def of(cls, train: Iterable[Row], report: Iterable[Row]) -> Overlap:
-        """Compare the training with the reported examples of a task."""
+        """Compare the training with the reported examples; a label of -1 is equal to any."""
         train, report = list(train), list(report)
         known = _labels(train)  # -1 included: examples without a label are duplicates too
         both = [(text, label) for text, label in report if text in known]
         differing = sum(bool(known[text] - {label, -1}) for text, label in both if label >= 0)
         return cls(len(both), differing, _contradicting(train), _contradicting(report))
-
-    @classmethod
-    def of_other_task(cls, train: Iterable[Row], report: Iterable[Row]) -> Overlap:
-        """Compare with the training examples of another task, whose labels cannot be compared."""
-        report = list(report)
-        texts = cls.of(((text, -1) for text, _ in train), report)
-        return cls(texts.reported_in_train, 0, 0, _contradicting(report))
 
     def notes(self, num_reported: int) -> Iterator[str]:
         """Yield the notes of a record on these examples."""
@@ -77,6 +70,5 @@ def _labels(rows: Iterable[Row]) -> dict[int, set[int]]:
 
 def _contradicting(rows: list[Row]) -> int:
     """Return how many rows have the texts of another row with a different label."""
-    labelled = [(text, label) for text, label in rows if label >= 0]
-    labels = _labels(labelled)
-    return sum(len(labels[text]) > 1 for text, _ in labelled)
+    labels = _labels(rows)
+    return sum(bool(labels[text] - {label, -1}) for text, label in rows if label >= 0)

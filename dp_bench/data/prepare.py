@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dp_bench.data.encode import EncodedSplit, encode
-from dp_bench.data.fewshot import degenerate, draw
+from dp_bench.data.fewshot import Draw, degenerate, draw
 from dp_bench.data.overlap import Overlap, Row
 from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import Source, SplitFile
@@ -48,10 +48,14 @@ def prepare(settings: RunSettings, task: TaskSettings, source: Source, tokenizer
     trainer = settings.trainer
     report = prepare_report(settings, task, source, tokenizer)
     on_report = trainer.selection is Selection.validation
+    notes: tuple[str, ...] = ()
     if settings.regime.shots is not None:
-        train, select, whole, notes = _few_shot(settings, task.training, tokenizer, source.train)
+        drawn = _drawn(settings, task.training, source.train)
+        whole = _encoded(settings, tokenizer, task.training, source.train, [*drawn.train, *drawn.select])
+        train, select = map(whole.select, np.split(np.arange(len(whole)), [len(drawn.train)]))
+        notes = (*drawn.notes, *degenerate(drawn.train, task.training))
     else:
-        whole, notes = _encoded(settings, tokenizer, task.training, source.train, None), ()
+        whole = _encoded(settings, tokenizer, task.training, source.train)
         train = select = whole.select(np.flatnonzero(whole.labels >= 0))
         if not on_report:
             kept, held = held_out(
@@ -68,8 +72,10 @@ def prepare(settings: RunSettings, task: TaskSettings, source: Source, tokenizer
 
 
 def overlap_of_other_task(data: Sequence[TaskData], report: EncodedSplit) -> Overlap:
-    """Compare the reported examples of a task with the training examples of the others."""
-    return Overlap.of_other_task((row for task in data for row in _rows(task.whole_train)), _rows(report))
+    """Compare the reported examples of a task with the training examples of others, without the labels of
+    these, which mean something else."""
+    train = ((text, -1) for task in data for text in task.whole_train.texts.tolist())
+    return Overlap.of(train, _rows(report))
 
 
 def _rows(split: EncodedSplit) -> Iterator[Row]:
@@ -87,30 +93,23 @@ def _unknown(train: EncodedSplit, report: EncodedSplit) -> Iterator[str]:
 
 def prepare_report(settings: RunSettings, task: TaskSettings, source: Source, tokenizer: Any) -> EncodedSplit:
     """Read, check and encode the reported examples of a task."""
-    return _encoded(settings, tokenizer, task, source.validation, None)
+    return _encoded(settings, tokenizer, task, source.validation)
 
 
-def _few_shot(
-    settings: RunSettings, task: TaskSettings, tokenizer: Any, file: SplitFile
-) -> tuple[EncodedSplit, EncodedSplit, EncodedSplit, tuple[str, ...]]:
-    """Draw few-shot rows from the training file and encode only these."""
+def _drawn(settings: RunSettings, task: TaskSettings, file: SplitFile) -> Draw:
+    """Draw few-shot rows from the training file, all of whose rows must have labels."""
     data = settings.data
     whole_file = _Labels(file.path, ExampleFile(task, file, file.split, data.limit))
     examples = list(whole_file)
     whole_file.refuse_missing()
-    official = data.name == "superglue" and data.limit is None
-    drawn = draw(
+    return draw(
         settings.regime,
         task,
         examples,
         str(file.path),
-        official=official,
+        official=data.name == "superglue" and data.limit is None,
         whole_classes=bool(settings.protocol.whole_classes),
     )
-    whole = _encoded(settings, tokenizer, task, file, [*drawn.train, *drawn.select])
-    first = len(drawn.train)
-    notes = (*drawn.notes, *degenerate(drawn.train, task))
-    return whole.select(np.arange(first)), whole.select(np.arange(first, len(whole))), whole, notes
 
 
 def _encoded(
@@ -118,7 +117,7 @@ def _encoded(
     tokenizer: Any,
     task: TaskSettings,
     file: SplitFile,
-    examples: Collection[Example] | None,
+    examples: Collection[Example] | None = None,
 ) -> EncodedSplit:
     """Encode the examples of a file, or those given; raise UserError if labels are missing."""
     whole_file = ExampleFile(task, file, file.split, settings.data.limit)
@@ -140,25 +139,25 @@ def _encoded(
 
 @dataclass
 class _Labels:
-    """Examples of a file; iterating over them collects the lines whose labels are missing or doubtful."""
+    """Examples of a file; iterating over them collects those whose labels are missing or doubtful.
+
+    Their lines are collected by their ids, because a line of MultiRC holds many examples.
+    """
 
     path: Path
     examples: Iterable[Example]
     number: int = 0
-    missing: list[int] = field(default_factory=list)
-    first_missing: str = ""  # the id of that example: a line of MultiRC holds many
-    unmatched: list[int] = field(default_factory=list)  # lines with answers, none of which is a choice
-    cut: list[int] = field(default_factory=list)  # lines with choices that begin or end inside a word
+    missing: dict[str, int] = field(default_factory=dict)
+    unmatched: dict[str, int] = field(default_factory=dict)  # with answers, none of which is a choice
+    cut: dict[str, int] = field(default_factory=dict)  # with choices that begin or end inside a word
 
     def __iter__(self) -> Iterator[Example]:
-        self.number, self.missing, self.first_missing, self.unmatched, self.cut = 0, [], "", [], []
-        for example in self.examples:
-            self.number += 1
+        for number, example in enumerate(self.examples, start=1):
+            self.number = number
             if example.label is None:
-                (self.unmatched if example.is_unmatched else self.missing).append(example.line)
-                self.first_missing = self.first_missing or ("" if example.is_unmatched else example.id)
+                (self.unmatched if example.is_unmatched else self.missing)[example.id] = example.line
             if example.cuts_words:
-                self.cut.append(example.line)
+                self.cut[example.id] = example.line
             yield example
 
     def refuse_missing(self) -> None:
@@ -170,7 +169,7 @@ class _Labels:
             )
         if self.missing:
             raise UserError(
-                f"{self.path}, {_lines(self.missing)}: {self.first_missing} has no label, while others "
+                f"{self.path}, {_lines(self.missing)}: {next(iter(self.missing))} has no label, while others "
                 f"of the file have one (without: {len(self.missing)} of {self.number}). Label every example, "
                 "or remove those without."
             )
@@ -199,8 +198,8 @@ class _Labels:
 _OFFSETS = "Offsets count characters, `end` is the last one: an emoji is one character, not two."
 
 
-def _lines(numbers: Sequence[int], most: int = 5) -> str:
-    """Return the numbers of lines of a file for a message, at most `most` of them."""
-    lines = list(dict.fromkeys(numbers))
+def _lines(line_of: Mapping[str, int], most: int = 5) -> str:
+    """Return the numbers of the lines of examples for a message, at most `most` of them."""
+    lines = list(dict.fromkeys(line_of.values()))
     more = f" and {len(lines) - most} more" if len(lines) > most else ""
     return f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines[:most]))}{more}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -34,21 +34,11 @@ INSTEAD = (
 
 @dataclass(frozen=True)
 class SplitFile:
-    """A file of a task and the sha256 of its content."""
+    """A file of a task, the sha256 of its content, and the name of the split in example ids."""
 
     path: Path
     sha256: str
-    role: str | None = None  # the split, if the file name is none: AX-b.jsonl is a test set
-
-    @property
-    def split(self) -> str:
-        """The name of the split in example ids: the stem of the file, for a hub file that of the release."""
-        if self.role is not None:
-            return self.role
-        if not HUB_FILE.fullmatch(self.path.name):
-            return self.path.stem
-        hub_split = self.path.stem.split("-")[0]
-        return next((stem for stem, name in HUB_SPLITS.items() if name == hub_split), hub_split)
+    split: str
 
 
 @dataclass(frozen=True)
@@ -69,7 +59,7 @@ class Source:
     @property
     def reported_split(self) -> str:
         """The name of the reported split in messages."""
-        return "validation" if self.validation.split == "val" else self.validation.split
+        return HUB_SPLITS.get(self.validation.split, self.validation.split)
 
 
 def digest_of_both(train: str, validation: str) -> str:
@@ -84,43 +74,32 @@ def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) ->
     file. The micro benchmark is first written below `cache`, which only it needs. Raises UserError if a file
     is missing, UnreachableError if the hub cannot be reached.
     """
+    report_key = "data.validation_file" if task.only_file is None else None
+    wanted = [
+        (task.training, data.train_file, "data.train_file"),
+        (task, task.only_file or data.validation_file, report_key),
+    ]
+    if data.difficulty is None and data.dir is None:
+        for _, stem, key in wanted:
+            if key is not None and stem not in HUB_SPLITS:
+                raise UserError(
+                    f"{key}={stem} is no split of the data set on the hub: use {', '.join(HUB_SPLITS)}, "
+                    f"or data.dir=PATH for a folder whose tasks have a {stem}.jsonl."
+                )
+        (train, _), (report, location) = (
+            _on_hub(each, data, stem if key else "test") for each, stem, key in wanted
+        )
+        return Source(task.name, "hub", train, report, location)
     if data.difficulty is not None:
         assert cache is not None, "generated data need a folder"
         kind, root = "generated", _generated(task, data, cache)
-    elif data.dir is not None:
-        kind, root = "directory", Path(data.dir).expanduser()
     else:
-        return _locate_on_hub(task, data)
+        kind, root = "directory", Path(str(data.dir)).expanduser()
     # A mixture has a folder of its name and the schema of BoolQ.
-    train_folder, folder = (_task_folder(root, data.mixture or t.title) for t in (task.training, task))
-    train = _release_file(train_folder, data.train_file, "data.train_file")
-    if task.only_file is not None:
-        report = split_file(_release_file(folder, task.only_file), role="test")
-    else:
-        report = split_file(_release_file(folder, data.validation_file, "data.validation_file"))
-    return Source(task.name, kind, split_file(train), report, str(root))
-
-
-def _locate_on_hub(task: TaskSettings, data: DataSettings) -> Source:
-    train_split = _hub_split(data.train_file, "data.train_file")
-    report_split = "test" if task.only_file else _hub_split(data.validation_file, "data.validation_file")
-    splits = [train_split, report_split]
-    root, location = _on_hub(task, data, splits if task.train_task is None else [report_split])
-    train_root = root if task.train_task is None else _on_hub(task.train_task, data, [train_split])[0]
-    train = _hub_file(train_root / task.training.hub_config, train_split)
-    report = _hub_file(root / task.hub_config, report_split)
-    return Source(task.name, "hub", split_file(train), split_file(report), location)
-
-
-def _on_hub(task: TaskSettings, data: DataSettings, splits: Sequence[str]) -> tuple[Path, str]:
-    """Return the folder with the splits of a task and its name in records; `task.hub` overrides data.hub."""
-    if task.hub is not None:
-        hub, _, revision = task.hub.partition("@")
-        data = replace(data, hub=hub, revision=revision or None)
-    root = Path(data.hub).expanduser()
-    if root.is_dir():
-        return root, str(root)
-    return _snapshot(task, data, splits), f"{data.hub}@{data.revision or 'main'}"
+    train, report = (
+        _release_file(_task_folder(root, data.mixture or each.title), stem, key) for each, stem, key in wanted
+    )
+    return Source(task.name, kind, train, report, str(root))
 
 
 def _generated(task: TaskSettings, data: DataSettings, cache_dir: Path) -> Path:
@@ -143,9 +122,9 @@ def _generated(task: TaskSettings, data: DataSettings, cache_dir: Path) -> Path:
     return root
 
 
-def split_file(path: Path, role: str | None = None) -> SplitFile:
-    """Return a file with its digest; `role` is its split if its name is none."""
-    return SplitFile(path, file_sha256(path), role)
+def split_file(path: Path, split: str | None = None) -> SplitFile:
+    """Return a file with its digest; its split is the stem of its name, if `split` names no other."""
+    return SplitFile(path, file_sha256(path), split or path.stem)
 
 
 # ---------------------------------------------------------------------------------------------- records
@@ -291,11 +270,11 @@ def _nearby(root: Path, title: str) -> str:
     return f"; it contains {_listing(root)}. Expected {root / title}/train.jsonl."
 
 
-def _release_file(folder: Path, stem: str, key: str | None = None) -> Path:
-    """Return a file of a task's folder; `key` is the setting that named it, if any."""
+def _release_file(folder: Path, stem: str, key: str | None) -> SplitFile:
+    """Return a file of a task's folder; `key` is the setting that named it, None for an only file."""
     files = files_of(folder)
     if stem in files:
-        return files[stem]
+        return split_file(files[stem], stem if key else "test")
     path, stems = folder / f"{stem}.jsonl", list(files)
     if key == "data.validation_file" and "dev32" in stems:
         raise UserError(
@@ -329,32 +308,33 @@ def _listing(folder: Path) -> str:
 # ---------------------------------------------------------------------------------------------- the hub
 
 
-def _hub_split(stem: str, key: str) -> str:
-    if stem not in HUB_SPLITS:
-        raise UserError(
-            f"{key}={stem} is no split of the data set on the hub: use {', '.join(HUB_SPLITS)}, "
-            f"or data.dir=PATH for a folder whose tasks have a {stem}.jsonl."
-        )
-    return HUB_SPLITS[stem]
+def _on_hub(task: TaskSettings, data: DataSettings, stem: str) -> tuple[SplitFile, str]:
+    """Return a file of a task and where it is, in records; `task.hub` overrides data.hub."""
+    if task.hub is not None:
+        hub, _, revision = task.hub.partition("@")
+        data = replace(data, hub=hub, revision=revision or None)
+    pattern = f"{task.hub_config}/{HUB_SPLITS[stem]}-*.parquet"
+    root = Path(data.hub).expanduser()
+    location = str(root)
+    if not root.is_dir():
+        root, location = _snapshot(task, data, pattern), f"{data.hub}@{data.revision or 'main'}"
+    paths = list(root.glob(pattern))
+    if len(paths) != 1:
+        folder = root / task.hub_config
+        content = _listing(folder) if folder.is_dir() else "no such folder"
+        raise UserError(f"Expected one file {root / pattern}, the layout of the hub; found {content}.")
+    return split_file(paths[0], stem), location
 
 
-def _hub_file(folder: Path, split: str) -> Path:
-    pattern = f"{split}-*.parquet"
-    paths = sorted(folder.glob(pattern))
-    if len(paths) == 1:
-        return paths[0]
-    content = _listing(folder) if folder.is_dir() else "no such folder"
-    raise UserError(f"Expected one file {folder / pattern}, the layout of the hub; found {content}.")
-
-
-def _snapshot(task: TaskSettings, data: DataSettings, splits: Sequence[str]) -> Path:
-    """Return a snapshot with the splits, from the cache or else downloaded."""
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+def _snapshot(task: TaskSettings, data: DataSettings, pattern: str) -> Path:
+    """Return a snapshot with the file, from the cache or else downloaded."""
+    # A broken connection raises an error of the HTTP library of huggingface_hub, which differs between its
+    # releases; huggingface_hub exports the base class.
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 
     try:
         cached = _fetch(task, data, local_files_only=True)
-        folder = cached / task.hub_config
-        if all(any(folder.glob(f"{split}-*.parquet")) for split in splits):  # it may have only other tasks
+        if any(cached.glob(pattern)):  # it may have only other tasks
             return cached
     except LocalEntryNotFoundError:
         pass  # not cached, as on a first run
@@ -365,21 +345,12 @@ def _snapshot(task: TaskSettings, data: DataSettings, splits: Sequence[str]) -> 
         ) from None
     if not hub_reachable():
         why = "HF_HUB_OFFLINE is set" if hub_offline() else f"{hub_endpoint()} does not answer"
-        raise UnreachableError(_not_fetched(task, data, why))
-    return _download(task, data)
-
-
-def _download(task: TaskSettings, data: DataSettings) -> Path:
-    # A broken connection raises an error of the HTTP library of huggingface_hub, which differs between its
-    # releases; huggingface_hub exports the base class.
-    from huggingface_hub.errors import HTTPError
-
+        raise _unreachable(task, data, why)
     try:
         return _fetch(task, data, local_files_only=False)
     except (OSError, HTTPError) as error:
-        raise UnreachableError(
-            _not_fetched(task, data, f"{type(error).__name__}: {error}".splitlines()[0])
-        ) from error
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise _unreachable(task, data, why) from error
 
 
 def _fetch(task: TaskSettings, data: DataSettings, *, local_files_only: bool) -> Path:
@@ -396,8 +367,8 @@ def _fetch(task: TaskSettings, data: DataSettings, *, local_files_only: bool) ->
     return Path(folder)
 
 
-def _not_fetched(task: TaskSettings, data: DataSettings, why: str) -> str:
-    return (
+def _unreachable(task: TaskSettings, data: DataSettings, why: str) -> UnreachableError:
+    return UnreachableError(
         f"{task.title} was looked for in the data set {data.hub} (revision {data.revision or 'main'}): "
         f"it is not in the hub's cache {hub_cache_dir()}, and it could not be fetched: {why}. {INSTEAD} "
         f"Or fill the cache on a connected machine and copy it here: "
