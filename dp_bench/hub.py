@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub answers, and where its cache is, without importing its client.
+"""Whether the Hugging Face hub answers, and where its cache is, without importing the whole of its client.
 
 The client retries an unreachable hub for half a minute a file. One short request, cached for the process,
 lets a machine without network fail at once with a clear message.
@@ -6,35 +6,32 @@ lets a machine without network fail at once with a clear message.
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 from threading import Thread
 
 TIMEOUT_SECONDS = 3.0
-DEFAULT_ENDPOINT = "https://huggingface.co"
-TRUE_WORDS = ("1", "ON", "YES", "TRUE")
 
 
 def hub_endpoint() -> str:
     """Return the URL of the hub."""
-    return os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT).rstrip("/")
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)
 
 
 def hub_offline() -> bool:
-    """Return whether the user disabled the hub, by the variables that huggingface_hub reads."""
-    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return value.upper() in TRUE_WORDS
+    """Return whether the user disabled the hub, by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def hub_cache_dir() -> Path:
-    """Return the folder of the hub's cache, by the rules of huggingface_hub."""
-    chosen = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    if chosen:
-        return Path(os.path.expandvars(chosen)).expanduser()
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    home = os.environ.get("HF_HOME") or str(cache_home / "huggingface")
-    return Path(os.path.expandvars(home)).expanduser() / "hub"
+    """Return the folder of the hub's cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 @cache

@@ -89,7 +89,7 @@ def measure(name: str, file: Path, cache: Path, tokenizer_dir: Path) -> dict[str
     started = time.perf_counter()
     found = split_file(file)
     encoded = encode(
-        ExampleFile(task, found, "train"),
+        ExampleFile(task, found),
         Template.of(task),
         tokenizer,
         max_length=task.max_length,

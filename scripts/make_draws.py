@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dp_bench import config
 from dp_bench.data.fewshot import DRAWS, SEEDS, SHOTS, digest, ordered, sampled
-from dp_bench.data.readers import read_examples
+from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import split_file
 from dp_bench.records import write_text
 from dp_bench.settings import TaskSettings
@@ -65,7 +65,7 @@ def main() -> None:
 
 def read(task: TaskSettings, path: Path) -> list[Example]:
     """Read a file as the training set, so that its rows have the ids that they have there."""
-    return read_examples(task, split_file(path), "train", None)
+    return list(ExampleFile(task, split_file(path, "train")))
 
 
 def key(example: Example) -> tuple[object, ...]:

@@ -109,7 +109,7 @@ def test_a_wrong_folder_is_answered_with_the_right_one(release: Path) -> None:
 def test_without_a_folder_the_cache_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert check(None) == 2
     assert "hf download aps/super_glue" in capsys.readouterr().out
     folder = tmp_path / "datasets--aps--super_glue" / "snapshots" / "3de24cf8022e" / "rte"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FIXTURES, task_settings
+from helpers.rows import read_examples
 from helpers.tokenizers import (
     END,
     PAD,
@@ -26,7 +27,7 @@ from helpers.tokenizers import (
 from dp_bench.data import encode as encoding
 from dp_bench.data.cache import cached_folder
 from dp_bench.data.encode import EncodedSplit, encode
-from dp_bench.data.readers import ExampleFile, read_examples
+from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import split_file
 from dp_bench.data.template import Rendered, Template
 from dp_bench.data.tokens import Tokens, is_inside
@@ -332,7 +333,7 @@ def test_a_split_is_encoded_in_parts_without_a_list_of_its_examples(
 ) -> None:
     whole = encode_record(tokenizer, tmp_path / "whole")
     task = task_settings("record")
-    file = ExampleFile(task, split_file(FIXTURES / "ReCoRD" / "train.jsonl"), "train")
+    file = ExampleFile(task, split_file(FIXTURES / "ReCoRD" / "train.jsonl"))
     monkeypatch.setattr(encoding, "CHUNK", 5)
     parts = encode_record(tokenizer, tmp_path / "parts", examples=file)
     assert parts.fingerprint == whole.fingerprint

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from conftest import task_settings
-from helpers.rows import record_row
+from helpers.rows import read_examples, record_row
 
 from dp_bench.data.grouping import components
-from dp_bench.data.readers import ExampleFile, read_examples
+from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import locate, split_file
 from dp_bench.settings import DataSettings, Scoring, TaskSettings
 from dp_bench.types import Example, UserError
@@ -399,7 +399,7 @@ def test_genders_of_two_sentences_are_no_pair(tmp_path: Path) -> None:
 def test_a_file_is_read_anew_each_time_it_is_gone_through() -> None:
     task = task_settings("record")
     file = split_file(FIXTURES / "ReCoRD" / "train.jsonl")
-    examples = ExampleFile(task, file, "train", 5)
+    examples = ExampleFile(task, file, 5)
     assert list(examples) == list(examples) == read_examples(task, file, "train", 5)
 
 

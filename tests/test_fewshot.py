@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.rows import read_examples
 
 from dp_bench import config
 from dp_bench.data import fewshot
 from dp_bench.data.fewshot import SEEDS, SHOTS, digest, draw, ordered, sampled
-from dp_bench.data.readers import read_examples
 from dp_bench.data.source import split_file
 from dp_bench.settings import FewShotSplit, RegimeSettings, TaskSettings
 from dp_bench.types import Example, UserError

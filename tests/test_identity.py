@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from conftest import FIXTURES, SHARED, task_settings
+from helpers.rows import read_examples
 
 from dp_bench import config, digests, records
 from dp_bench.backbones import checkpoint
 from dp_bench.data.grouping import grouping
-from dp_bench.data.readers import read_examples
 from dp_bench.data.source import split_file
 from dp_bench.data.split import held_out
 from dp_bench.hub import hub_reachable
@@ -141,8 +141,8 @@ def test_the_configuration_of_a_model_counts_as_its_weights_do(tmp_path: Path) -
 
 
 def test_a_hub_model_is_named_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     hub_reachable.cache_clear()
     settings = config.build(config.compose(["backbone=t5_base", "data.dir=."])).settings.backbone
     assert checkpoint.facts(settings, tmp_path) == {}  # not here, and no hub to ask

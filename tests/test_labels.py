@@ -17,7 +17,7 @@ import pyarrow
 import pytest
 import torch
 from conftest import FIXTURES, task_settings
-from helpers.rows import record_row
+from helpers.rows import read_examples, record_row
 from helpers.tokenizers import fixture_examples, word_piece_tokenizer
 from helpers.trainers import make_trainer
 from pyarrow import parquet
@@ -25,7 +25,6 @@ from pyarrow import parquet
 from dp_bench import config, identity, records, run
 from dp_bench.config import Experiment
 from dp_bench.data.encode import encode
-from dp_bench.data.readers import read_examples
 from dp_bench.data.source import read_records, split_file
 from dp_bench.data.template import Template
 from dp_bench.model import Answer

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from conftest import task_settings
+from helpers.rows import read_examples
 
 from dp_bench.commands.data_check import check
 from dp_bench.config import Experiment
 from dp_bench.data.overlap import Overlap, row_of
-from dp_bench.data.readers import read_examples
 from dp_bench.data.source import split_file
 from dp_bench.report.build import build_tables
 from dp_bench.report.sheet import make_sheet

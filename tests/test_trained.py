@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 import torch
 from conftest import FIXTURES
+from helpers.rows import read_examples
 
 import dp_bench
 from dp_bench import config
 from dp_bench.config import Experiment
-from dp_bench.data.readers import read_examples
 from dp_bench.data.source import split_file
 from dp_bench.records import RunRecord
 from dp_bench.run import run

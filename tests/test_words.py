@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import task_settings
+from helpers.rows import read_examples
 from helpers.tokenizers import byte_level_tokenizer, metaspace_tokenizer, word_piece_tokenizer
 
 from dp_bench import config
 from dp_bench.config import Experiment
-from dp_bench.data.readers import read_examples
 from dp_bench.data.source import split_file
 from dp_bench.objective import losses_of
 from dp_bench.run import run

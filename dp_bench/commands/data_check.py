@@ -149,7 +149,7 @@ def _origin(task: TaskSettings, file: SplitFile, origins: dict[str, tuple[str, s
 def _read(task: TaskSettings, file: SplitFile) -> tuple[tuple[str, str, str], str, list[Row]]:
     num_labelled, rows = 0, []
     sources, groups = set(), set()
-    for example in ExampleFile(task, file, file.split):
+    for example in ExampleFile(task, file):
         num_labelled += example.label is not None
         sources.add(example.source)
         groups.add(example.group)

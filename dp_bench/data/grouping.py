@@ -46,7 +46,7 @@ def grouping(task: TaskSettings, file: SplitFile, limit: int | None) -> str | No
     key = json.dumps([repr(task), file.sha256, file.split, limit])
     if key not in _digests:
         now, before = (
-            components([example.source for example in ExampleFile(variant, file, file.split, limit)])
+            components([example.source for example in ExampleFile(variant, file, limit)])
             for variant in (task, replace(task, together=None))
         )
         _digests[key] = None if now == before else sha256(json.dumps(now).encode()).hexdigest()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from dp_bench.data.normalise import normalised
 from dp_bench.types import UserError
@@ -191,7 +191,7 @@ def task_score(names: Sequence[str], values: Mapping[str, float]) -> float:
     return float(np.mean([values[name] for name in names]))
 
 
-def _percent(values: ArrayLike) -> float:
+def _percent(values: NDArray[np.bool_] | Sequence[Any]) -> float:
     return 100.0 * float(np.mean(values))
 
 

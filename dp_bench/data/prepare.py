@@ -99,7 +99,7 @@ def prepare_report(settings: RunSettings, task: TaskSettings, source: Source, to
 def _drawn(settings: RunSettings, task: TaskSettings, file: SplitFile) -> Draw:
     """Draw few-shot rows from the training file, all of whose rows must have labels."""
     data = settings.data
-    whole_file = _Labels(file.path, ExampleFile(task, file, file.split, data.limit))
+    whole_file = _Labels(file.path, ExampleFile(task, file, data.limit))
     examples = list(whole_file)
     whole_file.refuse_missing()
     return draw(
@@ -120,7 +120,7 @@ def _encoded(
     examples: Collection[Example] | None = None,
 ) -> EncodedSplit:
     """Encode the examples of a file, or those given; raise UserError if labels are missing."""
-    whole_file = ExampleFile(task, file, file.split, settings.data.limit)
+    whole_file = ExampleFile(task, file, settings.data.limit)
     labels = _Labels(file.path, whole_file if examples is None else examples)
     encoded = encode(
         labels,

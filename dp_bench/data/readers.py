@@ -29,14 +29,13 @@ NO_SPACES = "\u0e00"  # from Thai on, most scripts write no spaces between words
 
 @dataclass(frozen=True)
 class ExampleFile:
-    """The first `limit` examples of a file, or all; each iteration reads the file again, line by line.
+    """The first `limit` examples of a file, or all (MultiRC: answers, ReCoRD: queries).
 
-    Ids start with "{task}/{split}/"; `split` may differ from `file.split`, the name of the file itself.
+    Each iteration reads the file again, line by line. Ids start with "{task}/{split}/".
     """
 
     task: TaskSettings
     file: SplitFile
-    split: str
     limit: int | None = None
 
     def __iter__(self) -> Iterator[Example]:
@@ -48,7 +47,7 @@ class ExampleFile:
             )
         records = (_Record(file.path, line, values) for line, values in read_records(file))
         lines_of_ids: dict[str, int] = {}
-        for record, example in islice(READERS[task.reader](task, self.split, records), self.limit):
+        for record, example in islice(READERS[task.reader](task, file.split, records), self.limit):
             if example.id in lines_of_ids:
                 raise record.error(
                     f"the idx of {example.id} is already used in line {lines_of_ids[example.id]}"
@@ -57,11 +56,6 @@ class ExampleFile:
             yield replace(example, line=record.line)
         if not lines_of_ids:
             raise UserError(f"{file.path} has no records: expected one a line.")
-
-
-def read_examples(task: TaskSettings, split_file: SplitFile, split: str, limit: int | None) -> list[Example]:
-    """Read the first `limit` examples of a file, or all (MultiRC: answers, ReCoRD: queries)."""
-    return list(ExampleFile(task, split_file, split, limit))
 
 
 @dataclass(frozen=True)
@@ -91,25 +85,21 @@ class _Record:
         label = int(raw) if isinstance(raw, float) and raw.is_integer() else raw
         return replace(self, values={"idx": self.line - 1, **self.values, "label": label})
 
-    def skill(self) -> int | None:
-        """Return the sub-skill of a record of a mixture, or None."""
-        return self.integer("skill") if "skill" in self.values else None
-
     def texts(self, name: str) -> list[str]:
-        values: list[str] = self._value(name, list, "a list of strings")
-        if not all(isinstance(value, str) for value in values):
-            raise self.error(f"field {self.inside}{name} should be a list of strings and is {_shown(values)}")
-        return values
+        items = self._items(name)
+        return [items.text(item) for item in items.values]
 
     def child(self, name: str) -> _Record:
         return _Record(self.path, self.line, self._value(name, dict, "an object"), f"{self.inside}{name}.")
 
-    def children(self, name: str) -> Iterator[_Record]:
-        for index, item in enumerate(self._value(name, list, "a list of objects")):
-            inside = f"{self.inside}{name}[{index}]"
-            if not isinstance(item, dict):
-                raise self.error(f"field {inside} should be an object and is {_shown(item)}")
-            yield _Record(self.path, self.line, item, f"{inside}.")
+    def children(self, name: str) -> list[_Record]:
+        items = self._items(name)
+        return [items.child(item) for item in items.values]
+
+    def _items(self, name: str) -> _Record:
+        """Return a list as a record with the fields `name[0]`, `name[1]`, …"""
+        items = self._value(name, list, "a list")
+        return replace(self, values={f"{name}[{index}]": item for index, item in enumerate(items)})
 
     def label(self, labels: Sequence[str]) -> int | None:
         """Return the index of the label, or None if it is hidden.
@@ -156,7 +146,8 @@ def _flat(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterato
         if task.scoring is Scoring.choices:
             _refuse_empty(record, {f"field {field}": fields[field] for field in task.choices})
         source = " ".join(_source(task, text) for text in kept_together(task, fields))
-        label, skill = record.label(task.labels), record.skill()
+        label = record.label(task.labels)
+        skill = record.integer("skill") if "skill" in record.values else None  # of a row of a mixture
         example = Example(name, fields, _choices(task, fields), label, group=name, source=source, skill=skill)
         yield record, example
 
@@ -285,8 +276,7 @@ def _record(task: TaskSettings, split: str, records: Iterator[_Record]) -> Itera
     no gold and the label is None.
     """
     for record in records:
-        nested = isinstance(record.values.get("passage"), dict)
-        for query in _queries(record) if nested else _hub_query(record):
+        for query in _queries(record):
             if not query.entities:
                 raise record.error("there are no entities to choose from")
             _refuse_empty(record, {f"the entity {_shown(entity)}": entity for entity in query.entities})
@@ -320,6 +310,12 @@ class _Query:
 
 
 def _queries(record: _Record) -> Iterator[_Query]:
+    if not isinstance(record.values.get("passage"), dict):  # a flattened row of the hub is one query
+        idx = record.child("idx")
+        texts = record.text("passage"), record.text("query")
+        lists = record.texts("entities"), record.texts("answers")
+        yield _Query(*texts, *lists, idx.integer("passage"), idx.integer("query"))
+        return
     passage = record.child("passage")
     text = passage.text("text")
     spans = [_span(text, entity) for entity in passage.children("entities")]
@@ -329,18 +325,6 @@ def _queries(record: _Record) -> Iterator[_Query]:
         answers = [a.text("text") for a in query.children("answers")] if "answers" in query.values else []
         numbers = record.integer("idx"), query.integer("idx")
         yield _Query(text, query.text("query"), entities, answers, *numbers, cuts_words)
-
-
-def _hub_query(record: _Record) -> Iterator[_Query]:
-    idx = record.child("idx")
-    yield _Query(
-        record.text("passage"),
-        record.text("query"),
-        record.texts("entities"),
-        record.texts("answers"),
-        idx.integer("passage"),
-        idx.integer("query"),
-    )
 
 
 def _span(text: str, entity: _Record) -> tuple[int, int]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from conftest import FIXTURES, task_settings
 
-from dp_bench.data.readers import read_examples
 from dp_bench.data.source import split_file
 from dp_bench.types import Example
+from helpers.rows import read_examples
 
 PAD, END, START = 0, 1, 2
 
