@@ -21,15 +21,17 @@ def file_sha256(path: Path, memory: Path | None = None) -> str:
     """
     state = path.stat()
     key = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
-    settled = time.time() - max(state.st_mtime, state.st_ctime) > SETTLED_SECONDS
-    if not settled:
+    if time.time() - max(state.st_mtime, state.st_ctime) <= SETTLED_SECONDS:
         return _compute(path)
     if memory is None or state.st_size < LARGE:
         return _cached(path, key)
     entry = memory / f"{sha256(str(path.resolve()).encode()).hexdigest()[:32]}.json"
-    stored = _read(entry)
-    if stored.get("state") == list(key) and len(str(stored.get("sha256"))) == 64:
-        return str(stored["sha256"])
+    try:
+        stored = json.loads(entry.read_text(encoding="utf-8"))
+        if stored["state"] == list(key):
+            return str(stored["sha256"])
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # missing or damaged: the digest is computed again
     digest = _cached(path, key)
     write_json(entry, {"file": str(path.resolve()), "state": key, "sha256": digest})
     return digest
@@ -43,11 +45,3 @@ def _compute(path: Path) -> str:
 @lru_cache(maxsize=1024)
 def _cached(path: Path, state: tuple[int, ...]) -> str:
     return _compute(path)
-
-
-def _read(entry: Path) -> dict[str, object]:
-    try:
-        content = json.loads(entry.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # missing or damaged: the digest is computed again
-        return {}
-    return content if isinstance(content, dict) else {}

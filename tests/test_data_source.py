@@ -64,7 +64,7 @@ def write_parquet(folder: Path, *splits: str) -> None:
 
 def test_the_official_layout_is_found(release: Path) -> None:
     found = locate(task_settings("rte"), data_settings(release))
-    assert (found.task, found.kind, found.location) == ("rte", "directory", str(release))
+    assert (found.task, found.location) == ("rte", str(release))
     assert found.train.path == release / "RTE" / "train.jsonl"
     assert (found.train.split, found.validation.split) == ("train", "val")
     assert found.train.sha256 == file_sha256(release / "RTE" / "train.jsonl")
@@ -166,7 +166,8 @@ def test_a_missing_file_lists_what_could_be_read(release: Path) -> None:
 def test_a_local_folder_in_the_layout_of_the_hub_is_found(tmp_path: Path) -> None:
     write_parquet(tmp_path / "rte")
     found = locate(task_settings("rte"), data_settings(None, hub=str(tmp_path)))
-    assert (found.kind, found.train.split, found.validation.split) == ("hub", "train", "val")
+    assert found.train.path.parent == tmp_path / "rte" and found.location == str(tmp_path)
+    assert (found.train.split, found.validation.split) == ("train", "val")
 
 
 def test_a_release_folder_given_for_the_hub_layout_and_back_is_explained(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_a_cached_snapshot_is_used_without_asking_the_hub(
     monkeypatch.setattr(source, "hub_reachable", lambda: pytest.fail("the hub was asked"))
     write_parquet(tmp_path / "datasets--aps--super_glue" / "snapshots" / REVISION / "rte")
     found = locate(task_settings("rte"), data_settings(None))
-    assert (found.kind, found.location) == ("hub", f"aps/super_glue@{REVISION}")
+    assert found.location == f"aps/super_glue@{REVISION}"
 
 
 def test_an_unreachable_hub_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

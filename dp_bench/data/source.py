@@ -46,7 +46,6 @@ class Source:
     """The two files of a task: one to train on and one to report on."""
 
     task: str
-    kind: str  # "directory", "hub" or "generated"
     train: SplitFile
     validation: SplitFile
     location: str  # the folder, or name@revision on the hub
@@ -89,17 +88,17 @@ def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) ->
         (train, _), (report, location) = (
             _on_hub(each, data, stem if key else "test") for each, stem, key in wanted
         )
-        return Source(task.name, "hub", train, report, location)
+        return Source(task.name, train, report, location)
     if data.difficulty is not None:
         assert cache is not None, "generated data need a folder"
-        kind, root = "generated", _generated(task, data, cache)
+        root = _generated(task, data, cache)
     else:
-        kind, root = "directory", Path(str(data.dir)).expanduser()
+        root = Path(str(data.dir)).expanduser()
     # A mixture has a folder of its name and the schema of BoolQ.
     train, report = (
         _release_file(_task_folder(root, data.mixture or each.title), stem, key) for each, stem, key in wanted
     )
-    return Source(task.name, kind, train, report, str(root))
+    return Source(task.name, train, report, str(root))
 
 
 def _generated(task: TaskSettings, data: DataSettings, cache_dir: Path) -> Path:
