@@ -83,6 +83,7 @@ def load(directory: Path = BACKBONE) -> tuple[T5ForConditionalGeneration, PreTra
     return model, AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
+@torch.inference_mode()
 def evaluate(
     model: T5ForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
@@ -98,13 +99,16 @@ def evaluate(
     """
     rows = examples(name, difficulty=difficulty)
     right = 0
-    for start in range(0, len(rows), 100):
-        batch = rows[start : start + 100]
+    for first in range(0, len(rows), 100):
+        batch = rows[first : first + 100]
         texts = [task_of(name).template.format(**row.fields) for row in batch]
         if instruction:
             pairs = [(instruction_for(name, row.skill), text) for row, text in zip(batch, texts, strict=True)]
             texts = [" ; ".join(reversed(pair) if after else pair) for pair in pairs]
-        for row, logits_V in zip(batch, first_step(model, tokenizer, texts), strict=True):
+        inputs = tokenizer(texts, padding=True, return_tensors="pt")
+        start_B1 = torch.full((len(batch), 1), model.config.decoder_start_token_id)
+        output = model(inputs.input_ids, inputs.attention_mask, decoder_input_ids=start_B1)
+        for row, logits_V in zip(batch, output.logits[:, 0], strict=True):
             ids = tokenizer.convert_tokens_to_ids([choice.lower() for choice in row.choices])
             right += int(logits_V[ids].argmax()) == row.label
     return 100 * right / len(rows)
@@ -128,15 +132,3 @@ def scores(directory: Path) -> dict[str, dict[str, float]]:
         }
         for task in TASKS
     }
-
-
-@torch.inference_mode()
-def first_step(
-    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, texts: list[str]
-) -> torch.Tensor:
-    """Return the logits [B,V] of the first decoder step."""
-    batch = tokenizer(texts, padding=True, return_tensors="pt")
-    start = torch.full((len(texts), 1), model.config.decoder_start_token_id)
-    output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, decoder_input_ids=start)
-    logits_BV: torch.Tensor = output.logits[:, 0]
-    return logits_BV

@@ -42,8 +42,8 @@ def generate(task: str, split: str, *, seed: int = 0, difficulty: str = "default
 
     Raises ValueError for an unknown task, split or difficulty.
     """
-    allowed = {"task": TASKS, "split": tuple(ROWS), "difficulty": tuple(SIZES)}
-    for (name, known), value in zip(allowed.items(), (task, split, difficulty), strict=True):
+    given = ("task", task, TASKS), ("split", split, ROWS), ("difficulty", difficulty, SIZES)
+    for name, value, known in given:
         if value not in known:
             raise ValueError(f"{name}={value} is unknown to the micro benchmark; it has {', '.join(known)}")
     records = draw(task, split, seed, difficulty)
