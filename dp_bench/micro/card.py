@@ -20,7 +20,7 @@ def write_card(directory: Path, others: Sequence[Path] = ()) -> Path:
     """Write CARD.md beside a backbone from its files and log; `others` are the folders of other seeds."""
     head, *log = read_log(directory)
     seed, steps, tasks = head["settings"]["seed"], head["settings"]["steps"], log[-1]["tasks"]
-    scores = table(
+    scores = table(  # the columns in the order of evaluation.scores
         ["task", "chance", "zero-shot", "instructed", "after the text", "hard, instructed", "instruction"],
         *([task, *scored.values(), f"`{instruction_for(task)}`"] for task, scored in tasks.items()),
     )
