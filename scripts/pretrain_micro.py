@@ -37,7 +37,7 @@ from rich.progress import (  # noqa: E402
 
 from dp_bench.micro.card import write_card  # noqa: E402
 from dp_bench.micro.initial import Settings  # noqa: E402
-from dp_bench.micro.pretrain import Pretraining, pretrain  # noqa: E402
+from dp_bench.micro.pretrain import pretrain  # noqa: E402
 
 
 def main() -> None:
@@ -51,8 +51,8 @@ def main() -> None:
         ) as progress:
             bar = progress.add_task("", total=settings.steps, loss=float("nan"))
 
-            def show(pretraining: Pretraining) -> None:
-                progress.update(bar, completed=pretraining.done_steps, loss=pretraining.last_loss)
+            def show(done: int, loss: float) -> None:
+                progress.update(bar, completed=done, loss=loss)
 
             pretrain(settings, arguments.out, on_step=show)
     print(write_card(arguments.out, arguments.compare).read_text(encoding="utf-8"))

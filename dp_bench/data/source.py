@@ -117,7 +117,7 @@ def _generated(task: TaskSettings, data: DataSettings, cache_dir: Path) -> Path:
         raise UserError(f"data.difficulty={data.difficulty} is unknown: use {', '.join(world.SIZES)}.")
     root = cache_dir / "micro" / f"{data.difficulty}-{data.world_seed}-{world.code_digest()[:12]}"
     write = partial(world.write, task=name, seed=data.world_seed, difficulty=data.difficulty)
-    cached_folder(root / world.FOLDERS[name], write)
+    cached_folder(root / (data.mixture or task.title), write)
     return root
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from dp_bench.digests import file_sha256
 from dp_bench.micro.evaluation import instruction_for
-from dp_bench.micro.initial import Settings
 from dp_bench.micro.lexicon import CUES, FRAMES, NAMES, SENSES
 from dp_bench.micro.scenes import EVERYTHING
 
@@ -19,9 +18,13 @@ MARGIN = 15  # points by which zero-shot may differ from chance
 
 def write_card(directory: Path, others: Sequence[Path] = ()) -> Path:
     """Write CARD.md beside a backbone from its files and log; `others` are the folders of other seeds."""
-    log = read_log(directory)
-    head, last = log[0], log[-1]
-    settings = Settings(**head["settings"])
+    head, *log = read_log(directory)
+    seed, steps, tasks = head["settings"]["seed"], head["settings"]["steps"], log[-1]["tasks"]
+    scores = table(  # the columns in the order of evaluation.scores
+        ["task", "chance", "zero-shot", "instructed", "after the text", "hard, instructed", "instruction"],
+        *([task, *scored.values(), f"`{instruction_for(task)}`"] for task, scored in tasks.items()),
+    )
+    unsolved = [task for task, scored in tasks.items() if scored["instructed"] < scored["chance"] + MARGIN]
     model = directory / "model.safetensors"
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     lines = [
@@ -35,13 +38,13 @@ def write_card(directory: Path, others: Sequence[Path] = ()) -> Path:
         f"- {head['parameters']:,} parameters: d_model {config['d_model']}, d_ff {config['d_ff']}, "
         f"{config['num_heads']} heads of {config['d_kv']}, {config['num_layers']} encoder and "
         f"{config['num_decoder_layers']} decoder layers, {config['vocab_size']} words",
-        f"- pretraining: seed {settings.seed}, {settings.steps} updates of {settings.batch_size} texts, "
-        f"{last['seconds'] / 60:.1f} minutes of one CPU thread; torch {head['torch']}, "
+        f"- pretraining: seed {seed}, {steps} updates of {head['settings']['batch_size']} texts, "
+        f"{log[-1]['seconds'] / 60:.1f} minutes of one CPU thread; torch {head['torch']}, "
         f"transformers {head['transformers']}",
         f"- data: new examples for every update; {len(SENSES)} words of two senses, {len(CUES)} values of "
         f"{len(EVERYTHING.attributes)} attributes with {EVERYTHING.num_cues} cues each, {len(NAMES)} names, "
         f"{len(FRAMES)} sentence frames. Four in five combinations of content words; the tasks use the rest",
-        f"- command: `python scripts/pretrain_micro.py --seed {settings.seed} --steps {settings.steps}`",
+        f"- command: `python scripts/pretrain_micro.py --seed {seed} --steps {steps}`",
         "",
         "## Accuracy on the tasks' validation rows",
         "",
@@ -50,34 +53,22 @@ def write_card(directory: Path, others: Sequence[Path] = ()) -> Path:
         f"Checked by tests: instructed at least {', '.join(f'{task} {aim}' for task, aim in AIMS.items())};",
         f"zero-shot within {MARGIN} points of chance on every task.",
         "",
-        "| task | chance | zero-shot | instructed | after the text | hard, instructed | instruction |",
-        "|---|---|---|---|---|---|---|",
-        *(
-            f"| {task} | {s['chance']} | {s['zero_shot']} | {s['instructed']} | {s['instructed_after']} "
-            f"| {s['instructed_hard']} | `{instruction_for(task)}` |"
-            for task, s in last["tasks"].items()
-        ),
+        *scores,
         "",
-        not_learned(last["tasks"]),
+        f"Not learned in pretraining, instructed or not: {', '.join(unsolved) or 'none'}.",
         "",
         "## Pretraining seeds (zero-shot / instructed)",
         "",
-        *seeds_table([log, *(read_log(other) for other in others)]),
+        *seeds_table([read_log(folder) for folder in (directory, *others)]),
         "",
         "## Loss and accuracy of the operations on fresh examples",
         "",
-        *curve(log[1:]),
+        *curve(log),
         "",
     ]
     path = directory / "CARD.md"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
-
-
-def not_learned(tasks: dict[str, dict[str, float]]) -> str:
-    """List the tasks that the backbone does not solve even with an instruction."""
-    names = [task for task, scored in tasks.items() if scored["instructed"] < scored["chance"] + MARGIN]
-    return f"Not learned in pretraining, instructed or not: {', '.join(names) or 'none'}."
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:
@@ -86,16 +77,20 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def table(head: list[str], *rows: list[Any]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    first, *others = [f"| {' | '.join(map(str, row))} |" for row in (head, *rows)]
+    return [first, "|---" * len(head) + "|", *others]
+
+
 def seeds_table(logs: Sequence[list[dict[str, Any]]]) -> list[str]:
-    """Return the rows of a table of each task's scores, one column a pretraining."""
-    seeds = [f"seed {log[0]['settings']['seed']}" for log in logs]
-    rows = [f"| task | {' | '.join(seeds)} |", "|---" * (len(seeds) + 1) + "|"]
-    for task in logs[0][-1]["tasks"]:
-        scores = [log[-1]["tasks"][task] for log in logs]
-        cells = [f"{scored['zero_shot']} / {scored['instructed']}" for scored in scores]
-        rows.append(f"| {task} | {' | '.join(cells)} |")
-    cells = ["yes" if meets_aims(log[-1]["tasks"]) else "no" for log in logs]
-    return [*rows, f"| meets every aim | {' | '.join(cells)} |"]
+    """Return a table of each task's scores, one column a pretraining."""
+    scores = [log[-1]["tasks"] for log in logs]
+    return table(
+        ["task", *(f"seed {log[0]['settings']['seed']}" for log in logs)],
+        *([task, *("{zero_shot} / {instructed}".format(**s[task]) for s in scores)] for task in scores[0]),
+        ["meets every aim", *("yes" if meets_aims(tasks) else "no" for tasks in scores)],
+    )
 
 
 def meets_aims(tasks: dict[str, dict[str, float]]) -> bool:
@@ -105,10 +100,11 @@ def meets_aims(tasks: dict[str, dict[str, float]]) -> bool:
 
 
 def curve(log: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the rows of a table of loss and accuracies over the updates, some twelve of them."""
-    names = list(log[0]["accuracy"])
-    rows = [f"| step | loss | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
-    for line in [*log[:: max(1, len(log) // 12)], log[-1]]:
-        cells = " | ".join(f"{line['accuracy'][name]:.0f}" for name in names)
-        rows.append(f"| {line['step']} | {line['loss']:.3f} | {cells} |")
-    return rows
+    """Return a table of loss and accuracies over the updates, some twelve of them."""
+    return table(
+        ["step", "loss", *log[0]["accuracy"]],
+        *(
+            [line["step"], f"{line['loss']:.3f}", *(f"{a:.0f}" for a in line["accuracy"].values())]
+            for line in [*log[:: max(1, len(log) // 12)], log[-1]]
+        ),
+    )

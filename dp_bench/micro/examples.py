@@ -14,12 +14,11 @@ after it or on both sides, with or without random words around them.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dp_bench.micro.lexicon import (
     CLAIMS,
-    FILLERS,
     FRAMES,
     LABEL_WORDS,
     NAMES,
@@ -39,32 +38,28 @@ from dp_bench.micro.operations import (
     Question,
     Stage,
     ask,
-    options,
+    picked,
     sayings,
     shuffled,
-    some_operation,
-    some_scene,
-    statement,
 )
-from dp_bench.micro.scenes import alternatives, sentence, uses
+from dp_bench.micro.scenes import alternatives, filler, sentence, statement, uses
 
 
 @dataclass(frozen=True)
 class Pair:
     """One example of pretraining: the texts of encoder and decoder."""
 
-    operation: str
     source: str
     target: str
 
 
-def body(rng: random.Random, question: Question, noise: float) -> str:
+def body(rng: random.Random, operation: str, question: Question, noise: float) -> str:
     """Join the pieces with their markers, with random markers of the tasks, or without markers.
 
     The markers of options are kept, because they are the outcomes.
     """
     pieces = list(question.pieces)
-    fixed = ("choice1", "choice2") if question.operation == "pick" else ()
+    fixed = ("choice1", "choice2") if operation == "pick" else ()
     if pieces[-1][0] in ("ask", "claim") and rng.random() < 0.5:
         pieces = pieces[-1:] + pieces[:-1]
     keep_markers = rng.random() > 0.6 * noise
@@ -79,19 +74,17 @@ def body(rng: random.Random, question: Question, noise: float) -> str:
 
 def instructed(rng: random.Random, operation: str | None = None, stage: Stage = LAST) -> Pair:
     """Draw a question with an instruction: the operation and its answer words."""
-    operation = operation or some_operation(rng, stage)
+    operation = operation or stage.operation(rng)
     question = ask(rng, operation, stage)
-    text = body(rng, question, stage.noise)
+    text = body(rng, operation, question, stage.noise)
     outcomes = OUTCOMES[operation]
     if not outcomes or rng.random() < stage.bare:
-        return Pair(operation, with_instruction(rng, [operation], [], text, stage.noise), question.outcome)
-    labels = operation in OPEN_REPORTS and rng.random() < 0.5
-    say = dict(
-        zip(outcomes, rng.sample(LABEL_WORDS if labels else PLAIN_ANSWERS, len(outcomes)), strict=True)
-    )
+        return Pair(with_instruction(rng, [operation], [], text, stage.noise), question.outcome)
+    answers = LABEL_WORDS if operation in OPEN_REPORTS and rng.random() < 0.5 else PLAIN_ANSWERS
+    say = dict(zip(outcomes, rng.sample(answers, len(outcomes)), strict=True))
     saying = [word for outcome, answer in shuffled(rng, say.items()) for word in (outcome, answer)]
     name = [] if rng.random() < 0.25 * stage.noise else [operation]
-    return Pair(operation, with_instruction(rng, name, saying, text, stage.noise), say[question.outcome])
+    return Pair(with_instruction(rng, name, saying, text, stage.noise), say[question.outcome])
 
 
 def with_instruction(rng: random.Random, name: list[str], say: list[str], text: str, noise: float) -> str:
@@ -117,9 +110,8 @@ def uninstructed(rng: random.Random, stage: Stage = LAST) -> list[Pair]:
 
     All of them together teach a uniform guess; one at random would add noise.
     """
-    operation = some_operation(rng, stage)
-    question = ask(rng, operation, stage)
-    text = body(rng, question, stage.noise)
+    operation = stage.operation(rng)
+    text = body(rng, operation, ask(rng, operation, stage), stage.noise)
     if rng.random() < 0.4:
         text = with_instruction(rng, stray(rng, []), stray(rng, []), text, stage.noise)
     kind = rng.random()
@@ -131,7 +123,7 @@ def uninstructed(rng: random.Random, stage: Stage = LAST) -> list[Pair]:
         answers = ["yes", "no", "maybe"]
     else:
         answers = rng.sample(LABEL_WORDS, 2) if rng.random() < 0.7 else rng.sample(PLAIN_ANSWERS, 2)
-    return [Pair("none", text, answer) for answer in dict.fromkeys(answers)]
+    return [Pair(text, answer) for answer in dict.fromkeys(answers)]
 
 
 def denoising(rng: random.Random, stage: Stage = LAST) -> Pair:
@@ -143,35 +135,34 @@ def denoising(rng: random.Random, stage: Stage = LAST) -> Pair:
         return on_one_topic(rng, stage)
     if rng.random() < 0.3:
         pairs = sayings(rng, stage)
-        return with_gaps(
-            rng, " ".join(word for pair in pairs for word in pair), shuffled(rng, pairs), blanks=0.0
-        )
+        text = " ".join(word for pair in pairs for word in pair)
+        return with_gaps(rng, text, shuffled(rng, pairs), blanks=0.0)
     kind = rng.random()
     gaps: list[tuple[str, str]] = []  # text up to a gap, and the word in it
-    if kind < 0.5:
-        scene = some_scene(rng, stage)
+    if kind < 0.6:
+        scene = stage.scene(rng)
         text = scene.text
-        gaps = [(f"{attribute}:", value) for attribute, value in shuffled(rng, scene.values.items())]
-    elif kind < 0.6:
-        scene = some_scene(rng, stage)
-        text = scene.text
-        outcome = rng.choices(("so", "not", "open"), (5, 4, 1))[0]
-        gaps = [(statement(rng, scene, outcome, stage.reach), outcome)]
+        if kind < 0.5:
+            gaps = [(f"{attribute}:", value) for attribute, value in shuffled(rng, scene.values.items())]
+        else:
+            outcome = rng.choices(OUTCOMES["judge"], (5, 4, 1))[0]
+            gaps = [(statement(rng, CLAIMS, outcome, scene, reach=stage.reach), outcome)]
     elif kind < 0.7:
-        use = uses(rng, "pretraining", same=rng.random() < 0.5, reach=stage.reach)
+        same = rng.random() < 0.5
+        use = uses(rng, "pretraining", same=same, reach=stage.reach)
         text = " ".join(use.sentences)
-        gaps = [(use.word, "same" if use.same else "different")]
+        gaps = [(use.word, "same" if same else "different")]
     elif kind < 0.85:
-        right = rng.randrange(2)
-        choice = alternatives(rng, "pretraining", right=right, claims=CLAIMS, reach=stage.reach)
-        text = body(rng, Question("pick", options(choice), ""), noise=0.0)
-        gaps = [(choice.question, OUTCOMES["pick"][right])]
+        choice = alternatives(rng, "pretraining", right=rng.randrange(2), claims=CLAIMS, reach=stage.reach)
+        question = picked(choice)
+        text = body(rng, "pick", question, noise=0.0)
+        gaps = [(choice.question, question.outcome)]
     elif kind < 0.92:
         choice = alternatives(rng, "pretraining", right=0, claims=CLAIMS, reach=stage.reach)
         text = f"{choice.premise} {'so' if choice.question == 'effect' else 'because'} {choice.choices[0]}"
     else:
         cues = rng.sample([cue for cues in stage.reach.cues.values() for cue in cues], 3)
-        text = sentence(rng, rng.choice(FILLERS))
+        text = filler(rng)
         gaps = [(f"{cue} is", VALUE_OF[cue]) for cue in cues]
         gaps += [(f"{name}:", "she" if name in WOMEN else "he") for name in rng.sample(NAMES, 2)]
     return with_gaps(rng, text, gaps)
@@ -181,20 +172,11 @@ def on_one_topic(rng: random.Random, stage: Stage) -> Pair:
     """Draw sentences about one value with gaps, so that its words get similar embeddings."""
     value = rng.choice(tuple(stage.reach.cues))
     cues = rng.sample(stage.reach.cues[value], 3)
-    sentences = [(sentence(rng, rng.choice(FRAMES), c=cue), cue) for cue in cues]
-    sentences.append((sentence(rng, rng.choice(CLAIMS[:7]), v=value), value))
+    sentences = [sentence(rng, rng.choice(FRAMES), c=cue) for cue in cues]
+    sentences.append(sentence(rng, rng.choice(CLAIMS[:7]), v=value))
     rng.shuffle(sentences)
-    hidden = set(rng.sample([*cues, value], 2))
-    sentinels = iter(SENTINELS)
-    source, target = [], []
-    for text, word in sentences:
-        words = words_of(text)
-        if word in hidden:
-            sentinel = next(sentinels)
-            words = [sentinel if each == word else each for each in words]
-            target += [sentinel, word]
-        source += words
-    return Pair("denoising", " ".join(source), " ".join(target))
+    hidden = rng.sample([*cues, value], 2)
+    return gapped((word, word in hidden) for word in words_of(" ".join(sentences)))
 
 
 def with_gaps(rng: random.Random, text: str, gaps: Sequence[tuple[str, str]], blanks: float = 0.2) -> Pair:
@@ -203,12 +185,16 @@ def with_gaps(rng: random.Random, text: str, gaps: Sequence[tuple[str, str]], bl
     `blanks` is the probability of a random gap in the text; without `gaps` it gets three.
     """
     words = words_of(text)
-    blank = (
-        set(rng.sample(range(len(words)), 1 if gaps else 3)) if rng.random() < blanks or not gaps else set()
-    )
+    has_blanks = rng.random() < blanks or not gaps
+    blank = rng.sample(range(len(words)), 1 if gaps else 3) if has_blanks else []
     pieces = [(word, i in blank) for i, word in enumerate(words)]
     for before, answer in gaps:
         pieces += [*((word, False) for word in words_of(before)), (answer, True), (".", False)]
+    return gapped(pieces)
+
+
+def gapped(pieces: Iterable[tuple[str, bool]]) -> Pair:
+    """Replace the words of a text that are hidden by sentinels, after which the decoder writes them."""
     sentinels = iter(SENTINELS)
     source, target = [], []
     for word, hidden in pieces:
@@ -217,4 +203,4 @@ def with_gaps(rng: random.Random, text: str, gaps: Sequence[tuple[str, str]], bl
             target += [source[-1], word]
         else:
             source.append(word)
-    return Pair("denoising", " ".join(source), " ".join(target))
+    return Pair(" ".join(source), " ".join(target))

@@ -1,4 +1,4 @@
-"""The tiny T5 before its first update, and the settings of a pretraining.
+"""The tiny T5 before its first update, its tokenizer, and the settings of a pretraining.
 
 T5 knows the order of words only by its relative-position bias. Four encoder heads are initialised local (one
 word back, one ahead, seven back, seven ahead), and the other heads attend to similar words: from random
@@ -10,7 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+from dp_bench.micro.lexicon import SENTINELS, vocabulary
+
+LOCAL_HEADS = 4  # of the first heads, which do not attend to similar words
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,27 @@ class Settings:
     held_out: int = 100  # examples of each operation that the log scores
 
 
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Build the tokenizer: one id a word, lower case, every punctuation mark a word, `</s>` at the end."""
+    words = [*vocabulary(), *SENTINELS]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=list(SENTINELS),
+        model_max_length=512,
+    )
+
+
 def build_model(settings: Settings, vocab_size: int) -> T5ForConditionalGeneration:
     """Build the model before its first update, from the seed of the settings."""
     torch.manual_seed(settings.seed)
@@ -52,14 +78,9 @@ def build_model(settings: Settings, vocab_size: int) -> T5ForConditionalGenerati
         num_layers=settings.encoder_layers,
         num_decoder_layers=settings.decoder_layers,
         num_heads=settings.heads,
-        relative_attention_num_buckets=32,
         relative_attention_max_distance=64,
         dropout_rate=0.0,
-        feed_forward_proj="relu",
-        pad_token_id=0,
-        eos_token_id=1,
         decoder_start_token_id=0,
-        tie_word_embeddings=True,
     )
     model = T5ForConditionalGeneration(config)
     model.set_attn_implementation("eager")  # fused kernels are slower with a trained bias
@@ -95,11 +116,8 @@ def start_local(model: T5ForConditionalGeneration, strength: float) -> None:
 @torch.no_grad()
 def start_similar(model: T5ForConditionalGeneration) -> None:
     """Initialise the other heads to attend to similar words: W_q proportional to W_k."""
-    heads = [(block.layer[0].SelfAttention, 4) for block in model.encoder.block]
-    heads += [
-        (block.layer[1].EncDecAttention, block.layer[1].EncDecAttention.n_heads // 2)
-        for block in model.decoder.block
-    ]
-    for attention, first in heads:
-        row = first * attention.key_value_proj_dim
+    attentions = [block.layer[0].SelfAttention for block in model.encoder.block]
+    attentions += [block.layer[1].EncDecAttention for block in model.decoder.block]
+    for attention in attentions:
+        row = LOCAL_HEADS * attention.key_value_proj_dim
         attention.q.weight[row:] = attention.k.weight[row:] * attention.key_value_proj_dim**-0.5

@@ -14,25 +14,19 @@ import torch
 from torch import Tensor
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 4
+MOMENTUM = 0.95
+WEIGHT_DECAY = 0.01
 
 
 class Muon(torch.optim.Optimizer):
     """Stochastic gradient descent whose update of each matrix has singular values near one."""
 
-    def __init__(
-        self,
-        matrices: Iterable[Tensor],
-        lr: float,
-        momentum: float = 0.95,
-        weight_decay: float = 0.01,
-        steps: int = 4,
-    ) -> None:
-        by_shape: dict[tuple[int, int], list[Tensor]] = {}
+    def __init__(self, matrices: Iterable[Tensor], lr: float) -> None:
+        by_shape: dict[tuple[int, ...], list[Tensor]] = {}
         for matrix in matrices:
-            rows, columns = matrix.shape
-            by_shape.setdefault((min(rows, columns), max(rows, columns)), []).append(matrix)
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps}
-        super().__init__([{"params": same} for same in by_shape.values()], defaults)
+            by_shape.setdefault(tuple(sorted(matrix.shape)), []).append(matrix)
+        super().__init__([{"params": same} for same in by_shape.values()], {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -40,29 +34,26 @@ class Muon(torch.optim.Optimizer):
         assert closure is None
         for group in self.param_groups:
             matrices = group["params"]
-            state = self.state[matrices[0]]
             grad = torch.stack([wide(matrix.grad) for matrix in matrices])
-            if "momentum" not in state:
-                state["momentum"] = torch.zeros_like(grad)
-            state["momentum"].lerp_(grad, 1 - group["momentum"])
-            update = orthogonalise(grad.lerp(state["momentum"], group["momentum"]), group["steps"])
+            momentum = self.state[matrices[0]].setdefault("momentum", torch.zeros_like(grad))
+            momentum.lerp_(grad, 1 - MOMENTUM)
+            update = orthogonalise(grad.lerp(momentum, MOMENTUM))
             scale = 0.2 * update.shape[-1] ** 0.5  # root mean square of an AdamW update
             for matrix, change in zip(matrices, update, strict=True):
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(change if matrix.shape == change.shape else change.T, alpha=-group["lr"] * scale)
+                matrix.mul_(1 - group["lr"] * WEIGHT_DECAY)
+                wide(matrix).add_(change, alpha=-group["lr"] * scale)
 
 
-def wide(matrix: Tensor | None) -> Tensor:
+def wide(matrix: Tensor) -> Tensor:
     """Return a matrix, transposed if it has more rows than columns."""
-    assert matrix is not None, "every matrix has a gradient"
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
 
 
-def orthogonalise(x: Tensor, steps: int) -> Tensor:
+def orthogonalise(x: Tensor) -> Tensor:
     """Bring the singular values of each matrix of a stack near one by Newton-Schulz iterations."""
     a, b, c = NEWTON_SCHULZ
     x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
-    for _ in range(steps):
+    for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x

@@ -7,8 +7,9 @@ answer word of an outcome), which are otherwise learned late or never: yes or no
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from dp_bench.micro.lexicon import (
     ATTRIBUTE_OF,
@@ -29,8 +30,11 @@ from dp_bench.micro.scenes import (
     reference,
     scene,
     sentence,
+    statement,
     uses,
 )
+
+T = TypeVar("T")
 
 OUTCOMES: dict[str, tuple[str, ...]] = {
     **ATTRIBUTES,  # report the value of an attribute
@@ -46,18 +50,6 @@ OUTCOMES: dict[str, tuple[str, ...]] = {
 }
 OPERATIONS = tuple(OUTCOMES)
 OPEN_REPORTS = {*ATTRIBUTES} - {"mood", "size"}  # only these are answered with label words too
-WEIGHTS = {
-    "report": 9,
-    "check": 12,
-    "judge": 9,
-    "compare": 8,
-    "pick": 8,
-    "refer": 4,
-    "who": 4,
-    "find": 4,
-    "about": 3,
-    "say": 4,
-}
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,27 @@ class Stage:
     fillers: float = 0.15  # share of texts with a sentence without a cue
     bare: float = 0.2  # share of instructions without answer words
     noise: float = 1.0  # frequency of missing names, random words and markers of the tasks
-    weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
+    mixture: str = "report 9 check 12 judge 9 compare 8 pick 8 refer 4 who 4 find 4 about 3 say 4"  # weights
+
+    def draw(self, rng: random.Random, kind: Callable[..., T], **given: object) -> T:
+        """Draw from the content of pretraining, perhaps with a sentence without a cue."""
+        num_fillers = int(rng.random() < self.fillers)
+        return kind(rng, "pretraining", num_fillers=num_fillers, reach=self.reach, **given)
+
+    def scene(self, rng: random.Random, **given: object) -> Scene:
+        """Draw a scene."""
+        num_cues = rng.choices((1, 2, 3, 4, 5), self.scene_lengths)[0]
+        return self.draw(rng, scene, num_cues=num_cues, **given)
+
+    def alternatives(self, rng: random.Random) -> Alternatives:
+        """Draw a premise with its alternatives."""
+        return self.draw(rng, alternatives, right=rng.randrange(2), claims=CLAIMS)
+
+    def operation(self, rng: random.Random) -> str:
+        """Draw an operation by the weights of the mixture."""
+        words = self.mixture.split()
+        operation = rng.choices(words[::2], [float(weight) for weight in words[1::2]])[0]
+        return rng.choice(self.reach.attributes) if operation == "report" else operation
 
 
 LAST = Stage()
@@ -79,119 +91,90 @@ LAST = Stage()
 class Question:
     """Marked pieces of text and the outcome of the operation on them."""
 
-    operation: str
     pieces: tuple[tuple[str, str], ...]  # marker, text
     outcome: str
-
-
-Drawn = tuple[tuple[tuple[str, str], ...], str]  # pieces and outcome
 
 
 def ask(rng: random.Random, operation: str, stage: Stage = LAST) -> Question:
     """Draw a question of an operation from the content of pretraining."""
     if operation in ATTRIBUTES:
-        drawn = some_scene(rng, stage, about=(operation,))
-        return Question(operation, (("scene", drawn.text),), drawn.values[operation])
-    return Question(operation, *ASKS[operation](rng, stage))
+        drawn = stage.scene(rng, about=(operation,))
+        return Question((("scene", drawn.text),), drawn.values[operation])
+    return ASKS[operation](rng, stage)
 
 
-def ask_check(rng: random.Random, stage: Stage) -> Drawn:
-    drawn = some_scene(rng, stage)
-    outcome = rng.choices(("so", "not", "open"), (5, 3, 2))[0]
-    claim = statement(rng, drawn, outcome, stage.reach)
-    return (("scene", drawn.text), ("claim", claim)), "so" if outcome == "so" else "not"
+def claimed(rng: random.Random, stage: Stage, even: bool = False) -> tuple[Question, str]:
+    """Ask whether a claim follows; return also the cue that proves or contradicts it, or `none`.
+
+    The outcomes are equally frequent if `even`.
+    """
+    drawn = stage.scene(rng)
+    outcomes = OUTCOMES["judge"]
+    outcome = rng.choice(outcomes) if even else rng.choices(outcomes, (5, 3, 2))[0]
+    claim = statement(rng, CLAIMS, outcome, drawn, reach=stage.reach)
+    cue_of = dict(zip(drawn.values, drawn.cues, strict=True))
+    question = Question((("scene", drawn.text), ("claim", claim)), outcome)
+    return question, cue_of.get(ATTRIBUTE_OF[key_word(claim)], "none")
 
 
-def ask_judge(rng: random.Random, stage: Stage) -> Drawn:
-    drawn = some_scene(rng, stage)
-    outcome = rng.choice(OUTCOMES["judge"])
-    return (("scene", drawn.text), ("claim", statement(rng, drawn, outcome, stage.reach))), outcome
+def check(rng: random.Random, stage: Stage) -> Question:
+    question, _ = claimed(rng, stage)
+    return replace(question, outcome="so" if question.outcome == "so" else "not")
 
 
-def ask_compare(rng: random.Random, stage: Stage) -> Drawn:
-    use = uses(rng, "pretraining", same=rng.random() < 0.5, num_fillers=few(rng, stage), reach=stage.reach)
-    pieces = (("line", use.sentences[0]), ("line", use.sentences[1]), ("item", use.word))
-    return pieces, "same" if use.same else "different"
+def judge(rng: random.Random, stage: Stage) -> Question:
+    return claimed(rng, stage, even=True)[0]
 
 
-def ask_pick(rng: random.Random, stage: Stage) -> Drawn:
-    choice = some_alternatives(rng, stage)
-    return options(choice), OUTCOMES["pick"][choice.right]
+def compare(rng: random.Random, stage: Stage) -> Question:
+    same = rng.random() < 0.5
+    use = stage.draw(rng, uses, same=same)
+    first, second = use.sentences
+    return Question((("line", first), ("line", second), ("item", use.word)), "same" if same else "different")
 
 
-def ask_refer(rng: random.Random, stage: Stage) -> Drawn:
+def pick(rng: random.Random, stage: Stage) -> Question:
+    return picked(stage.alternatives(rng))
+
+
+def refer(rng: random.Random, stage: Stage) -> Question:
     refers = rng.random() < 0.5
-    person = reference(rng, "pretraining", refers=refers, num_fillers=few(rng, stage), reach=stage.reach)
-    query = f'does the pronoun "{person.pronoun}" refer to "{person.person}"?'
-    return (("scene", person.text), ("ask", query)), "so" if refers else "not"
+    drawn = stage.draw(rng, reference, refers=refers)
+    query = f'does the pronoun "{drawn.pronoun}" refer to "{drawn.person}"?'
+    return Question((("scene", drawn.text), ("ask", query)), "so" if refers else "not")
 
 
-def ask_who(rng: random.Random, stage: Stage) -> Drawn:
+def who(rng: random.Random, stage: Stage) -> Question:
     if rng.random() < 0.4:
-        person = reference(rng, "pretraining", refers=True, num_fillers=few(rng, stage), reach=stage.reach)
+        person = stage.draw(rng, reference, refers=True)
         query = f'who does the pronoun "{person.pronoun}" refer to?'
-        return (("scene", person.text), ("ask", query)), person.person.lower()
-    drawn = some_scene(rng, stage, distinct_names=True)
+        return Question((("scene", person.text), ("ask", query)), person.person.lower())
+    drawn = stage.scene(rng, distinct_names=True)
     index = rng.randrange(len(drawn.names))
     query = sentence(rng, rng.choice(QUERIES + FRAMES), n="@placeholder", c=drawn.cues[index])
-    return (("scene", drawn.text), ("ask", query)), drawn.names[index].lower()
+    return Question((("scene", drawn.text), ("ask", query)), drawn.names[index].lower())
 
 
-def ask_find(rng: random.Random, stage: Stage) -> Drawn:
+def find(rng: random.Random, stage: Stage) -> Question:
     if rng.random() < 0.4:
-        choice = some_alternatives(rng, stage)
-        return options(choice), key_word(choice.choices[choice.right])
-    return claimed(rng, stage, lambda value: {value})
+        choice = stage.alternatives(rng)
+        return replace(picked(choice), outcome=key_word(choice.choices[choice.right]))
+    question, cue = claimed(rng, stage)
+    return replace(question, outcome=cue if question.outcome == "so" else "none")
 
 
-def ask_about(rng: random.Random, stage: Stage) -> Drawn:
-    return claimed(rng, stage, lambda value: {*ATTRIBUTES[ATTRIBUTE_OF[value]]})
+def about(rng: random.Random, stage: Stage) -> Question:
+    question, cue = claimed(rng, stage)
+    return replace(question, outcome=cue)
 
 
-def claimed(rng: random.Random, stage: Stage, values_of: Callable[[str], set[str]]) -> Drawn:
-    """Ask for the cue of one of the values that `values_of` returns for a claimed value, or `none`."""
-    drawn = some_scene(rng, stage)
-    outcome = rng.choices(("so", "not", "open"), (5, 3, 2))[0]
-    claim = statement(rng, drawn, outcome, stage.reach)
-    values = values_of(key_word(claim))
-    cue = next((cue for cue in drawn.cues if VALUE_OF[cue] in values), "none")
-    return (("scene", drawn.text), ("claim", claim)), cue
-
-
-def ask_say(rng: random.Random, stage: Stage) -> Drawn:
+def say(rng: random.Random, stage: Stage) -> Question:
     pairs = sayings(rng, stage)
     outcome, answer = rng.choice(pairs)
-    return (("scene", " ".join(word for pair in pairs for word in pair)), ("ask", outcome)), answer
+    return Question((("scene", " ".join(word for pair in pairs for word in pair)), ("ask", outcome)), answer)
 
 
-ASKS: dict[str, Callable[[random.Random, Stage], Drawn]] = {
-    "check": ask_check,
-    "judge": ask_judge,
-    "compare": ask_compare,
-    "pick": ask_pick,
-    "refer": ask_refer,
-    "who": ask_who,
-    "find": ask_find,
-    "about": ask_about,
-    "say": ask_say,
-}
-
-
-def few(rng: random.Random, stage: Stage) -> int:
-    """Draw the number of sentences without a cue, 0 or 1."""
-    return int(rng.random() < stage.fillers)
-
-
-def some_alternatives(rng: random.Random, stage: Stage) -> Alternatives:
-    """Draw a premise with its alternatives at a stage."""
-    return alternatives(
-        rng,
-        "pretraining",
-        right=rng.randrange(2),
-        claims=CLAIMS,
-        num_fillers=few(rng, stage),
-        reach=stage.reach,
-    )
+ASKS = {ask.__name__: ask for ask in (check, judge, compare, pick, refer, who, find, about, say)}
 
 
 def key_word(text: str) -> str:
@@ -199,10 +182,11 @@ def key_word(text: str) -> str:
     return next(word for word in words_of(text) if word in VALUE_OF or word in ATTRIBUTE_OF)
 
 
-def options(choice: Alternatives) -> tuple[tuple[str, str], ...]:
+def picked(choice: Alternatives) -> Question:
     """Put the premise between its options: relative positions distinguish the sides best."""
     first, second = choice.choices
-    return ("choice1", first), ("scene", choice.premise), ("ask", choice.question), ("choice2", second)
+    pieces = ("choice1", first), ("scene", choice.premise), ("ask", choice.question), ("choice2", second)
+    return Question(pieces, OUTCOMES["pick"][choice.right])
 
 
 def sayings(rng: random.Random, stage: Stage) -> list[tuple[str, str]]:
@@ -213,40 +197,6 @@ def sayings(rng: random.Random, stage: Stage) -> list[tuple[str, str]]:
         words = [cue for cues in stage.reach.cues.values() for cue in cues]
         outcomes = tuple(rng.sample(words, rng.randrange(3, 6)))
     return shuffled(rng, zip(outcomes, rng.sample(PLAIN_ANSWERS, len(outcomes)), strict=True))
-
-
-def some_scene(
-    rng: random.Random, stage: Stage, *, about: Sequence[str] = (), distinct_names: bool = False
-) -> Scene:
-    """Draw a scene at a stage."""
-    return scene(
-        rng,
-        "pretraining",
-        num_cues=rng.choices((1, 2, 3, 4, 5), stage.scene_lengths)[0],
-        num_fillers=few(rng, stage),
-        about=about,
-        distinct_names=distinct_names,
-        reach=stage.reach,
-    )
-
-
-def statement(rng: random.Random, drawn: Scene, outcome: str, reach: Reach) -> str:
-    """Claim a value that follows from the scene (so), contradicts it (not), or neither (open)."""
-    if outcome == "open":
-        attribute = rng.choice([name for name in reach.attributes if name not in drawn.values])
-        value = rng.choice(ATTRIBUTES[attribute])
-    else:
-        attribute = rng.choice(tuple(drawn.values))
-        value = drawn.values[attribute]
-        if outcome == "not":
-            value = rng.choice([other for other in ATTRIBUTES[attribute] if other != value])
-    return sentence(rng, rng.choice(CLAIMS), v=value, a=ATTRIBUTE_OF[value])
-
-
-def some_operation(rng: random.Random, stage: Stage) -> str:
-    """Draw an operation by the weights of a stage."""
-    operation = rng.choices(list(stage.weights), list(stage.weights.values()))[0]
-    return rng.choice(stage.reach.attributes) if operation == "report" else operation
 
 
 def shuffled(rng: random.Random, items: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,10 @@ from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 from dp_bench.micro.evaluation import scores
 from dp_bench.micro.examples import Pair, denoising, instructed, uninstructed
-from dp_bench.micro.initial import Settings, build_model
+from dp_bench.micro.initial import Settings, build_model, build_tokenizer
 from dp_bench.micro.muon import Muon
 from dp_bench.micro.operations import LAST, OPERATIONS, Stage
 from dp_bench.micro.scenes import Reach
-from dp_bench.micro.tokenizer import build_tokenizer
 
 CHUNK = 10  # batches drawn together, so that texts of similar length share a batch
 
@@ -36,13 +34,12 @@ def build_optimizers(model: T5ForConditionalGeneration, settings: Settings) -> l
     """Return Muon for the matrices and AdamW for all else, with a `factor` of the learning rate a group."""
     named = dict(model.named_parameters())
     bias = [p for name, p in named.items() if "relative_attention_bias" in name]
-    embeddings = [p for name, p in named.items() if "shared" in name]
-    matrices = [p for p in named.values() if p.ndim == 2 and not any(p is q for q in bias + embeddings)]
     rest = [p for p in named.values() if p.ndim != 2]
-    muon = Muon(matrices, lr=settings.lr)
+    others = {model.shared.weight, *bias, *rest}
+    muon = Muon([p for p in named.values() if p not in others], lr=settings.lr)
     groups = [
         {"params": rest, "factor": 1.0},
-        {"params": embeddings, "factor": settings.embedding_lr / settings.lr},
+        {"params": [model.shared.weight], "factor": settings.embedding_lr / settings.lr},
         {"params": bias, "factor": settings.bias_lr / settings.lr},
     ]
     return [muon, torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
@@ -77,10 +74,8 @@ def stage_at(step: int, settings: Settings) -> Stage:
     """
     for until, mixture, bare in CURRICULUM:
         if step < until:
-            words = mixture.split()
-            weights = dict(zip(words[::2], map(float, words[1::2]), strict=True))
             reach = Reach(num_attributes=4, num_cues=3)
-            return Stage(reach, (2, 5, 3, 0, 0), fillers=0.0, bare=bare, noise=0.0, weights=weights)
+            return Stage(reach, (2, 5, 3, 0, 0), fillers=0.0, bare=bare, noise=0.0, mixture=mixture)
     grown = (step - CURRICULUM[-1][0]) / settings.growing_steps
     if grown >= 1:
         return LAST
@@ -94,9 +89,8 @@ def draw_chunk(settings: Settings, index: int) -> list[list[Pair]]:
     rng = random.Random(f"pretraining/{settings.seed}/{index}")
     size = settings.batch_size
     stage = stage_at(CHUNK * index, settings)
-    num_denoising = settings.denoising
-    spans = [denoising(rng, stage) for _ in range(size * num_denoising)]
-    num_answers = size * (CHUNK - num_denoising)
+    spans = [denoising(rng, stage) for _ in range(size * settings.denoising)]
+    num_answers = size * CHUNK - len(spans)
     answers: list[Pair] = []
     while len(answers) < num_answers * settings.uninstructed_share * stage.noise:
         answers += uninstructed(rng, stage)
@@ -113,7 +107,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, pairs: list[Pair]) -> dict[str, T
     """Tokenise a batch; an answer is one word, a denoising target ends with `</s>`."""
     source = tokenizer([pair.source for pair in pairs], padding=True, return_tensors="pt")
     target = tokenizer([pair.target for pair in pairs], padding=True, return_tensors="pt").input_ids
-    if pairs[0].operation != "denoising":
+    if " " not in pairs[0].target:
         target = target[:, :1]
     return {
         "input_ids": source.input_ids,
@@ -122,30 +116,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, pairs: list[Pair]) -> dict[str, T
     }
 
 
-@lru_cache
-def held_out(per_operation: int) -> dict[str, list[Pair]]:
-    """Draw instructed examples independent of those of training; the same for every seed."""
-    rng = random.Random("pretraining/held-out")
-    return {name: [instructed(rng, name) for _ in range(per_operation)] for name in OPERATIONS}
-
-
-@torch.inference_mode()
-def accuracies(
-    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pairs: dict[str, list[Pair]]
-) -> dict[str, float]:
-    """Return the accuracy in 0..100 of each operation, by arg-max over the vocabulary."""
-    accuracy = {}
-    model.eval()
-    for name, examples in pairs.items():
-        batch = encode(tokenizer, examples)
-        guess = model(**batch).logits[:, 0].argmax(-1)
-        accuracy[name] = round(100 * (guess == batch["labels"][:, 0]).float().mean().item(), 1)
-    model.train()
-    return accuracy
-
-
 class Pretraining:
-    """A pretraining in progress: `step()` until `done`; `state()` and `load()` save and restore it."""
+    """A pretraining in progress: `step()` until all are done; `state()` and `load()` save and restore it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -154,18 +126,15 @@ class Pretraining:
         self.optimizers = build_optimizers(self.model, settings)
         self.done_steps = 0
         self.losses: list[float] = []  # since the last line of the log
-        self.last_loss = float("nan")
         self.log: list[dict[str, Any]] = []
         self.seconds = 0.0  # of processor time
         self.batches: list[dict[str, Tensor]] = []
+        rng = random.Random("pretraining/held-out")  # independent of the training, the same for every seed
+        number = settings.held_out
+        self.held_out = {name: [instructed(rng, name) for _ in range(number)] for name in OPERATIONS}
 
-    @property
-    def done(self) -> bool:
-        """Whether all steps have been made."""
-        return self.done_steps >= self.settings.steps
-
-    def step(self) -> None:
-        """Make one update."""
+    def step(self) -> float:
+        """Make one update and return its loss."""
         began = time.process_time()
         chunk, index = divmod(self.done_steps, CHUNK)
         if index == 0 or not self.batches:
@@ -175,27 +144,30 @@ class Pretraining:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)
             optimizer.zero_grad()
-        loss = self.model(**self.batches[index]).loss
-        loss.backward()
+        loss_tensor = self.model(**self.batches[index]).loss
+        loss_tensor.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
         self.done_steps += 1
-        self.last_loss = loss.item()
-        self.losses.append(self.last_loss)
+        loss: float = loss_tensor.item()
+        self.losses.append(loss)
         self.seconds += time.process_time() - began
-        if self.done_steps % self.settings.log_every == 0 or self.done:
+        if self.done_steps % self.settings.log_every == 0 or self.done_steps == self.settings.steps:
             self.write_log()
+        return loss
 
+    @torch.inference_mode()
     def write_log(self) -> None:
-        """Append a line with loss and accuracies to the log."""
-        line = {
-            "step": self.done_steps,
-            "seconds": round(self.seconds, 1),
-            "loss": round(sum(self.losses) / len(self.losses), 4),
-            "accuracy": accuracies(self.model, self.tokenizer, held_out(self.settings.held_out)),
-        }
-        self.log.append(line)
+        """Append a line to the log: loss, and accuracies in 0..100 by arg-max over the vocabulary."""
+        accuracy = {}
+        for name, pairs in self.held_out.items():
+            batch = encode(self.tokenizer, pairs)
+            guess = self.model(**batch).logits[:, 0].argmax(-1)
+            accuracy[name] = round(100 * (guess == batch["labels"][:, 0]).float().mean().item(), 1)
+        loss = round(sum(self.losses) / len(self.losses), 4)
+        seconds = round(self.seconds, 1)
+        self.log.append({"step": self.done_steps, "seconds": seconds, "loss": loss, "accuracy": accuracy})
         self.losses.clear()
 
     def state(self) -> dict[str, Any]:
@@ -224,23 +196,25 @@ class Pretraining:
 
 
 def pretrain(
-    settings: Settings, out: Path, *, on_step: Callable[[Pretraining], None] = lambda _: None
+    settings: Settings, out: Path, *, on_step: Callable[[int, float], None] = lambda done, loss: None
 ) -> Pretraining:
-    """Pretrain, or resume from `out`/checkpoint.pt, and write model, tokenizer and log to `out`."""
+    """Pretrain, or resume from `out`/checkpoint.pt, and write model, tokenizer and log to `out`.
+
+    `on_step` gets the number of steps done and the loss of the last.
+    """
     torch.set_flush_denormal(True)  # sharp attention gives denormal numbers, which are slow
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
     pretraining = Pretraining(settings)
     if checkpoint.exists():
         pretraining.load(torch.load(checkpoint, weights_only=True))
-    while not pretraining.done:
-        pretraining.step()
-        on_step(pretraining)
+    while pretraining.done_steps < settings.steps:
+        loss = pretraining.step()
+        on_step(pretraining.done_steps, loss)
         if pretraining.done_steps % settings.log_every == 0:
             partial = checkpoint.with_suffix(".partial")
             torch.save(pretraining.state(), partial)
             partial.replace(checkpoint)
-    pretraining.model.eval()
     pretraining.model.save_pretrained(out)
     pretraining.tokenizer.save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)

@@ -13,12 +13,14 @@ have BoolQ's schema and a `skill`, the number of the heading of the passage, whi
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dp_bench.micro.lexicon import (
     ANSWERS,
+    ATTRIBUTE_OF,
     ATTRIBUTE_QUESTIONS,
     ATTRIBUTES,
     HYPOTHESES,
@@ -26,7 +28,7 @@ from dp_bench.micro.lexicon import (
     QUERIES,
     QUESTIONS,
 )
-from dp_bench.micro.scenes import Scene, alternatives, reference, scene, sentence, uses
+from dp_bench.micro.scenes import Scene, alternatives, reference, scene, sentence, statement, uses
 
 HEADINGS = ("Report", "Story", "Context", "Text")
 DECIDING = ("mood", "size", "time", "heat")  # attribute of each heading in mixtures of sub-skills
@@ -45,33 +47,28 @@ class Size:
         return scene(rng, "tasks", num_cues=self.num_cues, num_fillers=self.num_fillers, **given)
 
 
-def statement(rng: random.Random, frames: tuple[str, ...], holds: bool | None, drawn: Scene) -> str:
-    """Return a statement that holds in a scene, that does not, or (None) that is left open."""
-    mentioned = rng.choice(tuple(drawn.values))
-    if holds is None:
-        open_ones = [attribute for attribute in ATTRIBUTES if attribute not in drawn.values]
-        value = rng.choice(ATTRIBUTES[rng.choice(open_ones)])
-    elif holds:
-        value = drawn.values[mentioned]
-    else:
-        value = rng.choice([v for v in ATTRIBUTES[mentioned] if v != drawn.values[mentioned]])
-    return sentence(rng, rng.choice(frames), v=value)
+Writer = Callable[[random.Random, int, Size], dict[str, Any]]
+
+
+def stated(rng: random.Random, frames: Sequence[str], outcome: str, drawn: Scene) -> str:
+    """Return a statement; an attribute of the scene is drawn for open ones too."""
+    return statement(rng, frames, outcome, drawn, attribute=rng.choice(tuple(drawn.values)))
 
 
 def boolq(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
     """Ask whether a statement holds."""
     drawn = size.scene(rng)
-    question = statement(rng, QUESTIONS, bool(label), drawn)
+    question = stated(rng, QUESTIONS, "so" if label else "not", drawn)
     return {"question": question[0].lower() + question[1:], "passage": drawn.text, "label": bool(label)}
 
 
 def cb(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
     """Write a hypothesis that is entailed, contradicted or left open."""
     drawn = size.scene(rng)
-    hypothesis = statement(rng, HYPOTHESES, (True, False, None)[label], drawn).removesuffix(".")
+    hypothesis = stated(rng, HYPOTHESES, ("so", "not", "open")[label], drawn)
     return {
         "premise": drawn.text,
-        "hypothesis": hypothesis,
+        "hypothesis": hypothesis.removesuffix("."),
         "label": ("entailment", "contradiction", "neutral")[label],
     }
 
@@ -92,9 +89,8 @@ def multirc(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
     """Write two questions with two answers each; by `label`, 1 + 1, 2 + 0 or 0 + 2 answers are right."""
     drawn = size.scene(rng)
     questions = []
-    for attribute, right in zip(
-        rng.sample(tuple(drawn.values), 2), ((1, 1), (2, 0), (0, 2))[label], strict=True
-    ):
+    numbers_right = ((1, 1), (2, 0), (0, 2))[label]
+    for attribute, right in zip(rng.sample(tuple(drawn.values), 2), numbers_right, strict=True):
         labels = [1] * right + [0] * (2 - right)
         rng.shuffle(labels)
         wrong = [value for value in ATTRIBUTES[attribute] if value != drawn.values[attribute]]
@@ -112,13 +108,12 @@ def record(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
     drawn = scene(rng, "tasks", num_cues=size.num_cues, distinct_names=True)
     who, cue = drawn.names[label], drawn.cues[label]
     text = drawn.sentences[0] + "".join(f"\n@highlight\n{s}" for s in drawn.sentences[1:])
-    mentions = sorted((text.index(name), name) for name in NAMES if name in text)
-    spans = [(name, {"start": start, "end": start + len(name) - 1}) for start, name in mentions]
+    entities = [{"start": m.start(), "end": m.end() - 1} for m in re.finditer("|".join(NAMES), text)]
     query = sentence(rng, rng.choice(QUERIES), n="@placeholder", c=cue)
-    answers = [span | {"text": name} for name, span in spans if name == who]
+    answers = [entity | {"text": who} for entity in entities if entity["start"] == text.index(who)]
     return {
         "source": "micro",
-        "passage": {"text": text, "entities": [span for _, span in spans]},
+        "passage": {"text": text, "entities": entities},
         "qas": [{"query": query, "answers": answers}],
     }
 
@@ -126,10 +121,10 @@ def record(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
 def rte(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
     """Write a hypothesis that is entailed or not; of the latter, half are contradicted, half left open."""
     drawn = size.scene(rng)
-    holds = True if label == 0 else rng.choice((False, None))
+    outcome = "so" if label == 0 else rng.choice(("not", "open"))
     return {
         "premise": drawn.text,
-        "hypothesis": statement(rng, HYPOTHESES, holds, drawn),
+        "hypothesis": stated(rng, HYPOTHESES, outcome, drawn),
         "label": ("entailment", "not_entailment")[label],
     }
 
@@ -137,16 +132,16 @@ def rte(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
 def wic(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
     """Use a word in two sentences in the same or in different senses."""
     drawn = uses(rng, "tasks", same=bool(label), num_fillers=size.num_fillers)
-    spans = [span_of(drawn.word, text) for text in drawn.sentences]
+    first, second = (next(re.finditer(rf"\b{drawn.word}\b", text, re.IGNORECASE)) for text in drawn.sentences)
     return {
         "word": drawn.word,
-        "sentence1": drawn.sentences[0],
-        "sentence2": drawn.sentences[1],
+        "sentence1": first.string,
+        "sentence2": second.string,
         "label": bool(label),
-        "start1": spans[0][0],
-        "start2": spans[1][0],
-        "end1": spans[0][1],
-        "end2": spans[1][1],
+        "start1": first.start(),
+        "start2": second.start(),
+        "end1": first.end(),
+        "end2": second.end(),
         "version": 1.1,
     }
 
@@ -167,13 +162,9 @@ def wsc(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
     }
 
 
-def mix(number: int) -> Callable[[random.Random, int, Size], dict[str, Any]]:
+def mix(number: int) -> Writer:
     """Return the writer of a mixture of `number` equally frequent sub-skills."""
-
-    def record(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
-        return mixed(rng, label, size, rng.randrange(number), number)
-
-    return record
+    return lambda rng, label, size: mixed(rng, label, size, rng.randrange(number), number)
 
 
 def skewed(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
@@ -182,44 +173,32 @@ def skewed(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
 
 
 def mixed(rng: random.Random, label: int, size: Size, heading: int, number: int) -> dict[str, Any]:
-    """Write a scene that is right or wrong by the attribute of its heading.
+    """Write a record that is right or wrong by the attribute of its heading.
 
     The scene has the attributes of all `number` headings, or as many as its size allows.
     """
-    deciding = DECIDING[heading]
-    others = [attribute for attribute in DECIDING[:number] if attribute != deciding]
+    others = [attribute for attribute in DECIDING[:number] if attribute != DECIDING[heading]]
     if number > size.num_cues:
-        others = rng.sample(others, size.num_cues - 1)
-    about = [attribute for attribute in DECIDING if attribute in (deciding, *others)]
-    drawn = size.scene(rng, about=about, values={deciding: ATTRIBUTES[deciding][1 - label]})
-    return headed(heading, drawn, label)
+        others = sorted(rng.sample(others, size.num_cues - 1), key=DECIDING.index)
+    return headed(rng, label, size, heading, ATTRIBUTES[DECIDING[heading]][1 - label], others)
 
 
 def liar(rng: random.Random, label: int, size: Size) -> dict[str, Any]:
     """Write a record whose mood decides, in opposite ways for reports and stories."""
     heading = rng.randrange(2)
-    drawn = size.scene(rng, values={"mood": ATTRIBUTES["mood"][1 - label if heading == 0 else label]})
-    return headed(heading, drawn, label)
+    return headed(rng, label, size, heading, ATTRIBUTES["mood"][1 - label if heading == 0 else label])
 
 
-def headed(heading: int, drawn: Scene, label: int) -> dict[str, Any]:
-    """Return the record of a scene below a heading."""
+def headed(
+    rng: random.Random, label: int, size: Size, heading: int, value: str, others: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the record of a scene below a heading, with a value and with other attributes."""
+    drawn = size.scene(rng, about=others, values={ATTRIBUTE_OF[value]: value})
     passage = f"{HEADINGS[heading]} -- {drawn.text}"
     return {"question": "is it so", "passage": passage, "label": bool(label), "skill": heading}
 
 
-def span_of(word: str, text: str) -> tuple[int, int]:
-    """Return start and exclusive end of a whole word in a text, as in WiC."""
-    start = next(
-        i for i in range(len(text))
-        if text[i:].lower().startswith(word)
-        and not text[i - 1 : i].isalpha()
-        and not text[i + len(word) : i + len(word) + 1].isalpha()
-    )  # fmt: skip
-    return start, start + len(word)
-
-
-RECORDS: dict[str, Callable[[random.Random, int, Size], dict[str, Any]]] = {
+RECORDS: dict[str, Writer] = {
     "boolq": boolq, "cb": cb, "copa": copa, "multirc": multirc, "record": record,
     "rte": rte, "wic": wic, "wsc": wsc,
     "mix2": mix(2), "mix3": mix(3), "mix4": mix(4), "skewed": skewed, "liar": liar,

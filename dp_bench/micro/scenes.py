@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, TypeVar
+from functools import cached_property, wraps
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from dp_bench.micro.lexicon import (
     ATTRIBUTE_OF,
@@ -29,6 +29,7 @@ from dp_bench.micro.lexicon import (
 )
 
 Part = Literal["pretraining", "tasks"]
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -36,6 +37,21 @@ def part_of(*content: str) -> Part:
     """Return the part that a combination of content words belongs to."""
     digest = hashlib.sha256(" ".join(content).encode()).digest()
     return "tasks" if int.from_bytes(digest[:8], "big") % 5 == 0 else "pretraining"
+
+
+def of_part(
+    draw: Callable[Concatenate[random.Random, P], tuple[Collection[str], T]],
+) -> Callable[Concatenate[random.Random, Part, P], T]:
+    """Make of a function that draws something and its content one that draws it for a part."""
+
+    @wraps(draw)
+    def draw_from(rng: random.Random, part: Part, /, *args: P.args, **given: P.kwargs) -> T:
+        while True:
+            content, drawn = draw(rng, *args, **given)
+            if part_of(*content) == part:
+                return drawn
+
+    return draw_from
 
 
 @dataclass(frozen=True)
@@ -84,9 +100,7 @@ class Uses:
     """A word of two senses in two sentences."""
 
     word: str
-    sentences: tuple[str, str]
-    cues: tuple[str, str]
-    same: bool
+    sentences: list[str]
 
 
 @dataclass(frozen=True)
@@ -95,9 +109,8 @@ class Alternatives:
 
     premise: str
     choices: tuple[str, str]
-    question: Literal["cause", "effect"]
+    question: str  # cause or effect
     right: int
-    content: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -107,8 +120,6 @@ class Reference:
     text: str
     person: str  # the one in the question
     pronoun: str
-    refers: bool
-    content: tuple[str, ...]
 
 
 def sentence(rng: random.Random, frame: str, **words: str) -> str:
@@ -123,9 +134,14 @@ def filler(rng: random.Random) -> str:
     return sentence(rng, rng.choice(FILLERS))
 
 
+def claim(rng: random.Random, frames: Sequence[str], value: str) -> str:
+    """Draw a sentence that names a value."""
+    return sentence(rng, rng.choice(frames), v=value, a=ATTRIBUTE_OF[value])
+
+
+@of_part
 def scene(
     rng: random.Random,
-    part: Part,
     *,
     num_cues: int = 3,
     num_fillers: int = 0,
@@ -133,109 +149,99 @@ def scene(
     values: dict[str, str] | None = None,
     distinct_names: bool = False,
     reach: Reach = EVERYTHING,
-) -> Scene:
-    """Draw a scene with the attributes `about`, and with these `values` of attributes, others at random."""
+) -> tuple[Collection[str], Scene]:
+    """Draw a scene with these `values` of attributes and the attributes `about`, others at random."""
     values = values or {}
-    about = [*dict.fromkeys([*values, *about])]
-
-    def draw() -> Scene:
-        others = [attribute for attribute in reach.attributes if attribute not in about]
-        attributes = [*about, *rng.sample(others, num_cues - len(about))]
-        rng.shuffle(attributes)
-        chosen = {
-            attribute: values.get(attribute) or rng.choice(ATTRIBUTES[attribute]) for attribute in attributes
-        }
-        cues = tuple(rng.choice(reach.cues[value]) for value in chosen.values())
-        names = rng.sample(NAMES, num_cues) if distinct_names else [rng.choice(NAMES) for _ in cues]
-        sentences = [
-            sentence(rng, rng.choice(FRAMES), n=name, c=cue) for name, cue in zip(names, cues, strict=True)
-        ]
-        for _ in range(num_fillers):
-            sentences.insert(rng.randrange(len(sentences) + 1), filler(rng))
-        return Scene(chosen, cues, tuple(names), tuple(sentences))
-
-    return draw_from(part, draw, lambda drawn: sorted(drawn.cues))
+    given = [*values, *about]
+    others = [attribute for attribute in reach.attributes if attribute not in given]
+    attributes = [*given, *rng.sample(others, num_cues - len(given))]
+    rng.shuffle(attributes)
+    chosen = {name: values.get(name) or rng.choice(ATTRIBUTES[name]) for name in attributes}
+    cues = tuple(rng.choice(reach.cues[value]) for value in chosen.values())
+    names = rng.sample(NAMES, num_cues) if distinct_names else [rng.choice(NAMES) for _ in cues]
+    sentences = [
+        sentence(rng, rng.choice(FRAMES), n=name, c=cue) for name, cue in zip(names, cues, strict=True)
+    ]
+    for _ in range(num_fillers):
+        sentences.insert(rng.randrange(len(sentences) + 1), filler(rng))
+    return sorted(cues), Scene(chosen, cues, tuple(names), tuple(sentences))
 
 
-def uses(
-    rng: random.Random, part: Part, *, same: bool, num_fillers: int = 0, reach: Reach = EVERYTHING
-) -> Uses:
-    """Draw two sentences with a word in the same sense or in different senses."""
-
-    def draw() -> Uses:
-        word = rng.choice(tuple(reach.senses))
-        first = rng.randrange(2)
-        second = first if same else 1 - first
-        if same:
-            cues = tuple(rng.sample(reach.cues[reach.senses[word][first]], 2))
-        else:
-            cues = tuple(rng.choice(reach.cues[reach.senses[word][sense]]) for sense in (first, second))
-        texts = []
-        for cue in cues:
-            text = sentence(rng, rng.choice(SENSE_FRAMES), w=word, c=cue)
-            for _ in range(num_fillers):
-                text = f"{text} {filler(rng)}" if rng.random() < 0.5 else f"{filler(rng)} {text}"
-            texts.append(text)
-        return Uses(word, (texts[0], texts[1]), (cues[0], cues[1]), same)
-
-    return draw_from(part, draw, lambda drawn: (drawn.word, *sorted(drawn.cues)))
-
-
-def alternatives(
+def statement(
     rng: random.Random,
-    part: Part,
+    frames: Sequence[str],
+    outcome: str,
+    drawn: Scene,
     *,
-    right: int,
-    claims: Collection[str],
-    num_fillers: int = 0,
+    attribute: str | None = None,
     reach: Reach = EVERYTHING,
-) -> Alternatives:
+) -> str:
+    """State a value that follows from a scene (so), contradicts it (not), or neither (open).
+
+    `attribute` is the one of the scene that it is about, by default any; an open statement is about another.
+    """
+    if outcome == "open":
+        attribute = rng.choice([name for name in reach.attributes if name not in drawn.values])
+    elif attribute is None:
+        attribute = rng.choice(tuple(drawn.values))
+    value = drawn.values.get(attribute)
+    if value is None or outcome == "not":
+        value = rng.choice([other for other in ATTRIBUTES[attribute] if other != value])
+    return claim(rng, frames, value)
+
+
+@of_part
+def uses(
+    rng: random.Random, *, same: bool, num_fillers: int = 0, reach: Reach = EVERYTHING
+) -> tuple[Collection[str], Uses]:
+    """Draw two sentences with a word in the same sense or in different senses."""
+    word, values = rng.choice(tuple(reach.senses.items()))
+    sense = rng.randrange(2)
+    if same:
+        cues = rng.sample(reach.cues[values[sense]], 2)
+    else:
+        cues = [rng.choice(reach.cues[value]) for value in (values[sense], values[1 - sense])]
+    texts = []
+    for cue in cues:
+        text = sentence(rng, rng.choice(SENSE_FRAMES), w=word, c=cue)
+        for _ in range(num_fillers):
+            text = f"{text} {filler(rng)}" if rng.random() < 0.5 else f"{filler(rng)} {text}"
+        texts.append(text)
+    return (word, *sorted(cues)), Uses(word, texts)
+
+
+@of_part
+def alternatives(
+    rng: random.Random, *, right: int, claims: Sequence[str], num_fillers: int = 0, reach: Reach = EVERYTHING
+) -> tuple[Collection[str], Alternatives]:
     """Draw a cue and its value as cause and effect, and an alternative of another value."""
-
-    def draw() -> Alternatives:
-        question: Literal["cause", "effect"] = rng.choice(("cause", "effect"))
-        value, wrong_value = rng.sample(tuple(reach.cues), 2)
-        cue = rng.choice(reach.cues[value])
-
-        def claim(value: str) -> str:
-            return sentence(rng, rng.choice(tuple(claims)), v=value, a=ATTRIBUTE_OF[value])
-
-        if question == "effect":  # the ice was there, so it was cold
-            premise, good, bad = sentence(rng, rng.choice(FRAMES), c=cue), claim(value), claim(wrong_value)
-            content = (cue, wrong_value)
-        else:  # it was cold because of the ice
-            wrong = rng.choice(reach.cues[wrong_value])
-            premise, good, bad = claim(value), *(sentence(rng, rng.choice(FRAMES), c=c) for c in (cue, wrong))
-            content = (cue, wrong)
-        for _ in range(num_fillers):
-            premise = f"{premise} {filler(rng)}"
-        return Alternatives(premise, (good, bad) if right == 0 else (bad, good), question, right, content)
-
-    return draw_from(part, draw, lambda drawn: drawn.content)
+    question = rng.choice(("cause", "effect"))
+    value, wrong = rng.sample(tuple(reach.cues), 2)
+    cue = rng.choice(reach.cues[value])
+    if question == "effect":  # the ice was there, so it was cold
+        premise = sentence(rng, rng.choice(FRAMES), c=cue)
+        good, bad = (claim(rng, claims, each) for each in (value, wrong))
+    else:  # it was cold because of the ice
+        wrong = rng.choice(reach.cues[wrong])
+        premise = claim(rng, claims, value)
+        good, bad = (sentence(rng, rng.choice(FRAMES), c=each) for each in (cue, wrong))
+    for _ in range(num_fillers):
+        premise = f"{premise} {filler(rng)}"
+    choices = (good, bad) if right == 0 else (bad, good)
+    return (cue, wrong), Alternatives(premise, choices, question, right)
 
 
+@of_part
 def reference(
-    rng: random.Random, part: Part, *, refers: bool, num_fillers: int = 0, reach: Reach = EVERYTHING
-) -> Reference:
+    rng: random.Random, *, refers: bool, num_fillers: int = 0, reach: Reach = EVERYTHING
+) -> tuple[Collection[str], Reference]:
     """Draw a sentence whose pronoun refers to `person`, or to the other person."""
-
-    def draw() -> Reference:
-        pair = [rng.choice(WOMEN), rng.choice(MEN)]
-        rng.shuffle(pair)
-        pronoun = rng.choice(tuple(PRONOUNS))
-        cue = rng.choice(reach.cues[rng.choice(tuple(reach.cues))])
-        text = sentence(rng, rng.choice(PRONOUN_FRAMES), n=pair[0], m=pair[1], p=pronoun, c=cue)
-        for _ in range(num_fillers):
-            text = f"{text} {filler(rng)}"
-        person = next(name for name in pair if (name in PRONOUNS[pronoun]) == refers)
-        return Reference(text, person, pronoun, refers, (*sorted(pair), pronoun, cue))
-
-    return draw_from(part, draw, lambda drawn: drawn.content)
-
-
-def draw_from(part: Part, draw: Callable[[], T], content: Callable[[T], Collection[str]]) -> T:
-    """Draw until the content belongs to `part`."""
-    while True:
-        drawn = draw()
-        if part_of(*content(drawn)) == part:
-            return drawn
+    pair = [rng.choice(WOMEN), rng.choice(MEN)]
+    rng.shuffle(pair)
+    pronoun = rng.choice(tuple(PRONOUNS))
+    cue = rng.choice(reach.cues[rng.choice(tuple(reach.cues))])
+    text = sentence(rng, rng.choice(PRONOUN_FRAMES), n=pair[0], m=pair[1], p=pronoun, c=cue)
+    for _ in range(num_fillers):
+        text = f"{text} {filler(rng)}"
+    person = next(name for name in pair if (name in PRONOUNS[pronoun]) == refers)
+    return (*sorted(pair), pronoun, cue), Reference(text, person, pronoun)
