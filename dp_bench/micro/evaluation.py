@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
-from dp_bench.data.readers import read_examples
+from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import split_file
 from dp_bench.micro.lexicon import ATTRIBUTES
 from dp_bench.micro.records import DECIDING
@@ -67,7 +67,7 @@ def examples(name: str, split: str = "val", difficulty: str = "default") -> list
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{split}.jsonl"
         path.write_text("\n".join(lines), encoding="utf-8")
-        return read_examples(task_of(name), split_file(path), split, None)
+        return list(ExampleFile(task_of(name), split_file(path)))
 
 
 def instruction_for(name: str, skill: int | None = None) -> str:
