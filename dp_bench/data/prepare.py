@@ -131,7 +131,7 @@ def _encoded(
         cache_dir=settings.cache,
         key_parts={"sha256": file.sha256, "split": file.split, "limit": settings.data.limit},
         scoring=task.scoring,
-        cue=settings.backbone.answer_cue,
+        cue=settings.cue_of(task),
     )
     labels.refuse_missing()
     labels.report_doubtful()
