@@ -21,7 +21,7 @@ from dp_bench.settings import FullSettings, LrUnit, RunSettings
 OPTIMIZER = tuple(each.name for each in fields(FullSettings))
 # The settings of the trainer that count without updates too.
 READ_WITHOUT_UPDATES = tuple(
-    f"trainer.{name}" for name in ("selection", "heldout_fraction", "heldout_max", "precision")
+    f"trainer.{name}" for name in ("selection", "heldout_fraction", "heldout_max", "heldout_min", "precision")
 )
 # The settings that each schedule of the temperature does not read.
 UNREAD_BY = {"constant": ("end", "anneal"), "exponential": ("anneal",), "authors": ()}
@@ -93,7 +93,7 @@ def unread(config: Mapping[str, Any]) -> set[str]:
     protocol = flatten({"protocol": config["protocol"]})
     keys = {key for key, value in FORMER.items() if protocol.get(key) in (None, value)}
     if trainer["selection"] != "heldout" or regime["shots"] is not None:
-        keys |= {"trainer.heldout_fraction", "trainer.heldout_max"}
+        keys |= {"trainer.heldout_fraction", "trainer.heldout_max", "trainer.heldout_min"}
     if not reads_precision(config):
         keys.add("trainer.precision")
     if is_trained(config):

@@ -383,6 +383,7 @@ class TrainerSettings:
     selection: Selection = MISSING
     heldout_fraction: float = MISSING  # share of train held out to select on
     heldout_max: int = MISSING  # maximum number of examples held out
+    heldout_min: int | None = None  # the least, up to half of them, where the share is less; None: 1
     temperature: TemperatureSettings = field(default_factory=TemperatureSettings)
     full: FullSettings = field(default_factory=FullSettings)
 

@@ -14,7 +14,7 @@ from dp_bench.data.fewshot import degenerate, draw
 from dp_bench.data.overlap import Overlap, Row
 from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import Source, SplitFile
-from dp_bench.data.split import held_out
+from dp_bench.data.split import held_out, number_held_out
 from dp_bench.data.template import Template
 from dp_bench.progress import notice
 from dp_bench.randomness import derive
@@ -57,8 +57,7 @@ def prepare(settings: RunSettings, task: TaskSettings, source: Source, tokenizer
             kept, held = held_out(
                 train.sources,
                 train.labels.tolist(),
-                trainer.heldout_fraction,
-                trainer.heldout_max,
+                number_held_out(len(train), trainer),
                 derive(settings.seed_of("heldout"), "heldout"),
             )
             train, select = train.select(kept), train.select(held)

@@ -353,7 +353,7 @@ def _record(task: TaskSettings, split: str, records: Iterator[_Record]) -> Itera
 def _statements(
     task: TaskSettings, split: str, records: Iterator[_Record]
 ) -> Iterator[tuple[_Record, Example]]:
-    """Read ReCoRD as the LM Evaluation Harness writes it: an article with its highlights, which the query goes
+    """Read ReCoRD as the LM Evaluation Harness writes it: an article and its highlights, which the query goes
     on with a choice in the place of @placeholder."""
     for record, example in _record(task, split, records):
         passage, query = (example.fields[name] for name in ("passage", "query"))
