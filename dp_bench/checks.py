@@ -154,6 +154,11 @@ def _trainer_problems(trainer: TrainerSettings) -> Iterator[str]:
         yield f"trainer.heldout_fraction={trainer.heldout_fraction} must lie between 0 and 1."
     if trainer.heldout_max < 1:
         yield f"trainer.heldout_max={trainer.heldout_max} must be at least 1."
+    if trainer.heldout_min is not None and not 1 <= trainer.heldout_min <= trainer.heldout_max:
+        yield (
+            f"trainer.heldout_min={trainer.heldout_min} must be between 1 and "
+            f"trainer.heldout_max={trainer.heldout_max}, or null."
+        )
     temperature = trainer.temperature
     if not 0 < temperature.end <= temperature.start:
         yield (

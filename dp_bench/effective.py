@@ -7,7 +7,7 @@ or the typed settings. Nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from typing import Any
 
@@ -15,13 +15,13 @@ from dp_bench.methods import table
 from dp_bench.methods.table import Method
 from dp_bench.prompts import catalogue
 from dp_bench.records import FORMER, flatten
-from dp_bench.settings import FullSettings, RunSettings
+from dp_bench.settings import FullSettings, LrUnit, RunSettings
 
 # A method or prompt may set these; else the trainer's are used, or those of trainer.full for all weights.
 OPTIMIZER = tuple(each.name for each in fields(FullSettings))
 # The settings of the trainer that count without updates too.
 READ_WITHOUT_UPDATES = tuple(
-    f"trainer.{name}" for name in ("selection", "heldout_fraction", "heldout_max", "precision")
+    f"trainer.{name}" for name in ("selection", "heldout_fraction", "heldout_max", "heldout_min", "precision")
 )
 # The settings that each schedule of the temperature does not read.
 UNREAD_BY = {"constant": ("end", "anneal"), "exponential": ("anneal",), "authors": ()}
@@ -33,12 +33,18 @@ Config = Mapping[str, Any] | RunSettings
 
 @dataclass(frozen=True)
 class OptimizerUsed:
-    """The optimizer of a run. `selector_lr` is None where selectors have the same rate as the rest."""
+    """The optimizer of a run. `selector_lr` is None where selectors have the same rate as the rest; `lr_unit`
+    where `lr` is absolute."""
 
     name: str
     lr: float
     weight_decay: float
     selector_lr: float | None = None
+    lr_unit: str | None = None
+
+    def absolute(self, embedding_rms: float) -> OptimizerUsed:
+        """Return the same optimizer with an absolute rate."""
+        return self if self.lr_unit is None else replace(self, lr=self.lr * embedding_rms, lr_unit=None)
 
 
 def optimizer_of(config: Config) -> OptimizerUsed | None:
@@ -50,7 +56,9 @@ def optimizer_of(config: Config) -> OptimizerUsed | None:
     usual = config["trainer"]["full"] if trains_backbone(config) else config["trainer"]
     used = {key: usual[key] if prompt.get(key) is None else prompt[key] for key in OPTIMIZER}
     selector_lr = prompt.get("selector_lr") if _chooses_by_gradient(prompt) else None
-    return OptimizerUsed(used["optimizer"], used["lr"], used["weight_decay"], selector_lr)
+    unit = usual.get("lr_unit") if prompt.get("lr") is None else None
+    unit = None if unit == LrUnit.absolute.value else unit
+    return OptimizerUsed(used["optimizer"], used["lr"], used["weight_decay"], selector_lr, unit)
 
 
 def is_trained(config: Config) -> bool:
@@ -85,7 +93,7 @@ def unread(config: Mapping[str, Any]) -> set[str]:
     protocol = flatten({"protocol": config["protocol"]})
     keys = {key for key, value in FORMER.items() if protocol.get(key) in (None, value)}
     if trainer["selection"] != "heldout" or regime["shots"] is not None:
-        keys |= {"trainer.heldout_fraction", "trainer.heldout_max"}
+        keys |= {"trainer.heldout_fraction", "trainer.heldout_max", "trainer.heldout_min"}
     if not reads_precision(config):
         keys.add("trainer.precision")
     if is_trained(config):

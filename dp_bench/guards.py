@@ -21,10 +21,10 @@ from dp_bench.prompts.prompt import Prompt
 from dp_bench.prompts.selectors import Selector
 from dp_bench.settings import PromptSettings, RunSettings
 
-# Learning rates that usually work (lowest, highest): of vectors, of keys and values, of LoRA and BitFit, of a
-# whole backbone.
+# Learning rates that usually work (lowest, highest): of vectors (times the embeddings' root mean square),
+# of keys and values, of LoRA and BitFit, of a whole backbone.
 USUAL = {
-    "prompt": {"adafactor": (0.01, 1.0), "adamw": (1e-4, 0.1)},
+    table.PROMPT: {"adafactor": (0.005, 1.0), "adamw": (1e-3, 0.2)},
     "keys and values": {"adafactor": (1e-3, 0.1), "adamw": (1e-3, 0.1)},
     "keys and values out of an MLP": {"adafactor": (1e-5, 2e-3), "adamw": (1e-5, 2e-3)},
     "some weights": {"adafactor": (1e-4, 0.1), "adamw": (1e-5, 1e-2)},
@@ -33,16 +33,18 @@ USUAL = {
 ALONE = 0.99  # a member's weight above which the others do not count
 
 
-def before_training(settings: RunSettings) -> Iterator[str]:
-    """Check the settings of a run."""
+def before_training(settings: RunSettings, embedding_rms: float) -> Iterator[str]:
+    """Check the settings of a run; `embedding_rms` is the root mean square of the input embeddings."""
     used = optimizer_of(settings)
     kind = _what_is_trained(settings.prompt)
     if used is not None:
         low, high = USUAL[kind][used.name]
-        if not low <= used.lr <= high:
+        lr = used.absolute(embedding_rms).lr
+        unit = embedding_rms if kind == table.PROMPT else 1.0
+        if not low <= lr / unit <= high:
             yield (
-                f"lr {used.lr:g} is outside what usually works for {kind} with {used.name}: "
-                f"{low:g} to {high:g}"
+                f"lr {lr:g} is outside what usually works for {kind} with {used.name}: "
+                f"{low * unit:.2g} to {high * unit:.2g}"
             )
     if settings.protocol.frozen_dropout:
         yield "dropout is on in the frozen model and adds noise to every forward pass"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from transformers.utils import logging as transformers_logging
 
 from dp_bench import machine
 from dp_bench.backbones import probe
+from dp_bench.backbones.backbone import Backbone
+from dp_bench.backbones.gguf import dequantised
 from dp_bench.backbones.load import load_backbone, load_tokenizer
 from dp_bench.config import Experiment
 from dp_bench.data.prepare import TaskData, overlap_of_other_task, prepare, prepare_report
@@ -20,7 +23,7 @@ from dp_bench.identity import Sources
 from dp_bench.methods.context import RunContext
 from dp_bench.progress import Reporter
 from dp_bench.records import RunRecord
-from dp_bench.settings import Head
+from dp_bench.settings import Head, RunSettings, TaskSettings
 from dp_bench.types import UserError
 from dp_bench.verbalizer import make_verbalizer, warn_of_first_pieces
 
@@ -34,7 +37,7 @@ def open_run_context(
     """
     settings = experiment.settings
     _quieten()
-    tokenizer = load_tokenizer(settings.backbone)
+    tokenizer = load_tokenizer(dequantised(settings.backbone, settings.cache))
     data = tuple(
         prepare(settings, task, source, tokenizer)
         for task, source in zip(experiment.tasks, sources.trained, strict=True)
@@ -61,7 +64,11 @@ def open_model(
         dtype = torch.float32
     dropout = settings.protocol.frozen_dropout
     backbone = load_backbone(
-        settings.backbone, device=device, dtype=dtype, dropout=dropout, tokenizer=tokenizer
+        dequantised(settings.backbone, settings.cache),
+        device=device,
+        dtype=dtype,
+        dropout=dropout,
+        tokenizer=tokenizer,
     )
     fingerprint = backbone.fingerprint()  # before training can change it
     probe.prove(backbone, fingerprint, settings.cache)
@@ -75,8 +82,24 @@ def open_model(
     if head is Head.verbalizer and settings.backbone.name_or_path is not None:  # random weights read bytes
         for task in tasks:
             warn_of_first_pieces(task.words, backbone.tokenizer)
+    if head is Head.verbalizer and backbone.answers_in_text:
+        _refuse_without_cue(settings, tasks, backbone)
     verbalizers = tuple(make_verbalizer(task, backbone, head, seed) for task in tasks)
     return RunContext(experiment, backbone, fingerprint, verbalizers, directory, reporter)
+
+
+def _refuse_without_cue(settings: RunSettings, tasks: Sequence[TaskSettings], backbone: Backbone) -> None:
+    """Raise UserError where a text does not say where its answer is read."""
+    for task in tasks:
+        cue = settings.cue_of(task)
+        if cue is None or (backbone.answers_at_mask and "{mask}" not in cue):
+            example = "' Answer: {mask}'" if backbone.answers_at_mask else "' Answer:'"
+            formats = "" if backbone.answers_at_mask else "backbone.format=lm, or "
+            raise UserError(
+                f"backbone={settings.backbone.name} reads the answer to {task.name} in the text, and "
+                f"{'no answer cue is set' if cue is None else f'the cue {cue!r} has no {{mask}}'}: add "
+                f'{formats}"backbone.answer_cue={example}".'
+            )
 
 
 def refuse_other_weights(context: RunContext, record: RunRecord) -> None:

@@ -37,19 +37,20 @@ class TrainPlan:
     unusual: tuple[str, ...]  # warnings of guards about these settings
 
     @classmethod
-    def of(cls, settings: RunSettings) -> TrainPlan:
-        """Collect the plan from the settings of a run."""
-        protocol = settings.protocol
+    def of(cls, settings: RunSettings, embedding_rms: float) -> TrainPlan:
+        """Collect the plan from the settings of a run, and from the root mean square of the backbone's input
+        embeddings."""
+        protocol, used = settings.protocol, optimizer_of(settings)
         return cls(
             settings.trainer,
-            optimizer_of(settings),
+            None if used is None else used.absolute(embedding_rms),
             settings.regime,
             settings.seed_of("order"),
             settings.seed_of("gumbel"),
             sample_at_eval=protocol.sample_at_eval,
             sum_losses=bool(settings.trainer.step_each_micro_batch or protocol.sum_losses),
             warmup_from_zero=bool(protocol.warmup_from_zero),
-            unusual=tuple(guards.before_training(settings)),
+            unusual=tuple(guards.before_training(settings, embedding_rms)),
         )
 
     def temperature(self, step: int) -> float:

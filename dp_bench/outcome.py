@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dp_bench import machine, records
-from dp_bench.backbones.checkpoint import commit_of, folder_sha256
+from dp_bench.backbones.checkpoint import commit_of, weights_sha256
 from dp_bench.data.encode import EncodedSplit
 from dp_bench.data.prepare import TaskData
 from dp_bench.data.source import Source
@@ -104,7 +104,7 @@ def _checkpoint(context: RunContext) -> dict[str, str | None]:
         "name_or_path": backbone.name_or_path,
         "revision": backbone.revision,
         "commit": commit_of(backbone),
-        "sha256": folder_sha256(backbone.name_or_path, context.settings.cache),
+        "sha256": weights_sha256(backbone, context.settings.cache),
         "fingerprint": context.fingerprint,
     }
 

@@ -26,6 +26,15 @@ def notice(text: str) -> None:
         reporter.warn(text)
 
 
+def line(text: str) -> None:
+    """Print a line through the reporter of the current run, or on stderr without one."""
+    reporter = _current.get()
+    if reporter is None:
+        make_console(soft_wrap=True, stderr=True).print(text, markup=False)
+    else:
+        reporter.line(text)
+
+
 class Reporter:
     """Print lines, collect warnings, and show a progress bar on a terminal.
 

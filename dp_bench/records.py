@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import platform
 import shutil
@@ -124,6 +125,13 @@ class RunRecord:
     optimizer: dict[str, Any] = field(default_factory=dict)
     # Whether a fully trained backbone was saved (keep_weights); None where the backbone was frozen.
     keeps_backbone: bool | None = None
+
+    @property
+    def select_error(self) -> float:
+        """The standard error of a share of `select_score` among as many examples, in points: how much of a
+        difference between two evaluations means nothing."""
+        share = self.select_score / 100
+        return 100 * math.sqrt(share * (1 - share) / max(1, self.num_examples["select"]))
 
 
 # Settings of earlier versions, which are in every id. Settings of pieces and of the trainer replaced them: a

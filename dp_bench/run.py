@@ -107,7 +107,7 @@ def _run(
 def _conclude(record: RunRecord, split: str, reporter: Reporter) -> None:
     reporter.line(
         f"{record.run_id}: score {record.score:.2f} on {record.num_examples['report']} {split} examples "
-        f"(best of update {record.best_step}, select {record.select_score:.2f}), "
+        f"(best of update {record.best_step}, select {record.select_score:.2f} ± {record.select_error:.1f}), "
         f"{record.total_seconds:.0f} s"
     )
     for name, entry in {**record.by_task, **record.transfer}.items():

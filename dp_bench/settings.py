@@ -47,11 +47,26 @@ class OptimizerName(Enum):
     adamw = "adamw"
 
 
+class LrUnit(Enum):
+    """The unit of trainer.lr."""
+
+    absolute = "absolute"
+    embedding = "embedding"  # the root mean square of the backbone's input embeddings
+
+
 class Scoring(Enum):
     """How a label is scored."""
 
     words = "words"  # one label word a label, the same for every example
-    choices = "choices"  # each example has different choices, which are scored whole
+    choices = (
+        "choices"  # each example has different choices, scored whole: mean log-probability of the tokens
+    )
+    choices_sum = "choices_sum"  # the same by the sum, as the LM Evaluation Harness does
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether choices are scored whole, not by label words."""
+        return self is not Scoring.words
 
 
 class Init(Enum):
@@ -153,10 +168,17 @@ class TaskSettings:
     reader: str = MISSING  # format of the raw record: a function of dp_bench.data.readers
     fields: Words = MISSING  # of a record: it must have them, and the template may name them
     labels: Words = MISSING  # the release's labels, in the order of the hub's integers
+    # The name of one of `formats`: which texts and words the model reads. None: the one that the backbone
+    # prefers, if the task has it. In a record: None is the paper's, what the other keys of the file say.
+    format: str | None = None
+    # By name: the keys of this task that have other values in that format.
+    formats: Any = field(default=None, compare=False)
     scoring: Scoring = MISSING
     words: Words = MISSING  # scoring=words: the label word of each label, in the same order; else none
     choices: Words = field(default_factory=list)  # fields with an example's choices; none: the reader's
     template: str = MISSING  # text of the input; {field} is replaced
+    # The end of the text, behind the vectors of a prompt; "": its last token. None: backbone.answer_cue.
+    cue: Text | None = None
     shorten: str = MISSING  # the field that is shortened at its end when the text is too long
     # Rows that share the text of one of these fields are on the same side of every split, and few-shot draws
     # take one of them. None: `shorten` only.
@@ -192,10 +214,14 @@ class BackboneSettings:
     revision: str | None = None
     # Digest of the files at `name_or_path`, where a package contains them (backbones/checkpoint.py).
     sha256: str | None = None
+    gguf_file: str | None = (
+        None  # the file at `name_or_path` where weights are quantised, in llama.cpp's GGUF
+    )
     tokenizer: str | None = None  # hub name or directory; None: the checkpoint's
     random_init: dict[str, Any] | None = None  # arguments of the family's transformers config
     init_seed: int = 0
     answer_prefix: Text = ""  # decoder text before the answer step; "<extra_id_0>" for span-corruption T5
+    format: str | None = None  # of a task's texts, where the task has it (task.formats); None: the paper's
     answer_cue: Text | None = None  # without a decoder: the end of the text, {mask} for the mask token
     pooling: Pooling | None = None  # input of an encoder's head=classifier; None: the first token
     attention: Attention = Attention.auto
@@ -344,6 +370,7 @@ class TrainerSettings:
     patience: int | None = None  # evaluations without a better score before stopping; None: never
     optimizer: OptimizerName = MISSING
     lr: float = MISSING
+    lr_unit: LrUnit | None = None  # None: absolute. Rates of a prompt or a method (prompt.lr) are absolute
     weight_decay: float = MISSING
     warmup_steps: int = MISSING
     max_grad_norm: float = MISSING
@@ -356,6 +383,7 @@ class TrainerSettings:
     selection: Selection = MISSING
     heldout_fraction: float = MISSING  # share of train held out to select on
     heldout_max: int = MISSING  # maximum number of examples held out
+    heldout_min: int | None = None  # the least, up to half of them, where the share is less; None: 1
     temperature: TemperatureSettings = field(default_factory=TemperatureSettings)
     full: FullSettings = field(default_factory=FullSettings)
 
@@ -431,6 +459,11 @@ class RunSettings:
         """Return the seed of a random stream, a field of SeedSettings."""
         seed: int | None = getattr(self.seeds, stream)
         return self.seed if seed is None else seed
+
+    def cue_of(self, task: TaskSettings) -> str | None:
+        """Return the end of a task's texts, behind which the answer is read; None where a decoder answers."""
+        cue: str | None = self.backbone.answer_cue if task.cue is None else task.cue
+        return cue
 
     @property
     def cache(self) -> Path:

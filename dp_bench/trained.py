@@ -81,7 +81,7 @@ class TrainedRun:
             cache_dir=settings.cache,
             key_parts={},
             scoring=task.scoring,
-            cue=settings.backbone.answer_cue,
+            cue=settings.cue_of(task),
         )
         number = list(self.tasks).index(name)
         is_trained = number < len(self.experiment.tasks)

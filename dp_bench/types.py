@@ -57,6 +57,7 @@ class Example:
     group: str
     source: str
     golds: tuple[int, ...] = ()  # empty: the label alone
+    written: tuple[str, ...] = ()  # the choices as they follow the text, where these are not `choices`
     skill: int | None = None  # the sub-skill that this example needs, in a mixture of them
     line: int = field(default=0, compare=False)  # in its file
     is_unmatched: bool = False  # it has answers, and none of them is a choice

@@ -1,7 +1,7 @@
 """Verbalizers: from a prompted text to one logit per choice, by words or by a classifier head.
 
 Paper: a label has one word, scored by its first token; logits of the label words only. Choices that differ by
-example (COPA, ReCoRD) are scored whole, by the mean log-probability of their tokens.
+example (COPA, ReCoRD) are scored whole, by the mean log-probability of their tokens or by the sum.
 """
 
 from __future__ import annotations
@@ -93,16 +93,22 @@ class LabelWords(Verbalizer):
 
 
 class WholeChoices(Verbalizer):
-    """Score each choice of an example by the mean log-probability of its tokens; a T5 encodes the text
-    once."""
+    """Score each choice of an example by the mean log-probability of its tokens, or by their sum; a T5
+    encodes the text once."""
+
+    def __init__(self, *, by_sum: bool = False) -> None:
+        super().__init__()
+        self.by_sum = by_sum
 
     def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
         assert batch.choice_ids_BCA is not None and batch.choice_mask_BCA is not None
         mask_BCA = batch.choice_mask_BCA
         logprob_BCA = backbone.token_logprobs(prompted, batch.choice_ids_BCA).masked_fill(~mask_BCA, 0.0)
         num_tokens_BC = mask_BCA.sum(-1)
-        mean_BC = logprob_BCA.sum(-1) / num_tokens_BC.clamp(min=1)
-        return mean_BC.masked_fill(num_tokens_BC == 0, float("-inf"))
+        score_BC = logprob_BCA.sum(-1)
+        if not self.by_sum:
+            score_BC = score_BC / num_tokens_BC.clamp(min=1)
+        return score_BC.masked_fill(num_tokens_BC == 0, float("-inf"))
 
 
 class Classifier(Verbalizer):
@@ -125,12 +131,12 @@ def make_verbalizer(task: TaskSettings, backbone: Backbone, head: Head, seed: in
     if head is Head.classifier:
         with fork(seed, "head", task.training.name):
             return Classifier(backbone.state_width, len(task.labels)).to(backbone.device)
-    if task.scoring is Scoring.choices:
+    if task.scoring.is_whole:
         if not backbone.scores_choices:
             raise UserError(
                 f"task={task.name} scores whole choices, which {type(backbone.model).__name__} cannot: it "
                 "has no decoder. Use label words: task.scoring=words 'task.words=[first,second]' with a "
                 "task.template that shows both choices."
             )
-        return WholeChoices()
+        return WholeChoices(by_sum=task.scoring is Scoring.choices_sum)
     return LabelWords(task.words, backbone.tokenizer).to(backbone.device)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +25,13 @@ from helpers.backbones import (
 )
 from torch import Tensor
 
-from dp_bench import run
+from dp_bench import config, run
 from dp_bench.backbones.attention import NAMES
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.load import byte_tokenizer, load_backbone
 from dp_bench.config import Experiment
+from dp_bench.opening import open_model
+from dp_bench.progress import Reporter
 from dp_bench.prompts.layout import insert
 from dp_bench.settings import BackboneSettings, Family, Head, Pooling, SplitOrder
 from dp_bench.types import Batch, LayerPrompt, UserError
@@ -316,9 +319,16 @@ def test_a_family_that_is_not_the_checkpoints_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
-def test_an_answer_in_the_text_needs_a_cue(kind: str) -> None:
+def test_an_answer_in_the_text_needs_a_cue(kind: str, tmp_path: Path) -> None:
+    words = [
+        "task=rte",
+        f"backbone={kind}_tiny_random",
+        "backbone.answer_cue=null",
+        "task.format=paper",
+        "data.dir=.",
+    ]
     with pytest.raises(UserError, match=r"backbone\.answer_cue="):
-        load_backbone(settings_of(kind, answer_cue=None), device=CPU, dtype=torch.float32, dropout=False)
+        open_model(config.experiment(words), tmp_path, Reporter(quiet=True))
 
 
 def test_an_encoder_scores_no_whole_choices(backbones: Callable[..., Backbone]) -> None:

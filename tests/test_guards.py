@@ -13,6 +13,7 @@ from helpers.trainers import make_trainer
 
 from dp_bench import guards, run
 from dp_bench.config import Experiment
+from dp_bench.optim import TrainPlan
 
 Build = Callable[..., Experiment]
 
@@ -42,8 +43,31 @@ QUICK = ("trainer.max_steps=4", "trainer.eval_every=2", "trainer.batch_size=8", 
 )
 def test_unusual_settings_are_told(experiment: Build, overrides: list[str], told: str) -> None:
     settings = experiment(*overrides).settings
-    found = list(guards.before_training(settings))
+    found = list(guards.before_training(settings, 1.0))
     assert (len(found) == 1 and told in found[0]) if told else not found
+
+
+def test_the_rate_of_vectors_is_judged_by_the_embeddings(experiment: Build) -> None:
+    small = 0.136
+    absolute = experiment("trainer.lr=0.3").settings
+    assert not list(guards.before_training(absolute, 1.5))
+    assert "usually works for prompt with adafactor: 0.00068 to 0.14" in next(
+        guards.before_training(absolute, small)
+    )
+    relative = experiment("trainer.lr=0.2", "trainer.lr_unit=embedding").settings
+    assert not list(guards.before_training(relative, small))
+    assert (
+        TrainPlan.of(relative, small).optimizer
+        == TrainPlan.of(experiment(f"trainer.lr={0.2 * small}").settings, small).optimizer
+    )
+
+
+def test_a_methods_own_rate_has_no_unit(experiment: Build) -> None:
+    for words in (["prompt=lora"], ["prompt=fine_tuning"], ["prompt=fixed", "prompt.lr=0.1"]):
+        plain, unit = (
+            experiment(*words, f"trainer.lr_unit={unit}").settings for unit in ("absolute", "embedding")
+        )
+        assert TrainPlan.of(plain, 7.0).optimizer == TrainPlan.of(unit, 7.0).optimizer
 
 
 def test_gradients_that_are_zero_or_not_finite_are_told() -> None:

@@ -77,7 +77,7 @@ def test_no_sentence_of_the_official_rows_is_on_both_sides(name: str) -> None:
     file = split_file(SHARED / "superglue" / task.title / "train.jsonl")
     examples = read_examples(task, file, "train", None)
     labels = [example.label or 0 for example in examples]
-    train, held = held_out([example.source for example in examples], labels, 0.1, 500, 0)
+    train, held = held_out([example.source for example in examples], labels, round(0.1 * len(labels)), 0)
     sides = [{examples[row].fields[key] for row in rows for key in task.together} for rows in (train, held)]
     assert not sides[0] & sides[1]
     assert len(held) >= min(500, round(0.1 * len(examples)))

@@ -95,6 +95,8 @@ class Backbone(nn.Module):
     """
 
     scores_choices = False  # whether it can score a whole choice as continuation of a text
+    answers_in_text = True  # whether the answer is read at a token of the text, so that it needs a cue
+    answers_at_mask = False  # whether that is the mask token
     continues_texts = False  # whether choices follow the text in the same sequence
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, dropout: bool = False) -> None:
@@ -233,6 +235,11 @@ class Backbone(nn.Module):
     @property
     def _embedding(self) -> Any:
         return self.lm.get_input_embeddings()
+
+    @property
+    def embedding_rms(self) -> float:
+        """Return the root mean square of the input embeddings, the unit of trainer.lr_unit=embedding."""
+        return float(self.embedding_VD.detach().float().square().mean().sqrt())
 
     @property
     def embedding_VD(self) -> Tensor:

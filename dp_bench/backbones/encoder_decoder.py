@@ -23,6 +23,7 @@ class EncoderDecoder(Backbone):
     """
 
     scores_choices = True
+    answers_in_text = False
 
     def __init__(
         self, model: nn.Module, tokenizer: Any, *, answer_prefix: str = "", dropout: bool = False

@@ -19,6 +19,8 @@ from dp_bench.types import Prompted
 class EncoderOnly(Backbone):
     """A masked language model, or its encoder alone, with its tokenizer."""
 
+    answers_at_mask = True
+
     def __init__(
         self, model: nn.Module, tokenizer: Any, *, pooling: Pooling = Pooling.first, dropout: bool = False
     ) -> None:

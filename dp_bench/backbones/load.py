@@ -115,12 +115,6 @@ def load_backbone(
     if family is Family.encoder_decoder:
         prefix = settings.answer_prefix
         return EncoderDecoder(model, tokenizer, answer_prefix=prefix, dropout=dropout).to(device)
-    if settings.head is Head.verbalizer and settings.answer_cue is None:
-        example = "' Answer: {mask}'" if family is Family.encoder_only else "' Answer:'"
-        raise UserError(
-            f"backbone={settings.name} reads the answer in the text, and no answer cue is set: add "
-            f'"backbone.answer_cue={example}".'
-        )
     if family is Family.encoder_only:
         pooling = settings.pooling or Pooling.first
         return EncoderOnly(model, tokenizer, pooling=pooling, dropout=dropout).to(device)

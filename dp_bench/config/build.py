@@ -82,11 +82,41 @@ def experiment(overrides: Sequence[str], extra_dir: Path | None = None) -> Exper
 
 
 def _applied(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
-    """Return a configuration with the settings that its data and its protocol change in other groups."""
-    if cfg.data.templated:
+    """Return a configuration with the settings that backbone, data and protocol change in other groups."""
+    if cfg.task is not None:
         cfg = deepcopy(cfg)
-        _keep_nothing_together(cfg.task)
+        apply_format(cfg.task, cfg.backbone.format, extra_dir)
+        if cfg.data.templated:
+            _keep_nothing_together(cfg.task)
     return apply_protocol(cfg, extra_dir)
+
+
+PAPER = "paper"  # the format that a task's own keys are
+
+
+def apply_format(task: DictConfig, preferred: str | None, extra_dir: Path | None) -> None:
+    """Set the keys of a task as its format has them: `task.format`, or else the preferred one if it has that.
+
+    What the user typed stays: a key changes only where it has the value of the task's file. `\\n` and `\\t`
+    typed in a template or a cue become a line break and a tab. Raises UserError for an unknown format.
+    """
+    formats = task.formats or {}
+    if task.format not in (None, PAPER, *formats):
+        known = ", ".join((PAPER, *formats))
+        raise UserError(f"task.format={task.format}: task={task.name} has the formats {known}.")
+    name = task.format or (preferred if preferred in formats else None)
+    task.format = None if name == PAPER else name
+    if task.format is not None:
+        usual = option_settings("task", task.name, extra_dir)
+        typed_in = plain(task)
+        for key, value in formats[name].items():
+            if typed_in.get(key) == usual.get(key):
+                OmegaConf.update(task, key, value)
+    for key in ("template", "cue"):
+        if isinstance(text := task[key], str):
+            task[key] = text.replace("\\n", "\n").replace("\\t", "\t")
+    if task.train_task is not None:
+        apply_format(task.train_task, name, extra_dir)
 
 
 def whole_problems(cfg: DictConfig, extra_dir: Path | None) -> list[str]:
@@ -214,6 +244,7 @@ def _saved_sha256(prompt: PromptSettings) -> str:
 def _other_task(name: str, settings: RunSettings, composer: Composer) -> DictConfig:
     """Compose one of the tasks that regime names, with its `regime.task_settings`."""
     task = composer.task(name)
+    apply_format(task, settings.backbone.format, composer.extra_dir)
     try:
         task.merge_with((settings.regime.task_settings or {}).get(name, {}))
     except OmegaConfBaseException as error:
@@ -243,8 +274,8 @@ def _plain_task(node: DictConfig) -> dict[str, Any]:
     """Return a task without the settings that only lists and `data check` read."""
     task = plain(node)
     for content in (task, task["train_task"] or {}):
-        content.pop("order", None)
-        content.pop("files", None)
+        for key in ("order", "files", "formats"):
+            content.pop(key, None)
     return task
 
 

@@ -239,9 +239,9 @@ def encode(
     tokenizer and `max_length` (in tokens, special ones included); `key_parts` adds what only the caller
     knows, such as the file's sha256 and the limit. With `scoring=choices` the choices of each example are
     encoded too, each with the tokenizer's end token if it ends texts with one. `cue` is appended to every
-    text, before the special tokens: it is not part of the body and is never shortened. The answer is read at
-    its mask token, written `{mask}`, or else at its last token. Raises UserError if a text is too long even
-    without the field that may be shortened.
+    text, before the special tokens: it is not part of the body and is never shortened; "" makes the last
+    token of each text its cue. The answer is read at its mask token, written `{mask}`, or else at its last
+    token. Raises UserError if a text is too long even without the field that may be shortened.
     """
     if not tokenizer.is_fast:
         raise UserError(
@@ -250,6 +250,7 @@ def encode(
         )
     prefix, end = _affixes(tokenizer)
     cue_ids, answer_offset = _cue(cue, tokenizer)
+    ends_as_cue = cue == ""
     suffix = [*cue_ids, *end]
     parts = {
         "code": [CODE_VERSION, version("tokenizers"), version("datasets")],
@@ -260,6 +261,7 @@ def encode(
         "scoring": scoring.value,
         "caller": dict(key_parts),
         **({} if cue is None else {"word_prefix": word_prefix(tokenizer)}),
+        **({"ends_as_cue": True} if ends_as_cue else {}),
     }
     key = sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
@@ -267,7 +269,7 @@ def encode(
         schema = _schema(scoring)
         affixes = (prefix, cue_ids, end)
         with pyarrow.ipc.new_stream(new / DATA, schema) as stream:
-            for rows in _encoded(examples, template, tokenizer, max_length, affixes, scoring):
+            for rows in _encoded(examples, template, tokenizer, max_length, affixes, scoring, ends_as_cue):
                 stream.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=schema))
 
     folder = cached_folder(cache_dir / "encoded" / key, write)
@@ -285,6 +287,7 @@ def _encoded(
     max_length: int,
     affixes: tuple[list[int], list[int], list[int]],
     scoring: Scoring,
+    ends_as_cue: bool,
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of the Arrow file, at most CHUNK at a time."""
     prefix, cue, special = affixes
@@ -313,7 +316,7 @@ def _encoded(
                     "source": example.source,
                     "input_ids": [*prefix, *body, *suffix],
                     "body_start": len(prefix),
-                    "body_end": len(prefix) + len(body),
+                    "body_end": len(prefix) + len(body) - ends_as_cue,
                     "label": -1 if example.label is None else example.label,
                     "skill": -1 if example.skill is None else example.skill,
                     "num_cut": cut,
@@ -321,8 +324,8 @@ def _encoded(
                     "text": text_key(example),
                 }
             )
-        if scoring is Scoring.choices:
-            choices = [before_word + choice for example in chunk for choice in example.choices]
+        if scoring.is_whole:
+            choices = [before_word + text for example in chunk for text in example.written or example.choices]
             choice_ids = iter(tokens.of(choices))
             for example, row in zip(chunk, rows, strict=True):
                 encoded = list(islice(choice_ids, len(example.choices)))
@@ -358,14 +361,14 @@ def _bodies(texts: Sequence[Rendered], tokens: Tokens, budget: int) -> tuple[lis
 
 def _cue(cue: str | None, tokenizer: Any) -> tuple[list[int], int | None]:
     """Return the ids of an answer cue, and the index of its mask token, or else of its last token."""
-    if cue is None:
-        return [], None
+    if not cue:
+        return [], None if cue is None else 0
     mask = tokenizer.mask_token
     if "{mask}" in cue and mask is None:
-        raise UserError(f"backbone.answer_cue='{cue}' has a {{mask}}, but this tokenizer has no mask token.")
+        raise UserError(f"The answer cue '{cue}' has a {{mask}}, but this tokenizer has no mask token.")
     ids: list[int] = tokenizer(cue.replace("{mask}", mask or ""), add_special_tokens=False).input_ids
     if not ids:
-        raise UserError("backbone.answer_cue is empty: end the text with something, such as ' Answer:'.")
+        raise UserError(f"The answer cue {cue!r} has no token: use something such as ' Answer:'.")
     return ids, ids.index(tokenizer.mask_token_id) if "{mask}" in cue else len(ids) - 1
 
 
@@ -389,8 +392,8 @@ def _digest_of_examples(examples: Iterable[Example], scoring: Scoring) -> str:
     for example in examples:
         row: list[Any] = [example.id, example.group, example.source, example.label, dict(example.fields)]
         row += [] if example.skill is None else [example.skill]
-        if scoring is Scoring.choices:
-            row += [example.choices, _golds(example)]
+        if scoring.is_whole:
+            row += [example.choices, _golds(example), *([example.written] if example.written else [])]
         digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -411,7 +414,7 @@ def _schema(scoring: Scoring) -> Any:
         **dict.fromkeys(("body_start", "body_end", "label", "skill", "num_cut", "num_unknown"), integer),
         "text": pyarrow.int64(),
     }
-    if scoring is Scoring.choices:
+    if scoring.is_whole:
         columns["choices"] = pyarrow.list_(text)
         columns["choice_ids"] = pyarrow.list_(pyarrow.list_(integer))
         columns["golds"] = pyarrow.list_(integer)

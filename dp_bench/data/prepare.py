@@ -14,7 +14,7 @@ from dp_bench.data.fewshot import Draw, degenerate, draw
 from dp_bench.data.overlap import Overlap, Row
 from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import Source, SplitFile
-from dp_bench.data.split import held_out
+from dp_bench.data.split import held_out, number_held_out
 from dp_bench.data.template import Template
 from dp_bench.progress import notice
 from dp_bench.randomness import derive
@@ -61,8 +61,7 @@ def prepare(settings: RunSettings, task: TaskSettings, source: Source, tokenizer
             kept, held = held_out(
                 train.sources,
                 train.labels.tolist(),
-                trainer.heldout_fraction,
-                trainer.heldout_max,
+                number_held_out(len(train), trainer),
                 derive(settings.seed_of("heldout"), "heldout"),
             )
             train, select = train.select(kept), train.select(held)
@@ -130,7 +129,7 @@ def _encoded(
         cache_dir=settings.cache,
         key_parts={"sha256": file.sha256, "split": file.split, "limit": settings.data.limit},
         scoring=task.scoring,
-        cue=settings.backbone.answer_cue,
+        cue=settings.cue_of(task),
     )
     labels.refuse_missing()
     labels.report_doubtful()

@@ -2,7 +2,8 @@
 
 `flat` reads one example from each record (BoolQ, CB, COPA, RTE, WiC, AX-b); `rows` does so from each row of a
 user's table, which needs no idx; `axg` groups them in pairs; `wsc` finds the two spans in the text; `multirc`
-reads one example from each answer, `record` one from each query.
+reads one example from each answer, `record` one from each query. `copa`, `wic` and `statements` (ReCoRD) add
+what a causal language model reads (`task.formats`).
 The nested records of the official release and the flattened rows of the hub give the same Examples with the
 same ids. Readers raise UserError for a value that they cannot read, with its file, line and field.
 """
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 
 from dp_bench.data.normalise import normalised
 from dp_bench.data.source import SplitFile, read_records
-from dp_bench.settings import Scoring, TaskSettings
+from dp_bench.settings import TaskSettings
 from dp_bench.types import Example, UserError
 
 T = TypeVar("T")
@@ -85,6 +86,10 @@ class _Record:
         label = int(raw) if isinstance(raw, float) and raw.is_integer() else raw
         return replace(self, values={"idx": self.line - 1, **self.values, "label": label})
 
+    def with_fields(self, **fields: str) -> _Record:
+        """Return the record with further fields that were derived from it."""
+        return replace(self, values={**self.values, **fields})
+
     def texts(self, name: str) -> list[str]:
         items = self._items(name)
         return [items.text(item) for item in items.values]
@@ -143,7 +148,7 @@ def _flat(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterato
     for record in records:
         name = f"{task.name}/{split}/{record.index()}"
         fields = {field: record.text(field) for field in task.fields}
-        if task.scoring is Scoring.choices:
+        if task.scoring.is_whole:
             _refuse_empty(record, {f"field {field}": fields[field] for field in task.choices})
         source = " ".join(_source(task, text) for text in kept_together(task, fields))
         label = record.label(task.labels)
@@ -155,6 +160,37 @@ def _flat(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterato
 def _rows(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
     """Read the rows of any table: fields are columns, and the label is the column `task.label_field`."""
     return _flat(task, split, (record.numbered(task.label_field or "label") for record in records))
+
+
+def _copa(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
+    """Read COPA as sentences to be continued: `opening connector ending`, as the LM Evaluation Harness."""
+    return _flat(task, split, (record.with_fields(**_sentence(record)) for record in records))
+
+
+def _sentence(record: _Record) -> dict[str, str]:
+    question = record.text("question")
+    if question not in CONNECTORS:
+        raise record.error(f"field question is {_shown(question)}; allowed are {', '.join(CONNECTORS)}")
+    choices = [record.text(f"choice{number}") for number in (1, 2)]
+    return {
+        "opening": record.text("premise").strip()[:-1],  # without its full stop
+        "connector": CONNECTORS[question],
+        # The harness writes two spaces before a choice.
+        **{f"ending{n}": f" {text[:1].lower()}{text[1:]}" for n, text in enumerate(choices, start=1)},
+    }
+
+
+CONNECTORS = {"cause": "because", "effect": "therefore"}  # of COPA's questions
+
+
+def _wic(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
+    """Read WiC with `form`, the word as it is written in sentence1."""
+
+    def with_form(record: _Record) -> _Record:
+        start, end = record.integer("start1"), record.integer("end1")
+        return record.with_fields(form=record.text("sentence1")[start:end])
+
+    return _flat(task, split, map(with_form, records))
 
 
 def kept_together(task: TaskSettings, fields: Mapping[str, str]) -> list[str]:
@@ -181,7 +217,7 @@ def _refuse_empty(record: _Record, choices: Mapping[str, str]) -> None:
 
 
 def _choices(task: TaskSettings, fields: Mapping[str, str]) -> tuple[str, ...]:
-    if task.scoring is Scoring.choices:
+    if task.scoring.is_whole:
         return tuple(fields[name] for name in task.choices)
     return tuple(task.words)
 
@@ -243,8 +279,14 @@ def _wsc(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator
         if start is not None:
             marked = f"{text[:start]}*{pronoun}*{text[start + len(pronoun) :]}"
         fields = {"text": text, "marked": marked, "span1_text": referent, "span2_text": pronoun}
+        if "joined" in task.fields:
+            fields["joined"] = _JOINED.sub("", marked)
         label = record.label(task.labels)
         yield record, Example(name, fields, _choices(task, fields), label, name, _source(task, text))
+
+
+# Spaces that tokenised text has around quotes and before punctuation; the LM Evaluation Harness removes them.
+_JOINED = re.compile(r" (?=n't|['.,)\"])|(?<=[(\"]) ")
 
 
 def _located(text: str, words: str, number: int) -> tuple[str, int | None]:
@@ -298,6 +340,19 @@ def _record(task: TaskSettings, split: str, records: Iterator[_Record]) -> Itera
             )
 
 
+def _statements(
+    task: TaskSettings, split: str, records: Iterator[_Record]
+) -> Iterator[tuple[_Record, Example]]:
+    """Read ReCoRD as the LM Evaluation Harness writes it: an article and its highlights, which the query goes
+    on with a choice in the place of @placeholder."""
+    for record, example in _record(task, split, records):
+        passage, query = (example.fields[name] for name in ("passage", "query"))
+        first, *highlights = passage.strip().split("\n@highlight\n")
+        article = "".join([f"{first}\n\n", *(f"  - {highlight}.\n" for highlight in highlights)])
+        written = tuple(f"  - {query}".replace("@placeholder", choice) for choice in example.choices)
+        yield record, replace(example, fields={**example.fields, "article": article}, written=written)
+
+
 @dataclass(frozen=True)
 class _Query:
     passage: str
@@ -349,7 +404,10 @@ READERS: dict[str, Reader] = {
     "flat": _flat,
     "rows": _rows,
     "axg": _axg,
+    "copa": _copa,
+    "wic": _wic,
     "wsc": _wsc,
     "multirc": _multirc,
     "record": _record,
+    "statements": _statements,
 }

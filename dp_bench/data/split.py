@@ -14,20 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_bench.data.grouping import components
+from dp_bench.settings import TrainerSettings
 from dp_bench.types import UserError
 
 Rows = NDArray[np.int64]
 
 
-def held_out(
-    sources: Sequence[str], labels: Sequence[int], fraction: float, maximum: int, seed: int
-) -> tuple[Rows, Rows]:
+def number_held_out(num_rows: int, trainer: TrainerSettings) -> int:
+    """Return how many of the training rows are held out to select on: the trainer's share of them, within
+    its least and its greatest number, and at least 1."""
+    least = min(trainer.heldout_min or 1, num_rows // 2)
+    return max(1, min(max(round(trainer.heldout_fraction * num_rows), least), trainer.heldout_max))
+
+
+def held_out(sources: Sequence[str], labels: Sequence[int], target: int, seed: int) -> tuple[Rows, Rows]:
     """Return the rows to train on and the rows held out, both ascending.
 
-    About min(fraction * n, maximum) of the n rows are held out, at least 1; the last component may exceed
-    that. The shares of the labels are kept as far as whole components allow: of CB's 250 training rows only
-    16 are neutral. The draw depends on the seed and on the order of the rows. Raises UserError if all rows
-    are one component.
+    About `target` of the rows are held out; the last component may exceed that. The shares of the labels are
+    kept as far as whole components allow: of CB's 250 training rows only 16 are neutral. The draw depends on
+    the seed and on the order of the rows. Raises UserError if all rows are one component.
     """
     rows_of: dict[int, list[int]] = {}
     for row, component in enumerate(components(sources)):
@@ -38,7 +43,6 @@ def held_out(
             "are linked by shared texts. Raise data.limit, list in task.together only the fields that may "
             "not be on both sides, or set trainer.selection=validation."
         )
-    target = max(1, min(round(fraction * len(sources)), maximum))
     taken: list[int] = []
     for component in _stratified(rows_of, labels, seed)[:-1]:  # at least one remains to train on
         if len(taken) >= target:

@@ -96,9 +96,10 @@ def _budget(record: RunRecord) -> str:
     used = OptimizerUsed(**record.optimizer) if record.optimizer else optimizer_of(record.config)
     assert used is not None
     selectors = "" if used.selector_lr in (None, used.lr) else f" ({used.selector_lr} for selectors)"
+    unit = "" if used.lr_unit is None else " times the embeddings' root mean square"
     return (
         f"at most {trainer['max_steps']} updates of {trainer['batch_size']} examples, {used.name}, "
-        f"lr {used.lr}{selectors}"
+        f"lr {used.lr}{unit}{selectors}"
     )
 
 

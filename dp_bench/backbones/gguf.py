@@ -1,0 +1,59 @@
+"""Weights in llama.cpp's GGUF: de-quantised once, by transformers, into a folder of the cache."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from dp_bench.backbones.checkpoint import locate
+from dp_bench.data.cache import cached_folder
+from dp_bench.digests import file_sha256
+from dp_bench.progress import line
+from dp_bench.settings import BackboneSettings
+from dp_bench.types import UserError
+
+CODE_VERSION = 1  # raise it when the same file is written differently
+
+
+def dequantised(settings: BackboneSettings, cache: Path) -> BackboneSettings:
+    """Return settings that name a folder of safetensors in fp32 where they named a GGUF file.
+
+    The folder is named by the sha256 of the file and verified at each use. Raises UserError where the file is
+    missing or damaged, or where the package `gguf` is not installed.
+    """
+    if settings.gguf_file is None:
+        return settings
+    path = Path(locate(settings.name_or_path) or "") / settings.gguf_file
+    if not path.is_file():
+        raise UserError(f"backbone.gguf_file={settings.gguf_file}: there is no file {path}.")
+    digest = file_sha256(path, cache / "digests")
+    folder = cached_folder(cache / "gguf" / f"{digest[:32]}-{CODE_VERSION}", lambda new: _convert(path, new))
+    return replace(settings, name_or_path=str(folder), gguf_file=None)
+
+
+def _convert(path: Path, folder: Path) -> None:
+    """Write the weights and the tokenizer of a GGUF file as transformers saves them."""
+    if find_spec("gguf") is None:
+        raise UserError(
+            "Files in GGUF are read with the package gguf, which is not installed: pip install gguf."
+        )
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    line(f"De-quantising {path.name} into the cache; this takes a minute, once.")
+    (logging.enable_progress_bar if sys.stderr.isatty() else logging.disable_progress_bar)()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged file may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(f"{path} cannot be read as a GGUF model: {reason}.") from error
+    model.hf_quantizer = None  # its weights are no longer quantised, and may be saved
+    del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
