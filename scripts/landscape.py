@@ -1,0 +1,113 @@
+"""Evaluate trained prompts at every split around the text: what there is to win by their position.
+
+    python scripts/landscape.py results/micro/runs/RUN… --out landscape.csv --plot landscape.png
+
+Each finished run is opened, and its reported examples are answered P + 1 times, with 0 to P vectors before
+the text. A line of the CSV is a run and a split: accuracy and mean loss (negative log-probability of the right
+choice). Three more lines a run: `run`, the splits that the run itself chose; `uniform`, the mean over all
+splits, what a random position comes to; `oracle`, for each example the split of least loss, which knows the
+label.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dp_bench.data.readers import ExampleFile
+from dp_bench.data.source import locate
+from dp_bench.prompts.selectors import Fixed
+from dp_bench.trained import TrainedRun, open_run
+
+
+def landscape(folder: Path) -> pd.DataFrame:
+    """Return the lines of one run."""
+    run = open_run(folder)
+    if run.model is None:
+        raise SystemExit(f"{folder} has no prompt")
+    settings, (task,) = run.experiment.settings, run.experiment.tasks
+    source = locate(task, settings.data, settings.cache)
+    examples = list(ExampleFile(task, source.validation, settings.data.limit))
+    gold = np.array([example.label for example in examples])
+
+    def line(split: object, logits_NC: NDArray[np.float32]) -> dict[str, object]:
+        accuracy = 100 * (logits_NC.argmax(1) == gold).mean()
+        return {"split": split, "accuracy": accuracy, "loss": _losses(logits_NC, gold).mean()}
+
+    chosen = run.predict(task.name, examples).logits_NC
+    selector = run.model.prompt.position
+    at_SNC = np.stack([_at(run, outcome, task.name, examples) for outcome in range(selector.num_outcomes)])
+    lines = [line(outcome, logits) for outcome, logits in enumerate(at_SNC)]
+    loss_SN = np.stack([_losses(logits, gold) for logits in at_SNC])
+    uniform = {key: np.mean([entry[key] for entry in lines]) for key in ("accuracy", "loss")}
+    oracle = at_SNC[loss_SN.argmin(0), np.arange(len(gold))]
+    lines += [line("run", chosen), {"split": "uniform", **uniform}, line("oracle", oracle)]
+    record = run.record
+    names = {"task": record.task, "backbone": record.backbone, "prompt": record.prompt, "seed": record.seed}
+    return pd.DataFrame([{**names, **entry} for entry in lines])
+
+
+def _at(run: TrainedRun, outcome: int, task: str, examples: list[object]) -> NDArray[np.float32]:
+    """Return the logits with `outcome` vectors before every text: [N,C]."""
+    prompt = run.model.prompt
+    own = prompt.position
+    prompt.position = Fixed(own.num_outcomes, None, outcome=outcome)
+    try:
+        return run.predict(task, examples).logits_NC
+    finally:
+        prompt.position = own
+
+
+def _losses(logits_NC: NDArray[np.float32], gold: NDArray[np.int64]) -> NDArray[np.float64]:
+    shifted = logits_NC.astype(np.float64) - logits_NC.max(1, keepdims=True)
+    log_sum_N = np.log(np.exp(shifted).sum(1))
+    return log_sum_N - shifted[np.arange(len(gold)), gold]
+
+
+def draw(lines: pd.DataFrame, path: Path) -> None:
+    """Draw score and loss by split, one column a task, one colour a prompt; means over seeds."""
+    from matplotlib import pyplot as plt
+
+    tasks = list(lines["task"].unique())
+    figure, grid = plt.subplots(2, len(tasks), figsize=(3.2 * len(tasks), 5), squeeze=False, sharex="col")
+    for column, task in enumerate(tasks):
+        for row, key in enumerate(("accuracy", "loss")):
+            axes = grid[row][column]
+            of_task = lines[lines["task"] == task]
+            for number, (prompt, own) in enumerate(of_task.groupby("prompt", sort=False)):
+                mean = own.groupby("split", sort=False)[key].mean()
+                splits = mean[[name for name in mean.index if str(name).isdigit()]]
+                axes.plot([int(name) for name in splits.index], splits, color=f"C{number}", label=prompt)
+                axes.axhline(mean["run"], color=f"C{number}", ls=":", lw=1)
+                axes.axhline(mean["oracle"], color=f"C{number}", ls="--", lw=1)
+            axes.set(ylabel=key if column == 0 else "", title=task if row == 0 else "")
+            axes.set_xlabel("vectors before the text" if row else "")
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+    figure.suptitle(
+        "Dotted: the run's choice; dashed: the best split of each example, chosen by its label", fontsize=9
+    )
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Evaluate the runs, and write the CSV and the figure."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="the CSV; only drawn where no run is given")
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    if arguments.runs:
+        pd.concat([landscape(folder) for folder in arguments.runs]).to_csv(arguments.out, index=False)
+    if arguments.plot:
+        draw(pd.read_csv(arguments.out, dtype={"split": str}), arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
