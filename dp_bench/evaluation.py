@@ -26,7 +26,7 @@ from dp_bench.types import Batch
 class Split:
     """Encoded examples of a task and their use: train, select or report.
 
-    `summary_ND` has a row for each example of the whole file, which `Batch.row_B` indexes. `number` is the
+    `summary_MD` has a row for each example of the whole file, which `Batch.row_B` indexes. `number` is the
     index of the task in the run, which chooses its verbalizer; `prompt_task` is the index of the task whose
     selectors and factors the prompt uses. They differ only for tasks that the prompt was not trained on.
     """
@@ -34,7 +34,7 @@ class Split:
     name: str  # "select"; of several tasks "rte/select"
     task: TaskSettings
     encoded: EncodedSplit
-    summary_ND: Tensor | None
+    summary_MD: Tensor | None
     number: int = 0
     prompt_task: int = 0
 
@@ -43,20 +43,20 @@ class Split:
 
     def with_shuffled_summaries(self, seed: int) -> Split:
         """Return this split with the summaries of its examples permuted: a control."""
-        if self.summary_ND is None:
+        if self.summary_MD is None:
             return self
         rows = torch.from_numpy(self.encoded.rows)
         others = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-        summary_ND = self.summary_ND.clone()
-        summary_ND[rows] = self.summary_ND[others]
-        return replace(self, summary_ND=summary_ND)
+        summary_MD = self.summary_MD.clone()
+        summary_MD[rows] = self.summary_MD[others]
+        return replace(self, summary_MD=summary_MD)
 
     @stage("data")
     def batch(self, indices: NDArray[np.int64], pad_id: int, noise: Mapping[str, Tensor]) -> Batch:
         """Return the examples at these indices with their summaries and their rows of `noise`, by selector
         [len(self), J]."""
         batch = self.encoded.collate(indices.tolist(), pad_id, self.prompt_task)
-        summary_BD = None if self.summary_ND is None else self.summary_ND[batch.row_B]
+        summary_BD = None if self.summary_MD is None else self.summary_MD[batch.row_B]
         batch_noise = {name: draws[torch.from_numpy(indices)] for name, draws in noise.items()}
         return replace(batch, task=self.number, summary_BD=summary_BD, noise=batch_noise)
 
@@ -65,29 +65,29 @@ class Split:
 class Predictions:
     """The predictions of a split, one row an example, in the order of the split."""
 
-    logits_NC: NDArray[np.float32]
-    position_N: NDArray[np.int64]  # vectors before the text
-    length_N: NDArray[np.int64]  # vectors used
-    pool_weights_NK: NDArray[np.float32] | None
+    logits_MC: NDArray[np.float32]
+    position_M: NDArray[np.int64]  # vectors before the text
+    length_M: NDArray[np.int64]  # vectors used
+    pool_weights_MK: NDArray[np.float32] | None
     is_routed: bool = False  # the member with the largest weight was chosen for the example
 
     @property
-    def route_N(self) -> NDArray[np.int64] | None:
+    def route_M(self) -> NDArray[np.int64] | None:
         """The route of each example: its member of the pool; None without a route."""
-        if not self.is_routed or self.pool_weights_NK is None:
+        if not self.is_routed or self.pool_weights_MK is None:
             return None
-        route: NDArray[np.int64] = self.pool_weights_NK.argmax(axis=1)
+        route: NDArray[np.int64] = self.pool_weights_MK.argmax(axis=1)
         return route
 
     @property
     def routes(self) -> list[int]:
-        """`route_N` as a list, empty without a route."""
-        return [] if self.route_N is None else self.route_N.tolist()
+        """`route_M` as a list, empty without a route."""
+        return [] if self.route_M is None else self.route_M.tolist()
 
     @property
     def choices(self) -> NDArray[np.int64]:
-        """The predicted label or choice of each example [N]."""
-        best: NDArray[np.int64] = self.logits_NC.argmax(axis=1)
+        """The predicted label or choice of each example [M]."""
+        best: NDArray[np.int64] = self.logits_MC.argmax(axis=1)
         return best
 
 
@@ -106,7 +106,7 @@ def predict(
     """Predict all examples of a split. Selectors take the arg-max; only random controls draw, always alike.
 
     With `sample`, the authors' protocol, selectors draw at evaluation too, again at each `step`. `positions`
-    [N], numbers of vectors before each text, and `routes` [N], members of routed vectors, replace those that
+    [M], numbers of vectors before each text, and `routes` [M], members of routed vectors, replace those that
     the prompt would choose. Raises RunFailedError where a logit is not finite.
     """
     model.eval()

@@ -22,17 +22,17 @@ class NotFiniteError(RunFailedError, FloatingPointError):
 
 
 def refuse_rows(
-    encoded: EncodedSplit, finite_N: NDArray[np.bool_], what: str, where: str, model: nn.Module
+    encoded: EncodedSplit, finite_M: NDArray[np.bool_], what: str, where: str, model: nn.Module
 ) -> None:
-    """Raise NotFiniteError with the first bad example unless `finite_N` is true for every row of the split.
+    """Raise NotFiniteError with the first bad example unless `finite_M` is true for every row of the split.
 
     The message begins with `what`, such as "The logits are", and says `where`, such as "of rte".
     """
-    if finite_N.all():
+    if finite_M.all():
         return
-    first = encoded.ids[int(np.flatnonzero(~finite_N)[0])]
+    first = encoded.ids[int(np.flatnonzero(~finite_M)[0])]
     raise NotFiniteError(
-        f"{what} not finite for {np.count_nonzero(~finite_N)} of {len(finite_N)} examples {where}, first for "
+        f"{what} not finite for {np.count_nonzero(~finite_M)} of {len(finite_M)} examples {where}, first for "
         f"{first}. {likely_cause(model)}"
     )
 

@@ -212,8 +212,8 @@ def prediction_table(reports: Mapping[str, Report]) -> pd.DataFrame:
 
 def _columns(report: Report) -> dict[str, Any]:
     predictions, encoded = report.predictions, report.split.encoded
-    names = report.split.task.words or range(predictions.logits_NC.shape[1])
-    scores = torch.log_softmax(torch.from_numpy(predictions.logits_NC).double(), dim=1).numpy()
+    names = report.split.task.words or range(predictions.logits_MC.shape[1])
+    scores = torch.log_softmax(torch.from_numpy(predictions.logits_MC).double(), dim=1).numpy()
     return {
         "id": encoded.ids,
         "group": encoded.groups,
@@ -222,7 +222,7 @@ def _columns(report: Report) -> dict[str, Any]:
         **({"golds": encoded.golds} if any(len(golds) > 1 for golds in encoded.golds) else {}),
         "prediction": predictions.choices,
         **{f"score_{name}": scores[:, i] for i, name in enumerate(names)},
-        "position": predictions.position_N,
-        "length": predictions.length_N,
-        **({} if predictions.route_N is None else {"route": predictions.route_N}),
+        "position": predictions.position_M,
+        "length": predictions.length_M,
+        **({} if predictions.route_M is None else {"route": predictions.route_M}),
     }

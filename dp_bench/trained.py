@@ -91,8 +91,8 @@ class TrainedRun:
         is_recorded = name in (self.record.task, *self.record.by_task, *self.record.transfer)
         several = bool(self.record.by_task or self.record.transfer)
         full_name = f"{name}/{use}" if several or not is_recorded else use
-        summary_ND = summaries(self.context, encoded) if self._reads_summaries else None
-        split = Split(full_name, task, encoded, summary_ND, number, number if is_trained else 0)
+        summary_MD = summaries(self.context, encoded) if self._reads_summaries else None
+        split = Split(full_name, task, encoded, summary_MD, number, number if is_trained else 0)
         return shuffled(split, settings) if settings.prompt.shuffle_input else split
 
 

@@ -59,10 +59,10 @@ def fit(context: RunContext, method: Method) -> MethodResult:
 
 
 def _predictions(context: RunContext, fitted: Baseline, split: Split) -> Predictions:
-    logits_NC = fitted.logits(split)
-    finite_N = np.asarray(np.isfinite(logits_NC).all(axis=1))
-    finite.refuse_rows(split.encoded, finite_N, "The logits are", f"of {split.name}", context.backbone)
-    return predictions_of(logits_NC)
+    logits_MC = fitted.logits(split)
+    finite_M = np.asarray(np.isfinite(logits_MC).all(axis=1))
+    finite.refuse_rows(split.encoded, finite_M, "The logits are", f"of {split.name}", context.backbone)
+    return predictions_of(logits_MC)
 
 
 def tune(context: RunContext) -> MethodResult:
@@ -136,10 +136,10 @@ def fit_input(input: SelectorInput, train: Sequence[Split]) -> None:
     summaries, labels = [], []
     widths = [len(split.task.labels) for split in train]
     for number, split in enumerate(train):
-        assert split.summary_ND is not None
-        summaries.append(split.summary_ND[torch.from_numpy(split.encoded.rows)])
-        labels_N = torch.from_numpy(split.encoded.labels)
-        onehot = (labels_N[:, None] == torch.arange(widths[number])).double()
+        assert split.summary_MD is not None
+        summaries.append(split.summary_MD[torch.from_numpy(split.encoded.rows)])
+        labels_M = torch.from_numpy(split.encoded.labels)
+        onehot = (labels_M[:, None] == torch.arange(widths[number])).double()
         before, behind = sum(widths[:number]), sum(widths[number + 1 :])
         labels.append(torch.nn.functional.pad(onehot - onehot.mean(0), (before, behind)))
     input.fit(torch.cat(summaries), torch.cat(labels))
