@@ -41,6 +41,15 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How a run ended: done, failed, refused (wrong input), or elsewhere (another sweep has done it)."""
+
+    run_id: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """The runs of a sweep, each once."""
 
@@ -130,11 +139,11 @@ def _state(directory: Path) -> State:
     return State.failed if status["status"] == "failed" else State.interrupted
 
 
-def first_line(directory: Path) -> str:
-    """Return the line with the exception in the traceback of a failed run."""
-    status = records.status_of(directory) or {}
+def failure(results_dir: Path, run_id: str) -> Outcome:
+    """Return the outcome of a failed run: the line with the exception in its traceback."""
+    status = records.status_of(results_dir / "runs" / run_id) or {}
     lines = [line for line in str(status.get("traceback", "")).splitlines() if line and line[0] != " "]
-    return lines[-1] if lines else "no reason recorded"
+    return Outcome(run_id, "failed", lines[-1] if lines else "no reason recorded")
 
 
 class Costs:
