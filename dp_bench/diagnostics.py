@@ -62,13 +62,6 @@ def after_training(
 ) -> dict[str, float]:
     """Return the diagnostics of a trained prompt. Scores of several tasks have names such as
     `rte/shuffled_position_score`."""
-    diagnostics = _controls(model, reports, settings)
-    if model.prompt.vectors.is_routed:
-        diagnostics |= _routes(reports)
-    return diagnostics
-
-
-def _controls(model: PromptedModel, reports: Mapping[str, Report], settings: RunSettings) -> dict[str, float]:
     prompt, seed = model.prompt, settings.seed_of("gumbel")
     again = partial(predict, model, batch_size=settings.trainer.eval_batch_size, seed=seed)
     controls: dict[str, Callable[[str, Report], Predictions]] = {}
@@ -87,13 +80,14 @@ def _controls(model: PromptedModel, reports: Mapping[str, Report], settings: Run
             routes=_rng(seed, "route", name).integers(prompt.vectors.num_prompts, size=len(report.split)),
         )
     several = len(reports) > 1
-    return {
+    scores = {
         f"{name}/{control}_score" if several else f"{control}_score": score(
             report.split, predict_control(name, report)
         ).value
         for control, predict_control in controls.items()
         for name, report in reports.items()
     }
+    return scores | (_routes(reports) if prompt.vectors.is_routed else {})
 
 
 def _rng(seed: int, *names: str) -> np.random.Generator:

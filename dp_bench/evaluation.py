@@ -123,32 +123,32 @@ def predict(
         noise["route"] = forced(torch.from_numpy(routes), prompt.vectors.num_prompts)
     device = model.backbone.device
     pad_id = model.backbone.tokenizer.pad_token_id
-    columns: dict[str, list[Tensor]] = {
-        name: [] for name in ("logits", "finite", "position", "length", "weights")
-    }
+    outputs: list[dict[str, Tensor | None]] = []
     batches = evaluation_batches(split.encoded.lengths, batch_size)
     for rows in ranks.share_of_rank(batches):
         batch = split.batch(rows, pad_id, noise).to(device)
         answer = model(batch)
         outcome_B = answer.prompt.before_BJ.argmax(-1)
         length_B = answer.prompt.length_B
-        columns["logits"].append(answer.logits_BC)
-        columns["finite"].append(_finite(answer.logits_BC, batch))
-        columns["position"].append(outcome_B if model.order is SplitOrder.paper else num_vectors - outcome_B)
-        columns["length"].append(
-            torch.full_like(outcome_B, prompt.num_tokens) if length_B is None else length_B
+        outputs.append(
+            {
+                "logits": answer.logits_BC,
+                "finite": _finite(answer.logits_BC, batch),
+                "position": outcome_B if model.order is SplitOrder.paper else num_vectors - outcome_B,
+                "length": torch.full_like(outcome_B, prompt.num_tokens) if length_B is None else length_B,
+                "weights": answer.prompt.pool_weights_BK,
+            }
         )
-        if answer.prompt.pool_weights_BK is not None:
-            columns["weights"].append(answer.prompt.pool_weights_BK)
+    on_cpu = [{name: x.cpu() for name, x in output.items() if x is not None} for output in outputs]
     # In the order of the ranks; rank r of R has batches r, r + R, r + 2R …
-    columns = {
-        name: [part for of_rank in ranks.from_all([part.cpu() for part in parts]) for part in of_rank]
-        for name, parts in columns.items()
-    }
+    gathered = [output for of_rank in ranks.from_all(on_cpu) for output in of_rank]
     size = ranks.size()
     order = np.argsort(np.concatenate([rows for rank in range(size) for rows in batches[rank::size]]))
-    columns["logits"] = _padded(columns["logits"])
-    stacked = {name: torch.cat(parts).numpy()[order] for name, parts in columns.items() if parts}
+    widest = max(output["logits"].shape[1] for output in gathered)  # choices; others are padded with -inf
+    for output in gathered:
+        missing = widest - output["logits"].shape[1]
+        output["logits"] = torch.nn.functional.pad(output["logits"], (0, missing), value=float("-inf"))
+    stacked = {name: torch.cat([o[name] for o in gathered]).numpy()[order] for name in gathered[0]}
     where = f"of {split.name} after update {step}"
     finite.refuse_rows(split.encoded, stacked["finite"], "The logits are", where, model)
     return Predictions(
@@ -168,13 +168,6 @@ def _finite(logits_BC: Tensor, batch: Batch) -> Tensor:
     return finite_BC.all(-1)
 
 
-def _padded(parts: list[Tensor]) -> list[Tensor]:
-    """Pad the logits of all batches to the same number of choices, with -inf."""
-    widest = max(part.shape[1] for part in parts)
-    pad = torch.nn.functional.pad
-    return [pad(part, (0, widest - part.shape[1]), value=float("-inf")) for part in parts]
-
-
 @dataclass(frozen=True)
 class Score:
     """The score of a task, the mean of its metrics, and all metrics, in 0..100."""
@@ -192,7 +185,8 @@ def score(split: Split, predictions: Predictions) -> Score:
     )
     values = metrics.score(task.metrics, answers)
     value = metrics.task_score(task.metrics, values)
-    finite.refuse_score(value, f"The score of {split.name}")
+    if not np.isfinite(value):
+        raise finite.NotFiniteError(f"The score of {split.name} is {value}.")
     return Score(value, values)
 
 

@@ -37,12 +37,6 @@ def refuse_rows(
     )
 
 
-def refuse_score(value: float, what: str) -> None:
-    """Raise NotFiniteError unless a score is finite; `what` names it."""
-    if not math.isfinite(value):
-        raise NotFiniteError(f"{what} is {value}.")
-
-
 def refuse_update(
     loss: float, norm: float, update: int, model: nn.Module, alone: Iterable[tuple[str, Objective]]
 ) -> None:
@@ -78,17 +72,16 @@ def likely_cause(model: nn.Module) -> str:
     """Return the likely cause of numbers that are not finite, judged by the weights, and what to try."""
     for name, weight in model.named_parameters():
         broken = int((~weight.detach().isfinite()).sum())
-        if not broken:
-            continue
-        if weight.requires_grad:
+        if broken and weight.requires_grad:
             return (
                 f"{name}, which is trained, has {broken} values that are not finite: the training has "
                 "diverged. Lower trainer.lr (or prompt.lr), or trainer.max_grad_norm."
             )
-        return (
-            f"{name} of the frozen backbone has {broken} values that are not finite: its checkpoint is "
-            "damaged. Download or convert it again."
-        )
+        if broken:
+            return (
+                f"{name} of the frozen backbone has {broken} values that are not finite: its checkpoint is "
+                "damaged. Download or convert it again."
+            )
     dtype = next(model.parameters()).dtype
     tries = ["trainer.precision=fp32"] if dtype.itemsize < 4 else []
     if any(weight.requires_grad for weight in model.parameters()):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dp_bench import machine, records
 from dp_bench.backbones.checkpoint import commit_of, folder_sha256
+from dp_bench.checkpoints import Progress
 from dp_bench.data.encode import EncodedSplit
 from dp_bench.data.prepare import TaskData
 from dp_bench.data.source import Source
@@ -77,8 +78,17 @@ def record_of(
         },
         warnings=context.reporter.share_warnings(),
         routes=result.routes,
-        by_task=_tasks(data, sources.trained, result) if len(data) > 1 else {},
-        transfer=_transfer(context, sources.transfer, result),
+        by_task={
+            part.task.name: _entry(
+                part.task, result.reports[part.task.name], source, **_trained(part, progress)
+            )
+            for part, source in zip(data, sources.trained, strict=True)
+            if len(data) > 1
+        },
+        transfer={
+            task.name: _entry(task, result.reports[task.name], source)
+            for (task, _), source in zip(context.transfer, sources.transfer, strict=True)
+        },
         optimizer=asdict(optimizer) if progress.step and optimizer is not None else {},
         keeps_backbone=bool(result.backbone_weights) if settings.prompt.trains_backbone else None,
         **_names(context.experiment.resolved),
@@ -113,40 +123,27 @@ def _by_use(data: Sequence[TaskData]) -> dict[str, list[EncodedSplit]]:
     return {use: [getattr(part, use) for part in data] for use in ("train", "select", "report")}
 
 
-def _tasks(data: Sequence[TaskData], sources: Sequence[Source], result: MethodResult) -> dict[str, Any]:
-    """Return the entries of a multitask run's record for each task."""
-    return {
-        part.task.name: {**_task_entry(part, result), "data_sha256": source.sha256}
-        for part, source in zip(data, sources, strict=True)
-    }
-
-
-def _task_entry(data: TaskData, result: MethodResult) -> dict[str, Any]:
-    name = data.task.training.name
-    prefix = f"{name}/"
-    best = result.progress.best_metrics
-    return {
-        **_reported(data.task, result.reports[data.task.name]),
-        "select_score": result.progress.best_scores.get(name),
-        "select_metrics": {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)},
-        "num_examples": {use: len(encoded[0]) for use, encoded in _by_use([data]).items()},
-        "notes": list(data.notes),
-    }
-
-
-def _transfer(context: RunContext, sources: Sequence[Source], result: MethodResult) -> dict[str, Any]:
-    return {
-        task.name: {**_reported(task, result.reports[task.name]), "data_sha256": source.sha256}
-        for (task, _), source in zip(context.transfer, sources, strict=True)
-    }
-
-
-def _reported(task: TaskSettings, report: Report) -> dict[str, Any]:
+def _entry(task: TaskSettings, report: Report, source: Source, **trained: Any) -> dict[str, Any]:
+    """Return the entry of a task in the record of a run on several, or with regime.transfer."""
     return {
         "title": task.title,
         "score": report.score.value,
         "metrics": report.score.metrics,
         "num_examples": {"report": len(report.split)},
+        **trained,
+        "data_sha256": source.sha256,
+    }
+
+
+def _trained(data: TaskData, progress: Progress) -> dict[str, Any]:
+    """Return what only the entry of a task that was trained on has."""
+    name = data.task.training.name
+    prefix, best = f"{name}/", progress.best_metrics
+    return {
+        "num_examples": {use: len(encoded[0]) for use, encoded in _by_use([data]).items()},
+        "select_score": progress.best_scores.get(name),
+        "select_metrics": {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)},
+        "notes": list(data.notes),
     }
 
 

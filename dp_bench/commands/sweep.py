@@ -156,7 +156,7 @@ def _show(
 
 def _trainable(runs: Sequence[Run], costs: Costs) -> str:
     """Return the range of trainable parameters, from earlier records or the formula for T5."""
-    sizes = [size for run in runs if (size := costs.trainable(run.cell_id)) is not None]
+    sizes = [costs.trainable[run.cell_id] for run in runs if run.cell_id in costs.trainable]
     sizes = sizes or [size for run in runs if (size := _by_formula(run)) is not None]
     return span_text(sizes) if sizes else "-"
 

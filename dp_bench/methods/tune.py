@@ -50,15 +50,16 @@ def fit(context: RunContext, method: Method) -> MethodResult:
     (train,), (select,), (report,) = splits.train, splits.select, splits.report
     fitted: Baseline = resolve_name(method.fit or "").fit(train, select)
     context.reporter.line(f"  {fitted.trainable_parameters:,} trainable parameters")
-    selected = score(select, _predictions(context, fitted, select))
+    selected = score(select, predict_fitted(context, fitted, select))
     progress = Progress(best_score=selected.value, best_metrics=selected.metrics)
     progress.history.append({"step": 0, "select_score": selected.value, "select_metrics": selected.metrics})
-    predictions = _predictions(context, fitted, report)
+    predictions = predict_fitted(context, fitted, report)
     reports = {report.task.name: Report(report, predictions, score(report, predictions))}
     return MethodResult(reports, progress, fitted.trainable_parameters, dict(fitted.tensors))
 
 
-def _predictions(context: RunContext, fitted: Baseline, split: Split) -> Predictions:
+def predict_fitted(context: RunContext, fitted: Baseline, split: Split) -> Predictions:
+    """Predict all examples of a split; raise NotFiniteError where a logit is not finite."""
     logits_MC = fitted.logits(split)
     finite_M = np.asarray(np.isfinite(logits_MC).all(axis=1))
     finite.refuse_rows(split.encoded, finite_M, "The logits are", f"of {split.name}", context.backbone)
