@@ -118,13 +118,11 @@ def judge(landscape: Landscape, *, draws: int, temperature: float = 1.0, seed: i
     num_outcomes = landscape.loss_MJ.shape[1]
     qualities = []
     for estimator in ESTIMATORS:
-        num_draws = 1 if estimator is Estimator.exact else draws
-        each = torch.stack(
-            [
-                _parameter_gradient(landscape, _logit_gradient(landscape, estimator, temperature, generator))
-                for _ in range(num_draws)
-            ]
-        )
+        drawn = [
+            _parameter_gradient(landscape, _logit_gradient(landscape, estimator, temperature, generator))
+            for _ in range(1 if estimator is Estimator.exact else draws)
+        ]
+        each = torch.stack(drawn)
         mean = each.mean(0)
         qualities.append(
             Quality(
@@ -177,10 +175,9 @@ def _logit_gradient(
     else:
         advantages = [batch_advantage(losses[0])]
     log_probs = logits.log_softmax(1)
-    goal = sum(
+    goals = [
         (advantage * (log_probs * chosen).sum(1)).mean()
         for advantage, chosen in zip(advantages, halves, strict=True)
-    )
-    assert isinstance(goal, Tensor)
-    (grad,) = torch.autograd.grad(goal, logits)
+    ]
+    (grad,) = torch.autograd.grad(goals, logits)
     return grad

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from dp_bench.progress import Reporter
 from dp_bench.records import BACKBONE_FILE, PROMPT_FILE, RunRecord
 from dp_bench.settings import TaskSettings
 
+USES = ("train", "select", "report")  # of the splits of a task
+
 
 def record_of(
     context: RunContext, sources: Sources, identity: Identity, result: MethodResult, **costs: Any
@@ -37,7 +39,7 @@ def record_of(
     settings, data, progress = context.settings, context.data, result.progress
     backbone, optimizer = context.backbone, optimizer_of(settings)
     overall = mean_score({part.task.name: result.reports[part.task.name].score for part in data})
-    splits = _by_use(data)
+    splits: dict[str, list[EncodedSplit]] = {use: [getattr(part, use) for part in data] for use in USES}
     num_examples = {use: sum(map(len, encoded)) for use, encoded in splits.items()}
     overlap = {part.task.name: part.overlap for part in data} | dict(context.transfer_overlap)
     return RunRecord(
@@ -79,14 +81,12 @@ def record_of(
         warnings=context.reporter.share_warnings(),
         routes=result.routes,
         by_task={
-            part.task.name: _entry(
-                part.task, result.reports[part.task.name], source, **_trained(part, progress)
-            )
+            part.task.name: _entry(part.task, result, source, **_trained(part, progress))
             for part, source in zip(data, sources.trained, strict=True)
             if len(data) > 1
         },
         transfer={
-            task.name: _entry(task, result.reports[task.name], source)
+            task.name: _entry(task, result, source)
             for (task, _), source in zip(context.transfer, sources.transfer, strict=True)
         },
         optimizer=asdict(optimizer) if progress.step and optimizer is not None else {},
@@ -119,12 +119,9 @@ def _checkpoint(context: RunContext) -> dict[str, str | None]:
     }
 
 
-def _by_use(data: Sequence[TaskData]) -> dict[str, list[EncodedSplit]]:
-    return {use: [getattr(part, use) for part in data] for use in ("train", "select", "report")}
-
-
-def _entry(task: TaskSettings, report: Report, source: Source, **trained: Any) -> dict[str, Any]:
+def _entry(task: TaskSettings, result: MethodResult, source: Source, **trained: Any) -> dict[str, Any]:
     """Return the entry of a task in the record of a run on several, or with regime.transfer."""
+    report = result.reports[task.name]
     return {
         "title": task.title,
         "score": report.score.value,
@@ -140,7 +137,7 @@ def _trained(data: TaskData, progress: Progress) -> dict[str, Any]:
     name = data.task.training.name
     prefix, best = f"{name}/", progress.best_metrics
     return {
-        "num_examples": {use: len(encoded[0]) for use, encoded in _by_use([data]).items()},
+        "num_examples": {use: len(getattr(data, use)) for use in USES},
         "select_score": progress.best_scores.get(name),
         "select_metrics": {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)},
         "notes": list(data.notes),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,15 +68,30 @@ def _check_directory(console: Console, root: Path, known: Sequence[TaskSettings]
     for problem in dict.fromkeys(line.problem for line in files if line.problem is not None):
         titles = dict.fromkeys(line.task.title for line in files if line.problem == problem)
         console.print(f"{', '.join(titles)}: {problem}")
-    for task in present:
-        for note in _overlap(task, files):
-            console.print(f"{task.title}: {note}.")
+    rows_of: dict[str, dict[str, list[Row]]] = defaultdict(dict)  # of readable files, by title and stem
+    for line in files:
+        if line.rows is not None:
+            rows_of[line.task.title][Path(line.file).stem] = line.rows
+    for title, rows in rows_of.items():
+        if rows.keys() >= {"train", "val"}:
+            for note in Overlap.of(rows["train"], rows["val"]).notes(len(rows["val"])):
+                console.print(f"{title}: {note}.")
     absent = [task.title for task in known if task.train_task is None and task not in present]
     if absent:
         console.print(
             f"No folder for {', '.join(absent)}: expected {root}/{absent[0]}/train.jsonl and val.jsonl."
         )
-    return _verdict(console, root, present, files)
+    broken = [f"{line.task.title}/{line.file}" for line in files if line.problem is not None and line.sha256]
+    if broken:
+        names = ", ".join(broken)
+        console.print(f"Not usable as it is: {names} cannot be read. Download these files again.")
+        return 2
+    usable = _usable(present, rows_of)
+    if not usable:
+        console.print(f"Nothing to train on: no task in {root} has both train.jsonl and val.jsonl.")
+        return 2
+    console.print(f"Usable: {', '.join(usable)}. Train with data.dir={root}.")
+    return 0
 
 
 def _hint(root: Path, known: Sequence[TaskSettings]) -> str:
@@ -128,14 +143,6 @@ def _checked(task: TaskSettings, path: Path, origins: dict[str, tuple[str, str]]
     return replace(checked, counts=counts, labels=labels, rows=rows)
 
 
-def _overlap(task: TaskSettings, files: Sequence[CheckedFile]) -> Iterator[str]:
-    """Yield notes on rows that are in both the training and the reported file of a task."""
-    rows = {Path(line.file).stem: line.rows for line in files if line.task is task and line.rows is not None}
-    train, report = rows.get("train"), rows.get("val")
-    if train is not None and report is not None:
-        yield from Overlap.of(train, report).notes(len(report))
-
-
 def _origin(task: TaskSettings, file: SplitFile, origins: dict[str, tuple[str, str]]) -> str:
     """Return the release of a file, with the released name if it differs; of an unknown file, the number of
     rows of the released one."""
@@ -167,32 +174,12 @@ def _empty_table(*headings: str) -> Table:
     return Table(*columns, box=None, pad_edge=False)
 
 
-def _verdict(
-    console: Console, root: Path, present: Sequence[TaskSettings], files: Sequence[CheckedFile]
-) -> int:
-    broken = [f"{line.task.title}/{line.file}" for line in files if line.problem is not None and line.sha256]
-    if broken:
-        names = ", ".join(broken)
-        console.print(f"Not usable as it is: {names} cannot be read. Download these files again.")
-        return 2
-    stems: dict[str, set[str | None]] = defaultdict(set)
-    for line in files:
-        if line.problem is None:
-            stems[line.task.title].add(Path(line.file).stem)
-    usable = _usable(present, stems)
-    if not usable:
-        console.print(f"Nothing to train on: no task in {root} has both train.jsonl and val.jsonl.")
-        return 2
-    console.print(f"Usable: {', '.join(usable)}. Train with data.dir={root}.")
-    return 0
-
-
-def _usable(known: Sequence[TaskSettings], stems: Mapping[str, Set[str | None]]) -> list[str]:
+def _usable(known: Sequence[TaskSettings], stems: Mapping[str, Container[str | None]]) -> list[str]:
     """Return the titles of the tasks that have a training and a reported file, and of diagnostic sets also
     their only file; `stems` has the names of files without suffix, by title."""
 
     def has(task: TaskSettings, *names: str | None) -> bool:
-        return not stems[task.title].isdisjoint(names)
+        return any(name in stems[task.title] for name in names)
 
     return [
         task.title

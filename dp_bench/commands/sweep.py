@@ -14,7 +14,6 @@ from dp_bench import config
 from dp_bench.methods.counts import T5, trained
 from dp_bench.report.columns import span_text
 from dp_bench.report.index import load_all
-from dp_bench.sweep.expand import split_words
 from dp_bench.sweep.grid import counts
 from dp_bench.sweep.plan import Costs, Outcome, Plan, Run, State, failure, make_plan, states
 from dp_bench.sweep.watch import Watch, duration, duration_of
@@ -35,7 +34,7 @@ def sweep(
     config_dir: Path | None = None,
 ) -> int:
     """Run the sweep of `experiment=…` or of settings with several values, and return the exit code."""
-    ours, hydra_words = split_words(config.renew(words, config_dir))
+    ours, hydra_words = _split(config.renew(words, config_dir))
     if f"hydra/launcher={LOCAL_GPUS}" in hydra_words:
         hydra_words.remove(f"hydra/launcher={LOCAL_GPUS}")
         gpus = gpus or "all"
@@ -68,6 +67,13 @@ def sweep(
             outcomes = workers.run(todo, watch)
     new = [outcome for outcome in outcomes if outcome.kind in ("failed", "refused")]
     return _conclude(console, plan, [failure(plan.results_dir, run_id) for run_id in before], new)
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split overrides into settings of runs and settings of Hydra, such as its launcher."""
+    named = [f"hydra/{word}" if word.startswith("launcher=") else word for word in words]
+    hydra = [word for word in named if word.lstrip("~+").startswith("hydra")]
+    return [word for word in named if word not in hydra], hydra
 
 
 def _num_jobs(jobs: int | None, gpus: Sequence[str], hydra_words: Sequence[str]) -> int:

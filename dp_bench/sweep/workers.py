@@ -26,6 +26,7 @@ from dp_bench.sweep.watch import Watch
 
 POLL_SECONDS = 1.0
 STOP_SECONDS = 20.0  # for a worker to stop
+Events = queue.Queue["tuple[_Worker, dict[str, Any] | None]"]  # answers of workers; None: it has died
 
 
 class Workers:
@@ -35,7 +36,7 @@ class Workers:
         self, jobs: int, results_dir: Path, gpus: Sequence[str] = (), extra_dir: Path | None = None
     ) -> None:
         self.jobs, self.results_dir, self.gpus, self.extra_dir = jobs, results_dir, gpus, extra_dir
-        self._events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self._events: Events = queue.Queue()
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Workers:
@@ -121,12 +122,7 @@ class Workers:
 class _Worker:
     """One process, and its current run."""
 
-    def __init__(
-        self,
-        index: int,
-        environment: dict[str, str],
-        events: queue.Queue[tuple[_Worker, dict[str, Any] | None]],
-    ) -> None:
+    def __init__(self, index: int, environment: dict[str, str], events: Events) -> None:
         self.index = index
         self.run: Run | None = None
         self._process = subprocess.Popen(
@@ -149,7 +145,7 @@ class _Worker:
             self._stdin.write(json.dumps(job, default=str) + "\n")
             self._stdin.flush()
 
-    def _listen(self, events: queue.Queue[tuple[_Worker, dict[str, Any] | None]]) -> None:
+    def _listen(self, events: Events) -> None:
         for line in self._stdout:
             events.put((self, json.loads(line)))
         events.put((self, None))
