@@ -82,11 +82,14 @@ def _check_directory(console: Console, root: Path, known: Sequence[TaskSettings]
             f"No folder for {', '.join(absent)}: expected {root}/{absent[0]}/train.jsonl and val.jsonl."
         )
     broken = [f"{line.task.title}/{line.file}" for line in files if line.problem is not None and line.sha256]
+    return _verdict(console, root, broken, _usable(present, rows_of))
+
+
+def _verdict(console: Console, root: Path, broken: Sequence[str], usable: Sequence[str]) -> int:
     if broken:
         names = ", ".join(broken)
         console.print(f"Not usable as it is: {names} cannot be read. Download these files again.")
         return 2
-    usable = _usable(present, rows_of)
     if not usable:
         console.print(f"Nothing to train on: no task in {root} has both train.jsonl and val.jsonl.")
         return 2
