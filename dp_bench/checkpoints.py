@@ -85,10 +85,9 @@ def load(folder: Path, trained_on: Mapping[str, str]) -> Checkpoint | None:
 
 
 def _last(folder: Path) -> Checkpoint | None:
-    steps = sorted(folder.glob("step-*"))
-    if not steps:
+    last = max(folder.glob("step-*"), default=None)
+    if last is None:
         return None
-    last = steps[-1]
     return Checkpoint(
         Progress(**json.loads((last / "progress.json").read_text(encoding="utf-8"))),
         load_file(last / "learned.safetensors"),

@@ -122,14 +122,11 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:  # it belongs to another user, and is alive
         return True
-    return not _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except (OSError, IndexError):  # no /proc on this system
-        return False
+        return True
+    return state != "Z"  # a zombie
 
 
 def _host() -> str:

@@ -122,10 +122,9 @@ def _sweep(words: list[str]) -> int:
     options = parser.parse_intermixed_args(words)
     if options.config_dir and not options.config_dir.is_dir():
         raise UserError(f"--config-dir {options.config_dir} is not a folder.")
-    from dp_bench.commands.sweep import SweepOptions, sweep
+    from dp_bench.commands.sweep import sweep
 
-    flags = (options.dry_run, options.retry_failed, options.jobs, options.gpus)
-    return sweep(options.words, SweepOptions(*flags, extra_dir=options.config_dir))
+    return sweep(**vars(options))
 
 
 def _status(words: list[str]) -> int:

@@ -36,16 +36,16 @@ def describe(reports: Mapping[str, Report], num_tokens: int) -> dict[str, Any]:
 
 def _chosen(predictions: Predictions, num_tokens: int) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
-    for name, values in (("position", predictions.position_N), ("length", predictions.length_N)):
+    for name, values in (("position", predictions.position_M), ("length", predictions.length_M)):
         counts = np.bincount(values, minlength=num_tokens + 1)
         chosen[f"{name}_counts"] = counts.tolist()  # of 0, 1, … vectors
         chosen[f"{name}_mean"] = float(values.mean())
         chosen[f"{name}_entropy"] = _entropy(counts)
-    if predictions.pool_weights_NK is not None:
-        weights = np.clip(predictions.pool_weights_NK, 1e-12, 1.0)
+    if predictions.pool_weights_MK is not None:
+        weights = np.clip(predictions.pool_weights_MK, 1e-12, 1.0)
         chosen["pool_entropy"] = float(-(weights * np.log(weights)).sum(1).mean())
-    if predictions.route_N is not None:
-        counts = np.bincount(predictions.route_N, minlength=weights.shape[1])
+    if predictions.route_M is not None:
+        counts = np.bincount(predictions.route_M, minlength=weights.shape[1])
         chosen["route_counts"] = counts.tolist()  # of the heaviest members
         chosen["route_entropy"] = _entropy(counts)
     return chosen
@@ -62,20 +62,13 @@ def after_training(
 ) -> dict[str, float]:
     """Return the diagnostics of a trained prompt. Scores of several tasks have names such as
     `rte/shuffled_position_score`."""
-    diagnostics = _controls(model, reports, settings)
-    if model.prompt.vectors.is_routed:
-        diagnostics |= _routes(reports)
-    return diagnostics
-
-
-def _controls(model: PromptedModel, reports: Mapping[str, Report], settings: RunSettings) -> dict[str, float]:
     prompt, seed = model.prompt, settings.seed_of("gumbel")
     again = partial(predict, model, batch_size=settings.trainer.eval_batch_size, seed=seed)
     controls: dict[str, Callable[[str, Report], Predictions]] = {}
     if prompt.position.is_per_example:
         controls["shuffled_position"] = lambda name, report: again(
             report.split,
-            positions=_rng(seed, "shuffle", name).permutation(report.predictions.position_N),
+            positions=_rng(seed, "shuffle", name).permutation(report.predictions.position_M),
         )
     if prompt.vectors.is_routed and prompt.needs_summary:
         controls["shuffled_input"] = lambda name, report: again(
@@ -87,13 +80,14 @@ def _controls(model: PromptedModel, reports: Mapping[str, Report], settings: Run
             routes=_rng(seed, "route", name).integers(prompt.vectors.num_prompts, size=len(report.split)),
         )
     several = len(reports) > 1
-    return {
+    scores = {
         f"{name}/{control}_score" if several else f"{control}_score": score(
             report.split, predict_control(name, report)
         ).value
         for control, predict_control in controls.items()
         for name, report in reports.items()
     }
+    return scores | (_routes(reports) if prompt.vectors.is_routed else {})
 
 
 def _rng(seed: int, *names: str) -> np.random.Generator:
@@ -106,16 +100,16 @@ Strata = list[tuple[Numbers, Numbers]]  # route and group of each text, one pair
 def _routes(reports: Mapping[str, Report]) -> dict[str, float]:
     """Return purity and lambda of the routes of all reported texts with respect to label and prediction
     within each task, to the sub-skill, and to the task."""
-    routed = [(r, r.predictions.route_N) for r in reports.values() if r.predictions.route_N is not None]
+    routed = [(r, r.predictions.route_M) for r in reports.values() if r.predictions.route_M is not None]
     strata_of: dict[str, Strata] = {
-        "label": [(route_N, report.split.encoded.labels) for report, route_N in routed],
-        "prediction": [(route_N, report.predictions.choices) for report, route_N in routed],
+        "label": [(route_M, report.split.encoded.labels) for report, route_M in routed],
+        "prediction": [(route_M, report.predictions.choices) for report, route_M in routed],
     }
-    skills = [(route_N, s) for report, route_N in routed if (s := report.split.encoded.skills) is not None]
+    skills = [(route_M, s) for report, route_M in routed if (s := report.split.encoded.skills) is not None]
     if len(skills) == len(routed):
         strata_of["skill"] = [_concatenated(skills)]
     if len(routed) > 1:
-        tasks = [(route_N, np.full(len(route_N), n)) for n, (_, route_N) in enumerate(routed)]
+        tasks = [(route_M, np.full(len(route_M), n)) for n, (_, route_M) in enumerate(routed)]
         strata_of["task"] = [_concatenated(tasks)]
     return {
         f"route_{measure}_{name}": of(strata)
@@ -131,20 +125,20 @@ def _concatenated(strata: Strata) -> tuple[Numbers, Numbers]:
 
 def purity(strata: Strata) -> float:
     """Return the share of texts whose group is the most frequent one of their route."""
-    return _right(strata) / sum(len(group_N) for _, group_N in strata)
+    return _right(strata) / sum(len(group_M) for _, group_M in strata)
 
 
 def explained(strata: Strata) -> float:
     """Return Goodman and Kruskal's lambda: the share of the errors of guessing the most frequent group that
     knowing the route avoids, from 0 to 1. Unlike purity it is 0 for random routes of unequal groups."""
-    without = sum(_most(group_N) for _, group_N in strata)
-    errors = sum(len(group_N) for _, group_N in strata) - without
+    without = sum(_most(group_M) for _, group_M in strata)
+    errors = sum(len(group_M) for _, group_M in strata) - without
     return (_right(strata) - without) / errors if errors else 0.0
 
 
 def _right(strata: Strata) -> int:
     """Return for how many texts the group is the most frequent one of their route."""
-    return sum(_most(group_N[route_N == k]) for route_N, group_N in strata for k in np.unique(route_N))
+    return sum(_most(group_M[route_M == k]) for route_M, group_M in strata for k in np.unique(route_M))
 
 
 def _most(values: Numbers) -> int:

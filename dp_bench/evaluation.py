@@ -26,7 +26,7 @@ from dp_bench.types import Batch
 class Split:
     """Encoded examples of a task and their use: train, select or report.
 
-    `summary_ND` has a row for each example of the whole file, which `Batch.row_B` indexes. `number` is the
+    `summary_MD` has a row for each example of the whole file, which `Batch.row_B` indexes. `number` is the
     index of the task in the run, which chooses its verbalizer; `prompt_task` is the index of the task whose
     selectors and factors the prompt uses. They differ only for tasks that the prompt was not trained on.
     """
@@ -34,7 +34,7 @@ class Split:
     name: str  # "select"; of several tasks "rte/select"
     task: TaskSettings
     encoded: EncodedSplit
-    summary_ND: Tensor | None
+    summary_MD: Tensor | None
     number: int = 0
     prompt_task: int = 0
 
@@ -43,20 +43,20 @@ class Split:
 
     def with_shuffled_summaries(self, seed: int) -> Split:
         """Return this split with the summaries of its examples permuted: a control."""
-        if self.summary_ND is None:
+        if self.summary_MD is None:
             return self
         rows = torch.from_numpy(self.encoded.rows)
         others = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-        summary_ND = self.summary_ND.clone()
-        summary_ND[rows] = self.summary_ND[others]
-        return replace(self, summary_ND=summary_ND)
+        summary_MD = self.summary_MD.clone()
+        summary_MD[rows] = self.summary_MD[others]
+        return replace(self, summary_MD=summary_MD)
 
     @stage("data")
     def batch(self, indices: NDArray[np.int64], pad_id: int, noise: Mapping[str, Tensor]) -> Batch:
         """Return the examples at these indices with their summaries and their rows of `noise`, by selector
         [len(self), J]."""
         batch = self.encoded.collate(indices.tolist(), pad_id, self.prompt_task)
-        summary_BD = None if self.summary_ND is None else self.summary_ND[batch.row_B]
+        summary_BD = None if self.summary_MD is None else self.summary_MD[batch.row_B]
         batch_noise = {name: draws[torch.from_numpy(indices)] for name, draws in noise.items()}
         return replace(batch, task=self.number, summary_BD=summary_BD, noise=batch_noise)
 
@@ -65,29 +65,29 @@ class Split:
 class Predictions:
     """The predictions of a split, one row an example, in the order of the split."""
 
-    logits_NC: NDArray[np.float32]
-    position_N: NDArray[np.int64]  # vectors before the text
-    length_N: NDArray[np.int64]  # vectors used
-    pool_weights_NK: NDArray[np.float32] | None
+    logits_MC: NDArray[np.float32]
+    position_M: NDArray[np.int64]  # vectors before the text
+    length_M: NDArray[np.int64]  # vectors used
+    pool_weights_MK: NDArray[np.float32] | None
     is_routed: bool = False  # the member with the largest weight was chosen for the example
 
     @property
-    def route_N(self) -> NDArray[np.int64] | None:
+    def route_M(self) -> NDArray[np.int64] | None:
         """The route of each example: its member of the pool; None without a route."""
-        if not self.is_routed or self.pool_weights_NK is None:
+        if not self.is_routed or self.pool_weights_MK is None:
             return None
-        route: NDArray[np.int64] = self.pool_weights_NK.argmax(axis=1)
+        route: NDArray[np.int64] = self.pool_weights_MK.argmax(axis=1)
         return route
 
     @property
     def routes(self) -> list[int]:
-        """`route_N` as a list, empty without a route."""
-        return [] if self.route_N is None else self.route_N.tolist()
+        """`route_M` as a list, empty without a route."""
+        return [] if self.route_M is None else self.route_M.tolist()
 
     @property
     def choices(self) -> NDArray[np.int64]:
-        """The predicted label or choice of each example [N]."""
-        best: NDArray[np.int64] = self.logits_NC.argmax(axis=1)
+        """The predicted label or choice of each example [M]."""
+        best: NDArray[np.int64] = self.logits_MC.argmax(axis=1)
         return best
 
 
@@ -106,7 +106,7 @@ def predict(
     """Predict all examples of a split. Selectors take the arg-max; only random controls draw, always alike.
 
     With `sample`, the authors' protocol, selectors draw at evaluation too, again at each `step`. `positions`
-    [N], numbers of vectors before each text, and `routes` [N], members of routed vectors, replace those that
+    [M], numbers of vectors before each text, and `routes` [M], members of routed vectors, replace those that
     the prompt would choose. Raises RunFailedError where a logit is not finite.
     """
     model.eval()
@@ -123,32 +123,32 @@ def predict(
         noise["route"] = forced(torch.from_numpy(routes), prompt.vectors.num_prompts)
     device = model.backbone.device
     pad_id = model.backbone.tokenizer.pad_token_id
-    columns: dict[str, list[Tensor]] = {
-        name: [] for name in ("logits", "finite", "position", "length", "weights")
-    }
+    outputs: list[dict[str, Tensor | None]] = []
     batches = evaluation_batches(split.encoded.lengths, batch_size)
     for rows in ranks.share_of_rank(batches):
         batch = split.batch(rows, pad_id, noise).to(device)
         answer = model(batch)
         outcome_B = answer.prompt.before_BJ.argmax(-1)
         length_B = answer.prompt.length_B
-        columns["logits"].append(answer.logits_BC)
-        columns["finite"].append(_finite(answer.logits_BC, batch))
-        columns["position"].append(outcome_B if model.order is SplitOrder.paper else num_vectors - outcome_B)
-        columns["length"].append(
-            torch.full_like(outcome_B, prompt.num_tokens) if length_B is None else length_B
+        outputs.append(
+            {
+                "logits": answer.logits_BC,
+                "finite": _finite(answer.logits_BC, batch),
+                "position": outcome_B if model.order is SplitOrder.paper else num_vectors - outcome_B,
+                "length": torch.full_like(outcome_B, prompt.num_tokens) if length_B is None else length_B,
+                "weights": answer.prompt.pool_weights_BK,
+            }
         )
-        if answer.prompt.pool_weights_BK is not None:
-            columns["weights"].append(answer.prompt.pool_weights_BK)
+    on_cpu = [{name: x.cpu() for name, x in output.items() if x is not None} for output in outputs]
     # In the order of the ranks; rank r of R has batches r, r + R, r + 2R …
-    columns = {
-        name: [part for of_rank in ranks.from_all([part.cpu() for part in parts]) for part in of_rank]
-        for name, parts in columns.items()
-    }
+    gathered = [output for of_rank in ranks.from_all(on_cpu) for output in of_rank]
     size = ranks.size()
     order = np.argsort(np.concatenate([rows for rank in range(size) for rows in batches[rank::size]]))
-    columns["logits"] = _padded(columns["logits"])
-    stacked = {name: torch.cat(parts).numpy()[order] for name, parts in columns.items() if parts}
+    widest = max(output["logits"].shape[1] for output in gathered)  # choices; others are padded with -inf
+    for output in gathered:
+        missing = widest - output["logits"].shape[1]
+        output["logits"] = torch.nn.functional.pad(output["logits"], (0, missing), value=float("-inf"))
+    stacked = {name: torch.cat([o[name] for o in gathered]).numpy()[order] for name in gathered[0]}
     where = f"of {split.name} after update {step}"
     finite.refuse_rows(split.encoded, stacked["finite"], "The logits are", where, model)
     return Predictions(
@@ -168,13 +168,6 @@ def _finite(logits_BC: Tensor, batch: Batch) -> Tensor:
     return finite_BC.all(-1)
 
 
-def _padded(parts: list[Tensor]) -> list[Tensor]:
-    """Pad the logits of all batches to the same number of choices, with -inf."""
-    widest = max(part.shape[1] for part in parts)
-    pad = torch.nn.functional.pad
-    return [pad(part, (0, widest - part.shape[1]), value=float("-inf")) for part in parts]
-
-
 @dataclass(frozen=True)
 class Score:
     """The score of a task, the mean of its metrics, and all metrics, in 0..100."""
@@ -192,7 +185,8 @@ def score(split: Split, predictions: Predictions) -> Score:
     )
     values = metrics.score(task.metrics, answers)
     value = metrics.task_score(task.metrics, values)
-    finite.refuse_score(value, f"The score of {split.name}")
+    if not np.isfinite(value):
+        raise finite.NotFiniteError(f"The score of {split.name} is {value}.")
     return Score(value, values)
 
 

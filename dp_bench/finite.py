@@ -22,25 +22,19 @@ class NotFiniteError(RunFailedError, FloatingPointError):
 
 
 def refuse_rows(
-    encoded: EncodedSplit, finite_N: NDArray[np.bool_], what: str, where: str, model: nn.Module
+    encoded: EncodedSplit, finite_M: NDArray[np.bool_], what: str, where: str, model: nn.Module
 ) -> None:
-    """Raise NotFiniteError with the first bad example unless `finite_N` is true for every row of the split.
+    """Raise NotFiniteError with the first bad example unless `finite_M` is true for every row of the split.
 
     The message begins with `what`, such as "The logits are", and says `where`, such as "of rte".
     """
-    if finite_N.all():
+    if finite_M.all():
         return
-    first = encoded.ids[int(np.flatnonzero(~finite_N)[0])]
+    first = encoded.ids[int(np.flatnonzero(~finite_M)[0])]
     raise NotFiniteError(
-        f"{what} not finite for {np.count_nonzero(~finite_N)} of {len(finite_N)} examples {where}, first for "
+        f"{what} not finite for {np.count_nonzero(~finite_M)} of {len(finite_M)} examples {where}, first for "
         f"{first}. {likely_cause(model)}"
     )
-
-
-def refuse_score(value: float, what: str) -> None:
-    """Raise NotFiniteError unless a score is finite; `what` names it."""
-    if not math.isfinite(value):
-        raise NotFiniteError(f"{what} is {value}.")
 
 
 def refuse_update(
@@ -78,17 +72,16 @@ def likely_cause(model: nn.Module) -> str:
     """Return the likely cause of numbers that are not finite, judged by the weights, and what to try."""
     for name, weight in model.named_parameters():
         broken = int((~weight.detach().isfinite()).sum())
-        if not broken:
-            continue
-        if weight.requires_grad:
+        if broken and weight.requires_grad:
             return (
                 f"{name}, which is trained, has {broken} values that are not finite: the training has "
                 "diverged. Lower trainer.lr (or prompt.lr), or trainer.max_grad_norm."
             )
-        return (
-            f"{name} of the frozen backbone has {broken} values that are not finite: its checkpoint is "
-            "damaged. Download or convert it again."
-        )
+        if broken:
+            return (
+                f"{name} of the frozen backbone has {broken} values that are not finite: its checkpoint is "
+                "damaged. Download or convert it again."
+            )
     dtype = next(model.parameters()).dtype
     tries = ["trainer.precision=fp32"] if dtype.itemsize < 4 else []
     if any(weight.requires_grad for weight in model.parameters()):

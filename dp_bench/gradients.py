@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, one_hot
@@ -86,30 +87,28 @@ def survey(
     model.eval()
     num_outcomes = selector.num_outcomes
     pad_id = int(model.backbone.tokenizer.pad_token_id)
-    losses, slopes, logits = [], [], []
+    loss_MJ = torch.empty(len(rows), num_outcomes, dtype=torch.float64)
+    slope_MJJ = torch.empty(len(rows), num_outcomes, num_outcomes, dtype=torch.float64)
+    logits = []
     for first in range(0, len(rows), CHUNK):
-        chunk = torch.tensor(list(rows[first : first + CHUNK])).numpy()
-        batch = split.batch(chunk, pad_id, {}).to(model.backbone.device)
+        chunk = slice(first, first + CHUNK)
+        batch = split.batch(np.asarray(rows[chunk]), pad_id, {}).to(model.backbone.device)
         with torch.no_grad():
             summary_BD = model.summarise(batch) if model.prompt.needs_summary else None
             prompt = model.prompt(summary_BD, batch.task_B, {}, 1.0, batch.skill_B)
             x_BTD = model.backbone.embed(batch.ids_BT)
         input_BD = model.prompt.transform(summary_BD)
         logits.append(selector.logits(input_BD, batch.task_B).double().cpu())
-        chunk_losses, chunk_slopes = [], []
         for outcome in range(num_outcomes):
             chosen = one_hot(torch.full((len(batch),), outcome), num_outcomes).float().to(x_BTD.device)
             chosen.requires_grad_()
             prompted = insert(x_BTD, batch, replace(prompt, before_BJ=chosen), model.order)
             loss_B = losses_of(model.score(prompted, batch), batch)
             (slope_BJ,) = torch.autograd.grad(loss_B.sum(), chosen)
-            chunk_losses.append(loss_B.detach().double().cpu())
-            chunk_slopes.append(slope_BJ.double().cpu())
+            loss_MJ[chunk, outcome] = loss_B.detach()
+            slope_MJJ[chunk, outcome] = slope_BJ
             advance(1)
-        losses.append(torch.stack(chunk_losses, dim=1))
-        slopes.append(torch.stack(chunk_slopes, dim=1))
-    parameters = tuple(selector.parameters())
-    return Landscape(torch.cat(losses), torch.cat(slopes), torch.cat(logits), parameters)
+    return Landscape(loss_MJ, slope_MJJ, torch.cat(logits), tuple(selector.parameters()))
 
 
 def judge(landscape: Landscape, *, draws: int, temperature: float = 1.0, seed: int = 0) -> list[Quality]:
@@ -119,13 +118,11 @@ def judge(landscape: Landscape, *, draws: int, temperature: float = 1.0, seed: i
     num_outcomes = landscape.loss_MJ.shape[1]
     qualities = []
     for estimator in ESTIMATORS:
-        num_draws = 1 if estimator is Estimator.exact else draws
-        each = torch.stack(
-            [
-                _parameter_gradient(landscape, _logit_gradient(landscape, estimator, temperature, generator))
-                for _ in range(num_draws)
-            ]
-        )
+        drawn = [
+            _parameter_gradient(landscape, _logit_gradient(landscape, estimator, temperature, generator))
+            for _ in range(1 if estimator is Estimator.exact else draws)
+        ]
+        each = torch.stack(drawn)
         mean = each.mean(0)
         qualities.append(
             Quality(
@@ -178,10 +175,9 @@ def _logit_gradient(
     else:
         advantages = [batch_advantage(losses[0])]
     log_probs = logits.log_softmax(1)
-    goal = sum(
+    goals = [
         (advantage * (log_probs * chosen).sum(1)).mean()
         for advantage, chosen in zip(advantages, halves, strict=True)
-    )
-    assert isinstance(goal, Tensor)
-    (grad,) = torch.autograd.grad(goal, logits)
+    ]
+    (grad,) = torch.autograd.grad(goals, logits)
     return grad

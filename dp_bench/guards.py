@@ -89,13 +89,13 @@ def of_reports(prompt: Prompt, reports: Iterable[Report]) -> Iterator[str]:
         predictions, where = report.predictions, report.split.name
         if _are_equal(predictions.choices):
             yield f"all {len(predictions.choices)} predictions on {where} are the same"
-        for name, outcomes in (("position", predictions.position_N), ("length", predictions.length_N)):
+        for name, outcomes in (("position", predictions.position_M), ("length", predictions.length_M)):
             if prompt.selectors[name].is_per_example and _are_equal(outcomes):
                 yield f"the {name} selector has collapsed: it chooses {outcomes[0]} for all rows of {where}"
-        weights_NK = predictions.pool_weights_NK
-        if predictions.is_routed and weights_NK is not None and min(weights_NK.shape) > 1:
-            member = int(weights_NK[0].argmax())
-            if (weights_NK[:, member] > ALONE).all():
+        weights_MK = predictions.pool_weights_MK
+        if predictions.is_routed and weights_MK is not None and min(weights_MK.shape) > 1:
+            member = int(weights_MK[0].argmax())
+            if (weights_MK[:, member] > ALONE).all():
                 yield f"the pool has collapsed: all rows of {where} use member {member} only"
 
 

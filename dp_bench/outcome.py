@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dp_bench import machine, records
 from dp_bench.backbones.checkpoint import commit_of, weights_sha256
+from dp_bench.checkpoints import Progress
 from dp_bench.data.encode import EncodedSplit
 from dp_bench.data.prepare import TaskData
 from dp_bench.data.source import Source
@@ -28,6 +29,8 @@ from dp_bench.progress import Reporter
 from dp_bench.records import BACKBONE_FILE, PROMPT_FILE, RunRecord
 from dp_bench.settings import TaskSettings
 
+USES = ("train", "select", "report")  # of the splits of a task
+
 
 def record_of(
     context: RunContext, sources: Sources, identity: Identity, result: MethodResult, **costs: Any
@@ -36,7 +39,7 @@ def record_of(
     settings, data, progress = context.settings, context.data, result.progress
     backbone, optimizer = context.backbone, optimizer_of(settings)
     overall = mean_score({part.task.name: result.reports[part.task.name].score for part in data})
-    splits = _by_use(data)
+    splits: dict[str, list[EncodedSplit]] = {use: [getattr(part, use) for part in data] for use in USES}
     num_examples = {use: sum(map(len, encoded)) for use, encoded in splits.items()}
     overlap = {part.task.name: part.overlap for part in data} | dict(context.transfer_overlap)
     return RunRecord(
@@ -77,8 +80,15 @@ def record_of(
         },
         warnings=context.reporter.share_warnings(),
         routes=result.routes,
-        by_task=_tasks(data, sources.trained, result) if len(data) > 1 else {},
-        transfer=_transfer(context, sources.transfer, result),
+        by_task={
+            part.task.name: _entry(part.task, result, source, **_trained(part, progress))
+            for part, source in zip(data, sources.trained, strict=True)
+            if len(data) > 1
+        },
+        transfer={
+            task.name: _entry(task, result, source)
+            for (task, _), source in zip(context.transfer, sources.transfer, strict=True)
+        },
         optimizer=asdict(optimizer) if progress.step and optimizer is not None else {},
         keeps_backbone=bool(result.backbone_weights) if settings.prompt.trains_backbone else None,
         **_names(context.experiment.resolved),
@@ -109,44 +119,28 @@ def _checkpoint(context: RunContext) -> dict[str, str | None]:
     }
 
 
-def _by_use(data: Sequence[TaskData]) -> dict[str, list[EncodedSplit]]:
-    return {use: [getattr(part, use) for part in data] for use in ("train", "select", "report")}
-
-
-def _tasks(data: Sequence[TaskData], sources: Sequence[Source], result: MethodResult) -> dict[str, Any]:
-    """Return the entries of a multitask run's record for each task."""
-    return {
-        part.task.name: {**_task_entry(part, result), "data_sha256": source.sha256}
-        for part, source in zip(data, sources, strict=True)
-    }
-
-
-def _task_entry(data: TaskData, result: MethodResult) -> dict[str, Any]:
-    name = data.task.training.name
-    prefix = f"{name}/"
-    best = result.progress.best_metrics
-    return {
-        **_reported(data.task, result.reports[data.task.name]),
-        "select_score": result.progress.best_scores.get(name),
-        "select_metrics": {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)},
-        "num_examples": {use: len(encoded[0]) for use, encoded in _by_use([data]).items()},
-        "notes": list(data.notes),
-    }
-
-
-def _transfer(context: RunContext, sources: Sequence[Source], result: MethodResult) -> dict[str, Any]:
-    return {
-        task.name: {**_reported(task, result.reports[task.name]), "data_sha256": source.sha256}
-        for (task, _), source in zip(context.transfer, sources, strict=True)
-    }
-
-
-def _reported(task: TaskSettings, report: Report) -> dict[str, Any]:
+def _entry(task: TaskSettings, result: MethodResult, source: Source, **trained: Any) -> dict[str, Any]:
+    """Return the entry of a task in the record of a run on several, or with regime.transfer."""
+    report = result.reports[task.name]
     return {
         "title": task.title,
         "score": report.score.value,
         "metrics": report.score.metrics,
         "num_examples": {"report": len(report.split)},
+        **trained,
+        "data_sha256": source.sha256,
+    }
+
+
+def _trained(data: TaskData, progress: Progress) -> dict[str, Any]:
+    """Return what only the entry of a task that was trained on has."""
+    name = data.task.training.name
+    prefix, best = f"{name}/", progress.best_metrics
+    return {
+        "num_examples": {use: len(getattr(data, use)) for use in USES},
+        "select_score": progress.best_scores.get(name),
+        "select_metrics": {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)},
+        "notes": list(data.notes),
     }
 
 
@@ -212,8 +206,8 @@ def prediction_table(reports: Mapping[str, Report]) -> pd.DataFrame:
 
 def _columns(report: Report) -> dict[str, Any]:
     predictions, encoded = report.predictions, report.split.encoded
-    names = report.split.task.words or range(predictions.logits_NC.shape[1])
-    scores = torch.log_softmax(torch.from_numpy(predictions.logits_NC).double(), dim=1).numpy()
+    names = report.split.task.words or range(predictions.logits_MC.shape[1])
+    scores = torch.log_softmax(torch.from_numpy(predictions.logits_MC).double(), dim=1).numpy()
     return {
         "id": encoded.ids,
         "group": encoded.groups,
@@ -222,7 +216,7 @@ def _columns(report: Report) -> dict[str, Any]:
         **({"golds": encoded.golds} if any(len(golds) > 1 for golds in encoded.golds) else {}),
         "prediction": predictions.choices,
         **{f"score_{name}": scores[:, i] for i, name in enumerate(names)},
-        "position": predictions.position_N,
-        "length": predictions.length_N,
-        **({} if predictions.route_N is None else {"route": predictions.route_N}),
+        "position": predictions.position_M,
+        "length": predictions.length_M,
+        **({} if predictions.route_M is None else {"route": predictions.route_M}),
     }

@@ -60,8 +60,4 @@ def summary(events: Any) -> str:
 
 def _is_inside_a_stage(event: Any) -> bool:
     parent = event.cpu_parent
-    while parent is not None:
-        if parent.name in STAGES:
-            return True
-        parent = parent.cpu_parent
-    return False
+    return parent is not None and (parent.name in STAGES or _is_inside_a_stage(parent))

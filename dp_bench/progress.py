@@ -56,6 +56,7 @@ class Reporter:
         self._task: TaskID | None = None
         self._previous: Token[Reporter | None] | None = None
         self.warnings: list[str] = []  # distinct, in order of their first occurrence
+        self.was_skipped = False
 
     def __enter__(self) -> Reporter:
         self.warnings.clear()
@@ -87,6 +88,7 @@ class Reporter:
 
     def skipped(self, text: str) -> None:
         """Print that a run was skipped: it is finished, or another process finished it."""
+        self.was_skipped = True
         self.line(text)
 
     def begin(self, description: str, total: int, completed: int = 0) -> None:

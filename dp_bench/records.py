@@ -398,23 +398,18 @@ def git_state() -> dict[str, Any] | None:
     """Return commit and dirty flag of the checkout that this package is in; None for an installed wheel."""
     root = Path(__file__).resolve().parent.parent
 
-    def git(*words: str) -> str | None:
-        try:
-            answer = subprocess.run(
-                ["git", "-C", str(root), *words], capture_output=True, text=True, check=False
-            )
-        except FileNotFoundError:  # no git on this machine
-            return None
-        return answer.stdout.strip() if answer.returncode == 0 else None
+    def git(*words: str) -> str:
+        answer = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+        return answer.stdout.strip()
 
-    top = git("rev-parse", "--show-toplevel")
-    # A wheel may be installed in a virtual environment inside another checkout.
-    if top is None or Path(top).resolve() != root:
+    try:
+        # A wheel may be installed in a virtual environment inside another checkout.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None
+        dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+        return {"commit": git("rev-parse", "HEAD"), "dirty": dirty}
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no git on this machine, or no checkout
         return None
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-    }
 
 
 def command() -> list[str]:

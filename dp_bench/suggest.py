@@ -42,13 +42,12 @@ def suggest_key(key: str, known: Sequence[str]) -> str:
     last = key.rsplit(".", 1)[-1]
     if last in SYNONYMS:
         return f"Did you mean {SYNONYMS[last]}?"
-    same_name = [setting for setting in known if setting.rsplit(".", 1)[-1] == last]
-    if same_name:
-        return f"Did you mean {' or '.join(same_name[:3])}?"
     names = {setting.rsplit(".", 1)[-1]: setting for setting in reversed(known)}
-    near = get_close_matches(key, known, n=2, cutoff=0.7) or [
-        names[m] for m in get_close_matches(last, names, n=2, cutoff=0.7)
-    ]
-    if near:
-        return f"Did you mean {' or '.join(near)}?"
+    meant = (
+        [setting for setting in known if setting.rsplit(".", 1)[-1] == last][:3]
+        or get_close_matches(key, known, n=2, cutoff=0.7)
+        or [names[near] for near in get_close_matches(last, names, n=2, cutoff=0.7)]
+    )
+    if meant:
+        return f"Did you mean {' or '.join(meant)}?"
     return "`dp-bench train --cfg job` prints every setting."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -15,11 +16,10 @@ from dp_bench.data.encode import encode
 from dp_bench.data.template import Template
 from dp_bench.evaluation import Predictions, Split, predict
 from dp_bench.methods import table
-from dp_bench.methods.baselines import Baseline, predictions_of
 from dp_bench.methods.build import load_learned, make_model, make_prompt
 from dp_bench.methods.context import RunContext
 from dp_bench.methods.splits import reads_cached_summaries, shuffled, summaries
-from dp_bench.model import PromptedModel
+from dp_bench.methods.tune import predict_fitted
 from dp_bench.opening import open_model, refuse_other_weights
 from dp_bench.progress import Reporter
 from dp_bench.records import RunRecord
@@ -31,16 +31,15 @@ from dp_bench.types import Example, UserError
 class TrainedRun:
     """A finished run that can predict.
 
-    `tasks` are those that it was trained on, then those of regime.transfer, then further ones. `model` was
-    trained by the training loop, `baseline` was fitted without it; the other is None.
+    `tasks` are those that it was trained on, then those of regime.transfer, then further ones.
     """
 
     experiment: Experiment
     record: RunRecord
     tasks: dict[str, TaskSettings]
-    model: PromptedModel | None
-    baseline: Baseline | None
     context: RunContext
+    predict_split: Callable[[Split], Predictions]
+    reads_summaries: bool
 
     def predict(self, task: str, examples: Iterable[Example]) -> Predictions:
         """Predict examples of one of the run's tasks, in their order.
@@ -50,26 +49,7 @@ class TrainedRun:
         """
         if task not in self.tasks:
             raise UserError(f"{self.record.run_id} has no task '{task}', only {', '.join(self.tasks)}.")
-        split = self._split(task, list(examples))
-        settings = self.experiment.settings
-        if self.baseline is not None:
-            return predictions_of(self.baseline.logits(split))
-        assert self.model is not None
-        return predict(
-            self.model,
-            split,
-            batch_size=settings.trainer.eval_batch_size,
-            seed=settings.seed_of("gumbel"),
-            sample=settings.protocol.sample_at_eval,
-            step=self.record.best_step,
-        )
-
-    @property
-    def _reads_summaries(self) -> bool:
-        settings = self.experiment.settings
-        if self.model is None:
-            return table.of(settings.prompt.method).reads_summaries
-        return reads_cached_summaries(self.model.prompt, settings)
+        return self.predict_split(self._split(task, list(examples)))
 
     def _split(self, name: str, examples: list[Example]) -> Split:
         settings, task, backbone = self.experiment.settings, self.tasks[name], self.context.backbone
@@ -91,8 +71,8 @@ class TrainedRun:
         is_recorded = name in (self.record.task, *self.record.by_task, *self.record.transfer)
         several = bool(self.record.by_task or self.record.transfer)
         full_name = f"{name}/{use}" if several or not is_recorded else use
-        summary_ND = summaries(self.context, encoded) if self._reads_summaries else None
-        split = Split(full_name, task, encoded, summary_ND, number, number if is_trained else 0)
+        summary_MD = summaries(self.context, encoded) if self.reads_summaries else None
+        split = Split(full_name, task, encoded, summary_MD, number, number if is_trained else 0)
         return shuffled(split, settings) if settings.prompt.shuffle_input else split
 
 
@@ -114,15 +94,26 @@ def open_run(folder: str | Path, device: str = "auto", *, transfer: Sequence[str
     with Reporter(quiet=True) as reporter:
         context = open_model(experiment, directory, reporter)
         refuse_other_weights(context, record)
-        model, baseline = None, None
-        fitted = table.of(experiment.settings.prompt.method).fit
-        if fitted is not None:
-            baseline = resolve_name(fitted)(load_file(path))
+        settings = experiment.settings
+        method = table.of(settings.prompt.method)
+        predict_split: Callable[[Split], Predictions]
+        if method.fit is not None:
+            predict_split = partial(predict_fitted, context, resolve_name(method.fit)(load_file(path)))
+            reads_summaries = method.reads_summaries
         else:
             model = make_model(context, make_prompt(context))
             load_learned(model, directory)
+            predict_split = partial(
+                predict,
+                model,
+                batch_size=settings.trainer.eval_batch_size,
+                seed=settings.seed_of("gumbel"),
+                sample=settings.protocol.sample_at_eval,
+                step=record.best_step,
+            )
+            reads_summaries = reads_cached_summaries(model.prompt, settings)
     tasks = {task.name: task for task in (*experiment.tasks, *experiment.transfer)}
-    return TrainedRun(experiment, record, tasks, model, baseline, context)
+    return TrainedRun(experiment, record, tasks, context, predict_split, reads_summaries)
 
 
 def _without_start(experiment: Experiment, device: str) -> Experiment:

@@ -603,7 +603,7 @@ def ours(
         predict(prompted, part, batch_size=batch, seed=0)
 
     def answers() -> Any:
-        return predict(prompted, splits[0], batch_size=batch, seed=0).logits_NC
+        return predict(prompted, splits[0], batch_size=batch, seed=0).logits_MC
 
     return System(train, evaluate, lambda batches: batches, settings.prompt.num_tokens, answers)
 

@@ -3,8 +3,8 @@
     python scripts/landscape.py results/micro/runs/RUN… --out landscape.csv --plot landscape.png
 
 Each finished run is opened, and its reported examples are answered P + 1 times, with 0 to P vectors before
-the text. A line of the CSV is a run and a split: accuracy and mean loss (negative log-probability of the right
-choice). Three more lines a run: `run`, the splits that the run itself chose; `uniform`, the mean over all
+the text. A line of the CSV is a run and a split: accuracy and mean loss (negative log-probability of the
+right choice). Three more lines a run: `run`, the splits that the run itself chose; `uniform`, the mean over all
 splits, what a random position comes to; `oracle`, for each example the split of least loss, which knows the
 label.
 """
@@ -34,17 +34,17 @@ def landscape(folder: Path) -> pd.DataFrame:
     examples = list(ExampleFile(task, source.validation, settings.data.limit))
     gold = np.array([example.label for example in examples])
 
-    def line(split: object, logits_NC: NDArray[np.float32]) -> dict[str, object]:
-        accuracy = 100 * (logits_NC.argmax(1) == gold).mean()
-        return {"split": split, "accuracy": accuracy, "loss": _losses(logits_NC, gold).mean()}
+    def line(split: object, logits_MC: NDArray[np.float32]) -> dict[str, object]:
+        accuracy = 100 * (logits_MC.argmax(1) == gold).mean()
+        return {"split": split, "accuracy": accuracy, "loss": _losses(logits_MC, gold).mean()}
 
-    chosen = run.predict(task.name, examples).logits_NC
+    chosen = run.predict(task.name, examples).logits_MC
     selector = run.model.prompt.position
-    at_SNC = np.stack([_at(run, outcome, task.name, examples) for outcome in range(selector.num_outcomes)])
-    lines = [line(outcome, logits) for outcome, logits in enumerate(at_SNC)]
-    loss_SN = np.stack([_losses(logits, gold) for logits in at_SNC])
+    at_SMC = np.stack([_at(run, outcome, task.name, examples) for outcome in range(selector.num_outcomes)])
+    lines = [line(outcome, logits) for outcome, logits in enumerate(at_SMC)]
+    loss_SM = np.stack([_losses(logits, gold) for logits in at_SMC])
     uniform = {key: np.mean([entry[key] for entry in lines]) for key in ("accuracy", "loss")}
-    oracle = at_SNC[loss_SN.argmin(0), np.arange(len(gold))]
+    oracle = at_SMC[loss_SM.argmin(0), np.arange(len(gold))]
     lines += [line("run", chosen), {"split": "uniform", **uniform}, line("oracle", oracle)]
     record = run.record
     names = {"task": record.task, "backbone": record.backbone, "prompt": record.prompt, "seed": record.seed}
@@ -52,20 +52,20 @@ def landscape(folder: Path) -> pd.DataFrame:
 
 
 def _at(run: TrainedRun, outcome: int, task: str, examples: list[object]) -> NDArray[np.float32]:
-    """Return the logits with `outcome` vectors before every text: [N,C]."""
+    """Return the logits with `outcome` vectors before every text: [M,C]."""
     prompt = run.model.prompt
     own = prompt.position
     prompt.position = Fixed(own.num_outcomes, None, outcome=outcome)
     try:
-        return run.predict(task, examples).logits_NC
+        return run.predict(task, examples).logits_MC
     finally:
         prompt.position = own
 
 
-def _losses(logits_NC: NDArray[np.float32], gold: NDArray[np.int64]) -> NDArray[np.float64]:
-    shifted = logits_NC.astype(np.float64) - logits_NC.max(1, keepdims=True)
-    log_sum_N = np.log(np.exp(shifted).sum(1))
-    return log_sum_N - shifted[np.arange(len(gold)), gold]
+def _losses(logits_MC: NDArray[np.float32], gold: NDArray[np.int64]) -> NDArray[np.float64]:
+    shifted = logits_MC.astype(np.float64) - logits_MC.max(1, keepdims=True)
+    log_sum_M = np.log(np.exp(shifted).sum(1))
+    return log_sum_M - shifted[np.arange(len(gold)), gold]
 
 
 def draw(lines: pd.DataFrame, path: Path) -> None:

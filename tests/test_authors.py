@@ -200,7 +200,7 @@ def test_a_task_level_selector_draws_once_for_every_four_rows(experiment: Build,
     model = trainer.accelerator.unwrap_model(trainer.model)
     split = trainer.train_splits[0]
     drawn = [
-        predict(model, split, batch_size=size, seed=seed, sample=True, step=5).position_N
+        predict(model, split, batch_size=size, seed=seed, sample=True, step=5).position_M
         for size, seed in ((7, 0), (3, 0), (3, 1))
     ]
     assert np.array_equal(drawn[0], drawn[1]), "whatever the size of our batches"

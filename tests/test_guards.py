@@ -97,9 +97,9 @@ def test_constant_predictions_and_collapsed_selectors_are_told(experiment: Build
     trainer = make_trainer(experiment("prompt=adap_ins_pos", *QUICK, "trainer.lr=1e-9"), tmp_path)
     same, other = np.zeros(5, dtype=np.int64), np.array([0, 1, 0, 0, 1])
     for chosen, number in ((same, 2), (other, 0)):
-        logits_NC = np.eye(2, dtype=np.float32)[chosen]
+        logits_MC = np.eye(2, dtype=np.float32)[chosen]
         report = trainer.report(trainer.select_splits[0], 0)
-        predictions = replace(report.predictions, logits_NC=logits_NC, position_N=chosen)
+        predictions = replace(report.predictions, logits_MC=logits_MC, position_M=chosen)
         told = list(guards.of_reports(trainer.prompt, [replace(report, predictions=predictions)]))
         assert len(told) == number
         assert not told or (told[0].startswith("all 5 predictions") and "collapsed" in told[1])
@@ -137,4 +137,4 @@ def test_given_positions_are_used_as_they_are(experiment: Build, tmp_path: Path,
     (split,) = trainer.select_splits
     asked = np.arange(len(split)) % 5
     found = predict(trainer.bare_model, split, batch_size=3, seed=0, positions=asked)
-    assert np.array_equal(found.position_N, asked)
+    assert np.array_equal(found.position_M, asked)

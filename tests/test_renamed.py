@@ -11,7 +11,7 @@ from helpers.sweeps import Sweep, sweep
 from dp_bench import config, records
 from dp_bench.commands.finished import finished_runs
 from dp_bench.config.files import RENAMED
-from dp_bench.sweep.plan import make_plan, plan_file, saved_plans
+from dp_bench.sweep.plan import make_plan, saved_plans
 
 assert sweep  # the fixture
 FORMER, PRESENT = "earn/position", "routing/position"
@@ -84,8 +84,8 @@ def test_a_plan_under_a_former_name_is_the_experiments_and_gives_way_to_a_later_
     words = ("seed=0", "data=micro_mix2", f"results_dir={tmp_path}")
     plan = make_plan([f"experiment={PRESENT}", *words])
     plan.save()
-    file = plan_file(tmp_path, plan.name)
-    older = plan_file(tmp_path, plan.name.replace(PRESENT, FORMER))
+    (file,) = (tmp_path / "sweeps").iterdir()
+    older = file.with_name(file.name.replace(PRESENT.replace("/", "."), FORMER.replace("/", ".")))
     older.write_text(file.read_text("utf-8").replace(PRESENT, FORMER), "utf-8")
     number = f"{plan.name}: {len(plan.runs)} missing"
     for name in (PRESENT, FORMER):

@@ -135,7 +135,7 @@ def test_a_saved_prompt_gives_the_recorded_predictions_again(experiment: Build, 
     )
     table = pd.read_parquet(folder(record, own) / "predictions.parquet")
     assert np.array_equal(predictions.choices, table["prediction"])
-    assert np.array_equal(predictions.position_N, table["position"])
+    assert np.array_equal(predictions.position_M, table["position"])
     assert data.report.ids == table["id"].tolist()
 
 

@@ -46,7 +46,8 @@ def test_the_live_grid_of_a_sweep_has_no_tags() -> None:
     runs = tuple(Run(name, (), labels, {}, name) for name, labels in LABELS.items())
     plan = Plan("[all]", Path(), runs)
     console = screen()
-    with Watch(plan, dict.fromkeys(LABELS, State.running), Costs([]), 1, console) as watch:
+    watch = Watch(plan, (), dict.fromkeys(LABELS, State.running), Costs([]), 1, console)
+    with watch.live:
         watch.begun(runs[0])
         watch.progress(runs[0], "step [3/9] :warning:")
         watch._shown = -9.0

@@ -49,9 +49,9 @@ def recorded(record: RunRecord, experiment: Experiment) -> pd.DataFrame:
 
 def same(table: pd.DataFrame, found: Any, words: list[str]) -> None:
     assert table["prediction"].tolist() == found.choices.tolist()
-    assert table["position"].tolist() == found.position_N.tolist()
-    assert table["length"].tolist() == found.length_N.tolist()
-    scores = torch.log_softmax(torch.from_numpy(found.logits_NC).double(), dim=1).numpy()
+    assert table["position"].tolist() == found.position_M.tolist()
+    assert table["length"].tolist() == found.length_M.tolist()
+    scores = torch.log_softmax(torch.from_numpy(found.logits_MC).double(), dim=1).numpy()
     names = [f"score_{name}" for name in words or range(scores.shape[1])]
     # The same numbers bit for bit; but how a kernel sums may depend on where its arrays lie in memory.
     np.testing.assert_allclose(table[names].to_numpy(dtype=float), scores, atol=1e-6, rtol=0)

@@ -96,9 +96,9 @@ def test_evaluation_twice_gives_the_same_numbers(experiment: Build, tmp_path: Pa
         trainer = make_trainer(experiment(f"prompt={name}"), tmp_path / name)
         model = trainer.accelerator.unwrap_model(trainer.model)
         runs = [predict(model, trainer.select_splits[0], batch_size=size, seed=0) for size in (4, 4, 3)]
-        assert np.array_equal(runs[0].logits_NC, runs[1].logits_NC)
-        assert np.array_equal(runs[0].position_N, runs[2].position_N), "whatever the batch size"
-        np.testing.assert_allclose(runs[0].logits_NC, runs[2].logits_NC, atol=1e-5)
+        assert np.array_equal(runs[0].logits_MC, runs[1].logits_MC)
+        assert np.array_equal(runs[0].position_M, runs[2].position_M), "whatever the batch size"
+        np.testing.assert_allclose(runs[0].logits_MC, runs[2].logits_MC, atol=1e-5)
 
 
 def test_predictions_stand_in_the_order_of_the_split(experiment: Build, tmp_path: Path) -> None:
@@ -109,14 +109,14 @@ def test_predictions_stand_in_the_order_of_the_split(experiment: Build, tmp_path
     for place in range(len(split)):
         with torch.inference_mode():
             alone = model(split.batch(np.array([place]), 0, {})).logits_BC[0]
-        np.testing.assert_allclose(together.logits_NC[place], alone.numpy(), atol=1e-5)
+        np.testing.assert_allclose(together.logits_MC[place], alone.numpy(), atol=1e-5)
 
 
 def test_the_authors_protocol_samples_anew_at_each_evaluation(experiment: Build, tmp_path: Path) -> None:
     trainer = make_trainer(experiment("prompt=adap_ins_pos", "protocol=authors"), tmp_path)
     model = trainer.accelerator.unwrap_model(trainer.model)
     draws = [
-        predict(model, trainer.select_splits[0], batch_size=8, seed=0, sample=True, step=step).position_N
+        predict(model, trainer.select_splits[0], batch_size=8, seed=0, sample=True, step=step).position_M
         for step in (500, 500, 1000)
     ]
     assert np.array_equal(draws[0], draws[1]) and not np.array_equal(draws[0], draws[2])

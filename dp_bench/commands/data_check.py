@@ -6,8 +6,9 @@ The expected tasks and files are those of the task YAML files.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class CheckedFile:
 
     task: TaskSettings
     file: str
-    counts: tuple[str, str, str] = ("", "", "")  # rows, questions, answers
+    counts: Sequence[str] = ("", "", "")  # rows, questions, answers
     labels: str = ""
     sha256: str = ""
     origin: str = ""
@@ -40,7 +41,7 @@ class CheckedFile:
 
 def check(directory: Path | None = None, extra_dir: Path | None = None) -> int:
     """Print the files found; return 0 if some task can be trained and no file is broken, else 2."""
-    console = make_console(width=None if sys.stdout.isatty() else 120)
+    console = make_console(soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     known = list(tasks.known(extra_dir).values())
     if directory is None:
         return _check_cache(console, known)
@@ -60,20 +61,40 @@ def _check_directory(console: Console, root: Path, known: Sequence[TaskSettings]
         raise UserError(f"{root} holds no folder of a known task{_hint(root, known)}")
     origins = _origins(known)
     files = [line for task in present for line in _checked_files(root, task, origins)]
-    console.print(_table(files))
+    table = _empty_table("task", "file", "rows", "questions", "answers", "labels", "sha256", "from")
+    for line in files:
+        table.add_row(line.task.title, line.file, *line.counts, line.labels, line.sha256[:12], line.origin)
+    console.print(table)
     for problem in dict.fromkeys(line.problem for line in files if line.problem is not None):
         titles = dict.fromkeys(line.task.title for line in files if line.problem == problem)
-        console.print(f"{', '.join(titles)}: {problem}", soft_wrap=True)
-    for task in present:
-        for note in _overlap(task, files):
-            console.print(f"{task.title}: {note}.", soft_wrap=True)
+        console.print(f"{', '.join(titles)}: {problem}")
+    rows_of: dict[str, dict[str, list[Row]]] = defaultdict(dict)  # of readable files, by title and stem
+    for line in files:
+        if line.rows is not None:
+            rows_of[line.task.title][Path(line.file).stem] = line.rows
+    for title, rows in rows_of.items():
+        if rows.keys() >= {"train", "val"}:
+            for note in Overlap.of(rows["train"], rows["val"]).notes(len(rows["val"])):
+                console.print(f"{title}: {note}.")
     absent = [task.title for task in known if task.train_task is None and task not in present]
     if absent:
         console.print(
-            f"No folder for {', '.join(absent)}: expected {root}/{absent[0]}/train.jsonl and val.jsonl.",
-            soft_wrap=True,
+            f"No folder for {', '.join(absent)}: expected {root}/{absent[0]}/train.jsonl and val.jsonl."
         )
-    return _verdict(console, root, present, files)
+    broken = [f"{line.task.title}/{line.file}" for line in files if line.problem is not None and line.sha256]
+    return _verdict(console, root, broken, _usable(present, rows_of))
+
+
+def _verdict(console: Console, root: Path, broken: Sequence[str], usable: Sequence[str]) -> int:
+    if broken:
+        names = ", ".join(broken)
+        console.print(f"Not usable as it is: {names} cannot be read. Download these files again.")
+        return 2
+    if not usable:
+        console.print(f"Nothing to train on: no task in {root} has both train.jsonl and val.jsonl.")
+        return 2
+    console.print(f"Usable: {', '.join(usable)}. Train with data.dir={root}.")
+    return 0
 
 
 def _hint(root: Path, known: Sequence[TaskSettings]) -> str:
@@ -102,36 +123,27 @@ def _checked_files(root: Path, task: TaskSettings, origins: dict[str, tuple[str,
     assert folder is not None, task.title
     paths = files_of(folder)
     expected = ["train", "val"] if task.only_file is None else [task.only_file]
-    stems = dict.fromkeys([*expected, *paths])
-    return [
-        _checked(task, paths[stem], origins) if stem in paths else _missing(task, folder / f"{stem}.jsonl")
-        for stem in stems
-    ]
-
-
-def _missing(task: TaskSettings, path: Path) -> CheckedFile:
-    problem = f"{path} is missing."
-    if path.stem == "val" and "dev32" in files_of(path.parent):
-        problem = "no val.jsonl, but dev32.jsonl, as FewGLUE has it: train with data.validation_file=dev32."
-    return CheckedFile(task, path.name, ("missing", "", ""), problem=problem)
+    files = []
+    for stem in dict.fromkeys([*expected, *paths]):
+        if stem in paths:
+            files.append(_checked(task, paths[stem], origins))
+            continue
+        path = folder / f"{stem}.jsonl"
+        problem = f"{path} is missing."
+        if stem == "val" and "dev32" in paths:
+            problem = "no val.jsonl, but dev32.jsonl, as FewGLUE has: train with data.validation_file=dev32."
+        files.append(CheckedFile(task, path.name, ("missing", "", ""), problem=problem))
+    return files
 
 
 def _checked(task: TaskSettings, path: Path, origins: dict[str, tuple[str, str]]) -> CheckedFile:
     file = split_file(path)
-    origin = _origin(task, file, origins)
+    checked = CheckedFile(task, path.name, sha256=file.sha256, origin=_origin(task, file, origins))
     try:
         counts, labels, rows = _read(task, file)
     except UserError as error:
-        return CheckedFile(task, path.name, ("broken", "", ""), "", file.sha256, origin, str(error))
-    return CheckedFile(task, path.name, counts, labels, file.sha256, origin, rows=rows)
-
-
-def _overlap(task: TaskSettings, files: Sequence[CheckedFile]) -> Iterator[str]:
-    """Yield notes on rows that are in both the training and the reported file of a task."""
-    rows = {Path(line.file).stem: line.rows for line in files if line.task is task and line.rows is not None}
-    train, report = rows.get("train"), rows.get("val")
-    if train is not None and report is not None:
-        yield from Overlap.of(train, report).notes(len(report))
+        return replace(checked, counts=("broken", "", ""), problem=str(error))
+    return replace(checked, counts=counts, labels=labels, rows=rows)
 
 
 def _origin(task: TaskSettings, file: SplitFile, origins: dict[str, tuple[str, str]]) -> str:
@@ -146,7 +158,7 @@ def _origin(task: TaskSettings, file: SplitFile, origins: dict[str, tuple[str, s
     return label if name == f"{task.title}/{file.path.stem}" else f"{label}'s {name}{file.path.suffix}"
 
 
-def _read(task: TaskSettings, file: SplitFile) -> tuple[tuple[str, str, str], str, list[Row]]:
+def _read(task: TaskSettings, file: SplitFile) -> tuple[Sequence[str], str, list[Row]]:
     num_labelled, rows = 0, []
     sources, groups = set(), set()
     for example in ExampleFile(task, file):
@@ -154,13 +166,9 @@ def _read(task: TaskSettings, file: SplitFile) -> tuple[tuple[str, str, str], st
         sources.add(example.source)
         groups.add(example.group)
         rows.append(row_of(example))
-    num_examples = len(rows)
-    labelled = "none" if not num_labelled else "all" if num_labelled == num_examples else f"{num_labelled}"
-    if task.reader == "multirc":
-        return (str(len(sources)), str(len(groups)), str(num_examples)), labelled, rows
-    if task.reader == "record":
-        return (str(len(sources)), str(num_examples), ""), labelled, rows
-    return (str(num_examples), "", ""), labelled, rows
+    labelled = {0: "none", len(rows): "all"}.get(num_labelled, str(num_labelled))
+    counted = {"multirc": (sources, groups, rows), "record": (sources, rows)}.get(task.reader, (rows,))
+    return [*(str(len(values)) for values in counted), "", ""][:3], labelled, rows
 
 
 def _empty_table(*headings: str) -> Table:
@@ -169,58 +177,19 @@ def _empty_table(*headings: str) -> Table:
     return Table(*columns, box=None, pad_edge=False)
 
 
-def _table(files: Sequence[CheckedFile]) -> Table:
-    table = _empty_table("task", "file", "rows", "questions", "answers", "labels", "sha256", "from")
-    for line in files:
-        table.add_row(line.task.title, line.file, *line.counts, line.labels, line.sha256[:12], line.origin)
-    return table
+def _usable(known: Sequence[TaskSettings], stems: Mapping[str, Container[str | None]]) -> list[str]:
+    """Return the titles of the tasks that have a training and a reported file, and of diagnostic sets also
+    their only file; `stems` has the names of files without suffix, by title."""
 
-
-def _verdict(
-    console: Console, root: Path, present: Sequence[TaskSettings], files: Sequence[CheckedFile]
-) -> int:
-    broken = [line for line in files if line.problem is not None and line.sha256]
-    if broken:
-        names = ", ".join(f"{line.task.title}/{line.file}" for line in broken)
-        console.print(
-            f"Not usable as it is: {names} cannot be read. Download these files again.", soft_wrap=True
-        )
-        return 2
-    readable = {
-        task.title: {Path(line.file).stem for line in files if line.task is task and line.problem is None}
-        for task in present
-    }
-    usable = _usable(present, readable, ("train",), ("val", "dev32"))
-    if not usable:
-        console.print(
-            f"Nothing to train on: no task in {root} has both train.jsonl and val.jsonl.", soft_wrap=True
-        )
-        return 2
-    console.print(f"Usable: {', '.join(usable)}. Train with data.dir={root}.", soft_wrap=True)
-    return 0
-
-
-def _usable(
-    known: Sequence[TaskSettings],
-    stems: Mapping[str, Set[str]],
-    train: Sequence[str],
-    report: Sequence[str],
-    only: str | None = None,
-) -> list[str]:
-    """Return the titles of the tasks that have a training and a reported file.
-
-    A diagnostic set also needs the file `only` (None: its `only_file`).
-    """
-
-    def has(task: TaskSettings, names: Sequence[str | None]) -> bool:
-        return not stems.get(task.title, set()).isdisjoint(names)
+    def has(task: TaskSettings, *names: str | None) -> bool:
+        return any(name in stems[task.title] for name in names)
 
     return [
         task.title
         for task in known
-        if has(task.training, train)
-        and has(task.training, report)
-        and (task.only_file is None or has(task, [only or task.only_file]))
+        if has(task.training, "train")
+        and has(task.training, "val", "dev32")
+        and (task.only_file is None or has(task, task.only_file))
     ]
 
 
@@ -233,24 +202,24 @@ def _check_cache(console: Console, known: Sequence[TaskSettings]) -> int:
 
     hub = option_settings("data", "superglue")["hub"]
     table = _empty_table("task", "file", "MB", "revision")
-    splits: dict[str, set[str]] = {}
+    stems: dict[str, set[str | None]] = defaultdict(set)
     for task in sorted(known, key=lambda task: task.hub_config):
         name = (task.hub or hub).partition("@")[0]
         repository = hub_cache_dir() / f"datasets--{name.replace('/', '--')}" / "snapshots"
         for path in sorted(repository.glob(f"*/{task.hub_config}/*.parquet")):
             size = f"{path.stat().st_size / 1e6:.1f}"
             table.add_row(task.title, path.name, size, path.parent.parent.name[:12])
-            splits.setdefault(task.title, set()).add(path.name.split("-")[0])
+            split = path.name.split("-")[0]
+            stems[task.title].add({"validation": "val", "test": task.only_file}.get(split, split))
     if table.row_count:
         console.print(table)
-    usable = _usable(known, splits, ("train",), ("validation",), "test")
+    usable = _usable(known, stems)
     if usable:
-        console.print(f"Usable from the hub's cache {hub_cache_dir()}: {', '.join(usable)}.", soft_wrap=True)
+        console.print(f"Usable from the hub's cache {hub_cache_dir()}: {', '.join(usable)}.")
         return 0
     console.print(
         f"The hub's cache {hub_cache_dir()} holds no task of {hub} with train and validation. "
         f"On a connected machine: hf download {hub} --repo-type dataset. Or point at the official release: "
-        "dp-bench data check --dir DIR, then dp-bench train data.dir=DIR.",
-        soft_wrap=True,
+        "dp-bench data check --dir DIR, then dp-bench train data.dir=DIR."
     )
     return 2

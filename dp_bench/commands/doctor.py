@@ -67,11 +67,9 @@ def _locations() -> list[tuple[str, str]]:
 def _checkpoints() -> list[tuple[str, str]]:
     """Return which checkpoints are in the hub's cache, without loading any."""
     lines = []
-    composer = config.Composer()
     for name in config.options("backbone"):
-        settings = composer.compose([f"backbone={name}"]).backbone
-        location = settings.get("name_or_path") if name != "local" else None
-        if location:
+        location = config.option_settings("backbone", name).get("name_or_path")
+        if location and name != "local":
             cached = (hub_cache_dir() / f"models--{location.replace('/', '--')}" / "snapshots").is_dir()
             state = "in the cache" if cached or Path(location).is_dir() else "not in the cache"
             lines.append((f"backbone={name}", f"{location}: {state}"))

@@ -38,8 +38,8 @@ def inspect(
     if not fresh:
         records.weights_of(directory)  # fail before reading the data
     landscape, qualities = measure(directory, record, examples, draws, fresh)
-    kind, number = "fresh" if fresh else "trained", len(landscape.loss_MJ)
-    title = f"{record.run_id}, {kind} prompt, {number} examples, {draws} draws"
+    kind = "fresh" if fresh else "trained"
+    title = f"{record.run_id}, {kind} prompt, {len(landscape.loss_MJ)} examples, {draws} draws"
     rows = [
         (estimator, str(forwards), *(f"{value:.2f}" for value in values))
         for estimator, forwards, *values in map(astuple, qualities)  # in the order of HEADS
@@ -57,8 +57,7 @@ def inspect(
         f"the loss differs by {landscape.spread:.3f} (sd) between positions; what the slope at one position "
         f"predicts for the others correlates {landscape.correlation:.2f} with what happens",
     ]
-    for note in notes:
-        console.print(f"- {note}")
+    console.print("\n".join(f"- {note}" for note in notes))
     folder = out or directory / "gradients"
     _write(folder, title, rows, notes)
     _draw(folder, landscape, qualities)
@@ -132,11 +131,9 @@ def _draw(folder: Path, landscape: Landscape, qualities: list[Quality]) -> None:
         return
     canvas = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = canvas.subplots(1, 2)
-    names = [quality.estimator for quality in qualities]
-    left.barh(
-        names, [quality.cosine_of_mean for quality in qualities], color="#0072B2", label="mean of the draws"
-    )
-    left.plot([quality.cosine_of_one for quality in qualities], names, "o", color="#D55E00", label="one draw")
+    names, _, of_mean, of_one, *_ = zip(*map(astuple, qualities), strict=True)
+    left.barh(names, of_mean, color="#0072B2", label="mean of the draws")
+    left.plot(of_one, names, "o", color="#D55E00", label="one draw")
     left.axvline(0, color="#999999", lw=0.8)
     left.set(xlim=(-1.05, 1.05), xlabel="cosine with the exact gradient")
     left.invert_yaxis()

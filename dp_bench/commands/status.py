@@ -10,7 +10,7 @@ from rich.console import Console
 from dp_bench import config
 from dp_bench.pack import packed_rows
 from dp_bench.sweep.grid import LEGEND, counts, grid
-from dp_bench.sweep.plan import State, first_line, make_plan, saved_plans, states
+from dp_bench.sweep.plan import State, failure, make_plan, saved_plans, states
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
@@ -39,7 +39,7 @@ def status(results_dir: Path, experiment: str | None) -> int:
     selected = planned if experiment else planned | present
     failed = sorted(run_id for run_id in selected if state_of[run_id] is State.failed)
     for run_id in failed[:FAILURES_SHOWN]:
-        console.print(f"failed: {run_id}: {first_line(results_dir / 'runs' / run_id)}")
+        console.print(f"failed: {run_id}: {failure(results_dir, run_id).message}")
     if len(failed) > FAILURES_SHOWN:
         console.print(f"… and {len(failed) - FAILURES_SHOWN} more; status.json in each folder has the error")
     return 0

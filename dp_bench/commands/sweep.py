@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,9 +14,8 @@ from dp_bench import config
 from dp_bench.methods.counts import T5, trained
 from dp_bench.report.columns import span_text
 from dp_bench.report.index import load_all
-from dp_bench.sweep.expand import split_words
 from dp_bench.sweep.grid import counts
-from dp_bench.sweep.plan import Costs, Plan, Run, State, first_line, make_plan, states
+from dp_bench.sweep.plan import Costs, Outcome, Plan, Run, State, failure, make_plan, states
 from dp_bench.sweep.watch import Watch, duration, duration_of
 from dp_bench.sweep.workers import Workers
 from dp_bench.terminal import make_console
@@ -28,69 +24,64 @@ from dp_bench.types import UserError
 LOCAL_GPUS = "local_gpus"  # the launcher with this name means --gpus all
 
 
-@dataclass(frozen=True)
-class SweepOptions:
-    """The options of `dp-bench sweep`: how to run, not what to run."""
-
-    dry_run: bool = False
-    retry_failed: bool = False
-    jobs: int | None = None
-    gpus: str | None = None
-    extra_dir: Path | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A run that failed or was refused, and why."""
-
-    run_id: str
-    message: str
-    refused: bool = False  # wrong input, not an error of the run
-
-
-def sweep(words: Sequence[str], options: SweepOptions) -> int:
+def sweep(
+    words: Sequence[str],
+    *,
+    dry_run: bool = False,
+    retry_failed: bool = False,
+    jobs: int | None = None,
+    gpus: str | None = None,
+    config_dir: Path | None = None,
+) -> int:
     """Run the sweep of `experiment=…` or of settings with several values, and return the exit code."""
-    ours, hydra_words = split_words(config.renew(words, options.extra_dir))
+    ours, hydra_words = _split(config.renew(words, config_dir))
     if f"hydra/launcher={LOCAL_GPUS}" in hydra_words:
         hydra_words.remove(f"hydra/launcher={LOCAL_GPUS}")
-        options = replace(options, gpus=options.gpus or "all")
-    gpus = _gpus(options.gpus)
-    jobs = _jobs(options, gpus, hydra_words)
+        gpus = gpus or "all"
+    used_gpus = _gpus(gpus)
+    num_jobs = _num_jobs(jobs, used_gpus, hydra_words)
     console = make_console(soft_wrap=True)
     if any(word.split("=")[0] == "hpo" for word in ours):
         from dp_bench.sweep.hpo import search
 
         if hydra_words:
             raise UserError("hpo= chooses each trial from earlier results: use --jobs, not a launcher.")
-        plan = search(ours, options.extra_dir, jobs=jobs, gpus=gpus, dry_run=options.dry_run, console=console)
+        plan = search(ours, config_dir, jobs=num_jobs, gpus=used_gpus, dry_run=dry_run, console=console)
     else:
-        plan = make_plan(ours, options.extra_dir)
+        plan = make_plan(ours, config_dir)
     state_of = states(plan.results_dir, [run.run_id for run in plan.runs])
-    left_out = [r for r in plan.runs if state_of[r.run_id] is State.failed and not options.retry_failed]
-    done = [r for r in plan.runs if state_of[r.run_id] is State.done]
-    finished = {r.run_id for r in done if not r.resolved["rerun"]}
-    todo = [r for r in plan.runs if r.run_id not in finished and r not in left_out]
+    before = [] if retry_failed else [r.run_id for r in plan.runs if state_of[r.run_id] is State.failed]
+    finished = {r.run_id for r in plan.runs if state_of[r.run_id] is State.done and not r.resolved["rerun"]}
+    todo = [r for r in plan.runs if r.run_id not in finished.union(before)]
     costs = Costs(load_all(plan.results_dir))
-    _show(console, plan, state_of, todo, costs, jobs)
-    if options.dry_run:
+    _show(console, plan, state_of, todo, costs, num_jobs)
+    if dry_run:
         return 0
     plan.save()
-    failures = [Failure(r.run_id, first_line(plan.results_dir / "runs" / r.run_id)) for r in left_out]
+    outcomes: list[Outcome] = []
     if todo and any(word.startswith("hydra/launcher=") for word in hydra_words):
-        new = _through_launcher(plan, todo, hydra_words, options.extra_dir)
+        outcomes = _through_launcher(plan, todo, hydra_words, config_dir)
     elif todo:
-        new = _on_workers(plan, todo, state_of, costs, jobs, gpus, options.extra_dir, console)
-    else:
-        new = []
-    return _conclude(console, plan, failures, new)
+        watch = Watch(plan, todo, state_of, costs, num_jobs, console)
+        with Workers(num_jobs, plan.results_dir, used_gpus, config_dir) as workers:
+            outcomes = workers.run(todo, watch)
+    new = [outcome for outcome in outcomes if outcome.kind in ("failed", "refused")]
+    return _conclude(console, plan, [failure(plan.results_dir, run_id) for run_id in before], new)
 
 
-def _jobs(options: SweepOptions, gpus: Sequence[str], hydra_words: Sequence[str]) -> int:
-    if options.jobs is not None and options.jobs < 1:
-        raise UserError(f"--jobs {options.jobs} must be at least 1.")
-    if hydra_words and (options.jobs or gpus):
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split overrides into settings of runs and settings of Hydra, such as its launcher."""
+    named = [f"hydra/{word}" if word.startswith("launcher=") else word for word in words]
+    hydra = [word for word in named if word.lstrip("~+").startswith("hydra")]
+    return [word for word in named if word not in hydra], hydra
+
+
+def _num_jobs(jobs: int | None, gpus: Sequence[str], hydra_words: Sequence[str]) -> int:
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs} must be at least 1.")
+    if hydra_words and (jobs or gpus):
         raise UserError("--jobs and --gpus are for this machine: leave them out with hydra/launcher=…")
-    return options.jobs or len(gpus) or 1
+    return jobs or len(gpus) or 1
 
 
 def _gpus(typed: str | None) -> list[str]:
@@ -106,55 +97,22 @@ def _gpus(typed: str | None) -> list[str]:
     return [str(number) for number, _ in enumerate(listed.stdout.splitlines())]
 
 
-def _on_workers(
-    plan: Plan,
-    todo: Sequence[Run],
-    state_of: dict[str, State],
-    costs: Costs,
-    jobs: int,
-    gpus: Sequence[str],
-    extra_dir: Path | None,
-    console: Console,
-) -> list[Failure]:
-    with (
-        _stoppable(),
-        Watch(plan, state_of, costs, jobs, console) as watch,
-        Workers(jobs, plan.results_dir, gpus, extra_dir) as workers,
-    ):
-        watch.expect(todo)
-        outcomes = workers.run(todo, watch)
-    return [
-        Failure(outcome.run.run_id, outcome.message, outcome.kind == "refused")
-        for outcome in outcomes
-        if outcome.kind in ("failed", "refused")
-    ]
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM, which `timeout` and Slurm send, stop the sweep like Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _through_launcher(
     plan: Plan, todo: Sequence[Run], hydra_words: Sequence[str], extra_dir: Path | None
-) -> list[Failure]:
-    from dp_bench.sweep.launch import launch
+) -> list[Outcome]:
+    from dp_bench.config.jobs import launch
+    from dp_bench.sweep.launch import job
 
-    refused = launch(todo, hydra_words, plan.results_dir, extra_dir)
+    refused = launch([run.words for run in todo], job, hydra_words, plan.results_dir, extra_dir)
     state_of = states(plan.results_dir, [run.run_id for run in todo])
-    failed = [run.run_id for run in todo if state_of[run.run_id] is State.failed]
+    failed = [run_id for run_id, state in state_of.items() if state is State.failed]
     return [
-        *(Failure(run_id, first_line(plan.results_dir / "runs" / run_id)) for run_id in failed),
-        *(Failure("a run", message, refused=True) for message in dict.fromkeys(refused)),
+        *(failure(plan.results_dir, run_id) for run_id in failed),
+        *(Outcome("a run", "refused", message) for message in dict.fromkeys(refused)),
     ]
 
 
-def _conclude(console: Console, plan: Plan, before: Sequence[Failure], new: Sequence[Failure]) -> int:
+def _conclude(console: Console, plan: Plan, before: Sequence[Outcome], new: Sequence[Outcome]) -> int:
     state_of = states(plan.results_dir, [run.run_id for run in plan.runs])
     console.print(f"{plan.name}: {counts(list(state_of.values()))}")
     for title, failures in (
@@ -163,14 +121,14 @@ def _conclude(console: Console, plan: Plan, before: Sequence[Failure], new: Sequ
     ):
         if failures:
             console.print(f"\n{title}")
-        for failure in failures:
-            console.print(f"  {failure.run_id}: {failure.message}")
-    if any(state is State.done for state in state_of.values()):
+        for outcome in failures:
+            console.print(f"  {outcome.run_id}: {outcome.message}")
+    if State.done in state_of.values():
         where = "" if plan.results_dir == Path("results") else f" --results-dir {plan.results_dir}"
         console.print(f"Next: dp-bench tables{where}")
     if not (before or new):
         return 0
-    return 2 if not before and all(failure.refused for failure in new) else 1
+    return 2 if not before and all(outcome.kind == "refused" for outcome in new) else 1
 
 
 def _show(
@@ -204,7 +162,7 @@ def _show(
 
 def _trainable(runs: Sequence[Run], costs: Costs) -> str:
     """Return the range of trainable parameters, from earlier records or the formula for T5."""
-    sizes = [size for run in runs if (size := costs.trainable(run.cell_id)) is not None]
+    sizes = [costs.trainable[run.cell_id] for run in runs if run.cell_id in costs.trainable]
     sizes = sizes or [size for run in runs if (size := _by_formula(run)) is not None]
     return span_text(sizes) if sizes else "-"
 

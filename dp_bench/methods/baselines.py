@@ -36,7 +36,7 @@ class Baseline(Protocol):
         ...
 
     def logits(self, split: Split) -> NDArray[np.float32]:
-        """Return the logits [N,C] of a split."""
+        """Return the logits [M,C] of a split."""
         ...
 
 
@@ -74,8 +74,8 @@ class LinearProbe:
     def fit(cls, train: Split, select: Split) -> Self:
         raw = _features(train)
         center, scale = raw.mean(0), raw.std(0) + 1e-6
-        x_ND, labels_N = (raw - center) / scale, torch.from_numpy(train.encoded.labels)
-        solved = [_logistic_regression(x_ND, labels_N, len(train.task.labels), ridge) for ridge in RIDGES]
+        x_MD, labels_M = (raw - center) / scale, torch.from_numpy(train.encoded.labels)
+        solved = [_logistic_regression(x_MD, labels_M, len(train.task.labels), ridge) for ridge in RIDGES]
         fitted = [cls({"weights": weights, "center": center, "scale": scale}) for weights in solved]
         return max(fitted, key=lambda probe: score(select, predictions_of(probe.logits(select))).value)
 
@@ -84,35 +84,35 @@ class LinearProbe:
         return self.tensors["weights"].numel()
 
     def logits(self, split: Split) -> NDArray[np.float32]:
-        x_ND = (_features(split) - self.tensors["center"]) / self.tensors["scale"]
+        x_MD = (_features(split) - self.tensors["center"]) / self.tensors["scale"]
         weights = self.tensors["weights"]
         logits: NDArray[np.float32] = torch.nn.functional.linear(
-            x_ND, weights[:, :-1], weights[:, -1]
+            x_MD, weights[:, :-1], weights[:, -1]
         ).numpy()
         return logits
 
 
-def predictions_of(logits_NC: NDArray[np.float32]) -> Predictions:
+def predictions_of(logits_MC: NDArray[np.float32]) -> Predictions:
     """Return the predictions of a method that has no prompt."""
-    zeros_N = np.zeros(len(logits_NC), dtype=np.int64)  # positions and lengths
-    return Predictions(logits_NC.astype(np.float32), zeros_N, zeros_N, None)
+    zeros_M = np.zeros(len(logits_MC), dtype=np.int64)  # positions and lengths
+    return Predictions(logits_MC.astype(np.float32), zeros_M, zeros_M, None)
 
 
 def _features(split: Split) -> Tensor:
-    assert split.summary_ND is not None
-    return split.summary_ND[torch.from_numpy(split.encoded.rows)].double()
+    assert split.summary_MD is not None
+    return split.summary_MD[torch.from_numpy(split.encoded.rows)].double()
 
 
-def _logistic_regression(x_ND: Tensor, labels_N: Tensor, num_classes: int, ridge: float) -> Tensor:
+def _logistic_regression(x_MD: Tensor, labels_M: Tensor, num_classes: int, ridge: float) -> Tensor:
     """Return the weights, with biases in the last column [C, D + 1], of maximum penalised likelihood."""
-    weights = torch.zeros(num_classes, x_ND.shape[1] + 1, dtype=x_ND.dtype, requires_grad=True)
+    weights = torch.zeros(num_classes, x_MD.shape[1] + 1, dtype=x_MD.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=500, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        logits_NC = torch.nn.functional.linear(x_ND, weights[:, :-1], weights[:, -1])
+        logits_MC = torch.nn.functional.linear(x_MD, weights[:, :-1], weights[:, -1])
         penalty = 0.5 * ridge * weights[:, :-1].pow(2).sum()
-        value = torch.nn.functional.cross_entropy(logits_NC, labels_N) + penalty
+        value = torch.nn.functional.cross_entropy(logits_MC, labels_M) + penalty
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

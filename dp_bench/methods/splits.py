@@ -76,7 +76,7 @@ def _summaries(context: RunContext) -> dict[str, Tensor]:
 
 
 def summaries(context: RunContext, encoded: EncodedSplit) -> Tensor:
-    """Return the summary of each text [N,D], from the cache if it is there."""
+    """Return the summary of each text [M,D], from the cache if it is there."""
     settings = context.settings
     context.reporter.begin("summarising the texts", total=len(encoded))
     return cached_summaries(

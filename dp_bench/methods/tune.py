@@ -50,19 +50,20 @@ def fit(context: RunContext, method: Method) -> MethodResult:
     (train,), (select,), (report,) = splits.train, splits.select, splits.report
     fitted: Baseline = resolve_name(method.fit or "").fit(train, select)
     context.reporter.line(f"  {fitted.trainable_parameters:,} trainable parameters")
-    selected = score(select, _predictions(context, fitted, select))
+    selected = score(select, predict_fitted(context, fitted, select))
     progress = Progress(best_score=selected.value, best_metrics=selected.metrics)
     progress.history.append({"step": 0, "select_score": selected.value, "select_metrics": selected.metrics})
-    predictions = _predictions(context, fitted, report)
+    predictions = predict_fitted(context, fitted, report)
     reports = {report.task.name: Report(report, predictions, score(report, predictions))}
     return MethodResult(reports, progress, fitted.trainable_parameters, dict(fitted.tensors))
 
 
-def _predictions(context: RunContext, fitted: Baseline, split: Split) -> Predictions:
-    logits_NC = fitted.logits(split)
-    finite_N = np.asarray(np.isfinite(logits_NC).all(axis=1))
-    finite.refuse_rows(split.encoded, finite_N, "The logits are", f"of {split.name}", context.backbone)
-    return predictions_of(logits_NC)
+def predict_fitted(context: RunContext, fitted: Baseline, split: Split) -> Predictions:
+    """Predict all examples of a split; raise NotFiniteError where a logit is not finite."""
+    logits_MC = fitted.logits(split)
+    finite_M = np.asarray(np.isfinite(logits_MC).all(axis=1))
+    finite.refuse_rows(split.encoded, finite_M, "The logits are", f"of {split.name}", context.backbone)
+    return predictions_of(logits_MC)
 
 
 def tune(context: RunContext) -> MethodResult:
@@ -136,10 +137,10 @@ def fit_input(input: SelectorInput, train: Sequence[Split]) -> None:
     summaries, labels = [], []
     widths = [len(split.task.labels) for split in train]
     for number, split in enumerate(train):
-        assert split.summary_ND is not None
-        summaries.append(split.summary_ND[torch.from_numpy(split.encoded.rows)])
-        labels_N = torch.from_numpy(split.encoded.labels)
-        onehot = (labels_N[:, None] == torch.arange(widths[number])).double()
+        assert split.summary_MD is not None
+        summaries.append(split.summary_MD[torch.from_numpy(split.encoded.rows)])
+        labels_M = torch.from_numpy(split.encoded.labels)
+        onehot = (labels_M[:, None] == torch.arange(widths[number])).double()
         before, behind = sum(widths[:number]), sum(widths[number + 1 :])
         labels.append(torch.nn.functional.pad(onehot - onehot.mean(0), (before, behind)))
     input.fit(torch.cat(summaries), torch.cat(labels))

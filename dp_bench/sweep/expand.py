@@ -23,13 +23,6 @@ class Choice:
     swept: dict[str, str]  # this run's values of the settings that the sweep varies
 
 
-def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split overrides into settings of runs and settings of Hydra, such as its launcher."""
-    named = [f"hydra/{word}" if word.startswith("launcher=") else word for word in words]
-    hydra = [word for word in named if word.lstrip("~+").startswith("hydra")]
-    return [word for word in named if word not in hydra], hydra
-
-
 def axes_of(words: Sequence[str], extra_dir: Path | None) -> list[dict[str, list[str]]]:
     """Return the sweep of each experiment that was typed: single overrides by key.
 

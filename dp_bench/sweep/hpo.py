@@ -13,8 +13,10 @@ only. The search is in the record's `config.hpo`, which is not part of the id.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,16 +45,62 @@ FORMS = (
 class Cell:
     """What is tuned together: the runs of one method on one task, which differ in their seed only."""
 
-    runs: tuple[Run, ...]  # as typed, one a seed
-    words: tuple[str, ...]  # the overrides of all runs, without the seed
-    on_heldout: tuple[str, ...]  # added where `words` do not select on held-out rows
-    space: Mapping[str, Mapping[str, Any]]
+    runs: Sequence[Run]  # as typed, one a seed
+    settings: HpoSettings
+    folder: Path  # of the trials and the studies
+
+    @property
+    def words(self) -> list[str]:
+        """The overrides of all runs, without the seed."""
+        return [word for word in self.runs[0].words if not word.startswith("seed=")]
+
+    @property
+    def on_heldout(self) -> list[str]:
+        """What trials add, where the runs do not select on held-out rows."""
+        selection = self.runs[0].resolved["trainer"]["selection"]
+        return [] if selection == HELDOUT else [f"trainer.selection={HELDOUT}"]
+
+    @property
+    def space(self) -> dict[str, dict[str, Any]]:
+        """The search space of the method; empty where there is nothing to tune."""
+        searched = self.runs[0].resolved["hpo"]["searched"]
+        return {key: entry for key, entry in self.settings.space.items() if key in searched}
 
     @property
     def title(self) -> str:
         """Task, backbone and prompt, for messages and the names of studies."""
         labels = self.runs[0].labels
         return f"{labels['task']} {labels['backbone']} {labels['prompt']}"
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """The study, named by all that a trial's score depends on: another search is another study."""
+        import optuna
+
+        words = [*sorted(w for w in self.words if w.split("=")[0] not in records.VOLATILE), *self.on_heldout]
+        space = sorted((key, sorted(entry.items())) for key, entry in self.space.items())
+        digest = sha256(repr((words, self.settings.seed, space)).encode()).hexdigest()[:8]
+        return optuna.create_study(
+            storage=f"sqlite:///{self.folder / 'studies.db'}",
+            study_name=f"{self.title} {digest}",
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+    def ask(self, number: int) -> list[str]:
+        """Return the settings of trial `number`: those of an interrupted trial, or what the study proposes.
+
+        The sampler is seeded for each trial, so that a resumed search proposes the same settings.
+        """
+        import optuna
+
+        assert self.settings.seed is not None and self.settings.trials is not None
+        seed = derive(self.settings.seed, "hpo", self.study.study_name, number) % 2**32
+        startup = max(2, self.settings.trials // 3)
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        begun = self.study.trials[number:]
+        trial = optuna.trial.Trial(self.study, begun[0]._trial_id) if begun else self.study.ask()
+        return [f"{key}={_suggest(trial, key, entry)}" for key, entry in self.space.items()]
 
 
 def search(
@@ -71,28 +119,33 @@ def search(
     """
     typed = make_plan(words, extra_dir)
     settings = _settings(words, extra_dir)
-    cells = _cells(typed, settings)
     folder = typed.results_dir / "hpo" / str(settings.name)
+    grouped: dict[str, list[Run]] = defaultdict(list)
+    for run in typed.runs:
+        grouped[run.cell_id].append(run)
+    cells = [Cell(runs, settings, folder) for runs in grouped.values()]
     tuned = [cell for cell in cells if cell.space]
     console.print(
         f"hpo={settings.name}: {settings.trials} trials for each of {len(tuned)} cells with seed "
-        f"{settings.seed}, in {folder}; {len(cells) - len(tuned)} cells have nothing to tune",
-        markup=False,
+        f"{settings.seed}, in {folder}; {len(cells) - len(tuned)} cells have nothing to tune"
     )
     if any(cell.on_heldout for cell in tuned):
         console.print(
-            f"  trials select on held-out rows (trainer.selection={HELDOUT}); the reported runs do not",
-            markup=False,
+            f"  trials select on held-out rows (trainer.selection={HELDOUT}); the reported runs do not"
         )
     if dry_run:
         return typed
-    studies = _studies(tuned, settings, folder)
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("hpo= needs Optuna: pip install 'dp-bench[hpo]'.") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
     assert settings.trials is not None
     with Workers(jobs, folder, gpus, extra_dir) as workers:
         for number in range(settings.trials):
-            _round(number, tuned, studies, settings, folder, extra_dir, workers, console)
-    by_name = {study.study_name: study for study in studies}
-    return _reported(typed, cells, by_name, settings, folder, extra_dir)
+            _round(number, tuned, workers, console)
+    return _reported(typed, cells, folder, extra_dir)
 
 
 def _settings(words: Sequence[str], extra_dir: Path | None) -> HpoSettings:
@@ -111,103 +164,38 @@ def _settings(words: Sequence[str], extra_dir: Path | None) -> HpoSettings:
     return settings
 
 
-def _cells(plan: Plan, settings: HpoSettings) -> list[Cell]:
-    """Group the runs by cell, and give each cell its search space."""
-    grouped: dict[str, list[Run]] = {}
-    for run in plan.runs:
-        grouped.setdefault(run.cell_id, []).append(run)
-    cells = []
-    for runs in grouped.values():
-        resolved = runs[0].resolved
-        words = tuple(word for word in runs[0].words if not word.startswith("seed="))
-        selection = resolved["trainer"]["selection"]
-        on_heldout = () if selection == HELDOUT else (f"trainer.selection={HELDOUT}",)
-        space = {k: v for k, v in settings.space.items() if k in resolved["hpo"]["searched"]}
-        cells.append(Cell(tuple(runs), words, on_heldout, space))
-    return cells
-
-
-def _studies(cells: Sequence[Cell], settings: HpoSettings, folder: Path) -> list[optuna.Study]:
-    try:
-        import optuna
-    except ImportError:
-        raise UserError("hpo= needs Optuna: pip install 'dp-bench[hpo]'.") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    storage = f"sqlite:///{folder / 'studies.db'}"
-    return [
-        optuna.create_study(
-            storage=storage, study_name=_name(cell, settings), direction="maximize", load_if_exists=True
-        )
-        for cell in cells
-    ]
-
-
-def _name(cell: Cell, settings: HpoSettings) -> str:
-    """Name a study by all that a trial's score depends on, so that another search is another study."""
-    words = [*sorted(w for w in cell.words if w.split("=")[0] not in records.VOLATILE), *cell.on_heldout]
-    text = repr((words, settings.seed, sorted((k, sorted(v.items())) for k, v in cell.space.items())))
-    return f"{cell.title} {sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _round(
-    number: int,
-    cells: Sequence[Cell],
-    studies: Sequence[optuna.Study],
-    settings: HpoSettings,
-    folder: Path,
-    extra_dir: Path | None,
-    workers: Workers,
-    console: Console,
-) -> None:
+def _round(number: int, cells: Sequence[Cell], workers: Workers, console: Console) -> None:
     """Run trial `number` of every cell that does not have it yet.
 
     The trials of all cells run in parallel and their studies get the scores afterwards, so that what a study
     proposes depends on its earlier trials only, whatever `--jobs` is.
     """
-    proposed: list[tuple[optuna.Study, Plan]] = []
-    for cell, study in zip(cells, studies, strict=True):
-        if len(study.trials) > number and study.trials[number].state.is_finished():
+    folder = workers.results_dir
+    proposed: list[tuple[Cell, Plan]] = []
+    for cell in cells:
+        if any(trial.state.is_finished() for trial in cell.study.trials[number : number + 1]):
             continue
-        words = [*cell.words, *_ask(study, number, cell, settings), *cell.on_heldout]
-        proposed.append(
-            (study, make_plan([*words, f"seed={settings.seed}", f"results_dir={folder}"], extra_dir))
-        )
+        trial_words = [*cell.ask(number), *cell.on_heldout, f"seed={cell.settings.seed}"]
+        plan = make_plan([*cell.words, *trial_words, f"results_dir={folder}"], workers.extra_dir)
+        proposed.append((cell, plan))
     if not proposed:
         return
-    merged = _merged(f"trial {number + 1} of {settings.trials}", [plan for _, plan in proposed])
+    name = f"trial {number + 1} of {cells[0].settings.trials}"
+    merged = _merged(name, [plan for _, plan in proposed])
+    console.print(f"{name}: {len(merged.runs)} runs")
+    before = states(folder, [run.run_id for run in merged.runs])
+    watch = Watch(merged, merged.runs, before, Costs(load_all(folder)), workers.jobs, console)
+    for outcome in workers.run(merged.runs, watch):
+        if outcome.kind == "refused":
+            raise UserError(outcome.message)
     from optuna.trial import TrialState
 
-    console.print(f"{merged.name}: {len(merged.runs)} runs", markup=False)
-    before = states(folder, [run.run_id for run in merged.runs])
-    with Watch(merged, before, Costs(load_all(folder)), workers.jobs, console) as watch:
-        watch.expect(merged.runs)
-        outcomes = workers.run(merged.runs, watch)
-    refused = [outcome for outcome in outcomes if outcome.kind == "refused"]
-    if refused:
-        raise UserError(refused[0].message)
-    for study, plan in proposed:
+    for cell, plan in proposed:
         record = records.load(folder / "runs" / plan.runs[0].run_id)
         if record is None:  # it failed, such as by a learning rate that makes the loss NaN
-            study.tell(number, state=TrialState.FAIL)
+            cell.study.tell(number, state=TrialState.FAIL)
         else:
-            study.tell(number, record.select_score)
-
-
-def _ask(study: optuna.Study, number: int, cell: Cell, settings: HpoSettings) -> list[str]:
-    """Return the settings of trial `number`: those of an interrupted trial, or what the study proposes.
-
-    The sampler is seeded for each trial, so that a resumed search proposes the same settings.
-    """
-    import optuna
-
-    assert settings.seed is not None and settings.trials is not None
-    seed = derive(settings.seed, "hpo", study.study_name, number) % 2**32
-    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(2, settings.trials // 3))
-    begun = study.trials[number:]
-    trial = optuna.trial.Trial(study, begun[0]._trial_id) if begun else study.ask()
-    values = {key: _suggest(trial, key, entry) for key, entry in cell.space.items()}
-    return [f"{key}={value}" for key, value in values.items()]
+            cell.study.tell(number, record.select_score)
 
 
 def _suggest(trial: optuna.Trial, key: str, entry: Mapping[str, Any]) -> Any:
@@ -224,35 +212,27 @@ def _merged(name: str, plans: Sequence[Plan]) -> Plan:
     return replace(plans[0], name=name, runs=tuple(run for plan in plans for run in plan.runs))
 
 
-def _reported(
-    typed: Plan,
-    cells: Sequence[Cell],
-    studies: Mapping[str, optuna.Study],
-    settings: HpoSettings,
-    folder: Path,
-    extra_dir: Path | None,
-) -> Plan:
+def _reported(typed: Plan, cells: Sequence[Cell], folder: Path, extra_dir: Path | None) -> Plan:
     """Plan the runs with the best settings of each cell, and write these settings to best.json."""
     plans, best_of = [], {}
     for cell in cells:
-        best_words: list[str] = []
-        if cell.space:
-            study = studies[_name(cell, settings)]
-            finished = [trial for trial in study.trials if trial.value is not None]
-            if not finished:
-                raise UserError(f"hpo={settings.name}: every trial of {cell.title} failed; see {folder}.")
-            best = max(finished, key=lambda trial: (trial.value, -trial.number))
-            best_words = _ask(study, best.number, cell, settings)
-            best_of[study.study_name] = {
-                "settings": best_words,
-                "select_score": best.value,
-                "trial": best.number,
-                "trials": len(study.trials),
-                "failed": len(study.trials) - len(finished),
-            }
-        seeds = ",".join(run.labels["seed"] for run in cell.runs)
-        plans.append(make_plan([*cell.words, *best_words, f"seed={seeds}"], extra_dir))
-        if best_words:
-            best_of[study.study_name]["run_ids"] = [run.run_id for run in plans[-1].runs]
+        seeds = f"seed={','.join(run.labels['seed'] for run in cell.runs)}"
+        if not cell.space:
+            plans.append(make_plan([*cell.words, seeds], extra_dir))
+            continue
+        finished = [trial for trial in cell.study.trials if trial.value is not None]
+        if not finished:
+            raise UserError(f"hpo={cell.settings.name}: every trial of {cell.title} failed; see {folder}.")
+        best = max(finished, key=lambda trial: (trial.value, -trial.number))
+        best_words = cell.ask(best.number)
+        plans.append(make_plan([*cell.words, *best_words, seeds], extra_dir))
+        best_of[cell.study.study_name] = {
+            "settings": best_words,
+            "select_score": best.value,
+            "trial": best.number,
+            "trials": len(cell.study.trials),
+            "failed": len(cell.study.trials) - len(finished),
+            "run_ids": [run.run_id for run in plans[-1].runs],
+        }
     records.write_json(folder / "best.json", best_of)
     return _merged(typed.name, plans)

@@ -1,4 +1,4 @@
-"""Run a sweep through a launcher of Hydra: joblib, or submitit on this machine or on Slurm.
+"""A job of a sweep that runs through a launcher of Hydra: joblib, or submitit on this machine or on Slurm.
 
 A requeued job resumes from its checkpoint, because it is the same run.
 """
@@ -7,24 +7,13 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from dp_bench.claims import BusyError
 from dp_bench.config import jobs
-from dp_bench.sweep.plan import Run
 from dp_bench.types import UserError
 
 POLL_SECONDS = 10.0
-
-
-def launch(
-    runs: Sequence[Run], hydra_words: Sequence[str], results_dir: Path, extra_dir: Path | None
-) -> list[str]:
-    """Run the runs with the launcher that `hydra_words` choose, wait for all of them, and return the messages
-    of those that were refused. The results of the others are in their folders."""
-    return jobs.launch([run.words for run in runs], job, hydra_words, results_dir, extra_dir)
 
 
 def job(cfg: Any) -> str | None:

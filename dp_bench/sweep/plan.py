@@ -41,6 +41,15 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How a run ended: done, failed, refused (wrong input), or elsewhere (another sweep has done it)."""
+
+    run_id: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """The runs of a sweep, each once."""
 
@@ -53,12 +62,8 @@ class Plan:
         """Write the plan to results_dir/sweeps, for `dp-bench status`."""
         runs = [{"run_id": run.run_id, "labels": run.labels} for run in self.runs]
         content = {"name": self.name, "experiments": list(self.experiments), "runs": runs}
-        records.write_json(plan_file(self.results_dir, self.name), content)
-
-
-def plan_file(results_dir: Path, name: str) -> Path:
-    """Return the path of a saved plan."""
-    return results_dir / "sweeps" / f"{name.replace('/', '.')}.json"
+        file = f"{self.name.replace('/', '.')}.json"
+        records.write_json(self.results_dir / "sweeps" / file, content)
 
 
 def saved_plans(results_dir: Path) -> list[dict[str, Any]]:
@@ -79,23 +84,18 @@ def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
     folders = {choice.experiment.settings.results_dir for choice in choices}
     if len(folders) > 1:
         raise UserError(f"results_dir={','.join(sorted(folders))}: a sweep writes to one folder.")
-    located: dict[str, Sources] = {}
+    located: dict[str, Sources] = {}  # once for all runs that read the same data
     runs: dict[str, Run] = {}
     for choice in choices:
-        identity = identify(choice.experiment, _sources(choice, located))
-        run_id, resolved = identity.run_id, choice.experiment.resolved
+        resolved = choice.experiment.resolved
+        key = json.dumps([resolved["task"], resolved.get("transfer"), resolved["data"]], sort_keys=True)
+        if key not in located:
+            located[key] = Sources.of(choice.experiment)
+        identity = identify(choice.experiment, located[key])
+        run_id = identity.run_id
         runs.setdefault(run_id, Run(run_id, choice.words, _labels(choice), resolved, identity.cell_id))
     experiments = tuple(sweep["experiment"][0].split("=", 1)[1] for sweep in axes if "experiment" in sweep)
     return Plan(_name(experiments, words), Path(folders.pop()), tuple(runs.values()), experiments)
-
-
-def _sources(choice: Choice, known: dict[str, Sources]) -> Sources:
-    """Find the data of a run's tasks, once for all runs that read them."""
-    resolved = choice.experiment.resolved
-    key = json.dumps([resolved["task"], resolved.get("transfer"), resolved["data"]], sort_keys=True)
-    if key not in known:
-        known[key] = Sources.of(choice.experiment)
-    return known[key]
 
 
 def _labels(choice: Choice) -> dict[str, str]:
@@ -130,11 +130,11 @@ def _state(directory: Path) -> State:
     return State.failed if status["status"] == "failed" else State.interrupted
 
 
-def first_line(directory: Path) -> str:
-    """Return the line with the exception in the traceback of a failed run."""
-    status = records.status_of(directory) or {}
+def failure(results_dir: Path, run_id: str) -> Outcome:
+    """Return the outcome of a failed run: the line with the exception in its traceback."""
+    status = records.status_of(results_dir / "runs" / run_id) or {}
     lines = [line for line in str(status.get("traceback", "")).splitlines() if line and line[0] != " "]
-    return lines[-1] if lines else "no reason recorded"
+    return Outcome(run_id, "failed", lines[-1] if lines else "no reason recorded")
 
 
 class Costs:
@@ -142,13 +142,13 @@ class Costs:
 
     def __init__(self, finished: Iterable[RunRecord]) -> None:
         self._seconds: dict[tuple[str, ...], list[float]] = {}
-        self._trainable: dict[str, int] = {}
+        self.trainable: dict[str, int] = {}  # number of trained parameters, by cell
         for record in finished:
             self.add(record)
 
     def add(self, record: RunRecord) -> None:
         """Count one more finished run."""
-        self._trainable[record.cell_id] = record.trainable_parameters
+        self.trainable[record.cell_id] = record.trainable_parameters
         for key in _kinds(record.cell_id, record.config):
             self._seconds.setdefault(key, []).append(record.total_seconds / _updates(record.config))
 
@@ -158,10 +158,6 @@ class Costs:
             if per_update := self._seconds.get(key):
                 return _updates(resolved) * sum(per_update) / len(per_update)
         return None
-
-    def trainable(self, cell_id: str) -> int | None:
-        """Return the number of trainable parameters of a cell; None where none of its runs is finished."""
-        return self._trainable.get(cell_id)
 
 
 def _kinds(cell_id: str, resolved: Mapping[str, Any]) -> list[tuple[str, ...]]:

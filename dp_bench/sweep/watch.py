@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,8 +11,7 @@ from rich.text import Text
 
 from dp_bench import records
 from dp_bench.sweep.grid import counts, grid
-from dp_bench.sweep.plan import Costs, Plan, Run, State
-from dp_bench.sweep.workers import Outcome
+from dp_bench.sweep.plan import Costs, Outcome, Plan, Run, State
 
 REFRESH_SECONDS = 1.0
 
@@ -33,44 +32,34 @@ def duration_of(runs: Sequence[Run], costs: Costs, jobs: int = 1) -> tuple[float
 
 
 class Watch:
-    """A watcher of workers that prints the progress of a sweep."""
+    """Print the progress of the runs `todo` of a plan: lines, and below them `live` on a terminal."""
 
     def __init__(
-        self, plan: Plan, states: dict[str, State], costs: Costs, jobs: int, console: Console
+        self,
+        plan: Plan,
+        todo: Sequence[Run],
+        states: Mapping[str, State],
+        costs: Costs,
+        jobs: int,
+        console: Console,
     ) -> None:
         self.plan, self.costs, self.jobs, self.console = plan, costs, jobs, console
         self.states = dict(states)
-        self._running: dict[str, tuple[Run, str, float]] = {}
-        self._left: dict[str, Run] = {}
-        self._total, self._waits = 0, False
+        self.live = Live(console=console, auto_refresh=False, transient=True)
+        self._running: dict[str, tuple[str, float]] = {}  # progress and start, by id
+        self._left = {run.run_id: run for run in todo}
+        self._total, self._waits = len(todo), False
         self._shown = 0.0
-        live = Live(console=console, auto_refresh=False, transient=True)
-        self._live = live if console.is_terminal else None  # elsewhere only lines are printed
-
-    def expect(self, runs: Sequence[Run]) -> None:
-        """Set the runs that are to be run now."""
-        self._left |= {run.run_id: run for run in runs}
-        self._total = len(self._left)
-
-    def __enter__(self) -> Watch:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
 
     def begun(self, run: Run) -> None:
         self.states[run.run_id] = State.running
-        self._running[run.run_id] = (run, "starting", time.monotonic())
+        self._running[run.run_id] = ("starting", time.monotonic())
 
     def progress(self, run: Run, text: str) -> None:
-        _, _, began = self._running[run.run_id]
-        self._running[run.run_id] = (run, text, began)
+        self._running[run.run_id] = (text, self._running[run.run_id][1])
 
     def ended(self, outcome: Outcome) -> None:
-        run_id = outcome.run.run_id
+        run_id = outcome.run_id
         self._running.pop(run_id, None)
         self._left.pop(run_id, None)
         done = outcome.kind in ("done", "elsewhere")
@@ -96,21 +85,21 @@ class Watch:
             self.console.print(f"waiting for {len(runs)} runs of another sweep", markup=False)
 
     def tick(self) -> None:
-        if self._live and time.monotonic() - self._shown > REFRESH_SECONDS:
+        if self.console.is_terminal and time.monotonic() - self._shown > REFRESH_SECONDS:
             self._shown = time.monotonic()
-            self._live.update(self._picture(), refresh=True)
+            self.live.update(self._picture(), refresh=True)
 
     def _eta(self) -> str:
         """Return "; about 12 min left", less what the current runs have taken, or "" without an estimate."""
         seconds, _ = duration_of(list(self._left.values()), self.costs)
         if not self._left or seconds is None:
             return ""
-        elapsed = sum(time.monotonic() - began for _, _, began in self._running.values())
+        elapsed = sum(time.monotonic() - began for _, began in self._running.values())
         return f"; about {duration(max(1.0, (seconds - elapsed) / self.jobs))} left"
 
     def _picture(self) -> Group:
         labels = {run.run_id: run.labels for run in self.plan.runs}
         states = [self.states[run_id] for run_id in labels]
-        lines = [Text(f"  {run.run_id}  {text}", style="cyan") for run, text, _ in self._running.values()]
+        lines = [Text(f"  {run_id}  {text}", style="cyan") for run_id, (text, _) in self._running.items()]
         title = Text(f"{self.plan.name}: {counts(states)}{self._eta()}")
         return Group(title, grid(labels, self.states), *lines)

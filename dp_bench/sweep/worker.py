@@ -40,24 +40,14 @@ class SweepReporter(Reporter):
 
     def __init__(self, answers: TextIO) -> None:
         super().__init__(make_console(soft_wrap=True, force_terminal=False))
-        self._answers = answers
-        self._description, self._completed, self._total, self._sent = "", 0, 0, 0.0
-        self.was_skipped = False
-
-    def skipped(self, text: str) -> None:
-        super().skipped(text)
-        self.was_skipped = True
-
-    def begin(self, description: str, total: int, completed: int = 0) -> None:
-        super().begin(description, total, completed)
-        self._description, self._completed, self._total = description, completed, total
+        self._answers, self._sent = answers, 0.0
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         super().advance(amount, note)
-        self._completed += amount
         if time.monotonic() - self._sent > PROGRESS_SECONDS:
             self._sent = time.monotonic()
-            send(self._answers, progress=f"{self._description} {self._completed}/{self._total}")
+            for task in self._bar.tasks:
+                send(self._answers, progress=f"{task.description} {task.completed:.0f}/{task.total:.0f}")
 
 
 def main() -> None:
@@ -94,9 +84,9 @@ def _work(job: dict[str, Any], answers: TextIO) -> dict[str, str]:
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
     sys.argv = ["dp-bench train", *job["words"]]  # the record's `command`
-    extra_dir = Path(job["extra_dir"]) if job["extra_dir"] else None
     reporter = SweepReporter(answers)
     try:
+        extra_dir = Path(job["extra_dir"]) if job["extra_dir"] else None
         record = run(config.experiment(job["words"], extra_dir), reporter)
     except BusyError as error:
         return {"outcome": "busy", "message": str(error)}

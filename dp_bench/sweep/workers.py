@@ -14,39 +14,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dp_bench.claims import holder
-from dp_bench.records import is_finished
-from dp_bench.sweep.plan import Run
+from dp_bench.sweep.plan import Outcome, Run
+from dp_bench.sweep.watch import Watch
 
 POLL_SECONDS = 1.0
 STOP_SECONDS = 20.0  # for a worker to stop
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: done, failed, refused (wrong input), or elsewhere (another sweep has done it)."""
-
-    run: Run
-    kind: str
-    message: str
-    seconds: float
-
-
-class Watcher(Protocol):
-    """An observer of a sweep: `waiting` gets runs of another sweep, `tick` is called about once a second."""
-
-    def begun(self, run: Run) -> None: ...
-    def progress(self, run: Run, text: str) -> None: ...
-    def ended(self, outcome: Outcome) -> None: ...
-    def waiting(self, runs: Sequence[Run]) -> None: ...
-    def tick(self) -> None: ...
+Events = queue.Queue["tuple[_Worker, dict[str, Any] | None]"]  # answers of workers; None: it has died
 
 
 class Workers:
@@ -56,10 +36,12 @@ class Workers:
         self, jobs: int, results_dir: Path, gpus: Sequence[str] = (), extra_dir: Path | None = None
     ) -> None:
         self.jobs, self.results_dir, self.gpus, self.extra_dir = jobs, results_dir, gpus, extra_dir
-        self._events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self._events: Events = queue.Queue()
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Workers:
+        # SIGTERM, which `timeout` and Slurm send, stops a sweep like Ctrl-C.
+        self._sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -69,40 +51,42 @@ class Workers:
         deadline = time.monotonic() + STOP_SECONDS
         for worker in self._workers:
             worker.wait(deadline)
+        signal.signal(signal.SIGTERM, self._sigterm)
 
-    def run(self, runs: Sequence[Run], watcher: Watcher) -> list[Outcome]:
+    def run(self, runs: Sequence[Run], watch: Watch) -> list[Outcome]:
         """Start the runs in their order, each once; return how each ended."""
-        pending, elsewhere, outcomes = deque(runs), list[Run](), list[Outcome]()
-        while pending or elsewhere or any(worker.run for worker in self._workers):
-            for worker in self._idle(len(pending)):
-                self._hand_out(worker, pending, elsewhere, watcher)
-            if elsewhere and not pending:
-                watcher.waiting(elsewhere)
-                for run in list(elsewhere):
-                    if is_finished(self.results_dir / "runs" / run.run_id):
-                        outcomes.append(Outcome(run, "elsewhere", "done by another sweep", 0.0))
-                        watcher.ended(outcomes[-1])
-                        elsewhere.remove(run)
-                    elif holder(self.results_dir, run.run_id) is None:
-                        pending.append(run)
-                        elsewhere.remove(run)
-            outcome = self._next_outcome(elsewhere, watcher)
-            if outcome is not None:
-                outcomes.append(outcome)
-                watcher.ended(outcome)
-            watcher.tick()
+        pending, outcomes = list(runs), list[Outcome]()
+        with watch.live:
+            while pending or self._num_busy:
+                room = self.jobs - self._num_busy
+                unclaimed = (run for run in pending if holder(self.results_dir, run.run_id) is None)
+                free = list(islice(unclaimed, max(1, room)))  # without room, to know whether all are claimed
+                if pending and not free:
+                    watch.waiting(pending)
+                for run in free[:room]:
+                    pending.remove(run)
+                    self._start(run)
+                    watch.begun(run)
+                outcome = self._next_outcome(pending, watch)
+                if outcome is not None:
+                    outcomes.append(outcome)
+                    watch.ended(outcome)
+                watch.tick()
         return outcomes
 
-    def _idle(self, wanted: int) -> list[_Worker]:
-        """Return at most `wanted` idle workers, starting new ones up to `jobs`."""
-        idle = [worker for worker in self._workers if worker.run is None]
-        while len(idle) < wanted and len(self._workers) < self.jobs:
-            taken = {worker.index for worker in self._workers}
-            index = next(index for index in range(self.jobs) if index not in taken)
+    @property
+    def _num_busy(self) -> int:
+        return sum(worker.run is not None for worker in self._workers)
+
+    def _start(self, run: Run) -> None:
+        """Give a run to an idle worker, a new one if there is none."""
+        worker = next((worker for worker in self._workers if worker.run is None), None)
+        if worker is None:
+            index = min(set(range(self.jobs)) - {worker.index for worker in self._workers})
             worker = _Worker(index, self._environment(index), self._events)
             self._workers.append(worker)
-            idle.append(worker)
-        return idle[:wanted]
+        log = self.results_dir / "logs" / f"{run.run_id}.log"
+        worker.start(run, {"words": run.words, "log": log, "extra_dir": self.extra_dir})
 
     def _environment(self, index: int) -> dict[str, str]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -110,20 +94,11 @@ class Workers:
         visible = {"CUDA_VISIBLE_DEVICES": self.gpus[index % len(self.gpus)]} if self.gpus else {}
         return {**threads, **os.environ, **visible}
 
-    def _hand_out(self, worker: _Worker, pending: deque[Run], elsewhere: list[Run], watcher: Watcher) -> None:
-        while pending:
-            run = pending.popleft()
-            if holder(self.results_dir, run.run_id) is not None:
-                elsewhere.append(run)
-                continue
-            log = self.results_dir / "logs" / f"{run.run_id}.log"
-            extra_dir = str(self.extra_dir) if self.extra_dir else None
-            worker.start(run, {"words": run.words, "log": str(log), "extra_dir": extra_dir})
-            watcher.begun(run)
-            return
+    def _next_outcome(self, pending: list[Run], watch: Watch) -> Outcome | None:
+        """Wait at most POLL_SECONDS for an answer of a worker; return how its run ended, if it did.
 
-    def _next_outcome(self, elsewhere: list[Run], watcher: Watcher) -> Outcome | None:
-        """Wait at most POLL_SECONDS for an answer of a worker; return how its run ended, if it did."""
+        A run that another sweep began just now is pending again.
+        """
         try:
             worker, event = self._events.get(timeout=POLL_SECONDS)
         except queue.Empty:
@@ -132,30 +107,24 @@ class Workers:
         if event is None:  # it has died
             self._workers.remove(worker)
             worker.wait(time.monotonic() + STOP_SECONDS)
-            return None if run is None else Outcome(run, "failed", worker.cause_of_death(), worker.seconds)
+            return None if run is None else Outcome(run.run_id, "failed", worker.cause_of_death())
         assert run is not None, "only a worker with a run answers"
         if "progress" in event:
-            watcher.progress(run, event["progress"])
+            watch.progress(run, event["progress"])
             return None
         worker.run = None
         if event["outcome"] == "busy":
-            elsewhere.append(run)
+            pending.append(run)
             return None
-        return Outcome(run, event["outcome"], event["message"], worker.seconds)
+        return Outcome(run.run_id, event["outcome"], event["message"])
 
 
 class _Worker:
     """One process, and its current run."""
 
-    def __init__(
-        self,
-        index: int,
-        environment: dict[str, str],
-        events: queue.Queue[tuple[_Worker, dict[str, Any] | None]],
-    ) -> None:
+    def __init__(self, index: int, environment: dict[str, str], events: Events) -> None:
         self.index = index
         self.run: Run | None = None
-        self._began = 0.0
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dp_bench.sweep.worker"],
             stdin=subprocess.PIPE,
@@ -165,23 +134,19 @@ class _Worker:
             text=True,
             start_new_session=True,  # Ctrl-C reaches the sweep only, which stops its workers
         )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._listener = threading.Thread(target=self._listen, args=(events,), daemon=True)
         self._listener.start()
 
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._began
-
-    def start(self, run: Run, job: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        self.run, self._began = run, time.monotonic()
+    def start(self, run: Run, job: Mapping[str, Any]) -> None:
+        self.run = run
         with suppress(BrokenPipeError):  # it has died, which _listen reports
-            self._process.stdin.write(json.dumps(job) + "\n")
-            self._process.stdin.flush()
+            self._stdin.write(json.dumps(job, default=str) + "\n")
+            self._stdin.flush()
 
-    def _listen(self, events: queue.Queue[tuple[_Worker, dict[str, Any] | None]]) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+    def _listen(self, events: Events) -> None:
+        for line in self._stdout:
             events.put((self, json.loads(line)))
         events.put((self, None))
 
@@ -193,15 +158,13 @@ class _Worker:
         return f"its process was killed by {signal.Signals(-code).name}{hint}"
 
     def stop(self, *, at_once: bool) -> None:
-        assert self._process.stdin is not None
         with suppress(OSError):  # it has died
             if at_once:
                 self._process.send_signal(signal.SIGINT)
-            self._process.stdin.close()
+            self._stdin.close()
 
     def wait(self, deadline: float) -> None:
         """Wait for the process to end, kill it at the deadline, and close its pipes."""
-        assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -209,5 +172,5 @@ class _Worker:
             self._process.wait()
         self._listener.join()
         with suppress(OSError):  # it died with a job half written
-            self._process.stdin.close()
-        self._process.stdout.close()
+            self._stdin.close()
+        self._stdout.close()
