@@ -4,9 +4,9 @@
 
 Each finished run is opened, and its reported examples are answered P + 1 times, with 0 to P vectors before
 the text. A line of the CSV is a run and a split: accuracy and mean loss (negative log-probability of the
-right choice). Three more lines a run: `run`, the splits that the run itself chose; `uniform`, the mean over all
-splits, what a random position comes to; `oracle`, for each example the split of least loss, which knows the
-label.
+right choice). Three more lines a run: `run`, the splits that the run itself chose; `uniform`, the mean over
+all splits, what a random position comes to; `oracle`, for each example the split of least loss, which knows
+the label.
 """
 
 from __future__ import annotations

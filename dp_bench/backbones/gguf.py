@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import replace
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 from dp_bench.backbones.checkpoint import locate
@@ -41,13 +43,18 @@ def _convert(path: Path, folder: Path) -> None:
         )
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     line(f"De-quantising {path.name} into the cache; this takes a minute, once.")
-    (logging.enable_progress_bar if sys.stderr.isatty() else logging.disable_progress_bar)()
+    # Its progress bar knows no terminal.
+    bars: AbstractContextManager[object] = (
+        nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO())
+    )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        with bars:
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            model = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32
+            )
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a damaged file may raise anything
@@ -57,3 +64,8 @@ def _convert(path: Path, folder: Path) -> None:
     del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _bars_on_a_terminal() -> AbstractContextManager[object]:
+    """Drop what is written to stderr unless that is a terminal: the progress bars do not ask."""
+    return nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO())
