@@ -24,12 +24,6 @@ DIGEST = re.compile(r"([0-9a-f]{8})[0-9a-f]{32,}")  # such as prompt.init_sha256
 Group = Callable[[RunRecord], str]  # runs are compared within a group; in a table, the task
 
 
-def row_labels(records: Sequence[RunRecord], group: Group, leave_out: Collection[str] = ()) -> dict[str, str]:
-    """Return row labels by run id. They name the settings that differ within a group, except `leave_out`."""
-    grouped, _ = by_label(records, group, leave_out)
-    return {record.run_id: label for label, row in grouped.items() for record in row}
-
-
 def by_label(
     records: Sequence[RunRecord],
     group: Group = lambda record: record.task,
