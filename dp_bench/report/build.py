@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from statistics import fmean
 from types import MappingProxyType
 from typing import Any
 
 from dp_bench.records import RunRecord, flatten, is_volatile
 from dp_bench.report import notes
-from dp_bench.report.aliases import canonical
 from dp_bench.report.expand import by_task
 from dp_bench.report.frame import Cell, Header, Row, Table, Twins, by_seed_and_draw
 from dp_bench.report.runs import data_title, regime_title, task_run_id, title_of, value_of
@@ -18,10 +17,14 @@ from dp_bench.report.variants import by_label
 from dp_bench.tasks import in_order
 
 
-def build_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
-    """Return the tables of these records, in an order that depends only on their content."""
+def build_tables(
+    records: Iterable[RunRecord], metric: str = "score", tasks: Collection[str] = ()
+) -> list[Table]:
+    """Return the tables of these records, or of their results on some tasks, in an order that depends only on
+    their content."""
     by_header: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
-    expanded = by_task(canonical(sorted(records, key=lambda r: r.run_id)))
+    expanded = by_task(sorted(records, key=lambda r: r.run_id))
+    expanded = [record for record in expanded if not tasks or record.task in tasks]
     single = [record for record in expanded if value_of(record, metric) is not None]
     without = [record for record in expanded if value_of(record, metric) is None]
     for record in single:
@@ -117,7 +120,8 @@ def rows_of(
                     repeated |= {record.run_id for record in runs[1:]}
                 else:
                     contradictions.append(notes.contradiction(label, runs, values))
-            cells[task] = Cell(scores, notes.marks(records, task))
+            first = {draw: runs[0] for draw, runs in by_draw.items()}
+            cells[task] = Cell(scores, notes.marks(records, task), first)
         row_twins = tuple(twins[task_run_id(record)] for record in records if task_run_id(record) in twins)
         rows.append(Row(label, cells, tuple(records), row_twins))
     return rows, [*contradictions, *notes.repeats(repeated)]

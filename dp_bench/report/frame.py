@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import fsum, sqrt
 from statistics import fmean
 
+from dp_bench.effective import method_of
 from dp_bench.records import RunRecord
 from dp_bench.report.runs import SeedAndDraw, seed_and_draw_of
 
@@ -55,6 +57,8 @@ class Cell:
 
     values: dict[SeedAndDraw, float]
     marks: str = ""  # of notes on the data of its runs
+    # The run behind each value, also if it is one of another seed; none for a mean over tasks.
+    runs: Mapping[SeedAndDraw, RunRecord] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -109,8 +113,12 @@ class Row:
     records: tuple[RunRecord, ...]
     twins: tuple[Twins, ...] = ()
     restarts: int = 1  # each score is the best of this many runs
-    # The run behind a score, by task, seed and draw, if it is a run of another seed.
-    chosen: Mapping[tuple[str, SeedAndDraw], RunRecord] = field(default_factory=dict)
+
+    @cached_property
+    def is_seedless(self) -> bool:
+        """Return whether the scores are the same for every seed: only few-shot rows are drawn."""
+        seedless = all(method_of(record.config).is_seedless for record in self.records)
+        return seedless and all(len({draw for _, draw in c.values}) == c.n for c in self.cells.values())
 
     @property
     def optimism(self) -> Cell | None:

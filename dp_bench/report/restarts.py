@@ -25,18 +25,17 @@ def with_restarts(table: Table, number: int) -> Table:
 def _best_of(row: Row, number: int) -> Row | None:
     by_task = by_seed_and_draw(record for record in row.records if record.num_updates)
     cells, spent = {}, []
-    chosen: dict[tuple[str, SeedAndDraw], RunRecord] = {}
     for task, runs in by_task.items():
         selected = {key: fmean(map(_selection, repeats)) for key, repeats in runs.items()}
         groups = _groups(sorted(runs), number)
         best = {group[0]: max(group, key=lambda key: selected[key]) for group in groups}
         if best:
             values = {first: row.cells[task].values[key] for first, key in best.items()}
-            cells[task] = Cell(values, row.cells[task].marks)
-            chosen |= {(task, first): runs[key][0] for first, key in best.items()}
+            chosen = {first: runs[key][0] for first, key in best.items()}
+            cells[task] = Cell(values, row.cells[task].marks, chosen)
             spent += [record for group in groups for key in group for record in runs[key]]
     label = f"{row.label}, best of {number}"
-    return Row(label, cells, tuple(spent), restarts=number, chosen=chosen) if cells else None
+    return Row(label, cells, tuple(spent), restarts=number) if cells else None
 
 
 def _groups(keys: Sequence[SeedAndDraw], number: int) -> list[list[SeedAndDraw]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from dp_bench.records import RunRecord
-from dp_bench.report.aliases import canonical
 from dp_bench.report.build import base_of, by_data, header_of, rows_of, tasks_of
 from dp_bench.report.expand import MULTITASK, by_evaluated_task, trained_on, trained_sha256
 from dp_bench.report.frame import Table
@@ -16,14 +15,17 @@ from dp_bench.report.runs import value_of
 from dp_bench.report.variants import by_label
 
 
-def transfer_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
-    """Return one matrix per prompt of the runs with `regime.transfer`: trained on × evaluated on."""
+def transfer_tables(
+    records: Iterable[RunRecord], metric: str = "score", tasks: Collection[str] = ()
+) -> list[Table]:
+    """Return one matrix per prompt of the runs with `regime.transfer`: trained on × evaluated on (`tasks`, or
+    all)."""
     by_prompt: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
-    records = canonical(sorted(records, key=lambda r: r.run_id))
+    records = sorted(records, key=lambda r: r.run_id)
     sources = _sources(records)
     for evaluated in by_evaluated_task(records):
         record = replace(evaluated, prompt=evaluated.prompt.removesuffix(MULTITASK))
-        if value_of(record, metric) is not None:
+        if value_of(record, metric) is not None and (not tasks or record.task in tasks):
             key = (record.prompt, *base_of(record)[:-1], str(record.checkpoint["fingerprint"]))
             by_prompt[key].append(record)
     return [
