@@ -27,11 +27,11 @@ class Header:
 
     data: str
     backbone: str
-    random_weights: bool
     regime: str
     protocol: str
     selection: str
     split: str
+    random_weights: bool
     weights: str = ""  # start of the checkpoint's fingerprint, if two tables have the same backbone name
     more: tuple[str, ...] = ()  # further lines
 

@@ -72,11 +72,11 @@ def repeats(run_ids: set[str]) -> list[str]:
     ]
 
 
-def contradiction(label: str, runs: Sequence[RunRecord], values: Sequence[float]) -> str:
+def contradiction(label: str, runs: Sequence[RunRecord]) -> str:
     """Return a note that runs with the same settings differ in their scores."""
     seed, draw = seed_and_draw_of(runs[0])
     where = f"{title_of(runs[0])}, seed {seed}{f', draw {draw}' if draw else ''}"
-    scores = ", ".join(f"{value:.2f} ({run.run_id})" for value, run in zip(values, runs, strict=True))
+    scores = ", ".join(f"{run.score:.2f} ({run.run_id})" for run in runs)
     return f"{label} on {where}: runs with the same settings differ, and their mean counts as one: {scores}"
 
 

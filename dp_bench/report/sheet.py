@@ -85,7 +85,7 @@ def make_sheet(table: Table, options: SheetOptions = SheetOptions()) -> Sheet:
         *(note.replace(MEAN_SD, AGGREGATES[options.aggregate]) for note in table.notes),
         *(_example_notes(table, compared) if options.results else _seed_notes(compared)),
         *_reference_notes(options.reference, references),
-        *routes.notes(table),
+        *routes.notes(table, routed),
         *control_notes(table),
         *(note for column in extra for note in column.notes(table)),
     ]
