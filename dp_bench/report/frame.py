@@ -11,8 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import fsum, sqrt
-from statistics import fmean
+from statistics import fmean, stdev
 
 from dp_bench.effective import method_of
 from dp_bench.records import RunRecord
@@ -66,9 +65,19 @@ class Cell:
         return len(self.values)
 
     @property
+    def draws(self) -> set[int]:
+        """Return the few-shot draws of the runs."""
+        return {draw for _, draw in self.values}
+
+    @property
     def independent(self) -> list[float]:
-        """Return independent values: one per run, or with several few-shot draws the mean of each."""
-        return independent(self.values)
+        """Return the values, or with several few-shot draws the mean of each.
+
+        Runs on one draw share its rows, so they are not independent samples of other draws.
+        """
+        if len(self.draws) == 1:
+            return list(self.values.values())
+        return [fmean(v for (_, of), v in self.values.items() if of == draw) for draw in sorted(self.draws)]
 
     @property
     def mean(self) -> float:
@@ -78,21 +87,7 @@ class Cell:
     @property
     def sd(self) -> float | None:
         """Return the sample standard deviation over runs; None for one run."""
-        if self.n == 1:
-            return None
-        center = self.mean
-        return sqrt(fsum((value - center) ** 2 for value in self.values.values()) / (self.n - 1))
-
-
-def independent(values: Mapping[SeedAndDraw, float]) -> list[float]:
-    """Return the values, or with several few-shot draws the mean of each.
-
-    Runs on one draw share its rows, so they are not independent samples of other draws.
-    """
-    by_draw: dict[int, list[float]] = defaultdict(list)
-    for (_, draw), value in values.items():
-        by_draw[draw].append(value)
-    return list(values.values()) if len(by_draw) == 1 else [fmean(by_draw[draw]) for draw in sorted(by_draw)]
+        return stdev(self.values.values()) if self.n > 1 else None
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,7 @@ class Row:
     def is_seedless(self) -> bool:
         """Return whether the scores are the same for every seed: only few-shot rows are drawn."""
         seedless = all(method_of(record.config).is_seedless for record in self.records)
-        return seedless and all(len({draw for _, draw in c.values}) == c.n for c in self.cells.values())
+        return seedless and all(len(cell.draws) == cell.n for cell in self.cells.values())
 
     @property
     def optimism(self) -> Cell | None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dp_bench.randomness import derive
 from dp_bench.records import RunRecord
-from dp_bench.report.frame import MEAN, Cell, Row, Table, independent
+from dp_bench.report.frame import MEAN, Cell, Row, Table
 from dp_bench.report.runs import SeedAndDraw
 
 if TYPE_CHECKING:
@@ -160,16 +160,15 @@ def compare(
     comparisons = []
     for a, b in pairs:
         for task in table.columns:
-            by_key = _differences(table, task, a, b)
-            if not by_key:
+            paired = _differences(table, task, a, b)
+            if not paired.n:
                 continue
-            differences = independent(by_key)
-            over = "draws" if len({draw for _, draw in by_key}) > 1 else "seeds"
+            differences, over = paired.independent, "draws" if len(paired.draws) > 1 else "seeds"
             comparisons.append(
                 Comparison(
                     *(a.label, b.label, task, len(differences), over, mean(differences)),
                     *(*interval(differences), sign_flip(differences)),
-                    _on_examples(a, b, task, by_key, results) if results and task != MEAN else None,
+                    _on_examples(a, b, task, paired.values, results) if results and task != MEAN else None,
                 )
             )
     p_values = [(c.examples.p_bootstrap if c.examples else None) if results else c.p for c in comparisons]
@@ -188,22 +187,22 @@ def supported_ranks(table: Table) -> dict[tuple[str, str], int]:
         cells = [(cell.mean, row) for row in table.rows if (cell := row.cell(task, table.tasks))]
         order = [row for _, row in sorted(cells, key=lambda pair: (-pair[0], pair[1].label))]
         pairs += [(rank, task, *two) for rank, two in enumerate(pairwise(order[:3]), 1)]
-    differences = [_differences(table, task, a, b) for _, task, a, b in pairs]
-    p_values = holm([sign_flip(independent(by_key)) if by_key else 1.0 for by_key in differences])
+    paired = [_differences(table, task, a, b) for _, task, a, b in pairs]
+    p_values = holm([sign_flip(differences.independent) if differences.n else 1.0 for differences in paired])
     return {(a.label, task): rank for (rank, task, a, _), p in zip(pairs, p_values, strict=True) if p < ALPHA}
 
 
-def _differences(table: Table, task: str, a: Row, b: Row) -> dict[SeedAndDraw, float]:
-    """Return a less b by common seed and draw. A seedless row has one value for all seeds."""
+def _differences(table: Table, task: str, a: Row, b: Row) -> Cell:
+    """Return a less b by common seed and draw, if any. A seedless row has one value for all seeds."""
     cell_a, cell_b = a.cell(task, table.tasks), b.cell(task, table.tasks)
     if cell_a is None or cell_b is None:
-        return {}
+        return Cell({})
     differences = {}
     for key in sorted(cell_b.values if a.is_seedless and not b.is_seedless else cell_a.values):
         key_a, key_b = _key_of(a, cell_a, key), _key_of(b, cell_b, key)
         if key_a in cell_a.values and key_b in cell_b.values:
             differences[key] = cell_a.values[key_a] - cell_b.values[key_b]
-    return differences
+    return Cell(differences)
 
 
 def _key_of(row: Row, cell: Cell, key: SeedAndDraw) -> SeedAndDraw:
