@@ -55,11 +55,11 @@ def _table(
 
 def header_of(record: RunRecord, suffix: str, **more: Any) -> Header:
     """Return the header of the table that this run belongs to."""
-    data, *base = base_of(record)
-    return Header(f"{data}{suffix}", *base, record.checkpoint["name_or_path"] is None, **more)
+    base, is_random = base_of(record), record.checkpoint["name_or_path"] is None
+    return Header(base[0] + suffix, *base[1:], is_random, **more)
 
 
-def base_of(record: RunRecord) -> tuple[str, ...]:
+def base_of(record: RunRecord) -> tuple[str, str, str, str, str, str]:
     """Return what all runs of a table share: data, backbone, regime, protocol, selection, reported split."""
     return (
         data_title(record),

@@ -59,10 +59,9 @@ def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -
     if not all(scored):
         return ""
     (score, best), (control_score, control) = (max(rows, key=lambda pair: pair[0]) for rows in scored)
-    tests = [c for c in compare(table, [(best, control)]) if c.task == task and c.n > 1]
     if score <= control_score:
         verdict = "the control is at least as good"
-    elif not tests:
+    elif not (tests := [c for c in compare(table, [(best, control)]) if c.task == task and c.n > 1]):
         verdict = "one seed in common: no test"
     else:
         differs = tests[0].p < ALPHA

@@ -246,8 +246,9 @@ def _evaluations(
 
 def _grouped(lines: list[dict[str, Any]], keys: list[str], value: str, **statistics: str) -> pd.DataFrame:
     """Return statistics of `value` over the lines with the same keys, one row per keys."""
-    points = pd.DataFrame(lines, columns=[*keys, value])
-    return points.groupby(keys)[value].agg(**statistics).reset_index()
+    groups: Any = pd.DataFrame(lines, columns=[*keys, value]).groupby(keys)[value]
+    grouped: pd.DataFrame = groups.agg(**statistics).reset_index()
+    return grouped
 
 
 def _with_panel(points: pd.DataFrame) -> pd.DataFrame:
@@ -295,7 +296,8 @@ def _figure(points: pd.DataFrame, draw: Draw, column: str = "task", line: str = 
     for number, ((context, name), panel) in enumerate(panels, 1):
         axes = canvas.add_subplot(rows, columns, number)
         draw(axes, panel, styles)
-        axes.set_title(f"{name}\n{fill(context, TITLE_WIDTH)}" if several else name, fontsize=9)
+        title = f"{name}\n{fill(str(context), TITLE_WIDTH)}" if several else str(name)
+        axes.set_title(title, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         drawn, labels = axes.get_legend_handles_labels()
         handles |= dict(zip(labels, drawn, strict=True))

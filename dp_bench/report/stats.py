@@ -7,7 +7,7 @@ five.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import mean, median, stdev
@@ -213,18 +213,14 @@ def _key_of(row: Row, cell: Cell, key: SeedAndDraw) -> SeedAndDraw:
 
 
 def _on_examples(
-    a: Row, b: Row, task: str, keys: Iterable[SeedAndDraw], results: Results
+    a: Row, b: Row, task: str, keys: Collection[SeedAndDraw], results: Results
 ) -> ExampleTests | None:
     """Test two rows over the examples of a task; None unless all runs have predictions of the same ones."""
-    by_row = []
-    for row in (a, b):
-        cell = row.cells[task]
-        by_row.append([results(cell.runs[_key_of(row, cell, key)], task) for key in keys])
-    first = by_row[0][0]
-    if first is None or not all(
-        frame is not None and frame.index.equals(first.index) for frames in by_row for frame in frames
-    ):
+    cells = [(row, row.cells[task]) for row in (a, b)]
+    read = [results(cell.runs[_key_of(row, cell, key)], task) for row, cell in cells for key in keys]
+    found = [frame for frame in read if frame is not None]
+    if len(found) < len(read) or not all(frame.index.equals(found[0].index) for frame in found):
         return None
-    right_a, right_b = (np.array([frame["correct"] for frame in frames], dtype=bool) for frames in by_row)
+    right = np.array([frame["correct"] for frame in found], dtype=np.bool_)
     seed = derive(0, "bootstrap", a.label, b.label, task)
-    return over_examples(right_a, right_b, seed, first["source"].tolist())
+    return over_examples(right[: len(keys)], right[len(keys) :], seed, found[0]["source"].tolist())
