@@ -526,3 +526,6 @@ def test_a_restart_on_several_tasks_is_the_same_run_for_all_of_them() -> None:
     assert {task: cell.values for task, cell in best.cells.items()} == {
         **{"cb": {(0, 0): 20.0}, "rte": {(0, 0): 21.0}}
     }
+    (alone,) = build_tables(made, tasks=["cb"])
+    best = with_restarts(alone, 3).rows[1]
+    assert {task: cell.values for task, cell in best.cells.items()} == {"cb": {(0, 0): 20.0}}

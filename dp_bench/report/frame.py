@@ -116,12 +116,6 @@ class Row:
         return seedless and all(len(cell.draws) == cell.n for cell in self.cells.values())
 
     @property
-    def optimism(self) -> Cell | None:
-        """Return the scores selected on the reported split less those selected on held-out rows."""
-        values = {(number, 0): twins.difference for number, twins in enumerate(self.twins)}
-        return Cell(values) if values else None
-
-    @property
     def distinct(self) -> list[RunRecord]:
         """Return one record per task, seed and draw, without repeated runs."""
         return [runs[0] for by_draw in by_seed_and_draw(self.records).values() for runs in by_draw.values()]
