@@ -118,7 +118,7 @@ def over_examples(
     # Integers, so that equal rows differ by exactly 0.
     gains = a.astype(np.int64) - b.astype(np.int64)
     by_source = np.zeros((len(gains), len(sizes)), dtype=np.int64)
-    np.add.at(by_source, (slice(None), source_of), gains)
+    np.add.at(by_source.T, source_of, gains.T)
     total = by_source.sum(0)
     rng = np.random.default_rng(seed)
     drawn = (rng.integers(0, len(sizes), len(sizes)) for _ in range(RESAMPLES))
