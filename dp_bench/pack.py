@@ -84,8 +84,7 @@ def read(path: Path) -> dict[str, Row]:
         raise _unreadable(path, error) from None
     if table.schema != _schema() or not VERSION.items() <= (table.schema.metadata or {}).items():
         raise _unreadable(path, "it holds no records, or records of another version of dp-bench")
-    columns = [column.to_pylist() for column in table.columns]
-    return {run_id: Row(*values) for run_id, *values in zip(*columns, strict=True)}
+    return {row.pop("run_id"): Row(**row) for row in table.to_pylist()}
 
 
 def write(rows: Mapping[str, Row], path: Path) -> None:
@@ -93,10 +92,9 @@ def write(rows: Mapping[str, Row], path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    names = sorted(rows)
-    columns = [names, *([rows[name][index] for name in names] for index in range(len(Row._fields)))]
+    lines = [{"run_id": run_id, **row._asdict()} for run_id, row in sorted(rows.items())]
     parquet.write_table(
-        pa.table(columns, schema=_schema()),
+        pa.Table.from_pylist(lines, schema=_schema()),
         path,
         compression="zstd",
         compression_level=9,

@@ -327,12 +327,12 @@ def test_a_prediction_counts_as_right_if_it_is_one_of_the_right_entities(
     record = run.run(own)
     results = ExampleResults(Path(own.settings.results_dir))
     for task in record.by_task or [record.task]:
-        found = results.correct(record, task)
+        found = results(record, task)
         assert found is not None
         accuracy = (
             record.by_task[task]["metrics"]["accuracy"] if record.by_task else record.metrics["accuracy"]
         )
-        assert 100 * np.mean(list(found.values())) == pytest.approx(accuracy)
+        assert 100 * np.mean(found["correct"]) == pytest.approx(accuracy)
     table = pd.read_parquet(Path(own.settings.results_dir) / "runs" / record.run_id / "predictions.parquet")
     of_record = table[table["golds"].notna()]
     assert len(of_record) == 6 and max(map(len, of_record["golds"])) > 1
@@ -341,5 +341,5 @@ def test_a_prediction_counts_as_right_if_it_is_one_of_the_right_entities(
     assert (last != of_record["gold"]).any()
     table.loc[of_record.index, "prediction"] = last
     table.to_parquet(Path(own.settings.results_dir) / "runs" / record.run_id / "predictions.parquet")
-    again = ExampleResults(Path(own.settings.results_dir)).correct(record, "record")
-    assert again is not None and all(again.values())
+    again = ExampleResults(Path(own.settings.results_dir))(record, "record")
+    assert again is not None and all(again["correct"])

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import product
+from itertools import combinations, product
 from statistics import mean
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.records import make_record
 from scipy import stats as scipy_stats
@@ -18,6 +19,7 @@ from dp_bench.records import RunRecord
 from dp_bench.report import paper, stats
 from dp_bench.report.build import build_tables
 from dp_bench.report.controls import CONTROLS, MORE_CONTROLS, control_notes, is_dynamic
+from dp_bench.report.examples import source_in
 from dp_bench.report.frame import Cell, Row, Table
 from dp_bench.report.restarts import with_restarts
 from dp_bench.report.sheet import Sheet, SheetOptions, make_sheet
@@ -38,6 +40,10 @@ def rows(**scores: Sequence[float]) -> list[RunRecord]:
 def only(made: Sequence[RunRecord], metric: str = "score") -> Table:
     (table,) = build_tables(made, metric)
     return table
+
+
+def pairs_of(table: Table) -> list[tuple[Row, Row]]:
+    return list(combinations(table.rows, 2))
 
 
 def row(sheet: Sheet, label: str) -> list[str]:
@@ -190,7 +196,7 @@ def test_mcnemar_by_source_is_the_exact_group_permutation_test() -> None:
 
 
 def test_the_source_of_an_example_is_read_in_its_id() -> None:
-    assert [stats.source_in(name) for name in ("multirc/val/5/2/1", "record/val/3/0", "rte/val/7")] == [
+    assert [source_in(name) for name in ("multirc/val/5/2/1", "record/val/3/0", "rte/val/7")] == [
         *("multirc/val/5", "record/val/3", "rte/val/7")
     ]
 
@@ -217,7 +223,7 @@ def test_over_seeds_and_few_shot_draws_the_test_keeps_its_level(draws: int, seed
         a = {place: 60 + favour[place[1]] + noise[0, i] for i, place in enumerate(places)}
         b = {place: 60 + noise[1, i] for i, place in enumerate(places)}
         table = table_of(drawn(a, "fixed"), drawn(b, "split"))
-        (found,) = stats.compare(table, stats.all_pairs(table))
+        (found,) = stats.compare(table, pairs_of(table))
         assert (found.n, found.over) == (draws, "draws")
         assert found.difference == pytest.approx(mean(a.values()) - mean(b.values()))
         rejected += found.p < 0.05
@@ -258,14 +264,14 @@ def test_over_draws_intervals_are_over_draws_too_and_notes_say_so() -> None:
 
 def test_only_seeds_that_both_have_are_compared() -> None:
     made = [*rows(fixed=[60, 62, 64]), *scored(["task=rte", "prompt=split"], [61, 61])]
-    (found,) = stats.compare(only(made), stats.all_pairs(only(made)))
+    (found,) = stats.compare(only(made), pairs_of(only(made)))
     assert (found.n, found.difference, found.p) == (2, pytest.approx(mean([-1, 1])), 1.0)
     assert found.a == "fixed" and found.b == "split"
 
 
 def test_what_draws_nothing_stands_against_every_seed() -> None:
     table = only(rows(majority=[50], fixed=[60, 62, 64]))
-    (found,) = stats.compare(table, stats.all_pairs(table))
+    (found,) = stats.compare(table, pairs_of(table))
     assert (found.a, found.n, found.difference) == ("fixed", 3, 12.0)
     assert found.p == 0.25
 
@@ -273,26 +279,31 @@ def test_what_draws_nothing_stands_against_every_seed() -> None:
 def test_the_correction_counts_every_comparison_of_the_family() -> None:
     made = rows(fixed=range(60, 70), split=range(61, 71), postfix=[60 + (-1) ** i for i in range(10)])
     table = only(made)
-    found = stats.compare(table, stats.all_pairs(table))
+    found = stats.compare(table, pairs_of(table))
     assert [c.p_holm for c in found] == stats.holm([c.p for c in found])
     assert min(c.p for c in found) == pytest.approx(2**-9)
+
+
+def right(examples: Mapping[str, bool]) -> pd.DataFrame:
+    """Return which examples a run got right, as read from its predictions; the source is in the id."""
+    sources = [source_in(name) for name in examples]
+    return pd.DataFrame({"correct": examples.values(), "source": sources}, index=list(examples))
 
 
 def test_predictions_decide_where_they_are_asked_for() -> None:
     made = rows(fixed=[50, 50], split=[80, 80])
 
-    def correct(record: RunRecord, task: str) -> Mapping[str, bool]:
-        share = record.score / 100
-        return {f"{task}/{i}": i < 100 * share for i in range(100)}
+    def results(record: RunRecord, task: str) -> pd.DataFrame:
+        return right({f"{task}/{i:02}": i < record.score for i in range(100)})
 
-    options = SheetOptions(correct=correct)
+    options = SheetOptions(results=results)
     sheet = make_sheet(only(made), options)
     assert row(sheet, "split")[1].endswith("†")
     assert any("paired bootstrap over examples" in note for note in sheet.notes)
     (found,) = sheet.comparisons
     assert found.examples is not None and found.examples.num_examples == 100
     assert found.examples.low > 0
-    nothing = make_sheet(only(made), SheetOptions(correct=lambda *_: None))
+    nothing = make_sheet(only(made), SheetOptions(results=lambda *_: None))
     assert nothing.comparisons[0].examples is None and "†" not in row(nothing, "split")[1]
     assert not any("bootstrap" in note or "Holm" in note for note in nothing.notes), "it was not made"
     assert any(note.startswith("no difference is marked: predictions.parquet") for note in nothing.notes)
@@ -302,12 +313,12 @@ def test_tests_over_seeds_and_over_examples_are_never_corrected_together() -> No
     ten = range(10)
     made = rows(fixed=[60.0 + s for s in ten], split=[70.0 + s for s in ten], postfix=[80.0 + s for s in ten])
 
-    def correct(record: RunRecord, task: str) -> Mapping[str, bool] | None:
+    def results(record: RunRecord, task: str) -> pd.DataFrame | None:
         if record.prompt == "postfix":
             return None
-        return {f"multirc/val/{i // 4}/{i % 4}": i < 4 * record.score for i in range(400)}
+        return right({f"multirc/val/{i // 4:02}/{i % 4}": i < 4 * record.score for i in range(400)})
 
-    sheet = make_sheet(only(made), SheetOptions(correct=correct))
+    sheet = make_sheet(only(made), SheetOptions(results=results))
     found = {c.a: c for c in sheet.comparisons}
     assert found["postfix"].p < 0.01 and found["postfix"].p_holm is None and not found["postfix"].supported
     tested = found["split"].examples
@@ -316,7 +327,7 @@ def test_tests_over_seeds_and_over_examples_are_never_corrected_together() -> No
     (note,) = [note for note in sheet.notes if note.startswith("† differs")]
     assert note.endswith("for 1 comparisons") and "RTE 100 texts with 400 examples" in note
     assert any(note.startswith("not tested: postfix on RTE") for note in sheet.notes)
-    one = make_sheet(only([r for r in made if r.seed == 0]), SheetOptions(correct=correct))
+    one = make_sheet(only([r for r in made if r.seed == 0]), SheetOptions(results=results))
     assert any(note.startswith("† differs") for note in one.notes), "one run each is enough for examples"
 
 
@@ -462,12 +473,12 @@ def test_over_examples_a_restart_is_the_run_that_was_chosen() -> None:
         replace(record, select_score=record.score) for record in rows(fixed=[40.0, 80.0], split=[60.0, 20.0])
     ]
 
-    def correct(record: RunRecord, task: str) -> Mapping[str, bool]:
-        return {f"rte/val/{i}": i < record.score for i in range(100)}
+    def results(record: RunRecord, task: str) -> pd.DataFrame:
+        return right({f"rte/val/{i:02}": i < record.score for i in range(100)})
 
     table = with_restarts(only(made), 2)
     best = [row for row in table.rows if row.restarts == 2]
-    (found,) = stats.compare(table, [(best[0], best[1])], correct=correct)
+    (found,) = stats.compare(table, [(best[0], best[1])], results=results)
     assert found.difference == 20.0 and found.examples is not None
     assert found.examples.low < 20.0 < found.examples.high and found.examples.low > 5.0
 
@@ -515,3 +526,6 @@ def test_a_restart_on_several_tasks_is_the_same_run_for_all_of_them() -> None:
     assert {task: cell.values for task, cell in best.cells.items()} == {
         **{"cb": {(0, 0): 20.0}, "rte": {(0, 0): 21.0}}
     }
+    (alone,) = build_tables(made, tasks=["cb"])
+    best = with_restarts(alone, 3).rows[1]
+    assert {task: cell.values for task, cell in best.cells.items()} == {"cb": {(0, 0): 20.0}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def pack(results_dir: Path, drop: Sequence[str] = (), *, remove: bool = False) -
         f"{len(files)} record.json have {size:,} bytes; the pack has {path.stat().st_size:,} (before: "
         f"{size_before:,})"
     )
-    _clear(results_dir / "runs", [file.parent for file in files.values()], remove=remove)
+    _clear(results_dir / "runs", files.values(), remove=remove)
     return 1 if len(new_rows) < len(paths) else 0
 
 
@@ -102,7 +102,8 @@ def _verify(path: Path, rows: Mapping[str, Row], files: Mapping[str, Path]) -> N
     wrong = [
         run_id
         for run_id, content in packs.contents(stored, path)
-        if stored[run_id] != rows.get(run_id) or not _same(content, files.get(run_id))
+        if stored[run_id] != rows.get(run_id)
+        or (run_id in files and json.dumps(content) != json.dumps(records.content_of(files[run_id])))
     ]
     if wrong or stored.keys() != rows.keys():
         raise UserError(
@@ -111,29 +112,25 @@ def _verify(path: Path, rows: Mapping[str, Row], files: Mapping[str, Path]) -> N
         )
 
 
-def _same(content: object, file: Path | None) -> bool:
-    return file is None or json.dumps(content) == json.dumps(records.content_of(file))
-
-
-def _clear(runs: Path, packed: Sequence[Path], *, remove: bool) -> None:
+def _clear(runs: Path, packed: Collection[Path], *, remove: bool) -> None:
     """Print how many folders hold only a packed record, and with `remove` delete them."""
-    spare = [folder for folder in packed if _holds_a_record_alone(folder)]
+    if not runs.is_dir():
+        return
+    spare = [
+        file
+        for file in packed
+        if list(file.parent.iterdir()) == [file] and not (file.is_symlink() or file.parent.is_symlink())
+    ]
+    more = len(list(runs.iterdir())) - len(spare)
     if remove:
-        for folder in spare:
-            (folder / "record.json").unlink()
-            folder.rmdir()
-    count = len(list(runs.iterdir())) if runs.is_dir() else 0
-    if remove:
-        if runs.is_dir() and not count:
+        for file in spare:
+            file.unlink()
+            file.parent.rmdir()
+        if not more:
             runs.rmdir()
-        print(f"removed {len(spare)} folders; {count} that hold more than a packed record are left in {runs}")
-    elif count:
+        print(f"removed {len(spare)} folders; {more} that hold more than a packed record are left in {runs}")
+    elif spare or more:
         print(
             f"{len(spare)} folders in {runs} hold only a packed record: --remove deletes them; "
-            f"{count - len(spare)} hold more, such as weights, or no readable record"
+            f"{more} hold more, such as weights, or no readable record"
         )
-
-
-def _holds_a_record_alone(folder: Path) -> bool:
-    file = folder / "record.json"
-    return not (folder.is_symlink() or file.is_symlink()) and list(folder.iterdir()) == [file]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from dp_bench import records
@@ -16,13 +17,21 @@ from dp_bench.report.build import build_tables
 from dp_bench.report.columns import columns
 from dp_bench.report.examples import ExampleResults
 from dp_bench.report.frame import Table
+from dp_bench.report.html import to_html
+from dp_bench.report.latex import to_latex
 from dp_bench.report.restarts import with_restarts
-from dp_bench.report.sheet import AGGREGATES, Sheet, SheetOptions, compare_rows, make_sheet
+from dp_bench.report.sheet import AGGREGATES, Sheet, SheetOptions, make_sheet
 from dp_bench.report.transfer import transfer_tables
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
-FORMATS = ("md", "csv", "tex", "html")
+# From tables, their sheets and the names of more columns to a text.
+FORMATS: dict[str, Callable[[Sequence[Table], Sequence[Sheet], Sequence[str]], str]] = {
+    "md": lambda _, sheets, names: report.to_markdown(sheets),
+    "csv": lambda tables, _, names: report.to_csv(tables, names),
+    "tex": lambda _, sheets, names: to_latex(sheets),
+    "html": lambda _, sheets, names: to_html(sheets),
+}
 
 
 @dataclass(frozen=True)
@@ -48,39 +57,50 @@ class TableOptions:
 
 def tables(results_dir: Path, options: TableOptions) -> int:
     """Print the tables of all finished runs below `results_dir` and write them to `options.out`."""
-    check_words("--format", options.formats, FORMATS)
+    check_words("--format", options.formats, tuple(FORMATS))
     check_words("--columns", options.columns, tuple(columns()))
     check_words("--against", [options.against] if options.against else [], ("paper",))
     check_words("--tests", [options.tests], ("seeds", "examples"))
-    check_words("--aggregate", [options.aggregate], AGGREGATES)
+    check_words("--aggregate", [options.aggregate], tuple(AGGREGATES))
+    if options.best_of is not None and options.best_of < 2:
+        raise UserError(f"--best-of {options.best_of}: give the number of restarts, 2 or more.")
     selected = _selected_records(results_dir, options)
     metric = options.metric or (paper.METRIC if options.against else "score")
     check_words("--metric", [metric], sorted({"score", "select_score", *_metrics(selected)}))
-    built = transfer_tables(selected, metric) if options.transfer else build_tables(selected, metric)
+    build = transfer_tables if options.transfer else build_tables
+    built = build(selected, metric, options.tasks)
     if not built:
         raise UserError(
             "No run was evaluated on other tasks: train with regime.transfer=[TASK], such as [boolq]."
             if options.transfer
             else "No finished run is one of --rows on one of --tasks: leave one of them out."
         )
-    built = [_of_tasks(table, options.tasks) for table in built] if options.tasks else built
-    if options.best_of is not None:
-        if options.best_of < 2:
-            raise UserError(f"--best-of {options.best_of}: give the number of restarts, 2 or more.")
+    if options.best_of:
         built = [with_restarts(table, options.best_of) for table in built]
-    results = ExampleResults(results_dir) if options.tests == "examples" else None
     budget = [column.name for column in columns().values() if column.is_budget]
     sheet_options = SheetOptions(
         columns=list(dict.fromkeys([*options.columns, *(budget if options.budget else ())])),
         against_paper=options.against == "paper",
         reference=_reference(options.reference, built),
-        correct=results.correct if results else None,
-        sources=results.sources if results else None,
+        results=ExampleResults(results_dir) if options.tests == "examples" else None,
         aggregate=options.aggregate,
     )
     sheets = [make_sheet(table, sheet_options) for table in built]
     _print(sheets)
-    _write(built, sheets, sheet_options, options, options.out or results_dir / "tables")
+    name, out = "transfer" if options.transfer else "tables", options.out or results_dir / "tables"
+    names = sheet_options.columns
+    texts = {f"{name}.{form}": FORMATS[form](built, sheets, names) for form in options.formats}
+    if options.pairs or sheet_options.results:
+        comparisons = [
+            # Of the sheet, or else of all pairs.
+            (not options.pairs and sheet.comparisons)
+            or stats.compare(table, combinations(table.rows, 2), sheet_options.results)
+            for table, sheet in zip(built, sheets, strict=True)
+        ]
+        texts["comparisons.csv"] = report.comparisons_csv(built, comparisons)
+    for file, text in texts.items():
+        records.write_text(out / file, text)
+    print(f"\nwritten: {', '.join(str(out / file) for file in texts)}")
     _print_unfinished(results_dir)
     return 0
 
@@ -101,19 +121,9 @@ def _current_name(name: str, known: Collection[str]) -> str:
     return name if name in known else prompt_aliases().get(name, name)
 
 
-def _of_tasks(table: Table, tasks: Sequence[str]) -> Table:
-    """Return the table with the columns of these tasks only (multitask runs have more)."""
-    kept = tuple(task for task in table.tasks if task in tasks)
-    rows = tuple(
-        replace(row, cells={task: cell for task, cell in row.cells.items() if task in kept})
-        for row in table.rows
-    )
-    return replace(table, tasks=kept, rows=tuple(row for row in rows if row.cells))
-
-
 def _metrics(selected: Sequence[RunRecord]) -> set[str]:
-    single = {name for record in selected for name in record.metrics}
-    return single | {name for r in selected for entry in r.by_task.values() for name in entry["metrics"]}
+    several = [entry["metrics"] for record in selected for entry in record.by_task.values()]
+    return {name for metrics in (*several, *(record.metrics for record in selected)) for name in metrics}
 
 
 def _reference(label: str, built: Sequence[Table]) -> str:
@@ -131,46 +141,6 @@ def _print(sheets: Sequence[Sheet]) -> None:
             console.print(report.to_terminal(sheet))
     else:
         print(report.to_markdown(sheets), end="")
-
-
-def _write(
-    built: Sequence[Table],
-    sheets: Sequence[Sheet],
-    sheet_options: SheetOptions,
-    options: TableOptions,
-    out: Path,
-) -> None:
-    from dp_bench.report.html import to_html
-    from dp_bench.report.latex import to_latex
-
-    name = "transfer" if options.transfer else "tables"
-    writers = {
-        "md": lambda: report.to_markdown(sheets),
-        "csv": lambda: report.to_csv(built, sheet_options.columns),
-        "tex": lambda: to_latex(sheets),
-        "html": lambda: to_html(sheets),
-    }
-    paths = []
-    for form in options.formats:
-        paths.append(out / f"{name}.{form}")
-        records.write_text(paths[-1], writers[form]())
-    if options.pairs or options.tests == "examples":
-        paths.append(out / "comparisons.csv")
-        comparisons = [
-            _comparisons(table, sheet, sheet_options, all_pairs=options.pairs)
-            for table, sheet in zip(built, sheets, strict=True)
-        ]
-        records.write_text(paths[-1], report.comparisons_csv(built, comparisons))
-    print(f"\nwritten: {', '.join(map(str, paths))}")
-
-
-def _comparisons(
-    table: Table, sheet: Sheet, sheet_options: SheetOptions, *, all_pairs: bool
-) -> list[stats.Comparison]:
-    """Return comparisons of all pairs, or those with the reference (from the sheet if it has them)."""
-    if sheet.comparisons and not all_pairs:
-        return sheet.comparisons
-    return compare_rows(table, stats.all_pairs(table), sheet_options)
 
 
 def _print_unfinished(results_dir: Path) -> None:

@@ -3,67 +3,63 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from statistics import fmean
 from types import MappingProxyType
 from typing import Any
 
 from dp_bench.records import RunRecord, flatten, is_volatile
 from dp_bench.report import notes
-from dp_bench.report.aliases import canonical
 from dp_bench.report.expand import by_task
 from dp_bench.report.frame import Cell, Header, Row, Table, Twins, by_seed_and_draw
-from dp_bench.report.runs import data_title, regime_title, task_run_id, title_of, value_of
+from dp_bench.report.runs import data_title, regime_title, scored, task_run_id, title_of, value_of
 from dp_bench.report.variants import by_label
 from dp_bench.tasks import in_order
 
 
-def build_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
-    """Return the tables of these records, in an order that depends only on their content."""
-    by_header: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
-    expanded = by_task(canonical(sorted(records, key=lambda r: r.run_id)))
-    single = [record for record in expanded if value_of(record, metric) is not None]
+def build_tables(
+    records: Iterable[RunRecord], metric: str = "score", tasks: Collection[str] = ()
+) -> list[Table]:
+    """Return the tables of these records, or of their results on some tasks, in an order that depends only on
+    their content."""
+    in_order_of_ids = sorted(records, key=lambda r: r.run_id)
+    expanded = [record for record in by_task(in_order_of_ids) if not tasks or record.task in tasks]
+    with_metric = scored(expanded, metric)
     without = [record for record in expanded if value_of(record, metric) is None]
-    for record in single:
+    by_header: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
+    for record in with_metric:
         by_header[(*base_of(record), record.checkpoint["fingerprint"])].append(record)
     bases = Counter(key[:-1] for key in by_header)
-    twins = _twins(single, metric)
+    twins = _twins(with_metric)
     tables = []
     for key in sorted(by_header, key=str):
         weights = str(key[-1])[:8] if bases[key[:-1]] > 1 else ""
         left_out = [record for record in without if base_of(record) == key[:-1]]
-        tables += [
-            _table(part, metric, suffix, weights, twins, left_out) for suffix, part in by_data(by_header[key])
-        ]
+        for suffix, part in by_data(by_header[key]):
+            header = header_of(part[0], suffix, weights=weights, more=notes.searched(part))
+            tables.append(_table(header, part, metric, twins, left_out))
     return tables
 
 
 def _table(
-    records: list[RunRecord],
-    metric: str,
-    suffix: str,
-    weights: str,
-    twins: dict[str, Twins],
-    left_out: list[RunRecord],
+    header: Header, records: list[RunRecord], metric: str, twins: dict[str, Twins], left_out: list[RunRecord]
 ) -> Table:
     grouped, common = by_label(records)
-    rows, repeats = rows_of(grouped, metric, twins)
+    rows, repeats = rows_of(grouped, twins)
     rows.sort(key=lambda row: (min(r.trainable_parameters for r in row.records), row.label))
     budgets_differ = any(key.startswith("trainer.") for key in common)
     table_notes = notes.notes_on(records, rows, metric, budgets_differ=budgets_differ)
     table_notes += [*notes.left_out(left_out, metric), *repeats]
-    header = header_of(records[0], suffix, weights=weights, more=notes.searched(records))
     return Table(header, *tasks_of(records), tuple(rows), tuple(table_notes))
 
 
-def header_of(record: RunRecord, suffix: str, split: str = "", **more: Any) -> Header:
+def header_of(record: RunRecord, suffix: str, **more: Any) -> Header:
     """Return the header of the table that this run belongs to."""
-    data, backbone, regime, protocol, selection, reported = base_of(record)
-    is_random, split = record.checkpoint["name_or_path"] is None, split or reported
-    return Header(f"{data}{suffix}", backbone, is_random, regime, protocol, selection, split, **more)
+    base, is_random = base_of(record), record.checkpoint["name_or_path"] is None
+    return Header(base[0] + suffix, *base[1:], is_random, **more)
 
 
-def base_of(record: RunRecord) -> tuple[str, ...]:
+def base_of(record: RunRecord) -> tuple[str, str, str, str, str, str]:
     """Return what all runs of a table share: data, backbone, regime, protocol, selection, reported split."""
     return (
         data_title(record),
@@ -84,12 +80,12 @@ def by_data(records: list[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
         parts[digests[record.task].index(record.data_sha256)].append(record)
     if len(parts) == 1:
         return [("", records)]
-    return [(f" (files {_files(parts[number], digests)})", parts[number]) for number in sorted(parts)]
-
-
-def _files(records: list[RunRecord], digests: dict[str, list[str]]) -> str:
-    """Return the first 8 digits of the digests of tasks that were read from several files."""
-    return " ".join(sorted({r.data_sha256[:8] for r in records if len(digests[r.task]) > 1}))
+    titled = []
+    for _, part in sorted(parts.items()):
+        # The first 8 digits of the digests of tasks that were read from several files.
+        files = sorted({r.data_sha256[:8] for r in part if len(digests[r.task]) > 1})
+        titled.append((f" (files {' '.join(files)})", part))
+    return titled
 
 
 def tasks_of(records: Iterable[RunRecord]) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -99,9 +95,7 @@ def tasks_of(records: Iterable[RunRecord]) -> tuple[tuple[str, ...], dict[str, s
 
 
 def rows_of(
-    grouped: Mapping[str, list[RunRecord]],
-    metric: str,
-    twins: Mapping[str, Twins] = MappingProxyType({}),
+    grouped: Mapping[str, list[RunRecord]], twins: Mapping[str, Twins] = MappingProxyType({})
 ) -> tuple[list[Row], list[str]]:
     """Return one row per label, sorted by label, and notes on runs that share seed, draw and task."""
     rows, repeated, contradictions = [], set[str](), []
@@ -110,36 +104,34 @@ def rows_of(
         for task, by_draw in by_seed_and_draw(records).items():
             scores = {}
             for draw, runs in by_draw.items():
-                values = [value for run in runs if (value := value_of(run, metric)) is not None]
-                equal = len(set(values)) == 1
-                scores[draw] = values[0] if equal else fmean(values)
+                equal = len({run.score for run in runs}) == 1
+                scores[draw] = runs[0].score if equal else fmean(run.score for run in runs)
                 if equal:
                     repeated |= {record.run_id for record in runs[1:]}
                 else:
-                    contradictions.append(notes.contradiction(label, runs, values))
-            cells[task] = Cell(scores, notes.marks(records, task))
+                    contradictions.append(notes.contradiction(label, runs))
+            first = {draw: runs[0] for draw, runs in by_draw.items()}
+            cells[task] = Cell(scores, notes.marks(records, task), first)
         row_twins = tuple(twins[task_run_id(record)] for record in records if task_run_id(record) in twins)
         rows.append(Row(label, cells, tuple(records), row_twins))
     return rows, [*contradictions, *notes.repeats(repeated)]
 
 
-def _twins(records: list[RunRecord], metric: str) -> dict[str, Twins]:
+def _twins(records: list[RunRecord]) -> dict[str, Twins]:
     """Return, by `task_run_id`, pairs of runs that differ only in the split they selected on."""
     if len({record.selection for record in records}) == 1:
         return {}
-    pairs: dict[str, dict[str, tuple[RunRecord, float]]] = defaultdict(dict)
+    pairs: dict[str, dict[str, RunRecord]] = defaultdict(dict)
     for record in records:
-        settings = flatten(record.config)
-        settings = {k: v for k, v in settings.items() if not is_volatile(k) and k != "trainer.selection"}
-        value = value_of(record, metric)
-        if value is not None:
-            key = repr((record.task, record.data_sha256, record.precision, sorted(settings.items(), key=str)))
-            pairs[key][record.selection] = (record, value)
+        flat = flatten(record.config).items()
+        settings = sorted((k, v) for k, v in flat if not is_volatile(k) and k != "trainer.selection")
+        key = repr((record.task, record.data_sha256, record.precision, settings))
+        pairs[key][record.selection] = record
     twins: dict[str, Twins] = {}
     for pair in pairs.values():
         if len(pair) == 2:
-            (validation, validation_score), (heldout, heldout_score) = pair["validation"], pair["heldout"]
-            rows = (validation.num_examples["train"], heldout.num_examples["train"])
-            twin = Twins(title_of(validation), validation_score - heldout_score, rows)
-            twins |= {task_run_id(record): twin for record in (validation, heldout)}
+            first, second = pair["validation"], pair["heldout"]
+            rows = (first.num_examples["train"], second.num_examples["train"])
+            twin = Twins(title_of(first), first.score - second.score, rows)
+            twins |= {task_run_id(record): twin for record in (first, second)}
     return twins

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import mean
+from statistics import fmean, mean
 
 from dp_bench.plugins import by_key
 from dp_bench.records import RunRecord
@@ -78,10 +78,9 @@ def _forwards(record: RunRecord) -> int:
 
 
 def _trials(record: RunRecord) -> int:
-    if not record.num_updates:
-        return 0
     search = search_of(record)
-    return int(search["trials"]) if search.get("searched") else 1
+    trials = int(search["trials"]) if search.get("searched") else 1
+    return trials if record.num_updates else 0
 
 
 def _hours(row: Row, tasks: Sequence[str]) -> CellView:
@@ -98,8 +97,10 @@ def _interval(row: Row, tasks: Sequence[str]) -> CellView:
 
 
 def _optimism(row: Row, tasks: Sequence[str]) -> CellView:
-    gain = row.optimism
-    return CellView("-") if gain is None else CellView(f"{gain.mean:+.2f} ({gain.n})", gain.mean)
+    if not row.twins:
+        return CellView("-")
+    gain = fmean(twins.difference for twins in row.twins)
+    return CellView(f"{gain:+.2f} ({len(row.twins)})", gain)
 
 
 def _optimism_notes(table: Table) -> list[str]:

@@ -27,11 +27,6 @@ def is_chosen(record: RunRecord, piece: str) -> bool:
     return entry is not None and (entry.is_learned or entry.has_members)
 
 
-def is_control(record: RunRecord) -> bool:
-    """Return whether a run's prompt is a control."""
-    return record.prompt.removesuffix(MULTITASK) in (*CONTROLS, *MORE_CONTROLS)
-
-
 def control_notes(table: Table) -> list[str]:
     """Return notes on missing controls and on how the best control of each task compares with the best
     dynamic prompt; none for a table without dynamic prompts."""
@@ -39,38 +34,37 @@ def control_notes(table: Table) -> list[str]:
     dynamic = [row for row in rows if is_dynamic(row.records[0])]
     if not dynamic:
         return []
-    controls = [row for row in rows if is_control(row.records[0])]
-    notes = [_missing(table, controls)]
-    verdicts = [text for task in table.columns if (text := _verdict(table, task, dynamic, controls))]
-    if verdicts:
-        notes.append(f"best control / best dynamic prompt: {'; '.join(verdicts)}")
-    return [note for note in notes if note]
-
-
-def _missing(table: Table, controls: list[Row]) -> str:
-    present = {row.records[0].prompt.removesuffix(MULTITASK) for row in controls}
+    controls = [row for row in rows if _prompt_of(row) in (*CONTROLS, *MORE_CONTROLS)]
+    present = {_prompt_of(row) for row in controls}
     if any(row.records[0].config["backbone"]["head"] == "classifier" for row in table.rows):
         present.add("zero_shot")  # not possible with this head
     missing = [name for name in CONTROLS if name not in present]
-    return f"controls missing from this table: {', '.join(missing)}" if missing else ""
+    notes = [f"controls missing from this table: {', '.join(missing)}"] if missing else []
+    verdicts = [text for task in table.columns if (text := _verdict(table, task, dynamic, controls))]
+    if verdicts:
+        notes.append(f"best control / best dynamic prompt: {'; '.join(verdicts)}")
+    return notes
+
+
+def _prompt_of(row: Row) -> str:
+    return row.records[0].prompt.removesuffix(MULTITASK)
 
 
 def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -> str:
-    def best_of(rows: list[Row]) -> tuple[float, Row] | None:
-        scored = [(cell.mean, row) for row in rows if (cell := row.cell(task, table.tasks))]
-        return max(scored, key=lambda pair: pair[0], default=None)
-
-    best_dynamic, best_control = best_of(dynamic), best_of(controls)
-    if best_dynamic is None or best_control is None:
+    """Return how the best dynamic prompt compares with the best control; "" if one of them was not run."""
+    scored = [
+        [(cell.mean, row) for row in rows if (cell := row.cell(task, table.tasks))]
+        for rows in (dynamic, controls)
+    ]
+    if not all(scored):
         return ""
-    (score, dynamic_row), (control_score, control_row) = best_dynamic, best_control
-    scores = f"{table.title(task)} {control_row.label} {control_score:.2f} / {dynamic_row.label} {score:.2f}"
+    (score, best), (control_score, control) = (max(rows, key=lambda pair: pair[0]) for rows in scored)
     if score <= control_score:
-        return f"{scores} (the control is at least as good)"
-    tests = [c for c in compare(table, [(dynamic_row, control_row)]) if c.task == task and c.n > 1]
-    if not tests:
-        return f"{scores} (one seed in common: no test)"
-    p, pairs = tests[0].p, f"{tests[0].n} {tests[0].over}"
-    if p >= ALPHA:
-        return f"{scores} (no significant difference: p = {p:.2g} over {pairs})"
-    return f"{scores} (significantly better than every control: p = {p:.2g} over {pairs})"
+        verdict = "the control is at least as good"
+    elif not (tests := [c for c in compare(table, [(best, control)]) if c.task == task and c.n > 1]):
+        verdict = "one seed in common: no test"
+    else:
+        differs = tests[0].p < ALPHA
+        verdict = "significantly better than every control" if differs else "no significant difference"
+        verdict += f": p = {tests[0].p:.2g} over {tests[0].n} {tests[0].over}"
+    return f"{table.title(task)} {control.label} {control_score:.2f} / {best.label} {score:.2f} ({verdict})"

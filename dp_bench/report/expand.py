@@ -22,14 +22,8 @@ def by_task(records: Iterable[RunRecord]) -> list[RunRecord]:
         if not record.by_task:
             expanded.append(replace(record, data_sha256=trained_sha256(record)))
         for task, entry in record.by_task.items():
-            named = replace(
-                _for(record, task, entry, record.config["task"]["tasks"][task]),
-                prompt=record.prompt + MULTITASK,
-                select_score=entry["select_score"],
-                select_metrics=entry["select_metrics"],
-                notes=entry["notes"],
-            )
-            expanded.append(named)
+            part = _for(record, task, entry, record.config["task"]["tasks"][task])
+            expanded.append(replace(part, prompt=record.prompt + MULTITASK))
     return expanded
 
 
@@ -66,16 +60,14 @@ def trained_on(record: RunRecord) -> str:
 
 
 def _for(record: RunRecord, task: str, entry: Mapping[str, Any], task_config: Mapping[str, Any]) -> RunRecord:
+    """Return the record of a run for one task, from its entry in `by_task` or `transfer`."""
     files = record.data_files
     return replace(
         record,
         task=task,
-        score=entry["score"],
-        metrics=entry["metrics"],
-        num_examples=entry["num_examples"],
-        data_sha256=entry["data_sha256"],
         data_files={
             name: files[key] for name in ("train", "validation") if (key := f"{task}/{name}") in files
         },
         config={**record.config, "task": dict(task_config)},
+        **{name: value for name, value in entry.items() if hasattr(record, name)},
     )

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import fsum, sqrt
-from statistics import fmean
+from functools import cached_property
+from statistics import fmean, stdev
 
+from dp_bench.effective import method_of
 from dp_bench.records import RunRecord
 from dp_bench.report.runs import SeedAndDraw, seed_and_draw_of
 
@@ -25,11 +26,11 @@ class Header:
 
     data: str
     backbone: str
-    random_weights: bool
     regime: str
     protocol: str
     selection: str
     split: str
+    random_weights: bool
     weights: str = ""  # start of the checkpoint's fingerprint, if two tables have the same backbone name
     more: tuple[str, ...] = ()  # further lines
 
@@ -55,6 +56,8 @@ class Cell:
 
     values: dict[SeedAndDraw, float]
     marks: str = ""  # of notes on the data of its runs
+    # The run behind each value, also if it is one of another seed; none for a mean over tasks.
+    runs: Mapping[SeedAndDraw, RunRecord] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -62,9 +65,19 @@ class Cell:
         return len(self.values)
 
     @property
+    def draws(self) -> set[int]:
+        """Return the few-shot draws of the runs."""
+        return {draw for _, draw in self.values}
+
+    @property
     def independent(self) -> list[float]:
-        """Return independent values: one per run, or with several few-shot draws the mean of each."""
-        return independent(self.values)
+        """Return the values, or with several few-shot draws the mean of each.
+
+        Runs on one draw share its rows, so they are not independent samples of other draws.
+        """
+        if len(self.draws) == 1:
+            return list(self.values.values())
+        return [fmean(v for (_, of), v in self.values.items() if of == draw) for draw in sorted(self.draws)]
 
     @property
     def mean(self) -> float:
@@ -74,21 +87,7 @@ class Cell:
     @property
     def sd(self) -> float | None:
         """Return the sample standard deviation over runs; None for one run."""
-        if self.n == 1:
-            return None
-        center = self.mean
-        return sqrt(fsum((value - center) ** 2 for value in self.values.values()) / (self.n - 1))
-
-
-def independent(values: Mapping[SeedAndDraw, float]) -> list[float]:
-    """Return the values, or with several few-shot draws the mean of each.
-
-    Runs on one draw share its rows, so they are not independent samples of other draws.
-    """
-    by_draw: dict[int, list[float]] = defaultdict(list)
-    for (_, draw), value in values.items():
-        by_draw[draw].append(value)
-    return list(values.values()) if len(by_draw) == 1 else [fmean(by_draw[draw]) for draw in sorted(by_draw)]
+        return stdev(self.values.values()) if self.n > 1 else None
 
 
 @dataclass(frozen=True)
@@ -109,14 +108,12 @@ class Row:
     records: tuple[RunRecord, ...]
     twins: tuple[Twins, ...] = ()
     restarts: int = 1  # each score is the best of this many runs
-    # The run behind a score, by task, seed and draw, if it is a run of another seed.
-    chosen: Mapping[tuple[str, SeedAndDraw], RunRecord] = field(default_factory=dict)
 
-    @property
-    def optimism(self) -> Cell | None:
-        """Return the scores selected on the reported split less those selected on held-out rows."""
-        values = {(number, 0): twins.difference for number, twins in enumerate(self.twins)}
-        return Cell(values) if values else None
+    @cached_property
+    def is_seedless(self) -> bool:
+        """Return whether the scores are the same for every seed: only few-shot rows are drawn."""
+        seedless = all(method_of(record.config).is_seedless for record in self.records)
+        return seedless and all(len(cell.draws) == cell.n for cell in self.cells.values())
 
     @property
     def distinct(self) -> list[RunRecord]:

@@ -34,7 +34,9 @@ def load_all(results_dir: Path) -> list[RunRecord]:
 
 def _indexed(results_dir: Path, stamps: Mapping[str, tuple[int, int]]) -> dict[str, Row]:
     """Return the records in folders, from the index if it has them, and update the index."""
-    indexed = _read(results_dir / FILE) if stamps else {}
+    indexed: dict[str, Row] = {}
+    with suppress(UserError):  # none yet, or it cannot be read
+        indexed = pack.read(results_dir / FILE) if stamps else {}
     rows = {name: row for name, row in indexed.items() if stamps.get(name) == (row.mtime_ns, row.size)}
     new = stamps.keys() - rows.keys()
     for name in new:
@@ -58,10 +60,3 @@ def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
                 stat = os.stat(f"{entry.path}/record.json")  # noqa: PTH116 - thousands of them
                 stamps[entry.name] = (stat.st_mtime_ns, stat.st_size)
     return stamps
-
-
-def _read(path: Path) -> dict[str, Row]:
-    try:
-        return pack.read(path)
-    except UserError:
-        return {}

@@ -28,7 +28,7 @@ def notes_on(records: list[RunRecord], rows: list[Row], metric: str, *, budgets_
         notes.append("a cell with n = 1 says nothing about the spread over seeds")
     on_data = sorted({note for record in records for note in record.notes})
     notes += [f"{mark} {note}" for begin, mark in MARKS.items() for note in on_data if note.startswith(begin)]
-    draws = {draw for row in rows for cell in row.cells.values() for _, draw in cell.values}
+    draws = {draw for row in rows for cell in row.cells.values() for draw in cell.draws}
     if len(draws) > 1:
         notes.append(
             f"{len(draws)} draws of few-shot rows (regime.split_seed) count as runs of one cell; tests and "
@@ -64,19 +64,15 @@ def left_out(records: Sequence[RunRecord], metric: str) -> list[str]:
 
 def repeats(run_ids: set[str]) -> list[str]:
     """Return a note on runs that repeat the settings and scores of another run and count once."""
-    if not run_ids:
-        return []
-    return [
-        f"{_runs(len(run_ids))} with the settings and the scores of another one, counted once: "
-        f"{', '.join(sorted(run_ids))}"
-    ]
+    text = f"{_runs(len(run_ids))} with the settings and the scores of another one, counted once: "
+    return [text + ", ".join(sorted(run_ids))] if run_ids else []
 
 
-def contradiction(label: str, runs: Sequence[RunRecord], values: Sequence[float]) -> str:
+def contradiction(label: str, runs: Sequence[RunRecord]) -> str:
     """Return a note that runs with the same settings differ in their scores."""
     seed, draw = seed_and_draw_of(runs[0])
     where = f"{title_of(runs[0])}, seed {seed}{f', draw {draw}' if draw else ''}"
-    scores = ", ".join(f"{value:.2f} ({run.run_id})" for value, run in zip(values, runs, strict=True))
+    scores = ", ".join(f"{run.score:.2f} ({run.run_id})" for run in runs)
     return f"{label} on {where}: runs with the same settings differ, and their mean counts as one: {scores}"
 
 

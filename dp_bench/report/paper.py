@@ -38,14 +38,14 @@ class Printed:
 
 @cache
 def _numbers() -> dict[tuple[str, ...], float]:
-    numbers: dict[tuple[str, ...], float] = {}
     with Path(__file__).with_name("paper.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    for name in reversed(TABLES):
-        for row in rows:
-            if row["table"] == name:
-                numbers[row["backbone"], row["regime"], row["prompt"], row["task"]] = float(row["accuracy"])
-    return numbers
+    return {
+        (row["backbone"], row["regime"], row["prompt"], row["task"]): float(row["accuracy"])
+        for name in reversed(TABLES)
+        for row in rows
+        if row["table"] == name
+    }
 
 
 def printed_numbers(table: Table) -> dict[tuple[str, str], Printed]:
@@ -61,15 +61,13 @@ def printed_numbers(table: Table) -> dict[tuple[str, str], Printed]:
 
 def _printed(table: Table, row: Row, task: str) -> Printed | None:
     """Return the paper's number for a cell, or None. For `mean` the table must have the paper's tasks."""
-    data = row.records[0].config["data"]
-    if data["name"] != "superglue" or data["limit"] is not None or row.records[0].prompt.endswith(MULTITASK):
+    data, prompt = row.records[0].config["data"], row.records[0].prompt
+    if data["name"] != "superglue" or data["limit"] is not None or prompt.endswith(MULTITASK):
         return None
     paper_tasks = {task for *_, task in _numbers()} - {"mean"}
     if task == "mean" and set(table.tasks) != paper_tasks:
         return None
-    aliases = prompt_aliases()
-    prompt = aliases.get(row.records[0].prompt, row.records[0].prompt)
-    names = (prompt, *(alias for alias, name in aliases.items() if name == prompt))
+    names = (prompt, *(alias for alias, name in prompt_aliases().items() if name == prompt))
     keys = [(table.header.backbone, table.header.regime, name, task) for name in names]
     value = next((_numbers()[key] for key in keys if key in _numbers()), None)
     if value is None or row.restarts > 1:

@@ -6,12 +6,12 @@ Each function in FIGURES takes finished runs and returns a `Figure`, or None if 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from dp_bench.records import RunRecord, flatten
 from dp_bench.report.controls import is_chosen, is_dynamic
 from dp_bench.report.runs import data_title
 from dp_bench.report.transfer import transfer_tables
-from dp_bench.report.variants import row_labels
+from dp_bench.report.variants import by_label
 from dp_bench.tasks import in_order
 
 if TYPE_CHECKING:
@@ -36,26 +36,14 @@ LEGEND_WIDTH = 42
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "osD^vP*X"
 LINE = ["place", "task", "prompt"]  # columns that identify a line of a panel
+PIECES = ("position", "length")
 
 
-@dataclass(frozen=True)
-class FinishedRun:
+class FinishedRun(NamedTuple):
     """A finished run and its folder."""
 
     record: RunRecord
     folder: Path
-
-    def history(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl, one per evaluation."""
-        path = self.folder / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-    def predictions(self) -> pd.DataFrame | None:
-        """Return predictions.parquet, or None if it is missing."""
-        path = self.folder / "predictions.parquet"
-        return pd.read_parquet(path) if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,8 @@ class Figure:
     points: pd.DataFrame  # one row per point
 
 
-Panel = Callable[["Axes", pd.DataFrame], None]
+Styles = Mapping[Any, dict[str, Any]]  # by the label of a line
+Draw = Callable[["Axes", pd.DataFrame, Styles], None]  # draws the points of one panel
 
 
 def entropies(runs: Sequence[FinishedRun]) -> Figure | None:
@@ -79,80 +68,64 @@ def choices_over_training(runs: Sequence[FinishedRun]) -> Figure | None:
     """Heat maps of the positions and lengths chosen for the selection split, against updates."""
     lines = [
         {**names, "piece": piece, "step": entry["step"], "value": value, "count": count}
-        for run, names in _labelled(runs)
-        for entry in run.history()
-        for piece in ("position", "length")
-        if is_chosen(run.record, piece)
+        for record, names, entry in _evaluations(runs)
+        for piece in PIECES
+        if is_chosen(record, piece)
         for value, count in enumerate(entry.get(f"{piece}_counts", ()))
     ]
-    if not lines:
-        return None
-    points = pd.DataFrame(lines)
     keys = [*LINE, "piece", "step", "value"]
-    points = points.groupby(keys)["count"].sum().reset_index()
+    points = _grouped(lines, keys, "count", count="sum")
     points["share"] = points["count"] / points.groupby(keys[:-1])["count"].transform("sum")
-    points["panel"] = points["task"] + ", " + points["prompt"] + ", " + points["piece"]
 
-    def draw(axes: Axes, panel: pd.DataFrame) -> None:
+    def draw(axes: Axes, panel: pd.DataFrame, styles: Styles) -> None:
         grid = panel.pivot(index="value", columns="step", values="share")
         axes.imshow(grid, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
         shown = range(0, len(grid.columns), -(-len(grid.columns) // MOST_TICKS))
         axes.set_xticks(list(shown), [grid.columns[index] for index in shown])
         axes.set(xlabel="updates", ylabel=f"chosen {panel['piece'].iloc[0]} (light: all)")
 
-    return Figure(_panels(points, draw, "panel"), points)
+    return _figure(_with_panel(points), draw, "panel")
 
 
 def _curves(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
     """Draw a value of each evaluation against updates: the mean over seeds, and their range as a band."""
     lines = [
-        {**names, "seed": run.record.seed, "step": entry["step"], key: entry[key]}
-        for run, names in _labelled(runs)
-        for entry in run.history()
+        {**names, "step": entry["step"], key: entry[key]}
+        for _, names, entry in _evaluations(runs)
         if key in entry
     ]
-    if not lines:
-        return None
-    points = pd.DataFrame(lines)
-    spread = points.groupby([*LINE, "step"])[key].agg(["mean", "min", "max", "count"]).reset_index()
-    styles = _styles(spread["prompt"])
-    band = 0.3 / max(2, len(styles))  # bands overlap
+    points = _grouped(lines, [*LINE, "step"], key, mean="mean", min="min", max="max", count="count")
 
-    def draw(axes: Axes, panel: pd.DataFrame) -> None:
+    def draw(axes: Axes, panel: pd.DataFrame, styles: Styles) -> None:
+        band = 0.3 / max(2, len(styles))  # bands overlap
         for prompt, line in panel.groupby("prompt"):
             style = styles[prompt]
             axes.plot(line["step"], line["mean"], label=prompt, markersize=3, **style)
             axes.fill_between(line["step"], line["min"], line["max"], color=style["color"], alpha=band, lw=0)
         axes.set(xlabel="updates", ylabel=label)
 
-    return Figure(_panels(spread, draw), spread)
+    return _figure(points, draw)
 
 
 def _against(runs: Sequence[FinishedRun], setting: str, label: str) -> Figure | None:
     """Draw the score against a setting, for prompts with several values of it."""
     name = setting.rsplit(".", 1)[-1]
     lines = [
-        {**names, name: value, "seed": run.record.seed, "score": run.record.score}
+        {**names, name: value, "score": run.record.score}
         for run, names in _labelled(runs, [setting])
         if run.record.num_updates and (value := flatten(run.record.config).get(setting)) is not None
     ]
-    if not lines:
-        return None
-    points = pd.DataFrame(lines)
-    points = points[points.groupby(LINE)[name].transform("nunique") > 1]
-    if points.empty:
-        return None
-    spread = points.groupby([*LINE, name])["score"].agg(["mean", "std", "count"]).reset_index()
-    styles = _styles(spread["prompt"])
+    points = _grouped(lines, [*LINE, name], "score", mean="mean", std="std", count="count")
+    points = points[points.groupby(LINE)[name].transform("size") > 1]
 
-    def draw(axes: Axes, panel: pd.DataFrame) -> None:
+    def draw(axes: Axes, panel: pd.DataFrame, styles: Styles) -> None:
         for prompt, line in panel.groupby("prompt"):
             spreads = line["std"].fillna(0)
             axes.errorbar(line[name], line["mean"], spreads, label=prompt, capsize=2, **styles[prompt])
         axes.set(xlabel=label, ylabel="score")
         axes.locator_params(axis="x", integer=True)
 
-    return Figure(_panels(spread, draw), spread)
+    return _figure(points, draw)
 
 
 def _pareto(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
@@ -162,13 +135,9 @@ def _pareto(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
         for run, names in _labelled(runs)
         if run.record.num_updates
     ]
-    if not lines:
-        return None
-    points = pd.DataFrame(lines)
-    spread = points.groupby(LINE)[[key, "score"]].mean().reset_index()
-    styles = _styles(spread["prompt"])
+    points = pd.DataFrame(lines, columns=[*LINE, key, "score"]).groupby(LINE).mean().reset_index()
 
-    def draw(axes: Axes, panel: pd.DataFrame) -> None:
+    def draw(axes: Axes, panel: pd.DataFrame, styles: Styles) -> None:
         for prompt, point in panel.groupby("prompt"):
             axes.plot(point[key], point["score"], label=prompt, **{**styles[prompt], "linestyle": ""})
         order = panel.sort_values([key, "score"], ascending=[True, False])
@@ -176,35 +145,29 @@ def _pareto(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
         axes.step(front[key], front["score"], where="post", color="#999999", lw=0.8, zorder=0)
         axes.set(xscale="log", xlabel=label, ylabel="score")
 
-    return Figure(_panels(spread, draw), spread)
+    return _figure(points, draw)
 
 
 def choices(runs: Sequence[FinishedRun]) -> Figure | None:
     """Histograms of the positions and lengths chosen for the reported examples, by label."""
     lines = []
-    for run, names in _labelled(runs):
-        predictions = run.predictions() if is_dynamic(run.record) else None
-        if predictions is None:
+    for (record, folder), names in _labelled(runs):
+        path = folder / "predictions.parquet"
+        if not is_dynamic(record) or not path.is_file():
             continue
-        several = "task" in predictions
-        for task, examples in predictions.groupby("task") if several else [(run.record.task, predictions)]:
-            labels = _labels(run.record, str(task))
-            for piece in ("position", "length"):
-                if piece not in examples or examples[piece].isna().all() or not is_chosen(run.record, piece):
-                    continue
-                counts = examples.groupby(["gold", piece]).size()
-                for gold, value, count in counts.reset_index().itertuples(index=False):
-                    label = labels[int(gold)] if 0 <= int(gold) < len(labels) else "any"
-                    columns = {**names, "task": str(task), "piece": piece, "label": label}
-                    lines.append({**columns, "value": int(value), "count": int(count)})
-    if not lines:
-        return None
-    keys = [*LINE, "piece", "label", "value"]
-    points = pd.DataFrame(lines).groupby(keys)["count"].sum().reset_index()
-    points["panel"] = points["task"] + ", " + points["prompt"] + ", " + points["piece"]
-    styles = _styles(points["label"])
+        examples = pd.read_parquet(path)
+        if "task" not in examples:
+            examples["task"] = record.task
+        for piece in PIECES:
+            if piece in examples and is_chosen(record, piece):
+                counts = examples.groupby(["task", "gold", piece]).size().reset_index()
+                for task, gold, value, count in counts.itertuples(index=False):
+                    label = _label(record, task, int(gold))
+                    columns = {**names, "task": task, "piece": piece, "label": label}
+                    lines.append({**columns, "value": int(value), "count": count})
+    points = _grouped(lines, [*LINE, "piece", "label", "value"], "count", count="sum")
 
-    def draw(axes: Axes, panel: pd.DataFrame) -> None:
+    def draw(axes: Axes, panel: pd.DataFrame, styles: Styles) -> None:
         bottom = np.zeros(int(panel["value"].max()) + 1)
         for label, part in panel.groupby("label"):
             heights = np.zeros_like(bottom)
@@ -213,12 +176,11 @@ def choices(runs: Sequence[FinishedRun]) -> Figure | None:
             bottom += heights
         axes.set(xlabel=f"chosen {panel['piece'].iloc[0]}", ylabel="examples, all seeds")
 
-    return Figure(_panels(points, draw, "panel"), points)
+    return _figure(_with_panel(points), draw, "panel", "label")
 
 
 def transfer(runs: Sequence[FinishedRun]) -> Figure | None:
     """Heat maps of runs with regime.transfer, trained on × evaluated on, one per prompt."""
-    tables = transfer_tables([run.record for run in runs])
     lines = [
         {
             "place": f"{table.header.data}, {table.header.backbone}",
@@ -227,15 +189,12 @@ def transfer(runs: Sequence[FinishedRun]) -> Figure | None:
             "evaluated_on": table.titles[task],
             "score": cell.mean,
         }
-        for table in tables
+        for table in transfer_tables([run.record for run in runs])
         for row in table.rows
         for task, cell in row.cells.items()
     ]
-    if not lines:
-        return None
-    points = pd.DataFrame(lines)
 
-    def draw(axes: Axes, panel: pd.DataFrame) -> None:
+    def draw(axes: Axes, panel: pd.DataFrame, styles: Styles) -> None:
         grid = panel.pivot(index="trained_on", columns="evaluated_on", values="score")
         axes.imshow(grid, cmap="viridis", vmin=0, vmax=100, aspect="auto")
         for (row, column), value in np.ndenumerate(grid.to_numpy(dtype=float)):
@@ -246,7 +205,7 @@ def transfer(runs: Sequence[FinishedRun]) -> Figure | None:
         axes.set_yticks(range(len(grid.index)), grid.index)
         axes.set(xlabel="evaluated on", ylabel="trained on")
 
-    return Figure(_panels(points, draw), points)
+    return _figure(pd.DataFrame(lines), draw)
 
 
 FIGURES: dict[str, Callable[[Sequence[FinishedRun]], Figure | None]] = {
@@ -265,17 +224,36 @@ FIGURES: dict[str, Callable[[Sequence[FinishedRun]], Figure | None]] = {
 
 def _labelled(
     runs: Sequence[FinishedRun], leave_out: Collection[str] = ()
-) -> list[tuple[FinishedRun, dict[str, str]]]:
-    """Return runs with their panel (`place`, `task`) and line (`prompt`). As in tables, runs that differ in a
+) -> Iterator[tuple[FinishedRun, dict[str, str]]]:
+    """Yield runs with their panel (`place`, `task`) and line (`prompt`). As in tables, runs that differ in a
     setting outside `leave_out` get different lines."""
-    labels = row_labels([run.record for run in runs], lambda r: f"{_context(r)}, {r.task}", leave_out)
-    return [
-        (
-            run,
-            dict(zip(LINE, (_context(run.record), run.record.task, labels[run.record.run_id]), strict=True)),
-        )
-        for run in runs
-    ]
+    rows, _ = by_label([run.record for run in runs], lambda r: f"{_context(r)}, {r.task}", leave_out)
+    labels = {record.run_id: label for label, row in rows.items() for record in row}
+    for run in runs:
+        record = run.record
+        yield run, {"place": _context(record), "task": record.task, "prompt": labels[record.run_id]}
+
+
+def _evaluations(
+    runs: Sequence[FinishedRun],
+) -> Iterator[tuple[RunRecord, dict[str, str], dict[str, Any]]]:
+    """Yield each line of metrics.jsonl, one per evaluation, with its run, panel and line."""
+    for run, names in _labelled(runs):
+        path = run.folder / "metrics.jsonl"
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            yield run.record, names, json.loads(line)
+
+
+def _grouped(lines: list[dict[str, Any]], keys: list[str], value: str, **statistics: str) -> pd.DataFrame:
+    """Return statistics of `value` over the lines with the same keys, one row per keys."""
+    groups: Any = pd.DataFrame(lines, columns=[*keys, value]).groupby(keys)[value]
+    grouped: pd.DataFrame = groups.agg(**statistics).reset_index()
+    return grouped
+
+
+def _with_panel(points: pd.DataFrame) -> pd.DataFrame:
+    """Return points with a column `panel`: the task, the prompt and the piece of it that is chosen."""
+    return points.assign(panel=points["task"] + ", " + points["prompt"] + ", " + points["piece"])
 
 
 def _context(record: RunRecord) -> str:
@@ -283,13 +261,14 @@ def _context(record: RunRecord) -> str:
     return f"{data_title(record)}, {record.backbone}, {record.regime}, {record.protocol}"
 
 
-def _labels(record: RunRecord, task: str) -> list[str]:
+def _label(record: RunRecord, task: str, gold: int) -> str:
+    """Return the label with this number, or "any" for a task whose examples have choices."""
     config = record.config["task"]
-    task_settings = config.get("tasks", {}).get(task, config)
-    return [str(label) for label in task_settings.get("labels") or []]
+    labels = config.get("tasks", {}).get(task, config).get("labels") or []
+    return str(labels[gold]) if 0 <= gold < len(labels) else "any"
 
 
-def _styles(labels: Iterable[str]) -> dict[Any, dict[str, Any]]:
+def _styles(labels: Iterable[str]) -> Styles:
     """Return a style for each label, the same in every panel; colours repeat dashed after eight."""
     styles = {}
     for index, label in enumerate(sorted(set(labels))):
@@ -299,34 +278,32 @@ def _styles(labels: Iterable[str]) -> dict[Any, dict[str, Any]]:
     return styles
 
 
-def _panels(points: pd.DataFrame, draw: Panel, column: str = "task") -> Canvas:
-    """Draw one panel per `place` and `column`, with a legend to the right."""
+def _figure(points: pd.DataFrame, draw: Draw, column: str = "task", line: str = "prompt") -> Figure | None:
+    """Draw one panel per `place` and `column`, with a legend to the right; None without points. The labels in
+    the column `line`, if there is one, have the same style in every panel."""
     from matplotlib.figure import Figure as Canvas
 
-    order = in_order(set(points[column]))
-    keys = sorted(
-        points[["place", column]].drop_duplicates().itertuples(index=False),
-        key=lambda key: (key[0], order.index(key[1])),
-    )
-    columns = min(MOST_COLUMNS, len(keys))
-    rows = -(-len(keys) // columns)
+    if points.empty:
+        return None
+    styles = _styles(points.get(line, ()))
+    ordered = points.assign(**{column: pd.Categorical(points[column], in_order(points[column]))})
+    panels = list(ordered.groupby(["place", column], observed=True))
+    columns = min(MOST_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
     canvas = Canvas(figsize=(WIDE * columns + 1.6, HIGH * rows), layout="constrained")
-    grid = canvas.subplots(rows, columns, squeeze=False)
-    several = len({key[0] for key in keys}) > 1
-    for axes, (context, name) in zip(grid.flat, keys, strict=False):
-        draw(axes, points[(points["place"] == context) & (points[column] == name)])
-        axes.set_title(f"{name}\n{fill(context, TITLE_WIDTH)}" if several else name, fontsize=9)
+    several = points["place"].nunique() > 1
+    handles: dict[str, Any] = {}
+    for number, ((context, name), panel) in enumerate(panels, 1):
+        axes = canvas.add_subplot(rows, columns, number)
+        draw(axes, panel, styles)
+        title = f"{name}\n{fill(str(context), TITLE_WIDTH)}" if several else str(name)
+        axes.set_title(title, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in list(grid.flat)[len(keys) :]:
-        axes.set_visible(False)
+        drawn, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, drawn, strict=True))
     if not several:
-        canvas.suptitle(keys[0][0], fontsize=9)
-    handles = {
-        label: handle
-        for axes in grid.flat
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
+        canvas.suptitle(points["place"].iloc[0], fontsize=9)
     if handles:
         names = [fill(label, LEGEND_WIDTH) for label in handles]
         canvas.legend(handles.values(), names, loc="outside right upper", fontsize=8, frameon=False)
-    return canvas
+    return Figure(canvas, points)

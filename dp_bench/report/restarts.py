@@ -6,14 +6,13 @@ selection score (never the reported score). A run on several tasks is kept for a
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from statistics import fmean
 
 from dp_bench.records import RunRecord
 from dp_bench.report.frame import Cell, Row, Table, by_seed_and_draw
-from dp_bench.report.runs import SeedAndDraw
 
 
 def with_restarts(table: Table, number: int) -> Table:
@@ -25,30 +24,19 @@ def with_restarts(table: Table, number: int) -> Table:
 def _best_of(row: Row, number: int) -> Row | None:
     by_task = by_seed_and_draw(record for record in row.records if record.num_updates)
     cells, spent = {}, []
-    chosen: dict[tuple[str, SeedAndDraw], RunRecord] = {}
     for task, runs in by_task.items():
         selected = {key: fmean(map(_selection, repeats)) for key, repeats in runs.items()}
-        groups = _groups(sorted(runs), number)
+        by_draw = groupby(sorted(runs, key=itemgetter(1, 0)), itemgetter(1))  # keys are (seed, draw)
+        seeds = [list(keys) for _, keys in by_draw]  # the remainder of each is left out
+        groups = [keys[i : i + number] for keys in seeds for i in range(0, len(keys) - number + 1, number)]
         best = {group[0]: max(group, key=lambda key: selected[key]) for group in groups}
         if best:
             values = {first: row.cells[task].values[key] for first, key in best.items()}
-            cells[task] = Cell(values, row.cells[task].marks)
-            chosen |= {(task, first): runs[key][0] for first, key in best.items()}
+            chosen = {first: runs[key][0] for first, key in best.items()}
+            cells[task] = Cell(values, row.cells[task].marks, chosen)
             spent += [record for group in groups for key in group for record in runs[key]]
     label = f"{row.label}, best of {number}"
-    return Row(label, cells, tuple(spent), restarts=number, chosen=chosen) if cells else None
-
-
-def _groups(keys: Sequence[SeedAndDraw], number: int) -> list[list[SeedAndDraw]]:
-    """Split the seeds of each draw into groups of `number`; drop the remainder."""
-    by_draw: dict[int, list[SeedAndDraw]] = defaultdict(list)
-    for key in keys:
-        by_draw[key[1]].append(key)
-    return [
-        draw_keys[first : first + number]
-        for _, draw_keys in sorted(by_draw.items())
-        for first in range(0, len(draw_keys) - number + 1, number)
-    ]
+    return Row(label, cells, tuple(spent), restarts=number) if cells else None
 
 
 def _selection(record: RunRecord) -> float:

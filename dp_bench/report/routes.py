@@ -7,7 +7,7 @@ no". It may score well, but has not learned which example needs which prompt.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from itertools import combinations
 from math import comb
 from statistics import mean
@@ -29,36 +29,30 @@ def label_routes(table: Table) -> dict[tuple[str, str], float]:
     }
 
 
-def notes(table: Table) -> list[str]:
-    """Return a note on the rows of `label_routes`, if any."""
-    shares = [
-        f"{100 * value:.0f} % ({row} on {table.title(task)})"
-        for (row, task), value in label_routes(table).items()
-    ]
+def notes(table: Table, shares: Mapping[tuple[str, str], float]) -> list[str]:
+    """Return a note on the rows with these shares (`label_routes`), if any."""
     if not shares:
         return []
+    listed = (f"{100 * share:.0f} % ({row} on {table.title(task)})" for (row, task), share in shares.items())
     return [
         f"{MARK} routes by the answer: of the errors in guessing the label, knowing the route saves "
-        + ", ".join(shares)
+        + ", ".join(listed)
     ]
 
 
 def predictive_power(row: Row, task: str, group: str) -> float | None:
     """Return the mean over seeds of `route_lambda_{group}`; None if not measured."""
-    values = [r.diagnostics.get(f"route_lambda_{group}") for r in row.distinct if r.task == task]
-    known = [value for value in values if value is not None]
-    return mean(known) if known else None
+    return _mean(r.diagnostics.get(f"route_lambda_{group}") for r in row.distinct if r.task == task)
 
 
 def summary_of(row: Row) -> str:
     """Return how well routes predict label, sub-skill and task, and how far two seeds agree (at most 1)."""
-    tasks = list(row.cells)
-    by_group = {
-        group: [v for task in tasks if (v := predictive_power(row, task, group)) is not None]
+    measured = {
+        group: _mean(predictive_power(row, task, group) for task in row.cells)
         for group in ("label", "skill", "task")
     }
-    agreed = [value for task in tasks if (value := agreement(row, task)) is not None]
-    parts = [f"{name} {mean(values):.2f}" for name, values in {**by_group, "seeds": agreed}.items() if values]
+    measured["seeds"] = _mean(agreement(row, task) for task in row.cells)
+    parts = [f"{name} {value:.2f}" for name, value in measured.items() if value is not None]
     routed = {record.run_id: record for record in row.distinct if record.routes}
     collapsed = sum(_is_collapsed(record) for record in routed.values())
     parts += [f"{collapsed} of {len(routed)} runs use one member"] if collapsed else []
@@ -76,8 +70,13 @@ def agreement(row: Row, task: str) -> float | None:
     """
     routed = (record for record in row.distinct if record.task == task and record.routes)
     routes = [record.routes.split() for record in routed if not _is_collapsed(record)]
-    pairs = [(one, other) for one, other in combinations(routes, 2) if len(one) == len(other)]
-    return mean(adjusted_rand(one, other) for one, other in pairs) if pairs else None
+    pairs = ((one, other) for one, other in combinations(routes, 2) if len(one) == len(other))
+    return _mean(adjusted_rand(one, other) for one, other in pairs)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
 
 
 def adjusted_rand(one: Collection[object], other: Collection[object]) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from dp_bench.records import RunRecord
@@ -32,6 +33,11 @@ def value_of(record: RunRecord, metric: str) -> float | None:
     if metric in ("score", "select_score"):
         return float(getattr(record, metric))
     return record.metrics.get(metric)
+
+
+def scored(records: Iterable[RunRecord], metric: str) -> list[RunRecord]:
+    """Return the records whose task has a metric, with it as their score."""
+    return [replace(r, score=value) for r in records if (value := value_of(r, metric)) is not None]
 
 
 def search_of(record: RunRecord) -> Mapping[str, Any]:

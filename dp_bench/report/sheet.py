@@ -14,7 +14,7 @@ from dp_bench.report.notes import MEAN_SD
 from dp_bench.report.stats import Comparison
 
 DIFFERS_MARK = "†"
-AGGREGATES = ("mean", "median")
+AGGREGATES = {"mean": MEAN_SD, "median": "median [lowest, highest]"}  # in the note on the cells
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,7 @@ class SheetOptions:
     columns: Sequence[str] = ()  # names
     against_paper: bool = False
     reference: str = "fixed"  # the row that others are compared with
-    correct: stats.Correct | None = None  # given: mark by the test over examples, not over seeds
-    sources: stats.SourceOf | None = None  # the text that each example is about
+    results: stats.Results | None = None  # given: mark by the test over examples, not over seeds
     aggregate: str = "mean"
 
 
@@ -44,19 +43,21 @@ def cell_text(cell: Cell | None, mark: str = "", aggregate: str = "mean") -> str
     """Return `mean ± sd (n)` or `median [min, max] (n)`; no spread for one run, `-` for none."""
     if cell is None:
         return "-"
-    spread = "" if cell.sd is None else f" ± {cell.sd:.2f}"
-    number = f"{cell.mean:.2f}{spread}"
+    values = cell.values.values()
+    center, spread = cell.mean, f" ± {cell.sd or 0.0:.2f}"
     if aggregate == "median":
-        values = cell.values.values()
-        spread = "" if cell.n == 1 else f" [{min(values):.2f}, {max(values):.2f}]"
-        number = f"{median(values):.2f}{spread}"
-    return f"{number} ({cell.n}){cell.marks}{mark}"
+        center, spread = median(values), f" [{min(values):.2f}, {max(values):.2f}]"
+    return f"{center:.2f}{spread if cell.n > 1 else ''} ({cell.n}){cell.marks}{mark}"
 
 
 def make_sheet(table: Table, options: SheetOptions = SheetOptions()) -> Sheet:
     """Format a table with the columns and marks that the options name."""
     tasks = table.columns
-    compared = _compared(table, options)
+    references = _references(table, options.reference)
+    compared = []
+    if len(references) == 1 and table.row_head == "prompt":
+        pairs = [(row, references[0]) for row in table.rows if row is not references[0]]
+        compared = stats.compare(table, pairs, options.results)
     ranks = stats.supported_ranks(table)
     paper_numbers = paper.printed_numbers(table) if options.against_paper else {}
     paper_tasks = {task for _, task in paper_numbers}
@@ -81,9 +82,10 @@ def make_sheet(table: Table, options: SheetOptions = SheetOptions()) -> Sheet:
         line += [column.value(row, table.tasks) for column in extra]
         lines.append(line)
     notes = [
-        *_cell_notes(table, options.aggregate),
-        *_test_notes(table, compared, options),
-        *routes.notes(table),
+        *(note.replace(MEAN_SD, AGGREGATES[options.aggregate]) for note in table.notes),
+        *(_example_notes(table, compared) if options.results else _seed_notes(compared)),
+        *_reference_notes(options.reference, references),
+        *routes.notes(table, routed),
         *control_notes(table),
         *(note for column in extra for note in column.notes(table)),
     ]
@@ -97,36 +99,27 @@ def make_sheet(table: Table, options: SheetOptions = SheetOptions()) -> Sheet:
     return Sheet(header, heads, lines, notes, compared)
 
 
-def _cell_notes(table: Table, aggregate: str) -> list[str]:
-    """Return the notes of the table, with the name of the aggregate."""
-    aggregate_name = {"mean": MEAN_SD, "median": "median [lowest, highest]"}[aggregate]
-    return [note.replace(MEAN_SD, aggregate_name) for note in table.notes]
-
-
-def _compared(table: Table, options: SheetOptions) -> list[Comparison]:
-    references = _references(table, options.reference)
-    if len(references) != 1 or table.row_head != "prompt":
-        return []
-    return compare_rows(table, stats.against(table, references[0]), options)
-
-
-def compare_rows(table: Table, pairs: Sequence[tuple[Row, Row]], options: SheetOptions) -> list[Comparison]:
-    """Test each pair of rows, over examples if the options say so."""
-    return stats.compare(table, pairs, correct=options.correct, sources=options.sources)
-
-
 def _references(table: Table, name: str) -> list[Row]:
     """Return the row with this label, or else all rows of this prompt (they differ in settings)."""
     exact = [row for row in table.rows if row.label == name]
     return exact or [row for row in table.rows if row.label.startswith(f"{name} [") and row.restarts == 1]
 
 
-def _test_notes(table: Table, compared: list[Comparison], options: SheetOptions) -> list[str]:
-    if options.correct:
-        return _example_notes(table, compared) or _which_reference(table, options)
+def _reference_notes(name: str, references: list[Row]) -> list[str]:
+    """Return a note on how to name the reference if several rows match."""
+    if len(references) < 2:
+        return []
+    return [
+        f"no row is compared: {name} is in {len(references)} rows; "
+        f'name one: --reference "{references[0].label}"'
+    ]
+
+
+def _seed_notes(compared: list[Comparison]) -> list[str]:
+    """Return a note on the test over seeds or draws."""
     several = [c for c in compared if c.n > 1]
     if not several:
-        return _which_reference(table, options)
+        return []
     over = "draws" if any(c.over == "draws" for c in several) else "seeds"
     max_pairs = max(c.n for c in several)
     lowest_p = 2 / 2 ** min(max_pairs, stats.EXACT_UP_TO)
@@ -165,24 +158,11 @@ def _example_notes(table: Table, compared: list[Comparison]) -> list[str]:
     return notes
 
 
-def _which_reference(table: Table, options: SheetOptions) -> list[str]:
-    """Return a note on how to name the reference row if several rows match."""
-    references = _references(table, options.reference)
-    if len(references) < 2:
-        return []
-    return [
-        f"no row is compared: {options.reference} is in {len(references)} rows; "
-        f'name one: --reference "{references[0].label}"'
-    ]
-
-
 def _paper_cells(printed: paper.Printed | None) -> list[CellView]:
     if printed is None:
         return [CellView("-"), CellView("-")]
+    value = CellView(f"{printed.value:.2f}", printed.value)
     if printed.difference is None:
-        return [CellView(f"{printed.value:.2f}", printed.value), CellView("-")]
+        return [value, CellView("-")]
     p = "" if printed.p is None else f" ({printed.p:.2g})"
-    return [
-        CellView(f"{printed.value:.2f}", printed.value),
-        CellView(f"{printed.difference:+.2f}{p}", printed.difference),
-    ]
+    return [value, CellView(f"{printed.difference:+.2f}{p}", printed.difference)]

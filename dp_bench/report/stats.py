@@ -7,28 +7,30 @@ five.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import pairwise
 from statistics import mean, median, stdev
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_bench.effective import method_of
 from dp_bench.randomness import derive
 from dp_bench.records import RunRecord
-from dp_bench.report.frame import MEAN, Cell, Row, Table, independent
-from dp_bench.report.runs import SeedAndDraw, seed_and_draw_of
+from dp_bench.report.frame import MEAN, Cell, Row, Table
+from dp_bench.report.runs import SeedAndDraw
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ALPHA = 0.05
 EXACT_UP_TO = 16  # differences: 65,536 sign vectors
 RESAMPLES = 9_999
 
-# Of a run and task: whether each example is right, by example id; None without predictions.
-Correct = Callable[[RunRecord, str], Mapping[str, bool] | None]
-# Of a run and task: the text that each example is about, by example id; None if not known.
-SourceOf = Callable[[RunRecord, str], Mapping[str, str] | None]
+# Of a run and task: by example id, whether it is right (`correct`) and the text that it is about (`source`);
+# None without predictions.
+Results = Callable[[RunRecord, str], "pd.DataFrame | None"]
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values, kind="stable")
     factors = len(p_values) - np.arange(len(p_values))
     adjusted = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values, dtype=np.float64)[order] * factors))
-    restored = np.empty(len(p_values))
-    restored[order] = adjusted
-    return [float(p) for p in restored]
+    return [float(p) for p in adjusted[np.argsort(order)]]
 
 
 def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -117,9 +117,8 @@ def over_examples(
     sizes = np.bincount(source_of)
     # Integers, so that equal rows differ by exactly 0.
     gains = a.astype(np.int64) - b.astype(np.int64)
-    by_source = np.array(
-        [np.bincount(source_of, gain, len(sizes)).round().astype(np.int64) for gain in gains]
-    )
+    by_source = np.zeros((len(gains), len(sizes)), dtype=np.int64)
+    np.add.at(by_source.T, source_of, gains.T)
     total = by_source.sum(0)
     rng = np.random.default_rng(seed)
     drawn = (rng.integers(0, len(sizes), len(sizes)) for _ in range(RESAMPLES))
@@ -140,12 +139,6 @@ def _mcnemar(gains: NDArray[np.int64]) -> float:
     """Return the exact two-sided p of wins less losses under random signs per source: McNemar's exact test if
     each source has one example."""
     sizes = np.abs(gains[gains != 0])
-    if not sizes.size:
-        return 1.0
-    if (sizes == 1).all():
-        from scipy.stats import binomtest
-
-        return float(binomtest(int((gains > 0).sum()), sizes.size).pvalue)
     reach = int(sizes.sum())
     chances = np.zeros(2 * reach + 1)  # of each sum from -reach to reach
     chances[reach] = 1.0
@@ -155,58 +148,34 @@ def _mcnemar(gains: NDArray[np.int64]) -> float:
     return min(1.0, float(chances[extreme].sum()))
 
 
-def source_in(name: str) -> str:
-    """Return the text of an example from its id: `multirc/val/5/2/1` is about passage 5."""
-    return "/".join(name.split("/")[:3])
-
-
 def compare(
-    table: Table,
-    pairs: Iterable[tuple[Row, Row]],
-    *,
-    correct: Correct | None = None,
-    sources: SourceOf | None = None,
+    table: Table, pairs: Iterable[tuple[Row, Row]], results: Results | None = None
 ) -> list[Comparison]:
     """Compare pairs of rows on every task and on the mean, with Holm's correction over all comparisons.
 
-    `correct` returns which examples a run got right, `sources` the text of each. With `correct`, the
-    bootstrap p is corrected, over the comparisons with predictions (never the mean over tasks).
+    With `results`, the bootstrap p over examples is corrected, over the comparisons with predictions (never
+    the mean over tasks).
     """
     comparisons = []
     for a, b in pairs:
         for task in table.columns:
-            by_key = _differences(table, task, a, b)
-            if not by_key:
+            paired = _differences(table, task, a, b)
+            if not paired.n:
                 continue
-            differences = independent(by_key)
-            over = "draws" if len(_draws(by_key)) > 1 else "seeds"
+            differences, over = paired.independent, "draws" if len(paired.draws) > 1 else "seeds"
             comparisons.append(
                 Comparison(
                     *(a.label, b.label, task, len(differences), over, mean(differences)),
                     *(*interval(differences), sign_flip(differences)),
-                    _on_examples(a, b, task, by_key, correct, sources) if correct and task != MEAN else None,
+                    _on_examples(a, b, task, paired.values, results) if results and task != MEAN else None,
                 )
             )
-    p_values = [(c.examples.p_bootstrap if c.examples else None) if correct else c.p for c in comparisons]
+    p_values = [(c.examples.p_bootstrap if c.examples else None) if results else c.p for c in comparisons]
     corrected = iter(holm([p for p in p_values if p is not None]))
     return [
         c if p is None else replace(c, p_holm=next(corrected))
         for c, p in zip(comparisons, p_values, strict=True)
     ]
-
-
-def _draws(keys: Iterable[SeedAndDraw]) -> set[int]:
-    return {draw for _, draw in keys}
-
-
-def all_pairs(table: Table) -> list[tuple[Row, Row]]:
-    """Return every pair of rows."""
-    return list(combinations(table.rows, 2))
-
-
-def against(table: Table, reference: Row) -> list[tuple[Row, Row]]:
-    """Return each other row, paired with the reference."""
-    return [(row, reference) for row in table.rows if row is not reference]
 
 
 def supported_ranks(table: Table) -> dict[tuple[str, str], int]:
@@ -217,70 +186,40 @@ def supported_ranks(table: Table) -> dict[tuple[str, str], int]:
         cells = [(cell.mean, row) for row in table.rows if (cell := row.cell(task, table.tasks))]
         order = [row for _, row in sorted(cells, key=lambda pair: (-pair[0], pair[1].label))]
         pairs += [(rank, task, *two) for rank, two in enumerate(pairwise(order[:3]), 1)]
-    differences = [_differences(table, task, a, b) for _, task, a, b in pairs]
-    p_values = holm([sign_flip(independent(by_key)) if by_key else 1.0 for by_key in differences])
+    paired = [_differences(table, task, a, b) for _, task, a, b in pairs]
+    p_values = holm([sign_flip(differences.independent) if differences.n else 1.0 for differences in paired])
     return {(a.label, task): rank for (rank, task, a, _), p in zip(pairs, p_values, strict=True) if p < ALPHA}
 
 
-def _differences(table: Table, task: str, a: Row, b: Row) -> dict[SeedAndDraw, float]:
-    """Return a less b by common seed and draw. A seedless row has one value for all seeds."""
+def _differences(table: Table, task: str, a: Row, b: Row) -> Cell:
+    """Return a less b by common seed and draw, if any. A seedless row has one value for all seeds."""
     cell_a, cell_b = a.cell(task, table.tasks), b.cell(task, table.tasks)
     if cell_a is None or cell_b is None:
-        return {}
-    seedless_a, seedless_b = is_seedless(a), is_seedless(b)
-    keys = cell_b.values if seedless_a and not seedless_b else cell_a.values
-    pairs = {key: (_value(cell_a, key, seedless_a), _value(cell_b, key, seedless_b)) for key in sorted(keys)}
-    return {key: x - y for key, (x, y) in pairs.items() if x is not None and y is not None}
+        return Cell({})
+    differences = {}
+    for key in sorted(cell_b.values if a.is_seedless and not b.is_seedless else cell_a.values):
+        key_a, key_b = _key_of(a, cell_a, key), _key_of(b, cell_b, key)
+        if key_a in cell_a.values and key_b in cell_b.values:
+            differences[key] = cell_a.values[key_a] - cell_b.values[key_b]
+    return Cell(differences)
 
 
-def _value(cell: Cell, key: SeedAndDraw, seedless: bool) -> float | None:
-    """Return a row's value at a seed and draw; of a seedless row, at the draw, or its only value."""
-    if not seedless:
-        return cell.values.get(key)
-    by_draw = {draw: value for (_, draw), value in cell.values.items()}
-    return by_draw.get(key[1], next(iter(by_draw.values())) if len(by_draw) == 1 else None)
-
-
-def is_seedless(row: Row) -> bool:
-    """Return whether a row's score is the same for every seed: only few-shot rows are drawn."""
-    drawn = any(not method_of(record.config).is_seedless for record in row.records)
-    return not drawn and all(cell.n == len(_draws(cell.values)) for cell in row.cells.values())
+def _key_of(row: Row, cell: Cell, key: SeedAndDraw) -> SeedAndDraw:
+    """Return where a row has its value at a seed and draw: a seedless row at any seed of the draw, or at its
+    only value."""
+    on_draw = [other for other in cell.values if other[1] == key[1]] or list(cell.values)
+    return on_draw[0] if row.is_seedless and len(on_draw) == 1 else key
 
 
 def _on_examples(
-    a: Row,
-    b: Row,
-    task: str,
-    keys: Iterable[SeedAndDraw],
-    correct: Correct,
-    sources: SourceOf | None,
+    a: Row, b: Row, task: str, keys: Collection[SeedAndDraw], results: Results
 ) -> ExampleTests | None:
-    rights: tuple[list[list[bool]], list[list[bool]]] = ([], [])
-    ids: list[str] | None = None
-    source_by_id: Mapping[str, str] = {}
-    for key in keys:
-        records = [_at(row, task, key) for row in (a, b)]
-        answers = [None if record is None else correct(record, task) for record in records]
-        for row_rights, right in zip(rights, answers, strict=True):
-            if right is None:
-                return None
-            ids = ids or sorted(right)
-            if right.keys() != set(ids):
-                return None
-            row_rights.append([right[name] for name in ids])
-        if sources is not None and not source_by_id and records[0] is not None:
-            source_by_id = sources(records[0], task) or {}
-    about = [source_by_id.get(name) or source_in(name) for name in ids or ()]
+    """Test two rows over the examples of a task; None unless all runs have predictions of the same ones."""
+    cells = [(row, row.cells[task]) for row in (a, b)]
+    read = [results(cell.runs[_key_of(row, cell, key)], task) for row, cell in cells for key in keys]
+    found = [frame for frame in read if frame is not None]
+    if len(found) < len(read) or not all(frame.index.equals(found[0].index) for frame in found):
+        return None
+    right = np.array([frame["correct"] for frame in found], dtype=np.bool_)
     seed = derive(0, "bootstrap", a.label, b.label, task)
-    return over_examples(np.array(rights[0], dtype=bool), np.array(rights[1], dtype=bool), seed, about)
-
-
-def _at(row: Row, task: str, key: SeedAndDraw) -> RunRecord | None:
-    """Return a row's run at a seed and draw; of a seedless row, a run on the draw, or any."""
-    if row.chosen:
-        return row.chosen.get((task, key))
-    records = [record for record in row.records if record.task == task]
-    matching = [record for record in records if seed_and_draw_of(record) == key]
-    if not matching and is_seedless(row):
-        matching = [record for record in records if seed_and_draw_of(record)[1] == key[1]] or records
-    return matching[0] if matching else None
+    return over_examples(right[: len(keys)], right[len(keys) :], seed, found[0]["source"].tolist())

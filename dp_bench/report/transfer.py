@@ -3,46 +3,49 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from dp_bench.records import RunRecord
-from dp_bench.report.aliases import canonical
 from dp_bench.report.build import base_of, by_data, header_of, rows_of, tasks_of
 from dp_bench.report.expand import MULTITASK, by_evaluated_task, trained_on, trained_sha256
 from dp_bench.report.frame import Table
 from dp_bench.report.notes import MEAN_SD
-from dp_bench.report.runs import value_of
+from dp_bench.report.runs import scored
 from dp_bench.report.variants import by_label
 
 
-def transfer_tables(records: Iterable[RunRecord], metric: str = "score") -> list[Table]:
-    """Return one matrix per prompt of the runs with `regime.transfer`: trained on × evaluated on."""
+def transfer_tables(
+    records: Iterable[RunRecord], metric: str = "score", tasks: Collection[str] = ()
+) -> list[Table]:
+    """Return one matrix per prompt of the runs with `regime.transfer`: trained on × evaluated on (`tasks`, or
+    all)."""
     by_prompt: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
-    records = canonical(sorted(records, key=lambda r: r.run_id))
+    records = sorted(records, key=lambda r: r.run_id)
     sources = _sources(records)
-    for evaluated in by_evaluated_task(records):
-        record = replace(evaluated, prompt=evaluated.prompt.removesuffix(MULTITASK))
-        if value_of(record, metric) is not None:
+    for evaluated in scored(by_evaluated_task(records), metric):
+        if not tasks or evaluated.task in tasks:
+            record = replace(evaluated, prompt=evaluated.prompt.removesuffix(MULTITASK))
             key = (record.prompt, *base_of(record)[:-1], str(record.checkpoint["fingerprint"]))
             by_prompt[key].append(record)
     return [
-        _matrix(part, suffix, sources, metric)
+        _matrix(part, suffix, sources)
         for _, prompt_records in sorted(by_prompt.items())
         for suffix, part in by_data(prompt_records)
     ]
 
 
-def _matrix(records: list[RunRecord], suffix: str, sources: dict[str, str], metric: str) -> Table:
+def _matrix(records: list[RunRecord], suffix: str, sources: dict[str, str]) -> Table:
     """Return the table of one prompt, with a row per training task and differing settings."""
     grouped, _ = by_label(records, lambda record: f"{sources[record.run_id]}, {record.task}")
     rows: dict[str, list[RunRecord]] = defaultdict(list)
     for label, group in grouped.items():
         for record in group:
             rows[sources[record.run_id] + label.removeprefix(record.prompt)].append(record)
-    matrix_rows, repeats = rows_of(rows, metric)
+    matrix_rows, repeats = rows_of(rows)
+    split = f"every task's reported examples, of prompt={records[0].prompt}"
     return Table(
-        header_of(records[0], suffix, f"every task's reported examples, of prompt={records[0].prompt}"),
+        replace(header_of(records[0], suffix), split=split),
         *tasks_of(records),
         tuple(matrix_rows),
         (f"{MEAN_SD} over seeds (n runs), 0 to 100; - was not run", *repeats),

@@ -24,12 +24,6 @@ DIGEST = re.compile(r"([0-9a-f]{8})[0-9a-f]{32,}")  # such as prompt.init_sha256
 Group = Callable[[RunRecord], str]  # runs are compared within a group; in a table, the task
 
 
-def row_labels(records: Sequence[RunRecord], group: Group, leave_out: Collection[str] = ()) -> dict[str, str]:
-    """Return row labels by run id. They name the settings that differ within a group, except `leave_out`."""
-    grouped, _ = by_label(records, group, leave_out)
-    return {record.run_id: label for label, row in grouped.items() for record in row}
-
-
 def by_label(
     records: Sequence[RunRecord],
     group: Group = lambda record: record.task,
@@ -39,19 +33,22 @@ def by_label(
 
     Return also the settings outside the prompt that every label names.
     """
-    variants = _Variants(group, leave_out)
+    # Computed once for runs that differ only in their seed.
+    settings = {key: _settings(r, leave_out) for key, r in {_key(r): r for r in records}.items()}
     common = {
-        (at, key) for at, key in variants.differing(records) if not key.startswith(("prompt.", "regime."))
+        (at, key)
+        for at, key in _differing(records, settings, group)
+        if not key.startswith(("prompt.", "regime."))
     }
     grouped: dict[str, list[RunRecord]] = defaultdict(list)
     for prompt in sorted({record.prompt for record in records}):
         same_prompt = [record for record in records if record.prompt == prompt]
-        differing = common | variants.differing(same_prompt)
+        differing = common | _differing(same_prompt, settings, group)
         keys = sorted({key for _, key in differing})
         for record in same_prompt:
             # Task settings are compared within the task.
             named = [key for key in keys if not key.startswith("task.") or (group(record), key) in differing]
-            grouped[_named(record.prompt, variants.settings(record), named)].append(record)
+            grouped[_named(record.prompt, settings[_key(record)], named)].append(record)
     # With settings left out, several runs per seed are expected.
     rows = grouped if leave_out else _by_searched_values(grouped, group)
     return rows, {key for _, key in common}
@@ -69,22 +66,21 @@ def _by_searched_values(grouped: Mapping[str, list[RunRecord]], group: Group) ->
         counts = Counter((key, cell) for key, cell, _ in values)
         keys = sorted({key for (key, _), number in counts.items() if number > 1})
         for record in row:
-            split[_named(label, flatten(record.config), keys) if keys else label].append(record)
+            split[_named(label, flatten(record.config), keys)].append(record)
     return split
 
 
-def _settings(record: RunRecord) -> dict[str, Any]:
+def _settings(record: RunRecord, leave_out: Collection[str]) -> dict[str, Any]:
     """Return the settings that may distinguish rows; tasks that are only evaluated on are not among them."""
     flat = {**flatten(record.config), **record.facts, "precision": record.precision}
-    left_out = {*NOT_A_VARIANT, *_unread(record)}
     search = search_of(record) if is_trained(record.config) else {}
-    if search:
-        # Settings that were searched for differ between tasks; the search is the same.
-        left_out |= set(search["searched"])
-    flat = {k: v for k, v in flat.items() if k not in left_out and not is_volatile(k)}
+    # Settings that were searched for differ between tasks; the search is the same.
+    left_out = {*NOT_A_VARIANT, *_unread(record), *leave_out, *search.get("searched", ())}
+    elsewhere = ("transfer.", "regime.task_settings.")
+    flat = {k: v for k, v in flat.items() if not (k in left_out or is_volatile(k) or k.startswith(elsewhere))}
     if search:
         flat |= {SEARCH: search["name"], **{f"{SEARCH}.{key}": search.get(key) for key in ("trials", "seed")}}
-    return {k: v for k, v in flat.items() if not k.startswith(("transfer.", "regime.task_settings."))}
+    return flat
 
 
 def _unread(record: RunRecord) -> set[str]:
@@ -93,41 +89,28 @@ def _unread(record: RunRecord) -> set[str]:
     return keys | {"precision"} if "trainer.precision" in keys else keys
 
 
-class _Variants:
-    """Settings that may distinguish rows, computed once for runs that differ only in their seed."""
+def _key(record: RunRecord) -> tuple[Any, ...]:
+    """Return what runs share that have the same `_settings`."""
+    search = tuple(search_of(record).get(key) for key in ("name", "trials", "seed"))
+    return record.cell_id, record.task, record.prompt, record.precision, search
 
-    def __init__(self, group: Group, leave_out: Collection[str]) -> None:
-        self._group, self._leave_out = group, leave_out
-        self._known: dict[tuple[Any, ...], dict[str, Any]] = {}
 
-    def settings(self, record: RunRecord) -> dict[str, Any]:
-        """Return the settings of a run that may distinguish rows."""
-        key = self._key(record)
-        if key not in self._known:
-            self._known[key] = {k: v for k, v in _settings(record).items() if k not in self._leave_out}
-        return self._known[key]
+def _differing(
+    records: Sequence[RunRecord], settings: Mapping[tuple[Any, ...], Mapping[str, Any]], group: Group
+) -> set[tuple[str, str]]:
+    """Return (group, setting) where records of a group differ.
 
-    def differing(self, records: Sequence[RunRecord]) -> set[tuple[str, str]]:
-        """Return (group, setting) where records of a group differ.
-
-        Settings of a piece are compared among pieces of one class only.
-        """
-        distinct = {self._key(record): record for record in records}
-        settings = [(record, self.settings(record)) for record in distinct.values()]
-        keys = {key for _, flat in settings for key in flat}
-        pieces = {key: _piece_of(key) for key in keys}
-        values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-        for record, flat in settings:
-            group = self._group(record)
-            # Settings that this run does not read are ignored.
-            for key in keys - _unread(record) if is_trained(record.config) else flat:
-                values[group, key, str(flat.get(pieces[key]))].add(repr(flat.get(key)))
-        return {(group, key) for (group, key, _), seen in values.items() if len(seen) > 1}
-
-    @staticmethod
-    def _key(record: RunRecord) -> tuple[Any, ...]:
-        search = tuple(search_of(record).get(key) for key in ("name", "trials", "seed"))
-        return record.cell_id, record.task, record.prompt, record.precision, search
+    Settings of a piece are compared among pieces of one class only.
+    """
+    distinct = {_key(record): record for record in records}
+    pieces = {name: _piece_of(name) for key in distinct for name in settings[key]}
+    values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for key, record in distinct.items():
+        flat, at = settings[key], group(record)
+        # Settings that this run does not read are ignored.
+        for name in pieces.keys() - _unread(record) if is_trained(record.config) else flat:
+            values[at, name, str(flat.get(pieces[name]))].add(repr(flat.get(name)))
+    return {(at, name) for (at, name, _), seen in values.items() if len(seen) > 1}
 
 
 def _piece_of(key: str) -> str:
