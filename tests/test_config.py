@@ -345,12 +345,21 @@ def test_each_value_of_a_sweep_is_checked_once() -> None:
     assert sorted(line.split()[0] for line in found) == ["device=gpu", "trainer.lr=-1.0", "trainer.lr=-2.0"]
 
 
-def test_a_sweep_composes_each_choice_of_files_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_composes_each_choice_of_files_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls = []
     by_hydra = config.Composer._by_hydra
     monkeypatch.setattr(config.Composer, "_by_hydra", lambda *words: calls.append(words) or by_hydra(*words))
-    config.check(["seed=range(0,20)", "prompt=fixed,dynamic", "prompt.num_tokens=1,2,3"])
+    words = ["seed=range(0,20)", "prompt=fixed,dynamic", "prompt.num_tokens=1,2,3"]
+    config.check(words, config.Composer(tmp_path))  # a folder, so that no other test has composed them
     assert len(calls) == 2
+
+
+def test_what_is_composed_is_the_callers_to_change() -> None:
+    first = config.compose(["task=rte", "seed=3"])
+    first.task.title = "changed"
+    first.prompt.num_tokens = 3
+    again = config.compose(["task=rte"])
+    assert (again.task.title, again.prompt.num_tokens, again.seed) == ("RTE", 20, 0)
 
 
 def test_a_glob_names_the_files_it_matches() -> None:
