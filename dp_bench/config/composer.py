@@ -43,7 +43,7 @@ class Composer:
 
     def __init__(self, extra_dir: Path | None = None) -> None:
         self.extra_dir = extra_dir
-        self._composed = {} if extra_dir else _of_shipped_files(config_dir())
+        self._composed: dict[tuple[str, ...], bytes] = {} if extra_dir else _of_shipped_files(config_dir())
 
     def compose(self, overrides: Sequence[str] = ()) -> DictConfig:
         """Return the configuration of one run, as Hydra composes it for `dp-bench train OVERRIDES`."""
