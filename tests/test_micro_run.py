@@ -41,6 +41,7 @@ def test_an_unreachable_hub_ends_on_the_micro_benchmark_and_says_so(tmp_path: Pa
         cwd=tmp_path,
         env={
             "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
             "HF_HOME": str(tmp_path / "hf"),
             "DP_BENCH_CACHE": str(tmp_path / "cache"),
         },
