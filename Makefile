@@ -22,7 +22,7 @@ demo: setup ## train fixed against dynamic prompts and print the table (DATA=DIR
 	BIN=$(BIN) DATA='$(DATA)' sh scripts/demo.sh
 
 test: setup ## run the tests on two processes
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-gpu: setup ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # two test processes share two cores, also in the processes they start
 import torch
 
 from dp_bench import config
@@ -32,11 +35,6 @@ def task_settings(name: str) -> TaskSettings:
     return deepcopy(_task(name))
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    torch.set_num_threads(1)  # two test processes share two cores
-
-
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DP_BENCH_CACHE", str(tmp_path_factory.getbasetemp() / "dp-bench-cache"))
@@ -57,10 +55,10 @@ def make_backbone() -> Callable[..., Backbone]:
         dtype: torch.dtype = torch.float32, *, dropout: bool = False, seed: int = 0, **dims: object
     ) -> Backbone:
         settings = config.build(config.compose(["backbone=t5_tiny_random", "data.dir=."])).settings.backbone
-        own: BackboneSettings = dataclasses.replace(
+        sized: BackboneSettings = dataclasses.replace(
             settings, init_seed=seed, random_init={**(settings.random_init or {}), **dims}
         )
-        return load_backbone(own, device=torch.device("cpu"), dtype=dtype, dropout=dropout)
+        return load_backbone(sized, device=torch.device("cpu"), dtype=dtype, dropout=dropout)
 
     return build
 

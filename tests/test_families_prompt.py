@@ -117,9 +117,11 @@ def kept(experiment: Experiment, run_id: str) -> dict[str, Tensor]:
 def test_lora_and_bitfit_keep_what_they_trained_in_fp32_and_nothing_else(
     experiment: Build, prompt: str, backbone: str, precision: str
 ) -> None:
-    own = experiment(f"prompt={prompt}", f"backbone={backbone}", f"trainer.precision={precision}", *QUICK[:3])
-    record = run.run(own)
-    tensors = kept(own, record.run_id)
+    composed = experiment(
+        f"prompt={prompt}", f"backbone={backbone}", f"trainer.precision={precision}", *QUICK[:3]
+    )
+    record = run.run(composed)
+    tensors = kept(composed, record.run_id)
     named = "lora_" if prompt == "lora" else "bias"
     assert tensors and all(named in name for name in tensors if not name.startswith("vectors."))
     assert {value.dtype for value in tensors.values()} == {torch.float32}

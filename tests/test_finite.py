@@ -59,19 +59,19 @@ def status(experiment: Experiment) -> dict[str, Any]:
 def test_nan_in_the_weights_is_no_score(
     prompt: str, experiment: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = experiment(f"prompt={prompt}", *QUICK)
+    composed = experiment(f"prompt={prompt}", *QUICK)
     spoil(monkeypatch, set_nan)
     with pytest.raises(NotFiniteError, match=r"(rte/train/\d+).*DenseReluDense.wo.weight.* has 1 "):
-        run.run(own)
-    assert status(own)["status"] == "failed"
+        run.run(composed)
+    assert status(composed)["status"] == "failed"
 
 
 def test_an_example_that_alone_is_not_finite_is_named(
     experiment: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The embedding of one token is NaN: the first example that has it is the one that is named."""
-    own = experiment("prompt=zero_shot", "data.limit=16", "trainer.selection=validation")
-    rows = (Path(str(own.settings.data.dir)) / "RTE" / "val.jsonl").read_text("utf-8").splitlines()[:16]
+    composed = experiment("prompt=zero_shot", "data.limit=16", "trainer.selection=validation")
+    rows = (Path(str(composed.settings.data.dir)) / "RTE" / "val.jsonl").read_text("utf-8").splitlines()[:16]
     texts = ["".join(json.loads(row)[name] for name in ("premise", "hypothesis")) for row in rows]
     letter = next(c for c in sorted(set("".join(texts))) if c not in texts[0] and c.isascii() and c.isalpha())
     first = next(i for i, text in enumerate(texts) if letter in text)
@@ -84,7 +84,7 @@ def test_an_example_that_alone_is_not_finite_is_named(
 
     spoil(monkeypatch, change)
     with pytest.raises(NotFiniteError, match=rf"first for rte/val/{first}\."):
-        run.run(own)
+        run.run(composed)
 
 
 def test_infinity_as_padding_of_absent_choices_is_no_failure(experiment: Build) -> None:
@@ -124,11 +124,11 @@ def test_gradients_that_are_not_finite_name_the_update_and_the_example(
 
 
 def test_a_learning_rate_that_makes_the_prompt_infinite_fails(experiment: Build) -> None:
-    own = experiment(
+    composed = experiment(
         *PROMPT, *QUICK, "trainer.optimizer=adamw", "trainer.lr=1e38", "trainer.weight_decay=1e30"
     )
     with pytest.raises(RunFailedError, match=r"trainer\.lr"):
-        run.run(own)
+        run.run(composed)
 
 
 def test_the_command_tells_a_failed_run_in_one_paragraph(
@@ -185,7 +185,7 @@ def test_nan_is_no_setting_where_types_are_open(experiment: Build) -> None:
 def test_frozen_weights_that_change_fail_the_run(
     prompt: str, experiment: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = experiment(f"prompt={prompt}", *QUICK)
+    composed = experiment(f"prompt={prompt}", *QUICK)
     for name in ("fit", "evaluate_only"):
         whole = getattr(Trainer, name)
 
@@ -198,8 +198,8 @@ def test_frozen_weights_that_change_fail_the_run(
 
         monkeypatch.setattr(Trainer, name, leaking)
     with pytest.raises(RunFailedError, match="changed the frozen backbone: 1 of"):
-        run.run(own)
-    assert status(own)["status"] == "failed"
+        run.run(composed)
+    assert status(composed)["status"] == "failed"
 
 
 @pytest.mark.parametrize("prompt", ["fine_tuning", "bitfit", "lora", "p_tuning_v2"])
@@ -294,11 +294,11 @@ def test_a_checkpoint_of_another_backbone_is_not_resumed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    own = experiment(*PROMPT, *QUICK)
-    killed_after(own, monkeypatch, 1)
+    composed = experiment(*PROMPT, *QUICK)
+    killed_after(composed, monkeypatch, 1)
     if change is not None:
         spoil(monkeypatch, change)
-    record = run.run(own)
+    record = run.run(composed)
     told = capsys.readouterr().out
     assert ("resuming after update 1" in told) == (change is None)
     assert any(f"backbone with other {what}: it is not resumed" in text for text in record.warnings) == bool(
@@ -326,13 +326,18 @@ def decoder(kind: str, positions: int) -> tuple[str, ...]:
 
 def needed(experiment: Build, *overrides: str) -> int:
     """Return the positions of the longest text with its prompt and the longest choice."""
-    own = experiment(*overrides)
+    composed = experiment(*overrides)
     from dp_bench.backbones.load import load_tokenizer
     from dp_bench.data.prepare import prepare
     from dp_bench.data.source import locate
 
-    (task,) = own.tasks
-    data = prepare(own.settings, task, locate(task, own.settings.data), load_tokenizer(own.settings.backbone))
+    (task,) = composed.tasks
+    data = prepare(
+        composed.settings,
+        task,
+        locate(task, composed.settings.data),
+        load_tokenizer(composed.settings.backbone),
+    )
     splits = (data.train, data.select, data.report)
     choices = [ids for split in splits for row in split.dataset["choice_ids"] for ids in row]
     return max(split.longest for split in splits) + 3 + max(map(len, choices)) - 1

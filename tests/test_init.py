@@ -76,13 +76,15 @@ def test_a_run_starts_from_the_rows_of_these_tokens(
     """At the least learning rate that fp32 rounds away, what is saved is what the prompt started from."""
     from dp_bench.backbones.load import byte_tokenizer, load_backbone
 
-    own = experiment("prompt=fixed", *QUICK, *overrides, "prompt.lr=1e-30", "trainer.heldout_fraction=0.3")
-    record = run.run(own)
+    composed = experiment(
+        "prompt=fixed", *QUICK, *overrides, "prompt.lr=1e-30", "trainer.heldout_fraction=0.3"
+    )
+    record = run.run(composed)
     backbone = load_backbone(
-        own.settings.backbone, device=torch.device("cpu"), dtype=torch.float32, dropout=False
+        composed.settings.backbone, device=torch.device("cpu"), dtype=torch.float32, dropout=False
     )
     ids = byte_tokenizer()(expected, add_special_tokens=False).input_ids
-    assert torch.equal(kept(folder(own, record.run_id))["vectors.prompt_PD"], backbone.embedding_VD[ids])
+    assert torch.equal(kept(folder(composed, record.run_id))["vectors.prompt_PD"], backbone.embedding_VD[ids])
 
 
 def test_a_text_without_a_token_is_refused(experiment: Build) -> None:
@@ -101,7 +103,7 @@ def test_a_saved_prompt_is_the_start_of_another_run(experiment: Build, prompt: s
     first = experiment(f"prompt={prompt}", *QUICK, *sizes)
     trained = kept(source := folder(first, run.run(first).run_id))
     for name in (source, source / "prompt.safetensors"):
-        own = experiment(
+        composed = experiment(
             f"prompt={prompt}",
             *QUICK,
             *sizes,
@@ -109,7 +111,7 @@ def test_a_saved_prompt_is_the_start_of_another_run(experiment: Build, prompt: s
             f"prompt.init_from={name}",
             "prompt.lr=1e-30",
         )
-        started = kept(folder(own, run.run(own).run_id))
+        started = kept(folder(composed, run.run(composed).run_id))
         assert started.keys() == trained.keys()
         assert all(torch.equal(started[key], trained[key]) for key in trained)
 
@@ -142,9 +144,9 @@ def test_a_saved_prompt_of_another_shape_is_refused_with_both_shapes(experiment:
 def test_what_is_no_saved_prompt_is_refused(experiment: Build, tmp_path: Path) -> None:
     broken = tmp_path / "prompt.safetensors"
     broken.write_text("not tensors", "utf-8")
-    own = experiment("prompt=fixed", *QUICK, "prompt.init=saved", f"prompt.init_from={broken}")
+    composed = experiment("prompt=fixed", *QUICK, "prompt.init=saved", f"prompt.init_from={broken}")
     with pytest.raises(UserError, match=r"prompt\.init_from: .* is no safetensors file"):
-        run.run(own)
+        run.run(composed)
     with pytest.raises(UserError, match="does not exist"):
         experiment("prompt=fixed", "prompt.init=saved", f"prompt.init_from={tmp_path / 'nowhere'}")
 

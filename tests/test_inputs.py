@@ -116,15 +116,15 @@ def test_first_and_last_are_states_of_real_tokens(backbone: Backbone) -> None:
 def test_a_run_keeps_what_it_fitted_with_its_prompt(
     experiment: Callable[..., Experiment], summary: str
 ) -> None:
-    own = experiment(
+    composed = experiment(
         "prompt=dynamic",
         "prompt.erase_label=true",
         "prompt.standardise=true",
         f"prompt.summary={summary}",
         *QUICK,
     )
-    record = run.run(own)
-    kept = load_file(Path(own.settings.results_dir) / "runs" / record.run_id / "prompt.safetensors")
+    record = run.run(composed)
+    kept = load_file(Path(composed.settings.results_dir) / "runs" / record.run_id / "prompt.safetensors")
     assert {"input.center_D", "input.map_DD"} <= kept.keys()
     assert not np.allclose(kept["input.map_DD"].numpy(), np.eye(len(kept["input.map_DD"])))
     assert record.trainable_parameters == 4 * 4 * 64 + 4 * 65 + 5 * 65, "nothing of it is trained"

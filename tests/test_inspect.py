@@ -149,9 +149,12 @@ def test_what_cannot_be_inspected_says_so(
 
 
 def test_a_record_gives_its_experiment_back(experiment: Callable[..., Experiment], tmp_path: Path) -> None:
-    own = experiment("prompt=dynamic", "hpo=lr", "seed=3", "trainer.lr=0.125")
-    again = config.reopen(own.resolved, tmp_path / "results")
-    assert again.settings.trainer == own.settings.trainer and again.settings.prompt == own.settings.prompt
+    composed = experiment("prompt=dynamic", "hpo=lr", "seed=3", "trainer.lr=0.125")
+    again = config.reopen(composed.resolved, tmp_path / "results")
+    assert (
+        again.settings.trainer == composed.settings.trainer
+        and again.settings.prompt == composed.settings.prompt
+    )
     assert np.isclose(again.settings.trainer.lr, 0.125) and again.settings.seed == 3
     several = config.build(config.compose(["regime=multitask", "regime.tasks=[cb,rte]"]))
     assert [task.name for task in config.reopen(several.resolved, tmp_path).tasks] == ["cb", "rte"]
@@ -184,11 +187,11 @@ def test_losses_are_those_of_the_trained_model_with_its_head(
     from dp_bench.randomness import derive
 
     trained = ("trainer.optimizer=adamw", "trainer.lr=0.05", "trainer.warmup_steps=0")  # a head that moves
-    own = experiment("prompt=adap_ins_pos", *QUICK, *trained, *words, "data.validation_file=train")
-    record = run.run(own)
+    composed = experiment("prompt=adap_ins_pos", *QUICK, *trained, *words, "data.validation_file=train")
+    record = run.run(composed)
     folder = tmp_path / "results" / "runs" / record.run_id
     landscape, _ = measure(folder, record, 6, 2, fresh=False)
-    settings = own.settings
+    settings = composed.settings
     source = locate(settings.task, settings.data)
     train = prepare(settings, settings.task, source, load_tokenizer(settings.backbone)).train
     rows = np.random.default_rng(derive(0, "inspect")).choice(len(train), 6, replace=False)

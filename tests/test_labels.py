@@ -323,9 +323,9 @@ def test_a_prediction_counts_as_right_if_it_is_one_of_the_right_entities(
     words: tuple[str, ...], experiment: Build
 ) -> None:
     """The share of right examples in predictions.parquet is the accuracy that the run reports."""
-    own = experiment(*words, "prompt=fixed", *QUICK)
-    record = run.run(own)
-    results = ExampleResults(Path(own.settings.results_dir))
+    composed = experiment(*words, "prompt=fixed", *QUICK)
+    record = run.run(composed)
+    results = ExampleResults(Path(composed.settings.results_dir))
     for task in record.by_task or [record.task]:
         found = results(record, task)
         assert found is not None
@@ -333,13 +333,15 @@ def test_a_prediction_counts_as_right_if_it_is_one_of_the_right_entities(
             record.by_task[task]["metrics"]["accuracy"] if record.by_task else record.metrics["accuracy"]
         )
         assert 100 * np.mean(found["correct"]) == pytest.approx(accuracy)
-    table = pd.read_parquet(Path(own.settings.results_dir) / "runs" / record.run_id / "predictions.parquet")
+    table = pd.read_parquet(
+        Path(composed.settings.results_dir) / "runs" / record.run_id / "predictions.parquet"
+    )
     of_record = table[table["golds"].notna()]
     assert len(of_record) == 6 and max(map(len, of_record["golds"])) > 1
     # Of every right entity, not of the first alone.
     last = of_record["golds"].map(max)
     assert (last != of_record["gold"]).any()
     table.loc[of_record.index, "prediction"] = last
-    table.to_parquet(Path(own.settings.results_dir) / "runs" / record.run_id / "predictions.parquet")
-    again = ExampleResults(Path(own.settings.results_dir))(record, "record")
+    table.to_parquet(Path(composed.settings.results_dir) / "runs" / record.run_id / "predictions.parquet")
+    again = ExampleResults(Path(composed.settings.results_dir))(record, "record")
     assert again is not None and all(again["correct"])

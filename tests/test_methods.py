@@ -28,19 +28,19 @@ def predictions(record: RunRecord, experiment: Experiment) -> pd.DataFrame:
 
 
 def test_majority_predicts_the_most_frequent_training_label(experiment: Build) -> None:
-    own = experiment("task=cb", "prompt=majority", "data.limit=9")
-    record = run.run(own)
+    composed = experiment("task=cb", "prompt=majority", "data.limit=9")
+    record = run.run(composed)
     assert record.trainable_parameters == record.num_updates == 0
-    assert predictions(record, own)["prediction"].nunique() == 1
+    assert predictions(record, composed)["prediction"].nunique() == 1
 
 
 def test_zero_shot_is_the_bare_model_and_changes_nothing(experiment: Build) -> None:
-    own = experiment("prompt=zero_shot")
-    record = run.run(own)
+    composed = experiment("prompt=zero_shot")
+    record = run.run(composed)
     assert (record.trainable_parameters, record.num_updates, record.best_step) == (0, 0, 0)
     other = run.run(experiment("prompt=zero_shot", "seed=5"))
     assert other.score == record.score, "no seed decides anything but the held-out rows"
-    assert (predictions(record, own)["position"] == 0).all()
+    assert (predictions(record, composed)["position"] == 0).all()
 
 
 def test_the_probe_equals_scikit_learns_logistic_regression() -> None:
@@ -58,10 +58,10 @@ def test_the_probe_equals_scikit_learns_logistic_regression() -> None:
 
 
 def test_the_probe_reads_the_frozen_summary_and_counts_its_weights(experiment: Build) -> None:
-    own = experiment("task=cb", "prompt=linear_probe", "trainer.heldout_fraction=0.3")
-    record = run.run(own)
+    composed = experiment("task=cb", "prompt=linear_probe", "trainer.heldout_fraction=0.3")
+    record = run.run(composed)
     assert record.trainable_parameters == 3 * (64 + 1)
-    kept = load_file(Path(own.settings.results_dir) / "runs" / record.run_id / "prompt.safetensors")
+    kept = load_file(Path(composed.settings.results_dir) / "runs" / record.run_id / "prompt.safetensors")
     assert kept["weights"].shape == (3, 65) and kept["center"].shape == (64,)
     assert record.frozen_parameters > 0
 
@@ -78,7 +78,7 @@ def test_fine_tuning_trains_every_weight_that_the_answer_depends_on(experiment: 
 
 @pytest.mark.parametrize("name", ["majority", "zero_shot", "linear_probe", "fine_tuning"])
 def test_a_baseline_gives_the_same_predictions_twice(experiment: Build, name: str) -> None:
-    own = experiment(f"prompt={name}", *QUICK)
-    first = predictions(run.run(own), own)
+    composed = experiment(f"prompt={name}", *QUICK)
+    first = predictions(run.run(composed), composed)
     again = experiment(f"prompt={name}", "rerun=true", *QUICK)
     pd.testing.assert_frame_equal(predictions(run.run(again), again), first)

@@ -41,6 +41,7 @@ def test_an_unreachable_hub_ends_on_the_micro_benchmark_and_says_so(tmp_path: Pa
         cwd=tmp_path,
         env={
             "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
             "HF_HOME": str(tmp_path / "hf"),
             "DP_BENCH_CACHE": str(tmp_path / "cache"),
         },
@@ -60,8 +61,8 @@ def test_an_unreachable_hub_ends_on_the_micro_benchmark_and_says_so(tmp_path: Pa
 
 
 def test_the_same_rows_are_generated_once_and_found_again(tmp_path: Path) -> None:
-    own = compose(tmp_path, "task=cb", "prompt=majority", f"cache_dir={tmp_path / 'cache'}")
-    first = run.run(own)
+    composed = compose(tmp_path, "task=cb", "prompt=majority", f"cache_dir={tmp_path / 'cache'}")
+    first = run.run(composed)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "micro").rglob("*.jsonl")}
     again = run.run(
         compose(tmp_path, "task=cb", "prompt=majority", "rerun=true", f"cache_dir={tmp_path / 'cache'}")

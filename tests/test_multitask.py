@@ -219,8 +219,8 @@ def test_each_stream_of_seeds_changes_its_own_draw_alone(
     experiment: Build, tmp_path: Path, stream: str
 ) -> None:
     def draws(name: str, *overrides: str) -> dict[str, object]:
-        own = experiment("prompt=adap_ins_pos", *QUICK, *overrides)
-        trainer = make_trainer(own, tmp_path / name)
+        composed = experiment("prompt=adap_ins_pos", *QUICK, *overrides)
+        trainer = make_trainer(composed, tmp_path / name)
         (split,) = trainer.train_splits
         seen: list[list[int]] = []
         update = trainer._update

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers.packages import OTHER_PACKAGE, install
+from helpers.processes import run_module
 
 from dp_bench import records
 
@@ -29,17 +30,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
+def environment(site: Path) -> dict[str, str]:
+    paths = [str(site), str(OTHER_PACKAGE.parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+
+
 def command(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a command where the package is installed."""
-    paths = [str(site), str(OTHER_PACKAGE.parents[2]), os.environ.get("PYTHONPATH", "")]
-    return subprocess.run(
-        [sys.executable, "-m", "dp_bench", *words],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    return run_module(["dp_bench", *words], environment(site), Path.cwd())
 
 
 def dp_bench(site: Path, *words: str) -> str:
@@ -78,6 +76,8 @@ def test_a_package_adds_all_four(site: Path, tmp_path: Path) -> None:
     assert "A prompt with a gated residual. Trains 2 P D + 1" in listed["prompts"]
     assert "mood\tIs a sentence about the weather" in listed["tasks"]
     assert "how much the runs of a row warned of" in listed["columns"]
+    fresh = [sys.executable, "-m", "dp_bench", "list", "pieces", *configs]  # as a user begins it
+    assert listed["pieces"] == subprocess.check_output(fresh, env=environment(site), text=True)
     assert "norm_tuning" in listed["methods"] and "Gated\tvectors\t2 P D + 1" in listed["pieces"]
 
 

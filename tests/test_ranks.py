@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from conftest import FIXTURES
+from helpers.processes import Forked, run_module
 from safetensors.torch import load_file
 
 from dp_bench import records
@@ -26,9 +27,12 @@ WORDS = (
 
 def start(folder: Path, *words: str, number: int) -> subprocess.CompletedProcess[str]:
     """Run `dp-bench train` as so many processes."""
+    command = ["dp_bench", "train", *WORDS, *words]
+    if number == 1:
+        return run_module(command, dict(os.environ), folder)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
     return subprocess.run(
-        [sys.executable, *(launcher if number > 1 else []), "-m", "dp_bench", "train", *WORDS, *words],
+        [sys.executable, *launcher, "-m", *command],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -78,17 +82,13 @@ def test_ranks_go_on_from_a_checkpoint(tmp_path: Path) -> None:
 
 def start_and_stop(folder: Path, *words: str) -> None:
     """Kill a run once it has left a checkpoint."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dp_bench", "train", *WORDS, *words],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    process = Forked([sys.executable, "-m", "dp_bench", "train", *WORDS, *words], cwd=folder, env=os.environ)
     while process.poll() is None and not list((folder / "two" / "runs").glob("*/checkpoint/step-*")):
         time.sleep(0.02)
     process.kill()
     process.wait()
+    process.stdin.close()
+    process.stdout.close()
 
 
 def test_what_ranks_cannot_do_is_refused(tmp_path: Path) -> None:

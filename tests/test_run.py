@@ -33,9 +33,9 @@ def folder(record: records.RunRecord, experiment: Experiment) -> Path:
 
 
 def test_a_run_leaves_what_the_contract_says(experiment: Build) -> None:
-    own = experiment("task=multirc", "prompt=dynamic", *QUICK)
-    record = run.run(own)
-    directory = folder(record, own)
+    composed = experiment("task=multirc", "prompt=dynamic", *QUICK)
+    record = run.run(composed)
+    directory = folder(record, composed)
     assert sorted(path.name for path in directory.iterdir()) == [
         "config.yaml",
         "metrics.jsonl",
@@ -70,8 +70,8 @@ def test_a_run_leaves_what_the_contract_says(experiment: Build) -> None:
 def test_a_finished_run_is_skipped_and_rerun_runs_it_again(
     experiment: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = experiment("prompt=fixed", *QUICK)
-    first = run.run(own)
+    composed = experiment("prompt=fixed", *QUICK)
+    first = run.run(composed)
     calls: list[object] = []
     real = run._run
     monkeypatch.setattr(run, "_run", lambda *args: calls.append(args) or real(*args))
@@ -88,7 +88,7 @@ def test_a_finished_run_is_skipped_and_rerun_runs_it_again(
 def test_a_failed_run_is_recorded_and_goes_on_from_its_checkpoint(
     experiment: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = experiment("prompt=dynamic", *QUICK)
+    composed = experiment("prompt=dynamic", *QUICK)
     update = Trainer._update
 
     def fail(self: Trainer, places: Any, step: int) -> float:
@@ -98,19 +98,19 @@ def test_a_failed_run_is_recorded_and_goes_on_from_its_checkpoint(
 
     with monkeypatch.context() as broken, pytest.raises(RuntimeError):
         broken.setattr(Trainer, "_update", fail)
-        run.run(own)
-    (directory,) = (Path(own.settings.results_dir) / "runs").iterdir()
+        run.run(composed)
+    (directory,) = (Path(composed.settings.results_dir) / "runs").iterdir()
     status = json.loads((directory / "status.json").read_text(encoding="utf-8"))
     assert status["status"] == "failed" and "out of something" in status["traceback"]
-    assert records.load_all(Path(own.settings.results_dir)) == []
-    resumed = run.run(own)
+    assert records.load_all(Path(composed.settings.results_dir)) == []
+    resumed = run.run(composed)
     assert "resuming after update 2" in capsys.readouterr().out
     undisturbed = run.run(experiment("prompt=dynamic", *QUICK, f"results_dir={directory}/elsewhere"))
     assert resumed.metrics == undisturbed.metrics and resumed.run_id == undisturbed.run_id
     assert not (directory / "checkpoint").exists()
     one, other = (
         load_file(folder(r, e) / "prompt.safetensors")
-        for r, e in ((resumed, own), (undisturbed, experiment(f"results_dir={directory}/elsewhere")))
+        for r, e in ((resumed, composed), (undisturbed, experiment(f"results_dir={directory}/elsewhere")))
     )
     assert all(torch.equal(value, other[key]) for key, value in one.items())
 
@@ -143,10 +143,10 @@ def test_a_saved_prompt_gives_the_recorded_predictions_again(experiment: Build, 
     "task", ["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc", "axb", "axg"]
 )
 def test_every_task_runs_under_the_authors_protocol(experiment: Build, task: str) -> None:
-    own = experiment(
+    composed = experiment(
         f"task={task}", "prompt=adap_ins_vec_pos", "protocol=authors", "protocol.summary_pad_to=300", *QUICK
     )
-    record = run.run(own)
+    record = run.run(composed)
     assert record.selection == "validation" and record.num_examples["select"] == record.num_examples["report"]
     assert record.score == record.metrics["accuracy"], "the paper's tables show plain accuracy"
     assert record.score == record.select_score, "selected and reported on the same rows"
@@ -157,14 +157,14 @@ def test_a_diagnostic_is_reported_with_the_prompt_that_rte_selects(experiment: B
     trained = run.run(rte)
     prompt = load_file(folder(trained, rte) / "prompt.safetensors")
     for name, metrics in (("axb", {"accuracy", "matthews"}), ("axg", {"accuracy", "gender_parity"})):
-        own = experiment(f"task={name}", "prompt=fixed", *QUICK)
-        record = run.run(own)
+        composed = experiment(f"task={name}", "prompt=fixed", *QUICK)
+        record = run.run(composed)
         assert set(record.metrics) == metrics
         assert record.select_score == trained.select_score
         assert record.num_examples == {**trained.num_examples, "report": 12}
-        saved = load_file(folder(record, own) / "prompt.safetensors")
+        saved = load_file(folder(record, composed) / "prompt.safetensors")
         assert all(torch.equal(value, prompt[key]) for key, value in saved.items())
-        table = pd.read_parquet(folder(record, own) / "predictions.parquet")
+        table = pd.read_parquet(folder(record, composed) / "predictions.parquet")
         assert table["id"].tolist() == [f"{name}/test/{row}" for row in range(12)]
 
 
@@ -178,12 +178,12 @@ def test_queries_without_gold_are_not_trained_on_and_count_as_wrong(
         changed = json.loads(first)
         changed["qas"][0]["answers"] = [{"start": 0, "end": 2, "text": "The"}]
         path.write_text("\n".join([json.dumps(changed), *others]), "utf-8")
-    own = experiment("task=record", "prompt=fixed", f"data.dir={release}", *QUICK)
-    record = run.run(own)
+    composed = experiment("task=record", "prompt=fixed", f"data.dir={release}", *QUICK)
+    record = run.run(composed)
     told = [text for text in record.warnings if "none of the choices is right in 1 of 12 examples" in text]
     assert len(told) == 1 and told[0] in capsys.readouterr().out
     assert record.num_examples["train"] + record.num_examples["select"] == 11
-    table = pd.read_parquet(folder(record, own) / "predictions.parquet")
+    table = pd.read_parquet(folder(record, composed) / "predictions.parquet")
     assert (len(table), table["gold"].tolist().count(-1)) == (6, 1)
     assert record.metrics["token_em"] <= 100 * 5 / 6
     assert record.score == pytest.approx((record.metrics["token_f1"] + record.metrics["token_em"]) / 2)
@@ -214,14 +214,14 @@ def test_missing_data_is_the_users_mistake(experiment: Build, tmp_path: Path) ->
 
 
 def test_official_rows_and_the_t5_vocabulary(experiment: Build, shared: Path) -> None:
-    own = experiment(
+    composed = experiment(
         "task=cb",
         "prompt=dynamic",
         f"data.dir={SHARED / 'superglue'}",
         f"backbone.tokenizer={SHARED / 't5-tokenizer'}",
         *QUICK,
     )
-    record = run.run(own)
+    record = run.run(composed)
     assert record.num_examples == {"train": 225, "select": 25, "report": 56}
     assert set(record.share_truncated.values()) == {0.0}
 

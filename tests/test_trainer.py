@@ -84,8 +84,8 @@ def test_sixty_updates_overfit_eight_examples(experiment: Build, tmp_path: Path,
     backbone = "+backbone.random_init.initializer_factor=1.5"
     budget = ["trainer.max_steps=60", "trainer.batch_size=8", "trainer.eval_every=5"]
     adamw = ["trainer.optimizer=adamw", "trainer.lr=0.03"]
-    own = experiment("task=wic", *f"prompt={prompt}".split(), backbone, *budget, *adamw)
-    progress = make_trainer(own, tmp_path, rows=8).fit()
+    composed = experiment("task=wic", *f"prompt={prompt}".split(), backbone, *budget, *adamw)
+    progress = make_trainer(composed, tmp_path, rows=8).fit()
     assert progress.best_score == 100.0
     losses = [line["loss"] for line in progress.history]
     assert min(losses) < 0.5 * losses[0]
@@ -173,8 +173,10 @@ def test_gradients_are_clipped_to_the_maximum(
 
 
 def test_patience_stops_a_run_that_no_longer_improves(experiment: Build, tmp_path: Path) -> None:
-    own = experiment("prompt=fixed", "trainer.max_steps=50", "trainer.eval_every=1", "trainer.patience=3")
-    trainer = make_trainer(own, tmp_path)
+    composed = experiment(
+        "prompt=fixed", "trainer.max_steps=50", "trainer.eval_every=1", "trainer.patience=3"
+    )
+    trainer = make_trainer(composed, tmp_path)
     progress = trainer.fit()
     assert progress.step < 50
     assert progress.step - progress.best_step == 3
@@ -197,12 +199,14 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(
     experiment: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, optimizer: str
 ) -> None:
     overrides = [f"prompt={name}", *f"trainer.optimizer={optimizer}".split(), "trainer.batch_size=6"]
-    own = experiment(*overrides, "trainer.max_steps=10", "trainer.eval_every=4", "trainer.micro_batch_size=3")
-    undisturbed = make_trainer(own, tmp_path / "undisturbed")
+    composed = experiment(
+        *overrides, "trainer.max_steps=10", "trainer.eval_every=4", "trainer.micro_batch_size=3"
+    )
+    undisturbed = make_trainer(composed, tmp_path / "undisturbed")
     undisturbed.fit()
     final = undisturbed._state()
 
-    killed = make_trainer(own, tmp_path / "killed")
+    killed = make_trainer(composed, tmp_path / "killed")
     update = killed._update
 
     def die_in_update_7(places: Any, step: int) -> float:
@@ -213,7 +217,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(
     monkeypatch.setattr(killed, "_update", die_in_update_7)
     with pytest.raises(KilledError):
         killed.fit()
-    resumed = make_trainer(own, tmp_path / "killed")
+    resumed = make_trainer(composed, tmp_path / "killed")
     resumed.fit()
     for key, value in final.items():
         assert torch.equal(resumed._state()[key], value), key

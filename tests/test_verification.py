@@ -240,13 +240,15 @@ def test_zero_shot_of_a_local_checkpoint_equals_a_plain_loop(
 ) -> None:
     folder = checkpoint(kind)
     cue = [f"backbone.answer_cue='{CUE[kind]}'"] if kind in CUE else []
-    own = experiment(
+    composed = experiment(
         *(f"task={task}", "prompt=zero_shot", "backbone=local", f"backbone.name_or_path={folder}", *cue),
         "task.max_length=1500",  # of pieces of this small a vocabulary; nothing is shortened
     )
-    record = run.run(own)
+    record = run.run(composed)
     assert record.share_truncated["report"] == 0 and record.checkpoint["name_or_path"] == str(folder)
-    table = pd.read_parquet(Path(own.settings.results_dir) / "runs" / record.run_id / "predictions.parquet")
+    table = pd.read_parquet(
+        Path(composed.settings.results_dir) / "runs" / record.run_id / "predictions.parquet"
+    )
     plain, known = Plain(kind, folder), list(texts(task))
     assert len(table) == len(known) > 5
     for number, (text, choices) in enumerate(known):

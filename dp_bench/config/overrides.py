@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,6 +19,7 @@ from dp_bench.types import UserError
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
+@cache
 def parse(override: str) -> Override:
     """Parse one override; raise UserError where Hydra cannot read it or it names no values."""
     try:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import FIXTURES
 
 from dp_bench import cli
+from dp_bench.sweep import workers
+from helpers.processes import Forked
 
 Sweep = Callable[..., tuple[int, str]]
 
@@ -22,9 +26,13 @@ TINY = (
 
 @pytest.fixture
 def sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    """Run `dp-bench COMMAND WORDS` in an empty folder; give its exit code and what it printed."""
+    """Run `dp-bench COMMAND WORDS` in an empty folder; give its exit code and what it printed.
+
+    Workers are forked with torch imported. Those of a sweep in a process of its own are begun as users' are.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # whatever --jobs is
+    monkeypatch.setattr(workers, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": Forked}))
 
     def call(*words: str, command: str = "sweep") -> tuple[int, str]:
         with pytest.raises(SystemExit) as stop:
