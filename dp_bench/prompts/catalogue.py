@@ -48,6 +48,12 @@ class Setting:
     allows: Callable[[Any, int], bool]
     requirement: str
 
+    def problem(self, key: str, value: Any, num_tokens: int = 0) -> Iterator[str]:
+        """Yield a message where a value is not allowed."""
+        if not self.allows(value, num_tokens):
+            shown = "null" if value is None else value
+            yield f"{key}={shown} must be {self.requirement.format(p=num_tokens)}."
+
 
 Settings = Mapping[str, Any]
 
@@ -330,19 +336,14 @@ def problems(prompt: Mapping[str, Any], num_tokens: int) -> Iterator[str]:
             yield f"prompt.{part}: {_unknown(piece, part)}"
             continue
         settings = _settings(piece)
-        wrong = False
+        wrong: list[str] = []
         for key, value in settings.items():
-            if key not in known.settings:
-                wrong = True
+            if key in known.settings:
+                wrong += known.settings[key].problem(f"prompt.{part}.{key}", value, num_tokens)
+            else:
                 hint = did_you_mean(key, tuple(known.settings))
-                yield f"prompt.{part}.{key} is no setting of {known.name}. {hint}".strip()
-            elif not known.settings[key].allows(value, num_tokens):
-                wrong = True
-                shown = "null" if value is None else value
-                requirement = known.settings[key].requirement.format(p=num_tokens)
-                yield f"prompt.{part}.{key}={shown} must be {requirement}."
-        if not wrong and (problem := known.problem(settings, num_tokens)):
-            yield problem
+                wrong.append(f"prompt.{part}.{key} is no setting of {known.name}. {hint}".strip())
+        yield from wrong or filter(None, [known.problem(settings, num_tokens)])
 
 
 def _settings(piece: Settings) -> dict[str, Any]:
