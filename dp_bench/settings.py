@@ -145,9 +145,8 @@ class TaskSettings:
 
     name: str = MISSING
     title: str = MISSING  # heading in tables, and the folder of the official release
-    order: int | None = field(
-        default=None, compare=False
-    )  # among the tasks of lists and tables; None: last, by name
+    # Among the tasks of lists and tables; None: last, by name.
+    order: int | None = field(default=None, compare=False)
     hub_config: str = MISSING  # the subset's name on the hub
     hub: str | None = None  # name or name@revision of its data set on the hub, or a folder; None: data.hub
     reader: str = MISSING  # format of the raw record: a function of dp_bench.data.readers

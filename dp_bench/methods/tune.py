@@ -96,7 +96,7 @@ def tune(context: RunContext) -> MethodResult:
         model,
         train=splits.train,
         select=splits.select,
-        plan=TrainPlan.of(settings),
+        plan=TrainPlan(settings),
         directory=context.directory,
         accelerator=make_accelerator(context.backbone.device),
         reporter=context.reporter,
