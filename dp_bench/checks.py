@@ -51,19 +51,13 @@ def _run_problems(settings: RunSettings) -> Iterator[str]:
         yield "trainer.gradient_checkpointing loses the keys and values of prompt.layers: remove one of them."
     if settings.backbone.head is Head.classifier:
         yield from _head_problems(settings)
-    prompt, protocol = settings.prompt, settings.protocol
+    prompt = settings.prompt
     looks = any(piece.looks for piece in catalogue.used(prompt.pieces).values())
     for key in ("standardise", "erase_label", "shuffle_input"):
         if getattr(prompt, key) and not looks:
-            yield (
-                f"prompt.{key} changes the input of selectors, and prompt={prompt.name} has no selector with "
-                "input: remove it, or use prompt=dynamic."
-            )
-        if getattr(prompt, key) and protocol.frozen_dropout:
-            yield (
-                f"prompt.{key} needs cached summaries, and protocol={protocol.name} computes them in every "
-                "update, with dropout: use protocol=clean."
-            )
+            yield f"prompt={prompt.name} has no selector with input, which prompt.{key} changes: remove it."
+        if getattr(prompt, key) and settings.protocol.frozen_dropout:
+            yield f"prompt.{key} needs cached summaries, not new ones with dropout: use protocol=clean."
 
 
 def _head_problems(settings: RunSettings) -> Iterator[str]:
@@ -73,10 +67,7 @@ def _head_problems(settings: RunSettings) -> Iterator[str]:
     if settings.regime.transfer:
         yield "regime.transfer needs label words: a classifier head is trained for the labels of one task."
     if task is not None and settings.regime.tasks is None and not task.labels:
-        yield (
-            f"task={task.name} has different choices for each example, and backbone.head=classifier needs "
-            "labels: use backbone.head=verbalizer with a backbone that scores whole choices."
-        )
+        yield f"task={task.name} has different choices for each example: use backbone.head=verbalizer."
 
 
 def _trainer_problems(trainer: TrainerSettings) -> Iterator[str]:
@@ -85,10 +76,8 @@ def _trainer_problems(trainer: TrainerSettings) -> Iterator[str]:
     if trainer.temperature.end > trainer.temperature.start:
         yield "trainer.temperature.end must not exceed trainer.temperature.start: the temperature falls."
     if (trainer.micro_batch_size or 0) > trainer.batch_size:
-        yield (
-            f"trainer.micro_batch_size={trainer.micro_batch_size} is more than the examples of one update, "
-            f"trainer.batch_size={trainer.batch_size}: lower the first or raise the second."
-        )
+        micro, whole = trainer.micro_batch_size, trainer.batch_size
+        yield f"trainer.micro_batch_size={micro} exceeds trainer.batch_size={whole}: lower it, or raise that."
 
 
 def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
@@ -99,10 +88,7 @@ def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
         if prompt.num_tokens != 0:
             yield f"prompt={prompt.name} has no prompt: leave prompt.num_tokens at 0."
         if prompt.freeze_backbone is not None:
-            yield (
-                f"prompt.freeze_backbone has no meaning with prompt={prompt.name}, which has no prompt: "
-                "remove it, or use prompt=fine_tuning."
-            )
+            yield "prompt.freeze_backbone has no meaning without a prompt: remove it; see prompt=fine_tuning."
     elif prompt.num_tokens < 1:
         yield f"prompt.num_tokens={prompt.num_tokens} leaves nothing to train: use at least 1."
     else:
@@ -135,10 +121,7 @@ def _init_problems(prompt: PromptSettings, *, is_in_input: bool) -> Iterator[str
     elif prompt.init not in (Init.uniform, Init.vocab, Init.saved) and not is_in_input:
         yield f"prompt.init={init} initializes vectors of the input; prompt={prompt.name} has none: drop it."
     if prompt.init is Init.text and prompt.vectors.get("num_prompts", 1) != 1:
-        yield (
-            "prompt.init=text gives all members of a pool the same vectors, so that choosing has no effect "
-            "and no gradient: use prompt.init=vocab or prompt.init=label_words."
-        )
+        yield "prompt.init=text gives all members the same vectors: use prompt.init=vocab or label_words."
 
 
 def _piece_problems(prompt: PromptSettings) -> Iterator[str]:
@@ -149,31 +132,20 @@ def _piece_problems(prompt: PromptSettings) -> Iterator[str]:
         yield "prompt/vectors=none leaves nothing to train: add prompt/layers=table or prompt/layers=mlp."
     if prompt.in_layers_alone and prompt.position.get("outcome") != "all":
         key = ".position.outcome" if "outcome" in prompt.position else "/position"
-        yield (
-            f"prompt{key} has no meaning with prompt/vectors=none: keys and values have no position in the "
-            "text. Use an unchanged prompt/position=fixed, or add prompt/vectors=single."
-        )
+        yield f"prompt{key} has no meaning without vectors in the text: use prompt/position=fixed, unchanged."
     if prompt.is_routed and prompt.route is None:
         yield "prompt/vectors=routed needs a selector of its members: add prompt/route=ridge."
     if prompt.route is not None and not prompt.is_routed:
-        yield (
-            f"prompt/route chooses among the members of routed vectors, and prompt={prompt.name} has none: "
-            "add prompt/vectors=routed, or remove it."
-        )
+        yield f"prompt/route needs members, and prompt={prompt.name} has none: add prompt/vectors=routed."
     if prompt.estimator is None:
         return
     learned = [part for part, piece in catalogue.used(prompt.pieces).items() if piece.is_learned]
     estimator = f"prompt.estimator={prompt.estimator.value}"
     if not learned:
-        yield (
-            f"{estimator} applies to a learned position, length or route, and prompt={prompt.name} has none: "
-            "remove it, or use prompt=adap_ins_pos."
-        )
+        yield f"{estimator} applies to a learned position, length or route: remove it from {prompt.name}."
     if prompt.estimator in (Estimator.exact, Estimator.mixture) and len(learned) > 1:
-        yield (
-            f"{estimator} runs every outcome of one selector, and {' and '.join(learned)} are learned: make "
-            "one of them fixed, or use prompt.estimator=leave_one_out."
-        )
+        several = " and ".join(learned)
+        yield f"{estimator} runs every outcome of one part; {several} are learned: make one of them fixed."
 
 
 def _regime_problems(settings: RunSettings) -> Iterator[str]:
