@@ -114,12 +114,8 @@ def _sweep(words: list[str]) -> int:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan only")
     parser.add_argument("--retry-failed", action="store_true", help="run failed runs again")
-    parser.add_argument(
-        "--jobs", type=int, metavar="N", help="number of processes, each with one run (default: 1)"
-    )
-    parser.add_argument(
-        "--gpus", metavar="all|0,1", help="one process per GPU, or --jobs processes spread over these GPUs"
-    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes, each with one run (default: 1)")
+    parser.add_argument("--gpus", metavar="all|0,1", help="GPUs of one process each, or of --jobs processes")
     _add_config_dir(parser)
     options = parser.parse_intermixed_args(words)
     if options.extra_dir and not options.extra_dir.is_dir():
@@ -158,12 +154,8 @@ def _tables(words: list[str]) -> int:
         metavar="FORMATS",
         help="formats to write, of md, csv, tex, html (default: md,csv)",
     )
-    parser.add_argument(
-        "--metric", help="score (default), select_score, or a metric such as accuracy (used by the paper)"
-    )
-    parser.add_argument(
-        "--columns", type=_comma_separated, help="more columns, listed below, such as params,seconds"
-    )
+    parser.add_argument("--metric", help="score (default), select_score, or a metric; the paper's: accuracy")
+    parser.add_argument("--columns", type=_comma_separated, help="more columns, listed below: params,seconds")
     parser.add_argument("--budget", action="store_true", help=f"the columns on compute: {budget}")
     parser.add_argument("--against", metavar="paper", help="add the paper's numbers")
     parser.add_argument("--rows", type=_comma_separated, metavar="PROMPTS", help="these prompts only")
@@ -175,20 +167,14 @@ def _tables(words: list[str]) -> int:
         metavar="R",
         help="add a row with the best of R restarts by selection score (R times the compute)",
     )
-    parser.add_argument(
-        "--reference", metavar="ROW", help="the row that others are compared with (default: fixed)"
-    )
+    parser.add_argument("--reference", metavar="ROW", help="the row to compare others with (default: fixed)")
     parser.add_argument(
         "--tests",
         help="mark differences by a test over seeds (default), or over examples: bootstrap and McNemar's "
         "test on the predictions, also written to comparisons.csv",
     )
     parser.add_argument("--pairs", action="store_true", help="write comparisons.csv with every pair of rows")
-    parser.add_argument(
-        "--transfer",
-        action="store_true",
-        help="print matrices (trained on × evaluated on) of runs with regime.transfer",
-    )
+    parser.add_argument("--transfer", action="store_true", help="print matrices of runs with regime.transfer")
     options = vars(parser.parse_args(words))
     from dp_bench.commands.tables import TableOptions, tables
 
@@ -212,18 +198,12 @@ def _plot(words: list[str]) -> int:
 def _inspect(words: list[str]) -> int:
     parser = _parser("inspect", "Examine a finished run.")
     parser.add_argument("run", metavar="RUN", help="folder, id, or start of the id")
-    parser.add_argument(
-        "--gradients",
-        action="store_true",
-        help="compare every estimator of the position's gradient with the exact gradient",
-    )
+    parser.add_argument("--gradients", action="store_true", help="compare estimators with the exact gradient")
     parser.add_argument("--examples", type=int, default=48, help="training examples to use (default: 48)")
     parser.add_argument("--draws", type=int, default=200, help="draws per estimator (default: 200)")
     parser.add_argument("--fresh", action="store_true", help="with an untrained prompt")
     _add_results_dir(parser)
-    parser.add_argument(
-        "--out", type=Path, help="folder to write to (default: gradients/ in the run's folder)"
-    )
+    parser.add_argument("--out", type=Path, help="folder to write to (default: the run's, gradients/)")
     return _call("inspect:inspect", **vars(parser.parse_args(words)))
 
 
@@ -234,11 +214,7 @@ def _pack(words: list[str]) -> int:
         "runs without a folder. Records in runs/ are added to an existing pack and replace packed ones.",
     )
     parser.add_argument("results_dir", type=Path, metavar="DIR", help="the results folder, which holds runs/")
-    parser.add_argument(
-        "--remove",
-        action="store_true",
-        help="remove the folders below runs/ that hold only a packed record",
-    )
+    parser.add_argument("--remove", action="store_true", help="remove folders that hold only a packed record")
     parser.add_argument(
         "--drop",
         nargs="+",
@@ -276,9 +252,7 @@ def _new(words: list[str]) -> int:
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="task: the training rows")
     parser.add_argument("--label", metavar="COLUMN", help="task: the label column")
-    parser.add_argument(
-        "--dir", type=Path, default=Path(), help="folder to write to (default: the current one)"
-    )
+    parser.add_argument("--dir", type=Path, default=Path(), help="folder to write to (default: here)")
     options = parser.parse_args(words)
     if options.kind == "prompt":
         return _call("new:new_prompt", options.name, options.dir)
@@ -302,7 +276,7 @@ def _add_results_dir(parser: argparse.ArgumentParser) -> None:
 
 def _add_config_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config-dir", dest="extra_dir", type=Path, metavar="DIR", help="a folder with your configurations"
+        "--config-dir", dest="extra_dir", type=Path, metavar="DIR", help="folder of YAML files"
     )
 
 
