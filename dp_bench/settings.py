@@ -134,7 +134,7 @@ class Pooling(Enum):
 
 
 # Strings. With the type str, composing would turn what YAML reads as booleans, numbers or null, such as
-# `[yes, no]`, into text before checks.py could refuse it.
+# `[yes, no]`, into text before a check could refuse it.
 Words = list[Any]
 Text = Any  # text for the model, for the same reason
 

@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from dp_bench import records, task_checks
-from dp_bench.checks import problems_of
+from dp_bench import records
+from dp_bench.checks import problems_of, task_problems
 from dp_bench.config.composer import Composer
 from dp_bench.config.files import option_settings, options
 from dp_bench.config.overrides import explain, paragraph
@@ -216,7 +216,7 @@ def _other_task(name: str, settings: RunSettings, composer: Composer) -> DictCon
         task.merge_with((settings.regime.task_settings or {}).get(name, {}))
     except OmegaConfBaseException as error:
         raise UserError(f"regime.task_settings of {name}: {explain(error)}") from None
-    if problems := task_checks.problems(_task_settings(task)):
+    if problems := task_problems(_task_settings(task)):
         raise UserError(paragraph(problems))
     if settings.data.templated:
         _keep_nothing_together(task)

@@ -37,7 +37,7 @@ def learn(context: RunContext) -> MethodResult:
 def fit(context: RunContext, method: Method) -> MethodResult:
     """Fit a baseline that has no training loop, and evaluate it once."""
     (data,) = context.data
-    if method.needs_labels and not data.task.labels:  # not in checks.py: a sweep over all tasks continues
+    if method.needs_labels and not data.task.labels:  # no check of settings: a sweep over all tasks continues
         raise UserError(
             f"prompt={context.settings.prompt.name} needs the same labels for every example; examples "
             f"of task={data.task.name} have different choices."

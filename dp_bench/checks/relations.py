@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dp_bench import ranges, task_checks
+from dp_bench.checks import ranges
+from dp_bench.checks.task import task_problems
 from dp_bench.methods import table
 from dp_bench.prompts import catalogue
 from dp_bench.settings import (
@@ -30,7 +31,7 @@ def problems_of(settings: RunSettings) -> list[str]:
         *_run_problems(settings),
         *_trainer_problems(settings.trainer),
         *_prompt_problems(settings.prompt),
-        *(task_checks.problems(settings.task) if settings.task else ()),
+        *(task_problems(settings.task) if settings.task else ()),
         *_regime_problems(settings),
     ]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dp_bench.checks.ranges import word_problems
 from dp_bench.data import metrics
 from dp_bench.data.readers import READERS
 from dp_bench.data.template import Template
-from dp_bench.ranges import word_problems
 from dp_bench.settings import Scoring, TaskSettings
 from dp_bench.types import UserError
 
 
-def problems(task: TaskSettings) -> list[str]:
+def task_problems(task: TaskSettings) -> list[str]:
     """Return one sentence a problem of a task's settings."""
     # Words that are not text cannot be compared.
     return list(word_problems(task)) or list(_relations(task))
