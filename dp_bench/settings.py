@@ -174,11 +174,6 @@ class TaskSettings:
         """The task that is trained and selected on: RTE for a diagnostic, else this task."""
         return self.train_task or self
 
-    @property
-    def trains_on(self) -> str | None:
-        """The name of the task whose training file is used, where that is another task."""
-        return None if self.train_task is None else self.train_task.name
-
 
 @dataclass
 class BackboneSettings:

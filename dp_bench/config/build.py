@@ -58,10 +58,10 @@ def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
     several = {name: _other_task(name, settings, composer) for name in settings.regime.tasks or ()}
     tasks = tuple(map(_task_settings, several.values() or [cfg.task]))
     for task in tasks if several else ():
-        if task.trains_on is not None:
+        if task.train_task is not None:
             raise UserError(
                 f"regime.tasks names '{task.name}', a diagnostic without training examples: use "
-                f"regime.tasks=[…,{task.trains_on}] regime.transfer=[{task.name}]."
+                f"regime.tasks=[…,{task.train_task.name}] regime.transfer=[{task.name}]."
             )
     if several:
         settings = replace(settings, task=None)
