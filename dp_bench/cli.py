@@ -9,8 +9,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from dp_bench import __version__, ranks
@@ -93,10 +95,10 @@ def _with_code(words: list[str]) -> list[str]:
     return [*words[:index], *words[index + 2 :]]
 
 
-def _train(words: list[str]) -> int:
-    from dp_bench.commands.train import train
-
-    return train(words)
+def _call(target: str, *args: Any, **options: Any) -> int:
+    """Call `module:function` of dp_bench.commands, which is imported now, and return the exit code."""
+    code: int = resolve_name(f"dp_bench.commands.{target}")(*args, **options)
+    return code
 
 
 def _sweep(words: list[str]) -> int:
@@ -112,28 +114,19 @@ def _sweep(words: list[str]) -> int:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan only")
     parser.add_argument("--retry-failed", action="store_true", help="run failed runs again")
-    parser.add_argument(
-        "--jobs", type=int, metavar="N", help="number of processes, each with one run (default: 1)"
-    )
-    parser.add_argument(
-        "--gpus", metavar="all|0,1", help="one process per GPU, or --jobs processes spread over these GPUs"
-    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes, each with one run (default: 1)")
+    parser.add_argument("--gpus", metavar="all|0,1", help="GPUs of one process each, or of --jobs processes")
     _add_config_dir(parser)
     options = parser.parse_intermixed_args(words)
-    if options.config_dir and not options.config_dir.is_dir():
-        raise UserError(f"--config-dir {options.config_dir} is not a folder.")
-    from dp_bench.commands.sweep import sweep
-
-    return sweep(**vars(options))
+    if options.extra_dir and not options.extra_dir.is_dir():
+        raise UserError(f"--config-dir {options.extra_dir} is not a folder.")
+    return _call("sweep:sweep", **vars(options))
 
 
 def _status(words: list[str]) -> int:
     parser = _parser("status", "Print the state of the runs of sweeps: done, running, failed, missing.")
     _add_runs(parser)
-    options = parser.parse_args(words)
-    from dp_bench.commands.status import status
-
-    return status(options.results_dir, options.experiment)
+    return _call("status:status", **vars(parser.parse_args(words)))
 
 
 def _tables(words: list[str]) -> int:
@@ -158,12 +151,8 @@ def _tables(words: list[str]) -> int:
         metavar="FORMATS",
         help="formats to write, of md, csv, tex, html (default: md,csv)",
     )
-    parser.add_argument(
-        "--metric", help="score (default), select_score, or a metric such as accuracy (used by the paper)"
-    )
-    parser.add_argument(
-        "--columns", type=_comma_separated, help="more columns, listed below, such as params,seconds"
-    )
+    parser.add_argument("--metric", help="score (default), select_score, or a metric; the paper's: accuracy")
+    parser.add_argument("--columns", type=_comma_separated, help="more columns, listed below: params,seconds")
     parser.add_argument("--budget", action="store_true", help=f"the columns on compute: {budget}")
     parser.add_argument("--against", metavar="paper", help="add the paper's numbers")
     parser.add_argument("--rows", type=_comma_separated, metavar="PROMPTS", help="these prompts only")
@@ -175,20 +164,14 @@ def _tables(words: list[str]) -> int:
         metavar="R",
         help="add a row with the best of R restarts by selection score (R times the compute)",
     )
-    parser.add_argument(
-        "--reference", metavar="ROW", help="the row that others are compared with (default: fixed)"
-    )
+    parser.add_argument("--reference", metavar="ROW", help="the row to compare others with (default: fixed)")
     parser.add_argument(
         "--tests",
         help="mark differences by a test over seeds (default), or over examples: bootstrap and McNemar's "
         "test on the predictions, also written to comparisons.csv",
     )
     parser.add_argument("--pairs", action="store_true", help="write comparisons.csv with every pair of rows")
-    parser.add_argument(
-        "--transfer",
-        action="store_true",
-        help="print matrices (trained on × evaluated on) of runs with regime.transfer",
-    )
+    parser.add_argument("--transfer", action="store_true", help="print matrices of runs with regime.transfer")
     options = vars(parser.parse_args(words))
     from dp_bench.commands.tables import TableOptions, tables
 
@@ -206,31 +189,19 @@ def _plot(words: list[str]) -> int:
     parser.add_argument("kinds", nargs="*", metavar="|".join(FIGURES), help="figures (default: all)")
     _add_runs(parser)
     parser.add_argument("--out", type=Path, help="folder to write to (default: RESULTS_DIR/plots)")
-    options = parser.parse_args(words)
-    from dp_bench.commands.plot import plot
-
-    return plot(options.results_dir, options.kinds, options.experiment, options.out)
+    return _call("plot:plot", **vars(parser.parse_args(words)))
 
 
 def _inspect(words: list[str]) -> int:
     parser = _parser("inspect", "Examine a finished run.")
     parser.add_argument("run", metavar="RUN", help="folder, id, or start of the id")
-    parser.add_argument(
-        "--gradients",
-        action="store_true",
-        help="compare every estimator of the position's gradient with the exact gradient",
-    )
+    parser.add_argument("--gradients", action="store_true", help="compare estimators with the exact gradient")
     parser.add_argument("--examples", type=int, default=48, help="training examples to use (default: 48)")
     parser.add_argument("--draws", type=int, default=200, help="draws per estimator (default: 200)")
     parser.add_argument("--fresh", action="store_true", help="with an untrained prompt")
     _add_results_dir(parser)
-    parser.add_argument(
-        "--out", type=Path, help="folder to write to (default: gradients/ in the run's folder)"
-    )
-    options = parser.parse_args(words)
-    from dp_bench.commands.inspect import inspect
-
-    return inspect(**vars(options))
+    parser.add_argument("--out", type=Path, help="folder to write to (default: the run's, gradients/)")
+    return _call("inspect:inspect", **vars(parser.parse_args(words)))
 
 
 def _pack(words: list[str]) -> int:
@@ -239,12 +210,8 @@ def _pack(words: list[str]) -> int:
         "Write the records of finished runs to DIR/records.parquet, which tables, plots and sweeps read for "
         "runs without a folder. Records in runs/ are added to an existing pack and replace packed ones.",
     )
-    parser.add_argument("dir", type=Path, metavar="DIR", help="the results folder, which holds runs/")
-    parser.add_argument(
-        "--remove",
-        action="store_true",
-        help="remove the folders below runs/ that hold only a packed record",
-    )
+    parser.add_argument("results_dir", type=Path, metavar="DIR", help="the results folder, which holds runs/")
+    parser.add_argument("--remove", action="store_true", help="remove folders that hold only a packed record")
     parser.add_argument(
         "--drop",
         nargs="+",
@@ -253,35 +220,27 @@ def _pack(words: list[str]) -> int:
         metavar="RUN_ID",
         help="remove these records from the pack; patterns such as 'rte-minilm-*' too",
     )
-    options = parser.parse_args(words)
-    from dp_bench.commands.pack import pack
-
-    return pack(options.dir, options.drop, remove=options.remove)
+    return _call("pack:pack", **vars(parser.parse_args(words)))
 
 
 def _list(words: list[str]) -> int:
-    from dp_bench.commands.list_options import KINDS, list_options
+    from dp_bench.commands.list_options import KINDS
 
     parser = _parser("list", "Print the available options.")
     parser.add_argument("kind", metavar="|".join(KINDS), help="what to list")
     _add_results_dir(parser)
     _add_config_dir(parser)
-    options = parser.parse_args(words)
-    return list_options(options.kind, options.results_dir, options.config_dir)
+    return _call("list_options:list_options", **vars(parser.parse_args(words)))
 
 
 def _data(words: list[str]) -> int:
     parser = _parser("data", "Check the SuperGLUE files.")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="check")
+    actions = parser.add_subparsers(required=True, metavar="check")
     check = actions.add_parser("check", help="print the files found, their rows and checksums")
-    check.add_argument(
-        "--dir", type=Path, help="a folder with the layout of the official release (BoolQ/train.jsonl …)"
-    )
+    help = "a folder with the layout of the official release (BoolQ/train.jsonl …)"
+    check.add_argument("--dir", dest="directory", type=Path, help=help)
     _add_config_dir(check)
-    options = parser.parse_args(words)
-    from dp_bench.commands.data_check import check as check_data
-
-    return check_data(options.dir, options.config_dir)
+    return _call("data_check:check", **vars(parser.parse_args(words)))
 
 
 def _new(words: list[str]) -> int:
@@ -290,27 +249,16 @@ def _new(words: list[str]) -> int:
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="task: the training rows")
     parser.add_argument("--label", metavar="COLUMN", help="task: the label column")
-    parser.add_argument(
-        "--dir", type=Path, default=Path(), help="folder to write to (default: the current one)"
-    )
+    parser.add_argument("--dir", type=Path, default=Path(), help="folder to write to (default: here)")
     options = parser.parse_args(words)
-    from dp_bench.commands.new import new_prompt, new_task
-
     if options.kind == "prompt":
-        return new_prompt(options.name, options.dir)
-    if options.source is None:
-        raise UserError("Add --from FILE with the training rows as .jsonl, .csv or .parquet.")
-    return new_task(options.name, options.source, options.dir, options.label)
+        return _call("new:new_prompt", options.name, options.dir)
+    return _call("new:new_task", options.name, options.source, options.dir, options.label)
 
 
 def _doctor(words: list[str]) -> int:
-    parser = _parser(
-        "doctor", "Print versions, device, caches, and which data and checkpoints can be reached."
-    )
-    parser.parse_args(words)
-    from dp_bench.commands.doctor import doctor
-
-    return doctor()
+    about = "Print versions, device, caches, and which data and checkpoints can be reached."
+    return _call("doctor:doctor", **vars(_parser("doctor", about).parse_args(words)))
 
 
 def _parser(command: str, description: str, **more: Any) -> argparse.ArgumentParser:
@@ -324,7 +272,9 @@ def _add_results_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_config_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your configurations")
+    parser.add_argument(
+        "--config-dir", dest="extra_dir", type=Path, metavar="DIR", help="folder of YAML files"
+    )
 
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:
@@ -333,7 +283,7 @@ def _add_runs(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": _train,
+    "train": partial(_call, "train:train"),
     "sweep": _sweep,
     "status": _status,
     "tables": _tables,

@@ -53,7 +53,7 @@ def optimizer_of(config: Config) -> OptimizerUsed | None:
     if not is_trained(config):
         return None
     prompt = config["prompt"]
-    usual = config["trainer"]["full"] if trains_backbone(config) else config["trainer"]
+    usual = config["trainer"]["full"] if table.trains_backbone(prompt) else config["trainer"]
     used = {key: usual[key] if prompt.get(key) is None else prompt[key] for key in OPTIMIZER}
     selector_lr = prompt.get("selector_lr") if _chooses_by_gradient(prompt) else None
     unit = usual.get("lr_unit") if prompt.get("lr") is None else None
@@ -68,23 +68,12 @@ def is_trained(config: Config) -> bool:
 
 def method_of(config: Config) -> Method:
     """Return the row of the table of methods that a run uses."""
-    name = config.prompt.method if isinstance(config, RunSettings) else config["prompt"]["method"]
-    return table.of(name)
-
-
-def trains_backbone(config: Config) -> bool:
-    """Say whether a run trains all weights of the backbone."""
-    return table.trains_backbone(_plain(config)["prompt"])
+    return table.of(_prompt_of(config)["method"])
 
 
 def needs_fp32(config: Config) -> bool:
     """Say whether the backbone is loaded in fp32 whatever trainer.precision is."""
-    return trains_backbone(config) or method_of(config).needs_fp32
-
-
-def reads_precision(config: Config) -> bool:
-    """Say whether a run's result depends on trainer.precision."""
-    return not needs_fp32(config) and method_of(config).reads_model
+    return table.trains_backbone(_prompt_of(config)) or method_of(config).needs_fp32
 
 
 def unread(config: Mapping[str, Any]) -> set[str]:
@@ -94,7 +83,7 @@ def unread(config: Mapping[str, Any]) -> set[str]:
     keys = {key for key, value in FORMER.items() if protocol.get(key) in (None, value)}
     if trainer["selection"] != "heldout" or regime["shots"] is not None:
         keys |= {"trainer.heldout_fraction", "trainer.heldout_max", "trainer.heldout_min"}
-    if not reads_precision(config):
+    if needs_fp32(config) or not method_of(config).reads_model:
         keys.add("trainer.precision")
     if is_trained(config):
         keys |= _unread_rates(config)
@@ -117,8 +106,9 @@ def unread(config: Mapping[str, Any]) -> set[str]:
 def _unread_rates(config: Mapping[str, Any]) -> set[str]:
     """Return the settings of the optimizer that is not used, and those of the used one that the method or
     prompt replaces."""
-    used, unused = ("trainer.full.", "trainer.") if trains_backbone(config) else ("trainer.", "trainer.full.")
-    replaced = {f"{used}{name}" for name in OPTIMIZER if config["prompt"].get(name) is not None}
+    prompt, groups = config["prompt"], ("trainer.full.", "trainer.")
+    used, unused = groups if table.trains_backbone(prompt) else groups[::-1]
+    replaced = {f"{used}{name}" for name in OPTIMIZER if prompt.get(name) is not None}
     return replaced | {f"{unused}{name}" for name in OPTIMIZER}
 
 
@@ -137,6 +127,10 @@ def _chooses_by_gradient(prompt: Mapping[str, Any]) -> bool:
         or (piece.is_learned and prompt[part].get("fit_until", 0.0) < 1.0)
         for part, piece in catalogue.used(prompt).items()
     )
+
+
+def _prompt_of(config: Config) -> Mapping[str, Any]:
+    return vars(config.prompt) if isinstance(config, RunSettings) else config["prompt"]
 
 
 def _plain(config: Config) -> Mapping[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,46 +11,25 @@ from torch import nn
 
 from dp_bench import guards
 from dp_bench.effective import OptimizerUsed, optimizer_of
-from dp_bench.settings import (
-    OptimizerName,
-    RegimeSettings,
-    RunSettings,
-    Schedule,
-    TemperatureSettings,
-    TrainerSettings,
-)
+from dp_bench.settings import OptimizerName, RunSettings, Schedule, TemperatureSettings
 
 
-@dataclass(frozen=True)
 class TrainPlan:
     """The settings that the training loop reads; the tags are those of docs/protocol.md."""
 
-    trainer: TrainerSettings
-    optimizer: OptimizerUsed | None  # None: nothing is trained by updates
-    regime: RegimeSettings  # how tasks are mixed and weighted
-    order_seed: int  # of the examples
-    noise_seed: int  # of the selectors' draws, and of dropout
-    sample_at_eval: bool  # B2
-    sum_losses: bool  # B19
-    warmup_from_zero: bool
-    unusual: tuple[str, ...]  # warnings of guards about these settings
-
-    @classmethod
-    def of(cls, settings: RunSettings, embedding_rms: float) -> TrainPlan:
-        """Collect the plan from the settings of a run, and from the root mean square of the backbone's input
-        embeddings."""
+    def __init__(self, settings: RunSettings, embedding_rms: float) -> None:
+        """Collect the plan of a run; `embedding_rms` is the root mean square of its input embeddings."""
         protocol, used = settings.protocol, optimizer_of(settings)
-        return cls(
-            settings.trainer,
-            None if used is None else used.absolute(embedding_rms),
-            settings.regime,
-            settings.seed_of("order"),
-            settings.seed_of("gumbel"),
-            sample_at_eval=protocol.sample_at_eval,
-            sum_losses=bool(settings.trainer.step_each_micro_batch or protocol.sum_losses),
-            warmup_from_zero=bool(protocol.warmup_from_zero),
-            unusual=tuple(guards.before_training(settings, embedding_rms)),
-        )
+        self.trainer = settings.trainer
+        self.regime = settings.regime  # how tasks are mixed and weighted
+        # None: nothing is trained by updates.
+        self.optimizer = None if used is None else used.absolute(embedding_rms)
+        self.order_seed = settings.seed_of("order")  # of the examples
+        self.noise_seed = settings.seed_of("gumbel")  # of the selectors' draws, and of dropout
+        self.sample_at_eval = protocol.sample_at_eval  # B2
+        self.sum_losses = bool(self.trainer.step_each_micro_batch or protocol.sum_losses)  # B19
+        self.warmup_from_zero = bool(protocol.warmup_from_zero)
+        self.unusual = tuple(guards.before_training(settings, embedding_rms))  # warnings
 
     def temperature(self, step: int) -> float:
         """Return tau at update `step`, counted from 0."""

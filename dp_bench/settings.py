@@ -149,7 +149,7 @@ class Pooling(Enum):
 
 
 # Strings. With the type str, composing would turn what YAML reads as booleans, numbers or null, such as
-# `[yes, no]`, into text before checks.py could refuse it.
+# `[yes, no]`, into text before a check could refuse it.
 Words = list[Any]
 Text = Any  # text for the model, for the same reason
 
@@ -160,9 +160,8 @@ class TaskSettings:
 
     name: str = MISSING
     title: str = MISSING  # heading in tables, and the folder of the official release
-    order: int | None = field(
-        default=None, compare=False
-    )  # among the tasks of lists and tables; None: last, by name
+    # Among the tasks of lists and tables; None: last, by name.
+    order: int | None = field(default=None, compare=False)
     hub_config: str = MISSING  # the subset's name on the hub
     hub: str | None = None  # name or name@revision of its data set on the hub, or a folder; None: data.hub
     reader: str = MISSING  # format of the raw record: a function of dp_bench.data.readers
@@ -196,11 +195,6 @@ class TaskSettings:
     def training(self) -> TaskSettings:
         """The task that is trained and selected on: RTE for a diagnostic, else this task."""
         return self.train_task or self
-
-    @property
-    def trains_on(self) -> str | None:
-        """The name of the task whose training file is used, where that is another task."""
-        return None if self.train_task is None else self.train_task.name
 
 
 @dataclass

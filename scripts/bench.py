@@ -586,7 +586,7 @@ def ours(
         prompted,
         train=splits,
         select=splits,
-        plan=TrainPlan.of(settings),
+        plan=TrainPlan(settings),
         directory=scratch,
         accelerator=make_accelerator(torch.device(given.device)),
         reporter=Reporter(),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
@@ -12,7 +14,9 @@ from helpers.configs import problems
 from hydra._internal.utils import get_args_parser
 
 from dp_bench import cli, config, records
+from dp_bench.checks.ranges import RANGES
 from dp_bench.config import GROUPS
+from dp_bench.settings import RunSettings, SeedSettings
 from dp_bench.sweep.expand import axes_of, expand
 from dp_bench.types import UserError
 
@@ -404,12 +408,37 @@ def test_free_arguments_of_a_random_backbone_can_be_added() -> None:
         *("prompt.length.outcome=true", "prompt.length.outcome=some", "prompt.vectors.num_prompts=0"),
         *("task.words=[yes]", "task.words=[yes,yes]", "task.reader=x", "task.metrics=[f2]"),
         *("task.max_length=3", "task.template='{question}'"),
+        *("trainer.full.lr=0", "trainer.full.weight_decay=-1", "regime.shots=0"),
     ],
 )
 def test_a_value_without_sense_is_refused_with_what_to_type(override: str) -> None:
     (found,) = problems(override)
     assert override.partition("=")[0].split(".")[-1] in found
     assert found.endswith((".", ")"))
+
+
+def test_every_number_has_a_range_or_may_be_any() -> None:
+    numbers = {
+        path
+        for path, kind in _types(RunSettings, "")
+        if {"int", "float"} & set(kind.replace(" ", "").split("|"))
+    }
+    ranged = {key for keys in RANGES.values() for key in keys}
+    anything = {"regime.split_seed", "data.world_seed", "backbone.init_seed", "hpo.seed"}
+    anything |= {f"seeds.{stream.name}" for stream in dataclasses.fields(SeedSettings)}
+    elsewhere = {"prompt.num_tokens", "prompt.rank", "prompt.alpha", "hpo.trials"}  # where they are read
+    assert ranged <= numbers
+    assert numbers - ranged - anything - elsewhere == {"protocol.summary_pad_to", "protocol.revision"}
+
+
+def _types(settings: type, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield the dotted keys of all settings but those of a task, with their types."""
+    hints = get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _types(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", str(field.type)
 
 
 @pytest.mark.parametrize(

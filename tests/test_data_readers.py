@@ -371,7 +371,7 @@ def test_the_diagnostics_are_read_with_their_own_fields_and_trained_with_rtes() 
     for name, fields in (("axb", ["sentence1", "sentence2"]), ("axg", ["premise", "hypothesis"])):
         task = task_settings(name)
         train, report = read_from(task, FIXTURES)
-        assert (task.trains_on, train) == ("rte", read_from(task_settings("rte"), FIXTURES)[0])
+        assert (task.training.name, train) == ("rte", read_from(task_settings("rte"), FIXTURES)[0])
         assert list(report[0].fields) == fields
         assert [example.id for example in report[:2]] == [f"{name}/test/0", f"{name}/test/1"]
 

@@ -184,13 +184,13 @@ def test_the_attentions_and_loras_numbers_are_those_of_a_t5(size: str) -> None:
     pytest.importorskip("peft", reason="the peft extra is not installed")
     from transformers import T5Config, T5ForConditionalGeneration
 
-    widths = counts.T5[size]
+    sizes = counts.T5[size]
     settings = T5Config(
-        d_model=widths.d_model,
+        d_model=sizes.width,
         d_kv=64,
         num_heads=HEADS[size],
-        num_layers=widths.encoder_layers,
-        num_decoder_layers=widths.decoder_layers,
+        num_layers=sizes.sites["encoder"],
+        num_decoder_layers=sizes.sites["decoder"],
         d_ff=8,
         vocab_size=16,
     )
@@ -199,15 +199,15 @@ def test_the_attentions_and_loras_numbers_are_those_of_a_t5(size: str) -> None:
     attentions = [
         m for name, m in model.named_modules() if name.endswith(("SelfAttention", "EncDecAttention"))
     ]
-    assert len(attentions) == sum(widths.sites)
-    assert {m.k.out_features for m in attentions} == {widths.inner}
+    assert len(attentions) == sum(sizes.sites.values())
+    assert {m.k.out_features for m in attentions} == {sizes.inner}
     lora = config.build(config.compose(["data.dir=.", "prompt=lora"])).settings
     backbone = dataclasses.make_dataclass("Held", ["model"])(model)
     backbone.device, backbone.to = "meta", lambda device: None
     model.requires_grad_(False)
     peft_methods.add_lora(backbone, lora)
     found = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert found == counts.trained(config.option_settings("prompt", "lora"), widths, 1)
+    assert found == counts.trained(config.option_settings("prompt", "lora"), sizes, 1)
 
 
 def test_a_classifier_learns_whose_choices_the_text_shows(experiment: Build) -> None:
@@ -223,7 +223,7 @@ def test_a_classifier_learns_whose_choices_the_text_shows(experiment: Build) -> 
 def test_a_probe_has_the_weights_of_its_formula(experiment: Build) -> None:
     record = run.run(experiment("prompt=linear_probe"))  # RTE: two labels, width 64
     assert record.trainable_parameters == counts.trained(
-        config.option_settings("prompt", "linear_probe"), counts.Widths(64, 64, 2, 2), 1
+        config.option_settings("prompt", "linear_probe"), counts.Sizes(0, 64), 1
     )
 
 

@@ -57,8 +57,8 @@ def test_the_rate_of_vectors_is_judged_by_the_embeddings(experiment: Build) -> N
     relative = experiment("trainer.lr=0.2", "trainer.lr_unit=embedding").settings
     assert not list(guards.before_training(relative, small))
     assert (
-        TrainPlan.of(relative, small).optimizer
-        == TrainPlan.of(experiment(f"trainer.lr={0.2 * small}").settings, small).optimizer
+        TrainPlan(relative, small).optimizer
+        == TrainPlan(experiment(f"trainer.lr={0.2 * small}").settings, small).optimizer
     )
 
 
@@ -67,7 +67,7 @@ def test_a_methods_own_rate_has_no_unit(experiment: Build) -> None:
         plain, unit = (
             experiment(*words, f"trainer.lr_unit={unit}").settings for unit in ("absolute", "embedding")
         )
-        assert TrainPlan.of(plain, 7.0).optimizer == TrainPlan.of(unit, 7.0).optimizer
+        assert TrainPlan(plain, 7.0).optimizer == TrainPlan(unit, 7.0).optimizer
 
 
 def test_gradients_that_are_zero_or_not_finite_are_told() -> None:

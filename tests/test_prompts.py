@@ -75,16 +75,13 @@ def test_parameter_counts_are_those_of_the_paper(spec: str) -> None:
 @pytest.mark.parametrize("name", PROMPTS)
 def test_the_formula_of_each_prompt_counts_its_parameters(name: str, num_tasks: int, size: str) -> None:
     """At the widths of T5 1.1, built without memory; those of the paper are in PAPER as well."""
-    widths = counts.T5[size]
-    sites = [
-        Site(kind, widths.inner // 64, 64)
-        for kind, number in zip(("encoder", "decoder", "cross"), widths.sites, strict=True)
-        for _ in range(number)
-    ]
+    sizes = counts.T5[size]
+    heads = sizes.inner // 64
+    sites = [Site(kind, heads, 64) for kind, number in sizes.sites.items() for _ in range(number)]
     with torch.device("meta"):
-        prompt = build(f"prompt={name}", width=widths.d_model, num_tasks=num_tasks, sites=tuple(sites))
+        prompt = build(f"prompt={name}", width=sizes.width, num_tasks=num_tasks, sites=tuple(sites))
     found = sum(p.numel() for p in prompt.parameters())
-    assert found == counts.trained(config.option_settings("prompt", name), widths, num_tasks)
+    assert found == counts.trained(config.option_settings("prompt", name), sizes, num_tasks)
 
 
 @pytest.mark.parametrize("name", config.options("prompt"))

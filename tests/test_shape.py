@@ -21,7 +21,7 @@ LAYERS = (
     "effective data finite machine",
     "checks config tasks backbones.checkpoint backbones.files identity claims",
     "prompts",
-    "backbones",
+    "backbones micro.evaluation micro.pretrain micro.card",
     "summaries verbalizer model",
     "evaluation objective guards diagnostics optim trainer gradients",
     "methods",

@@ -154,7 +154,7 @@ def test_labels_are_read_whatever_their_case(experiment: Build, tmp_path: Path) 
     "setting", ["backbone.answer_prefix=false", "backbone.answer_cue=true", "prompt.init_text=7"]
 )
 def test_a_text_that_yaml_reads_otherwise_is_refused(setting: str) -> None:
-    with pytest.raises(UserError, match="Quote it"):
+    with pytest.raises(UserError, match="Quote them"):
         config.check(["task=boolq", "data.dir=.", "prompt=fixed", "prompt.init=text", setting])
     key, value = setting.split("=")
     quoted = config.compose(["task=boolq", "data.dir=.", f'{key}="{value}"'])

@@ -31,7 +31,7 @@ def _of_experiment(records: list[RunRecord], name: str, results_dir: Path) -> li
     from dp_bench import config
     from dp_bench.sweep.plan import saved_plans
 
-    name = config.present_name(name)
+    name = config.with_present_names(name, typed=True)
     experiments = {r.run_id: config.with_present_names(r.experiment) for r in records if r.experiment}
     plans = [plan for plan in saved_plans(results_dir) if name in plan["experiments"]]
     planned: Collection[str] = {run["run_id"] for plan in plans for run in plan["runs"]}

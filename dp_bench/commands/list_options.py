@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.table import Column, Table
 
-from dp_bench import records
+from dp_bench import config, records
+from dp_bench.data import metrics
 from dp_bench.methods.counts import T5, formula, trained
 from dp_bench.methods.table import Method, methods
 from dp_bench.prompts import catalogue
@@ -40,10 +41,6 @@ def list_options(kind: str, results_dir: Path, extra_dir: Path | None = None) ->
     return 0
 
 
-def _columns() -> Lines:
-    return [(column.name, column.title, column.help) for column in columns().values()]
-
-
 def _methods() -> Lines:
     return [(m.name, _with_paper(_trains(m), m.paper)) for m in methods().values()]
 
@@ -55,41 +52,31 @@ def _trains(method: Method) -> str:
 
 def _pieces() -> Lines:
     pieces = catalogue.catalogue().values()
-    lines = [(p.name, ", ".join(p.parts), p.formula or "nothing trained", p.paper) for p in pieces]
-    return [(name, parts, _with_paper(formula, paper)) for name, parts, formula, paper in lines]
-
-
-def _metrics() -> Lines:
-    from dp_bench.data.metrics import described
-
-    return described()
-
-
-def _prompts(extra_dir: Path | None) -> Lines:
-    options = _options("prompt", extra_dir)
-    return [(name, f"{text} Trains {_count(name, extra_dir)}.") for name, text in options]
+    return [
+        (p.name, ", ".join(p.parts), _with_paper(p.formula or "nothing trained", p.paper)) for p in pieces
+    ]
 
 
 def _with_paper(text: str, paper: str) -> str:
     return f"{text} ({paper})" if paper else text
 
 
-def _options(group: str, extra_dir: Path | None) -> list[tuple[str, str]]:
-    from dp_bench.config import describe, options
+def _files(group: str, extra_dir: Path | None) -> Lines:
+    return [(name, config.describe(group, name, extra_dir)) for name in config.options(group, extra_dir)]
 
-    return [(name, describe(group, name, extra_dir)) for name in options(group, extra_dir)]
+
+def _prompts(extra_dir: Path | None) -> Lines:
+    return [(name, f"{text} Trains {_count(name, extra_dir)}.") for name, text in _files("prompt", extra_dir)]
 
 
 def _count(name: str, extra_dir: Path | None) -> str:
     """Return the formula of a prompt's trainable parameters, and their number on T5-base."""
-    from dp_bench.config import option_settings
-
-    prompt = option_settings("prompt", name, extra_dir)
+    prompt = config.option_settings("prompt", name, extra_dir)
     number = trained(prompt, T5["base"], 1)
     return f"{formula(prompt)}{f': {number:,} on T5-base' if number else ''}"
 
 
-def _runs(results_dir: Path) -> list[tuple[str, str]]:
+def _runs(results_dir: Path) -> Lines:
     scores = {record.run_id: f"score {record.score:.2f}" for record in load_all(results_dir)}
     states = {
         name: "packed" if records.is_packed(results_dir / "runs" / name) else "done"
@@ -99,20 +86,16 @@ def _runs(results_dir: Path) -> list[tuple[str, str]]:
     return [(name, f"{states[name]}  {scores.get(name, '')}".rstrip()) for name in sorted(states)]
 
 
-def _files(group: str) -> Callable[[Path, Path | None], Lines]:
-    return lambda results_dir, extra_dir: _options(group, extra_dir)
-
-
 # By name, the lines for a results folder and the user's folder of configurations.
 KINDS: dict[str, Callable[[Path, Path | None], Lines]] = {
-    "tasks": _files("task"),
-    "backbones": _files("backbone"),
-    "prompts": lambda results_dir, extra_dir: _prompts(extra_dir),
-    "regimes": _files("regime"),
-    "experiments": _files("experiment"),
-    "methods": lambda results_dir, extra_dir: _methods(),
-    "pieces": lambda results_dir, extra_dir: _pieces(),
-    "columns": lambda results_dir, extra_dir: _columns(),
-    "metrics": lambda results_dir, extra_dir: _metrics(),
-    "runs": lambda results_dir, extra_dir: _runs(results_dir),
+    "tasks": lambda _, extra_dir: _files("task", extra_dir),
+    "backbones": lambda _, extra_dir: _files("backbone", extra_dir),
+    "prompts": lambda _, extra_dir: _prompts(extra_dir),
+    "regimes": lambda _, extra_dir: _files("regime", extra_dir),
+    "experiments": lambda _, extra_dir: _files("experiment", extra_dir),
+    "methods": lambda *_: _methods(),
+    "pieces": lambda *_: _pieces(),
+    "columns": lambda *_: [(column.name, column.title, column.help) for column in columns().values()],
+    "metrics": lambda *_: metrics.described(),
+    "runs": lambda results_dir, _: _runs(results_dir),
 }

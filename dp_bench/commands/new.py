@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
 
 from dp_bench import records
 from dp_bench.data.source import SUFFIXES, files_of, read_records, split_file
 from dp_bench.types import UserError
-
-if TYPE_CHECKING:
-    import pandas
 
 LABELS = ("label", "labels", "target", "class", "category")
 MOST_LABELS = 20
@@ -27,16 +26,14 @@ PROMPT_FILES = {  # template: file to write
 }
 
 
-def new_task(name: str, source: Path, folder: Path, label: str | None) -> int:
+def new_task(name: str, source: Path | None, folder: Path, label: str | None) -> int:
     """Write task/NAME.yaml for the rows of `source`, and print the command that trains on it.
 
     Raises UserError if the file has no usable rows, label column or text fields.
     """
     _check_name(name)
-    if source.suffix not in SUFFIXES or not source.is_file():
-        raise UserError(f"--from {source} is not a file of rows: give a {', '.join(SUFFIXES)} file.")
-    import pandas
-
+    if source is None or source.suffix not in SUFFIXES or not source.is_file():
+        raise UserError(f"--from {source or 'FILE'}: give a file of training rows, {' or '.join(SUFFIXES)}.")
     rows = pandas.DataFrame([record for _, record in read_records(split_file(source))])
     label = label or _label_column(rows, source)
     if label not in rows:
@@ -49,25 +46,19 @@ def new_task(name: str, source: Path, folder: Path, label: str | None) -> int:
         raise UserError(f"The columns of {source} do not fit a text template: {why}.")
     labels = list(dict.fromkeys(_text(value) for value in rows[label] if value is not None))
     shorten = max(fields, key=lambda field: rows[field].str.len().mean())
-    title, data_dir, report = source.resolve().parent.name, source.resolve().parent.parent, _reported(source)
-    command = f"dp-bench train --config-dir {folder} task={name} data.dir={data_dir}"
-    command += "".join(
-        f" {key}={stem}"
-        for key, stem, default in (
-            ("data.train_file", source.stem, "train"),
-            ("data.validation_file", report, "val"),
-        )
-        if stem != default
+    rows_dir = source.resolve().parent
+    command = (
+        f"dp-bench train --config-dir {folder} task={name} data.dir={rows_dir.parent} "
+        f"data.train_file={source.stem} data.validation_file={_reported(source)}"
     )
     distinct = [field for field in fields if rows[field].nunique() > len(rows) / 2]
     values = {
         "name": name,
-        "title": json.dumps(title),
+        "title": json.dumps(rows_dir.name),
         "file": source.name,
         "command": command,
         "label": json.dumps(label),
         "labels": _yaml_list(labels),
-        "num_labels": f"{len(labels)} labels",
         "fields": _yaml_list(fields),
         "shorten": shorten,
         "template": json.dumps(" ".join(f"{field}: {{{field}}}" for field in fields)),
@@ -126,9 +117,9 @@ def _yaml_list(texts: list[str]) -> str:
 
 def _reported(source: Path) -> str:
     """Return the stem of the file of validation rows beside `source`."""
-    files = files_of(source.parent)
+    present = files_of(source.parent).keys() - {source.stem}
     for stem in ("val", "validation", "valid", "dev", "test"):
-        if stem in files and stem != source.stem:
+        if stem in present:
             return stem
     raise UserError(
         f"There is no file of validation rows beside {source}: put rows that are not trained on into "

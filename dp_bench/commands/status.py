@@ -20,7 +20,7 @@ FAILURES_SHOWN = 20
 def status(results_dir: Path, experiment: str | None) -> int:
     """Print a grid for each sweep below `results_dir`, or of one experiment."""
     console = make_console(soft_wrap=True)
-    experiment = config.present_name(experiment) if experiment else None
+    experiment = config.with_present_names(experiment, typed=True) if experiment else None
     sweeps = _sweeps(results_dir, experiment)
     packed = packed_rows(results_dir)
     if not sweeps and not packed and not (results_dir / "runs").is_dir():

@@ -31,10 +31,10 @@ def sweep(
     retry_failed: bool = False,
     jobs: int | None = None,
     gpus: str | None = None,
-    config_dir: Path | None = None,
+    extra_dir: Path | None = None,
 ) -> int:
     """Run the sweep of `experiment=…` or of settings with several values, and return the exit code."""
-    ours, hydra_words = _split(config.renew(words, config_dir))
+    ours, hydra_words = _split(config.renew(words, extra_dir))
     if f"hydra/launcher={LOCAL_GPUS}" in hydra_words:
         hydra_words.remove(f"hydra/launcher={LOCAL_GPUS}")
         gpus = gpus or "all"
@@ -46,9 +46,9 @@ def sweep(
 
         if hydra_words:
             raise UserError("hpo= chooses each trial from earlier results: use --jobs, not a launcher.")
-        plan = search(ours, config_dir, jobs=num_jobs, gpus=used_gpus, dry_run=dry_run, console=console)
+        plan = search(ours, extra_dir, jobs=num_jobs, gpus=used_gpus, dry_run=dry_run, console=console)
     else:
-        plan = make_plan(ours, config_dir)
+        plan = make_plan(ours, extra_dir)
     state_of = states(plan.results_dir, [run.run_id for run in plan.runs])
     before = [] if retry_failed else [r.run_id for r in plan.runs if state_of[r.run_id] is State.failed]
     finished = {r.run_id for r in plan.runs if state_of[r.run_id] is State.done and not r.resolved["rerun"]}
@@ -60,10 +60,10 @@ def sweep(
     plan.save()
     outcomes: list[Outcome] = []
     if todo and any(word.startswith("hydra/launcher=") for word in hydra_words):
-        outcomes = _through_launcher(plan, todo, hydra_words, config_dir)
+        outcomes = _through_launcher(plan, todo, hydra_words, extra_dir)
     elif todo:
         watch = Watch(plan, todo, state_of, costs, num_jobs, console)
-        with Workers(num_jobs, plan.results_dir, used_gpus, config_dir) as workers:
+        with Workers(num_jobs, plan.results_dir, used_gpus, extra_dir) as workers:
             outcomes = workers.run(todo, watch)
     new = [outcome for outcome in outcomes if outcome.kind in ("failed", "refused")]
     return _conclude(console, plan, [failure(plan.results_dir, run_id) for run_id in before], new)

@@ -15,7 +15,7 @@ from dp_bench.config.files import (
     options,
     with_present_names,
 )
-from dp_bench.config.overrides import present_name, renew
+from dp_bench.config.overrides import renew
 
 __all__ = [
     "GROUPS",
@@ -31,7 +31,6 @@ __all__ = [
     "option_settings",
     "options",
     "plain",
-    "present_name",
     "renew",
     "reopen",
     "reseeded",

@@ -55,24 +55,22 @@ def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
     transfer = {name: _other_task(name, settings, composer) for name in settings.regime.transfer or ()}
     if transfer:
         resolved["transfer"] = {name: _plain_task(node) for name, node in transfer.items()}
-    transfer_tasks = tuple(map(_task_settings, transfer.values()))
-    if settings.regime.tasks is None:
-        assert settings.task is not None
-        return Experiment(settings, resolved, (settings.task,), transfer_tasks)
-    several = {name: _other_task(name, settings, composer) for name in settings.regime.tasks}
-    tasks = tuple(map(_task_settings, several.values()))
-    for task in tasks:
-        if task.trains_on is not None:
+    several = {name: _other_task(name, settings, composer) for name in settings.regime.tasks or ()}
+    tasks = tuple(map(_task_settings, several.values() or [cfg.task]))
+    for task in tasks if several else ():
+        if task.train_task is not None:
             raise UserError(
                 f"regime.tasks names '{task.name}', a diagnostic without training examples: use "
-                f"regime.tasks=[…,{task.trains_on}] regime.transfer=[{task.name}]."
+                f"regime.tasks=[…,{task.train_task.name}] regime.transfer=[{task.name}]."
             )
-    resolved["task"] = {
-        "name": "+".join(several),
-        "title": " + ".join(task.title for task in tasks),
-        "tasks": {name: _plain_task(node) for name, node in several.items()},
-    }
-    return Experiment(replace(settings, task=None), resolved, tasks, transfer_tasks)
+    if several:
+        settings = replace(settings, task=None)
+        resolved["task"] = {
+            "name": "+".join(several),
+            "title": " + ".join(task.title for task in tasks),
+            "tasks": {name: _plain_task(node) for name, node in several.items()},
+        }
+    return Experiment(settings, resolved, tasks, tuple(map(_task_settings, transfer.values())))
 
 
 def experiment(overrides: Sequence[str], extra_dir: Path | None = None) -> Experiment:
@@ -249,7 +247,7 @@ def _other_task(name: str, settings: RunSettings, composer: Composer) -> DictCon
         task.merge_with((settings.regime.task_settings or {}).get(name, {}))
     except OmegaConfBaseException as error:
         raise UserError(f"regime.task_settings of {name}: {explain(error)}") from None
-    if problems := list(task_problems(_task_settings(task))):
+    if problems := task_problems(_task_settings(task)):
         raise UserError(paragraph(problems))
     if settings.data.templated:
         _keep_nothing_together(task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -120,10 +120,9 @@ class Combinations:
         self._composer = composer
         self._first = [words[0] for words in axes.values()]
         self._part_of = {word: _part(key) for key, words in axes.items() for word in words}
-        self._narrow = set(self._part_of.values()) - {"experiment"}  # parts whose axes change nothing else
-        for key, words in axes.items():
-            for word in words[1:]:
-                self._check_narrow(_part(key), word, words[0])
+        others = [word for words in axes.values() for word in words[1:]]
+        wide = {"experiment", *(self._part_of[word] for word in others if self._changes_more(word))}
+        self._narrow = {*self._part_of.values()} - wide  # parts whose axes change nothing else
 
     def compose(self, words: Sequence[str]) -> DictConfig:
         """Return the configuration of these overrides, one of each axis."""
@@ -140,20 +139,13 @@ class Combinations:
         chosen = {word.split("=", 1)[0]: word for word in words}
         return self._composer.compose([chosen.get(word.split("=", 1)[0], word) for word in self._first])
 
-    def _check_narrow(self, part: str, word: str, first: str) -> None:
-        """Find out whether an axis changes more than its part of the configuration."""
-        if part not in self._narrow:
-            return
-        words = [word if known == first else known for known in self._first]
-        if {**self._before, part: None} != {**self._container(words), part: None}:
-            self._narrow.discard(part)
-
-    @cached_property
-    def _before(self) -> dict[str, Any]:
-        return self._container(self._first)
-
-    def _container(self, words: Sequence[str]) -> dict[str, Any]:
-        return cast(dict[str, Any], OmegaConf.to_container(self._composer.compose(words)))
+    def _changes_more(self, word: str) -> bool:
+        """Say whether a value of an axis changes more than its part of the configuration."""
+        before, after = (
+            {**cast(dict[str, Any], OmegaConf.to_container(cfg)), self._part_of[word]: None}
+            for cfg in (self._with([]), self._with([word]))
+        )
+        return before != after
 
 
 def _part(key: str) -> str:

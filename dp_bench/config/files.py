@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from dp_bench.progress import notice
 from dp_bench.types import UserError
 
 GROUPS = (
@@ -53,15 +54,21 @@ def options(group: str, extra_dir: Path | None = None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for folder in folders for name in _options(group, folder)))
 
 
-def with_present_names(text: str, extra_dir: Path | None = None) -> str:
-    """Return a text with the present names of the experiments in it; a user's file keeps a former one."""
+def with_present_names(text: str, extra_dir: Path | None = None, *, typed: bool = False) -> str:
+    """Return a text with the present names of the experiments in it; a user's file keeps a former one.
+
+    Gives notice where what was `typed` is renamed.
+    """
 
     def present(found: re.Match[str]) -> str:
         former, new = found[0], f"{RENAMED[found[1]]}/{found[2]}"
         known = options("experiment", extra_dir)
         return new if matching(known, new) and not matching(known, former) else former
 
-    return re.sub(rf"(?<![\w/.-])({'|'.join(RENAMED)})/([\w*?]+)", present, text)
+    renamed = re.sub(rf"(?<![\w/.-])({'|'.join(RENAMED)})/([\w*?]+)", present, text)
+    if typed and renamed != text:
+        notice(f"experiment={text} is now {renamed}")
+    return renamed
 
 
 def describe(group: str, option: str, extra_dir: Path | None = None) -> str:

@@ -13,7 +13,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dp_bench.config.files import GROUPS, options, with_present_names
-from dp_bench.progress import notice
 from dp_bench.types import UserError
 
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
@@ -43,19 +42,13 @@ def typed(override: Override) -> str:
 
 def renew(words: Sequence[str], extra_dir: Path | None = None) -> list[str]:
     """Return what was typed with the present names of experiments."""
-    parts = [word.partition("=") for word in words]
-    return [
-        f"{key}={present_name(value, extra_dir)}" if key.lstrip("+") == "experiment" else word
-        for word, (key, _, value) in zip(words, parts, strict=True)
-    ]
 
+    def renewed(word: str) -> str:
+        key, _, value = word.partition("=")
+        is_experiment = key.lstrip("+") == "experiment"
+        return f"{key}={with_present_names(value, extra_dir, typed=True)}" if is_experiment else word
 
-def present_name(experiment: str, extra_dir: Path | None = None) -> str:
-    """Return the present name of what was typed as an experiment; give notice where it was a former one."""
-    present = with_present_names(experiment, extra_dir)
-    if present != experiment:
-        notice(f"experiment={experiment} is now {present}")
-    return present
+    return [renewed(word) for word in words]
 
 
 def values_of(override: Override, extra_dir: Path | None = None) -> list[str]:

@@ -7,7 +7,7 @@ S attentions of inner width W, r the rank of LoRA, C labels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from dp_bench.methods import table
@@ -15,26 +15,16 @@ from dp_bench.prompts import catalogue
 from dp_bench.prompts.catalogue import SITES, Sizes
 
 
-@dataclass(frozen=True)
-class Widths:
-    """The dimensions of a T5 1.1 that the formulas read."""
-
-    d_model: int
-    inner: int  # heads times head width
-    encoder_layers: int
-    decoder_layers: int
-
-    @property
-    def sites(self) -> tuple[int, int, int]:
-        """Attentions of the encoder, of the decoder to itself, and of the decoder to the encoder."""
-        return self.encoder_layers, self.decoder_layers, self.decoder_layers
+def _t5(width: int, inner: int, layers: int) -> Sizes:
+    """Return the sizes of a T5 1.1, whose encoder and decoder have as many layers."""
+    return Sizes(0, width, sites=dict.fromkeys(SITES, layers), inner=inner)
 
 
 T5 = {
-    "small": Widths(512, 384, 8, 8),
-    "base": Widths(768, 768, 12, 12),
-    "large": Widths(1024, 1024, 24, 24),
-    "xl": Widths(2048, 2048, 24, 24),
+    "small": _t5(512, 384, 8),
+    "base": _t5(768, 768, 12),
+    "large": _t5(1024, 1024, 24),
+    "xl": _t5(2048, 2048, 24),
 }
 
 
@@ -44,8 +34,7 @@ def formula(prompt: Mapping[str, Any]) -> str:
     return catalogue.formula(prompt) if method.has_prompt else method.formula
 
 
-def trained(prompt: Mapping[str, Any], widths: Widths, num_tasks: int, num_labels: int = 2) -> int | None:
+def trained(prompt: Mapping[str, Any], backbone: Sizes, num_tasks: int, num_labels: int = 2) -> int | None:
     """Return how many numbers a method trains; None where only the model tells."""
-    sites = dict(zip(SITES, widths.sites, strict=True))
-    sizes = Sizes(prompt["num_tokens"], widths.d_model, 0, num_tasks, sites, widths.inner, num_labels)
+    sizes = replace(backbone, num_tokens=prompt["num_tokens"], num_tasks=num_tasks, num_labels=num_labels)
     return table.of(prompt["method"]).count(prompt, sizes)

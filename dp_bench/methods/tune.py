@@ -37,7 +37,7 @@ def learn(context: RunContext) -> MethodResult:
 def fit(context: RunContext, method: Method) -> MethodResult:
     """Fit a baseline that has no training loop, and evaluate it once."""
     (data,) = context.data
-    if method.needs_labels and not data.task.labels:  # not in checks.py: a sweep over all tasks continues
+    if method.needs_labels and not data.task.labels:  # no check of settings: a sweep over all tasks continues
         raise UserError(
             f"prompt={context.settings.prompt.name} needs the same labels for every example; examples "
             f"of task={data.task.name} have different choices."
@@ -97,7 +97,7 @@ def tune(context: RunContext) -> MethodResult:
         model,
         train=splits.train,
         select=splits.select,
-        plan=TrainPlan.of(settings, context.backbone.embedding_rms),
+        plan=TrainPlan(settings, context.backbone.embedding_rms),
         directory=context.directory,
         accelerator=make_accelerator(context.backbone.device),
         reporter=context.reporter,

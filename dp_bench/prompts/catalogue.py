@@ -48,8 +48,15 @@ class Setting:
     allows: Callable[[Any, int], bool]
     requirement: str
 
+    def problem(self, key: str, value: Any, num_tokens: int = 0) -> Iterator[str]:
+        """Yield a message where a value is not allowed."""
+        if not self.allows(value, num_tokens):
+            shown = "null" if value is None else value
+            yield f"{key}={shown} must be {self.requirement.format(p=num_tokens)}."
+
 
 Settings = Mapping[str, Any]
+Count = Callable[[Sizes, Settings], int]
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Piece:
     target: str  # module and name of the class
     parts: tuple[str, ...]  # those of PARTS that it can decide
     formula: str = ""  # of its trained numbers; "" for none
-    count: Callable[[Sizes, Settings], int] = lambda sizes, settings: 0  # their number
+    count: Count = lambda sizes, settings: 0  # their number
     settings: Mapping[str, Setting] = field(default_factory=dict)
     problem: Callable[[Settings, int], str | None] = lambda settings, p: None  # of settings together
     is_learned: bool = False  # a selector that is trained: it draws in training and not at evaluation
@@ -154,6 +161,23 @@ _S, _V, _L = "dp_bench.prompts.selectors.", "dp_bench.prompts.vectors.", "dp_ben
 LESTER = "Lester et al., EMNLP 2021"
 DYNAMIC = "Yang et al., arXiv 2303.02909"
 
+
+def _mixture(
+    name: str, formula: str, count: Count, more: Mapping[str, Setting] = {}, paper: str = ""
+) -> Piece:
+    """Return a pool that mixes its members for each text; `formula` and `count` are of what weights them."""
+    return Piece(
+        f"{_V}{name}",
+        ("vectors",),
+        f"K P D + {formula}",
+        lambda s, settings: _members(s, settings) + count(s, settings),
+        {**MEMBERS, **more},
+        looks=True,
+        has_members=True,
+        paper=paper,
+    )
+
+
 PIECES = (
     Piece(
         f"{_S}Fixed",
@@ -215,26 +239,9 @@ PIECES = (
         {"hidden": COUNT_OR_NULL, "mlp_hidden": COUNT_OR_NULL, "num_layers": COUNT},
         paper="P-tuning: Liu et al., 2021",
     ),
-    Piece(
-        f"{_V}Pool",
-        ("vectors",),
-        "K P D + K (D + 1)",
-        lambda s, settings: _members(s, settings) + settings["num_prompts"] * (s.width + 1),
-        {**MEMBERS, "tanh": SWITCH},
-        looks=True,
-        has_members=True,
-        paper=DYNAMIC,
-    ),
+    _mixture("Pool", "K (D + 1)", lambda s, k: k["num_prompts"] * (s.width + 1), {"tanh": SWITCH}, DYNAMIC),
     Piece(f"{_V}UniformPool", ("vectors",), "K P D", _members, MEMBERS),
-    Piece(
-        f"{_V}SimilarityPool",
-        ("vectors",),
-        "K P D + D (D + 1)",
-        lambda s, settings: _members(s, settings) + s.width * (s.width + 1),
-        MEMBERS,
-        looks=True,
-        has_members=True,
-    ),
+    _mixture("SimilarityPool", "D (D + 1)", lambda s, _: s.width * (s.width + 1)),
     Piece(
         f"{_V}KeyedPool",
         ("vectors",),
@@ -251,15 +258,7 @@ PIECES = (
         has_members=True,
         paper="L2P: Wang et al., CVPR 2022",
     ),
-    Piece(
-        f"{_V}TaskPool",
-        ("vectors",),
-        "K P D + N K (D + 1)",
-        lambda s, settings: _members(s, settings) + s.num_tasks * settings["num_prompts"] * (s.width + 1),
-        MEMBERS,
-        looks=True,
-        has_members=True,
-    ),
+    _mixture("TaskPool", "N K (D + 1)", lambda s, k: s.num_tasks * k["num_prompts"] * (s.width + 1)),
     Piece(f"{_V}Routed", ("vectors",), "K P D", _members, MEMBERS, needs_route=True),
     Piece(
         f"{_V}TaskFactor",
@@ -330,19 +329,14 @@ def problems(prompt: Mapping[str, Any], num_tokens: int) -> Iterator[str]:
             yield f"prompt.{part}: {_unknown(piece, part)}"
             continue
         settings = _settings(piece)
-        wrong = False
+        wrong: list[str] = []
         for key, value in settings.items():
-            if key not in known.settings:
-                wrong = True
+            if key in known.settings:
+                wrong += known.settings[key].problem(f"prompt.{part}.{key}", value, num_tokens)
+            else:
                 hint = did_you_mean(key, tuple(known.settings))
-                yield f"prompt.{part}.{key} is no setting of {known.name}. {hint}".strip()
-            elif not known.settings[key].allows(value, num_tokens):
-                wrong = True
-                shown = "null" if value is None else value
-                requirement = known.settings[key].requirement.format(p=num_tokens)
-                yield f"prompt.{part}.{key}={shown} must be {requirement}."
-        if not wrong and (problem := known.problem(settings, num_tokens)):
-            yield problem
+                wrong.append(f"prompt.{part}.{key} is no setting of {known.name}. {hint}".strip())
+        yield from wrong or filter(None, [known.problem(settings, num_tokens)])
 
 
 def _settings(piece: Settings) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def make_trainer(experiment: Experiment, directory: Path, *, rows: int | None = 
             Split("select", t, e, None, i, i)
             for i, (t, e) in enumerate(zip(experiment.tasks, select, strict=True))
         ],
-        plan=TrainPlan.of(settings, backbone.embedding_rms),
+        plan=TrainPlan(settings, backbone.embedding_rms),
         directory=directory,
         accelerator=make_accelerator(device),
         reporter=Reporter(),
