@@ -245,10 +245,11 @@ def test_a_record_says_what_it_was_trained_with_and_the_notes_say_so(
     left: list[RunRecord], made: Built
 ) -> None:
     used = {name: record.optimizer for name, (_, record) in made.items()}
-    prompt = {"name": "adafactor", "lr": 0.3, "weight_decay": 0.0, "selector_lr": None}
+    shared = {"selector_lr": None, "lr_unit": None}
+    prompt = {"name": "adafactor", "lr": 0.3, "weight_decay": 0.0, **shared}
     assert used["rte 0"] == used["both 0"] == used["draw 1"] == prompt
-    assert used["lora"] == {"name": "adamw", "lr": 0.002, "weight_decay": 0.0, "selector_lr": None}
-    assert used["fine-tuned"] == {"name": "adamw", "lr": 3e-5, "weight_decay": 0.01, "selector_lr": None}
+    assert used["lora"] == {"name": "adamw", "lr": 0.002, "weight_decay": 0.0, **shared}
+    assert used["fine-tuned"] == {"name": "adamw", "lr": 3e-5, "weight_decay": 0.01, **shared}
     assert used["selectors of their own lr"] == {**prompt, "selector_lr": 0.01}
     assert used["majority"] == {}
     names = ("rte 0", "lora", "fine-tuned", "majority", "selectors of their own lr")
