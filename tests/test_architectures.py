@@ -17,7 +17,8 @@ from torch import Tensor
 from dp_bench import config, run
 from dp_bench.backbones import probe
 from dp_bench.backbones.backbone import Backbone
-from dp_bench.backbones.load import byte_tokenizer, load_backbone, load_tokenizer
+from dp_bench.backbones.load import load_backbone, load_tokenizer
+from dp_bench.backbones.random_init import byte_tokenizer
 from dp_bench.config import Experiment
 from dp_bench.methods import peft as peft_methods
 from dp_bench.settings import BackboneSettings

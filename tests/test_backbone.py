@@ -18,7 +18,8 @@ from torch import Tensor
 from dp_bench import config
 from dp_bench.backbones import load
 from dp_bench.backbones.backbone import Backbone
-from dp_bench.backbones.load import byte_tokenizer, load_backbone, load_tokenizer
+from dp_bench.backbones.load import load_backbone, load_tokenizer
+from dp_bench.backbones.random_init import byte_tokenizer
 from dp_bench.machine import resolve_device, resolve_dtype
 from dp_bench.prompts.layout import insert
 from dp_bench.settings import BackboneSettings, Precision, SplitOrder, Summary

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from dp_bench import config
 from dp_bench.backbones.backbone import Backbone
-from dp_bench.backbones.load import byte_tokenizer, load_backbone
+from dp_bench.backbones.load import load_backbone
+from dp_bench.backbones.random_init import byte_tokenizer
 from dp_bench.types import UserError
 from tests.conftest import make_batch
 

@@ -28,7 +28,8 @@ from torch import Tensor
 from dp_bench import config, run
 from dp_bench.backbones.attention import NAMES
 from dp_bench.backbones.backbone import Backbone
-from dp_bench.backbones.load import byte_tokenizer, load_backbone
+from dp_bench.backbones.load import load_backbone
+from dp_bench.backbones.random_init import byte_tokenizer
 from dp_bench.config import Experiment
 from dp_bench.opening import open_model
 from dp_bench.progress import Reporter

@@ -75,7 +75,7 @@ def test_an_example_that_alone_is_not_finite_is_named(
     texts = ["".join(json.loads(row)[name] for name in ("premise", "hypothesis")) for row in rows]
     letter = next(c for c in sorted(set("".join(texts))) if c not in texts[0] and c.isascii() and c.isalpha())
     first = next(i for i, text in enumerate(texts) if letter in text)
-    from dp_bench.backbones.load import byte_tokenizer
+    from dp_bench.backbones.random_init import byte_tokenizer
 
     (token,) = byte_tokenizer()(letter, add_special_tokens=False).input_ids
 

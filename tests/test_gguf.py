@@ -13,7 +13,8 @@ import torch
 from dp_bench import config
 from dp_bench.backbones.checkpoint import facts, weights_sha256
 from dp_bench.backbones.gguf import dequantised
-from dp_bench.backbones.load import byte_tokenizer, load_backbone, load_tokenizer
+from dp_bench.backbones.load import load_backbone, load_tokenizer
+from dp_bench.backbones.random_init import byte_tokenizer
 from dp_bench.settings import BackboneSettings
 from dp_bench.types import UserError
 

@@ -89,7 +89,7 @@ def save_gpt2(folder: Path, seed: int) -> None:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from dp_bench.backbones.load import byte_tokenizer
+    from dp_bench.backbones.random_init import byte_tokenizer
 
     torch.manual_seed(seed)
     tokenizer = byte_tokenizer("gpt2")

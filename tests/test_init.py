@@ -74,7 +74,8 @@ def test_a_run_starts_from_the_rows_of_these_tokens(
     experiment: Build, overrides: list[str], expected: str
 ) -> None:
     """At the least learning rate that fp32 rounds away, what is saved is what the prompt started from."""
-    from dp_bench.backbones.load import byte_tokenizer, load_backbone
+    from dp_bench.backbones.load import load_backbone
+    from dp_bench.backbones.random_init import byte_tokenizer
 
     composed = experiment(
         "prompt=fixed", *QUICK, *overrides, "prompt.lr=1e-30", "trainer.heldout_fraction=0.3"

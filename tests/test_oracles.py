@@ -167,7 +167,7 @@ def unlisted(kind: str, **sizes: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from dp_bench.backbones.decoder_only import DecoderOnly
-    from dp_bench.backbones.load import byte_tokenizer
+    from dp_bench.backbones.random_init import byte_tokenizer
 
     torch.manual_seed(0)
     tokenizer = byte_tokenizer("gpt2")

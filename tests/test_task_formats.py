@@ -13,7 +13,7 @@ import torch
 from helpers.rows import read_examples
 
 from dp_bench import config
-from dp_bench.backbones.load import byte_tokenizer
+from dp_bench.backbones.random_init import byte_tokenizer
 from dp_bench.config import Experiment
 from dp_bench.data.encode import encode
 from dp_bench.data.source import split_file

@@ -6,22 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from dp_bench.backbones import attention, files, tensors, vocabulary
+from dp_bench.backbones import attention, files, random_init, tensors, vocabulary
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.checkpoint import commit_of, locate
 from dp_bench.backbones.decoder_only import DecoderOnly
 from dp_bench.backbones.encoder_decoder import EncoderDecoder
 from dp_bench.backbones.encoder_only import EncoderOnly
+from dp_bench.backbones.families import class_of, family_of
 from dp_bench.hub import hub_reachable
 from dp_bench.progress import notice
 from dp_bench.randomness import fork
-from dp_bench.settings import Attention, BackboneSettings, Family, Head, Pooling
+from dp_bench.settings import Attention, BackboneSettings, Family, Pooling
 from dp_bench.types import UnreachableError, UserError
-
-NUM_SENTINELS = 100
 
 
 def load_tokenizer(settings: BackboneSettings) -> Any:
@@ -31,7 +29,7 @@ def load_tokenizer(settings: BackboneSettings) -> Any:
     """
     where = locate(settings.tokenizer or settings.name_or_path)
     if where is None:
-        return byte_tokenizer(_random_kind(settings))
+        return random_init.byte_tokenizer(random_init.kind_of(settings))
     from transformers import AutoTokenizer, T5Tokenizer
 
     folder = Path(where)
@@ -83,7 +81,7 @@ def load_backbone(
     tokenizer = load_tokenizer(settings) if tokenizer is None else tokenizer
     where = locate(settings.name_or_path)
     if where is None:
-        config = _random_config(settings, len(tokenizer))
+        config = random_init.random_config(settings, len(tokenizer))
     else:
         config = _load_pretrained(transformers.AutoConfig, where, commit_of(settings), "checkpoint", settings)
         if getattr(config, "auto_map", None):
@@ -91,18 +89,12 @@ def load_backbone(
                 f"{where} names Python code (auto_map in its config.json), which is not run: the weights are "
                 f"read by the '{config.model_type}' model of transformers"
             )
-    family = _family(config, settings)
-    auto = {
-        Family.encoder_decoder: transformers.AutoModelForSeq2SeqLM,
-        Family.encoder_only: transformers.AutoModelForMaskedLM,
-        Family.decoder_only: transformers.AutoModelForCausalLM,
-    }[family]
-    if family is Family.encoder_only:
-        auto = _head_of_encoder(config, settings, auto, transformers.AutoModel)
+    family = family_of(config, settings)
+    auto = class_of(family, config, settings)
     if where is None:
         config._attn_implementation = "eager"
         with fork(settings.init_seed, "backbone"):
-            model = _random_model(auto, config)
+            model = random_init.random_model(auto, config)
     else:
         # Report tensors of another shape too, so that a message can name them.
         report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -134,116 +126,6 @@ def _attend(model: Any, settings: BackboneSettings, device: torch.device, dtype:
         return
     if choice is Attention.auto:
         model.set_attn_implementation(default_attention(device.type, dtype))
-
-
-def families_of(config: Any) -> list[Family]:
-    """Return the families for which transformers has a model of this type, the saved one first."""
-    from transformers.models.auto import modeling_auto as auto
-
-    kinds = {
-        Family.encoder_only: auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-        Family.decoder_only: auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    }
-    if config.is_encoder_decoder:
-        kinds = {Family.encoder_decoder: auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES}
-    families = [family for family, classes in kinds.items() if config.model_type in classes]
-    saved_as = getattr(config, "architectures", None) or []
-    return sorted(families, key=lambda family: kinds[family][config.model_type] not in saved_as)
-
-
-def _family(config: Any, settings: BackboneSettings) -> Family:
-    families = families_of(config)
-    if not families:
-        raise UserError(
-            f"backbone.name_or_path={settings.name_or_path} is a '{config.model_type}' model, of which "
-            "transformers has no sequence-to-sequence, masked or causal language model of texts. Use a "
-            "checkpoint of a type that has one, such as t5, bert or llama."
-        )
-    if settings.family not in (None, *families):
-        raise UserError(
-            f"backbone.name_or_path={settings.name_or_path} is a '{config.model_type}' model, whose family "
-            f"is {' or '.join(family.value for family in families)}: use "
-            f"backbone.family={families[0].value}, or null to use what the checkpoint says."
-        )
-    return settings.family or families[0]
-
-
-def _head_of_encoder(config: Any, settings: BackboneSettings, with_words: Any, bare: Any) -> Any:
-    """Return the class of an encoder; raise UserError for label words that its checkpoint cannot score."""
-    if settings.head is Head.classifier:
-        return bare
-    named = getattr(config, "architectures", None) or []
-    if named and not any(name.endswith(("MaskedLM", "PreTraining")) for name in named):
-        raise UserError(
-            f"backbone={settings.name} has no language-model head ({', '.join(named)}), so that it cannot "
-            "score label words: add backbone.head=classifier backbone.answer_cue=null."
-        )
-    return with_words
-
-
-def _random_kind(settings: BackboneSettings) -> str:
-    return str((settings.random_init or {}).get("model_type", "t5"))
-
-
-def _named_config(kind: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.for_model(kind)
-    except ValueError as error:
-        raise UserError(f"backbone.random_init.model_type={kind} is unknown to transformers.") from error
-
-
-def _random_config(settings: BackboneSettings, vocab_size: int) -> Any:
-    from transformers import AutoConfig
-
-    kind = _random_kind(settings)
-    dims = {name: value for name, value in (settings.random_init or {}).items() if name != "model_type"}
-    named = _named_config(kind)
-    unknown = sorted(dims.keys() - named.to_dict().keys())
-    if unknown:
-        raise UserError(f"backbone.random_init.{unknown[0]} is not a setting of {type(named).__name__}.")
-    specials = {"pad_token_id": 0, "eos_token_id": 1, "use_cache": False}
-    specials |= {"decoder_start_token_id": 0} if named.is_encoder_decoder else {"bos_token_id": 1}
-    try:
-        return AutoConfig.for_model(kind, vocab_size=vocab_size, **specials, **dims)
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"backbone.random_init does not make a {type(named).__name__}: {reason}.") from error
-
-
-def _random_model(auto: Any, config: Any) -> Any:
-    try:
-        return auto.from_config(config)
-    except (AssertionError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"backbone.random_init does not make a {config.model_type}: {reason}.") from error
-
-
-def byte_tokenizer(model_type: str = "t5") -> Any:
-    """Return a tokenizer that reads bytes and needs no vocabulary file, with the special tokens of a family.
-
-    T5 has sentinels; encoders have [CLS] before and [SEP] behind a text, and [MASK].
-    Raises UserError for a model type unknown to transformers.
-    """
-    from tokenizers import pre_tokenizers
-
-    specials = ["<pad>", "</s>", "<unk>"]
-    names = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    family = next(iter(families_of(_named_config(model_type))), Family.decoder_only)
-    extra: dict[str, Any] = {}
-    around = "$A"
-    if family is Family.encoder_decoder:
-        extra = {"additional_special_tokens": [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)]}
-        specials += extra["additional_special_tokens"]
-        around = "$A </s>"
-    elif family is Family.encoder_only:
-        extra = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-        specials += extra.values()
-        around = "[CLS] $A [SEP]"
-    roles = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", **extra}
-    vocab = {token: number for number, token in enumerate(names)}
-    return vocabulary.of_bytes(vocab, specials, around, **roles)
 
 
 def default_attention(device: str, dtype: torch.dtype) -> str:
