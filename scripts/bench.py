@@ -587,7 +587,7 @@ def ours(
         prompted,
         train=splits,
         select=splits,
-        plan=TrainPlan(settings),
+        plan=TrainPlan(settings, backbone.embedding_rms),
         directory=scratch,
         accelerator=make_accelerator(torch.device(given.device)),
         reporter=Reporter(),
