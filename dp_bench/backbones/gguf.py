@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,10 +40,8 @@ def _convert(path: Path, folder: Path) -> None:
         )
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     line(f"De-quantising {path.name} into the cache; this takes a minute, once.")
-    (logging.enable_progress_bar if sys.stderr.isatty() else logging.disable_progress_bar)()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
