@@ -133,7 +133,7 @@ def fetch(
         )
     try:
         return Path(download(local_files_only=False))
-    except (OSError, HTTPError) as error:  # HTTPError is of the HTTP library, which differs between releases
+    except (OSError, HTTPError, RuntimeError) as error:  # of the client, its HTTP library, and hf_xet
         page = f"{hub_endpoint()}/{'datasets/' if kind == 'dataset' else ''}{name}"
         raise UserError(message(_why(error, page))) from error
 
@@ -162,6 +162,9 @@ def _why(error: Exception, page: str) -> str:
         )
     if status >= 500:
         return f"the hub is out of order and answers {status}: run the command again later"
-    if status == 0 and (isinstance(error, errors.HTTPError | ConnectionError) or "Consistency" in first):
-        return f"the connection broke ({first}): run the command again, whole files are kept"
+    if status in (401, 403):
+        return f"the hub refuses it ({first}): log in anew by `hf auth login`"
+    broken = isinstance(error, errors.HTTPError | ConnectionError | RuntimeError)
+    if status == 0 and (broken or "Consistency" in first):
+        return f"the download broke off ({first}): run the command again, whole files are kept"
     return f"{type(error).__name__}: {first}"

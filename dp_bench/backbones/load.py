@@ -255,6 +255,7 @@ def _folder(where: str, what: str, settings: BackboneSettings) -> Path:
     """Return the folder of a "tokenizer" or "checkpoint": `where`, or its snapshot in the hub's cache.
 
     What is missing there is downloaded: the texts, and for a checkpoint safetensors, or .bin without them.
+    transformers loads a folder without a request; given a name, it would ask the hub to convert a .bin.
     """
     if Path(where).is_dir():
         return Path(where)
