@@ -90,7 +90,7 @@ def fetch(
     connection. Their message begins with `subject`, what was looked for, and has `instead`.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):  # type: ignore[misc]
@@ -122,6 +122,11 @@ def fetch(
             return cached
     except LocalEntryNotFoundError as error:  # a listing of all files is cached, but not all of them are
         incomplete = getattr(error, "snapshot_path", None)
+    except HFValidationError:
+        raise UserError(
+            f"{subject} was looked for in {name}, which is neither an existing folder nor the name of a "
+            f"{title} on the hub, such as owner/name. {instead}"
+        ) from None
     if not hub_reachable():
         if incomplete is not None and holds(Path(incomplete)):
             return Path(incomplete)

@@ -217,7 +217,7 @@ def test_an_unreachable_checkpoint_is_one_paragraph(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("dp_bench.hub.hub_reachable", lambda: False)
     with pytest.raises(UserError, match=r"google/t5-small-lm-adapt.*does not answer.*backbone=local"):
         load_tokenizer(settings("backbone=t5_small"))
-    with pytest.raises(UserError, match="There is no directory"):
+    with pytest.raises(UserError, match="neither an existing folder"):
         load_tokenizer(settings("backbone=local", f"backbone.name_or_path={tmp_path / 'absent'}"))
     with pytest.raises(UserError, match="holds no tokenizer"):
         load_tokenizer(settings("backbone=local", f"backbone.name_or_path={tmp_path}"))

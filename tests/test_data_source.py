@@ -203,7 +203,7 @@ def test_an_unreachable_hub_says_what_to_type(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_hub_that_is_neither_folder_nor_name_is_refused(tmp_path: Path) -> None:
-    assert f"data.hub={tmp_path}/nowhere is neither" in message(
+    assert f"{tmp_path}/nowhere, which is neither an existing folder" in message(
         "rte", data_settings(None, hub=f"{tmp_path}/nowhere")
     )
 

@@ -259,30 +259,18 @@ def _folder(where: str, what: str, settings: BackboneSettings) -> Path:
     """
     if Path(where).is_dir():
         return Path(where)
-    if where.startswith((".", "/", "~")):
-        raise UserError(
-            f"There is no directory {where}, which backbone.name_or_path or backbone.tokenizer names."
-        )
-    instead = (
-        "Use backbone=local backbone.name_or_path=DIR for a folder, or backbone=t5_tiny_random to try "
-        "dp-bench without a checkpoint."
-    )
-    subject = f"The {what} of backbone={settings.name}"
+    message = {
+        "subject": f"The {what} of backbone={settings.name}",
+        "instead": "Use backbone=local backbone.name_or_path=DIR for a folder, or backbone=t5_tiny_random to "
+        "try dp-bench without a checkpoint.",
+    }
+    if settings.tokenizer and what == "tokenizer":
+        return fetch(where, "model", "main", files.TEXTS, files.has_vocabulary, **message)
+    revision = commit_of(settings) or settings.revision or "main"
     if what == "tokenizer":
-        revision = None if settings.tokenizer else commit_of(settings)
-        return fetch(
-            where,
-            "model",
-            revision or "main",
-            files.TEXTS,
-            files.has_vocabulary,
-            subject=subject,
-            instead=instead,
-        )
-    commit = commit_of(settings) or settings.revision or "main"
+        return fetch(where, "model", revision, files.TEXTS, files.has_vocabulary, **message)
     for weights in files.WEIGHTS.values():
-        patterns = (*files.TEXTS, *weights)
-        folder = fetch(where, "model", commit, patterns, files.has_weights, subject=subject, instead=instead)
+        folder = fetch(where, "model", revision, (*files.TEXTS, *weights), files.has_weights, **message)
         if files.has_weights(folder):
             break
     remember_commit(settings, folder.name)

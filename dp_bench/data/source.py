@@ -349,16 +349,9 @@ def _hub_file(folder: Path, split: str) -> Path:
 
 def _snapshot(task: TaskSettings, data: DataSettings, splits: Sequence[str]) -> Path:
     """Return a snapshot with the splits, from the cache or else downloaded."""
-    from huggingface_hub.errors import HFValidationError
 
     def holds(folder: Path) -> bool:  # it may have only other tasks
         return all(any((folder / task.hub_config).glob(f"{split}-*.parquet")) for split in splits)
 
     revision, patterns = data.revision or "main", [f"{task.hub_config}/*.parquet"]
-    try:
-        return fetch(data.hub, "dataset", revision, patterns, holds, subject=task.title, instead=INSTEAD)
-    except HFValidationError:
-        raise UserError(
-            f"data.hub={data.hub} is neither an existing folder nor the name of a data set on the hub, "
-            f"such as aps/super_glue. {INSTEAD}"
-        ) from None
+    return fetch(data.hub, "dataset", revision, patterns, holds, subject=task.title, instead=INSTEAD)
