@@ -1,4 +1,6 @@
-"""Whether the Hugging Face hub answers, and where its cache is, without importing the whole of its client.
+"""The Hugging Face hub: whether it answers, where its cache is, and files from it.
+
+Its client is imported only to fetch files.
 
 The client retries an unreachable hub for half a minute a file. One short request, cached for the process,
 lets a machine without network fail at once with a clear message.
@@ -6,9 +8,13 @@ lets a machine without network fail at once with a clear message.
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from threading import Thread
+from typing import Any
+
+from dp_bench.types import UnreachableError, UserError
 
 TIMEOUT_SECONDS = 3.0
 
@@ -60,3 +66,107 @@ def _answers(url: str) -> bool:
         return error.code in (401, 404, 405, 429)
     except (OSError, HTTPException, ValueError):  # no route, name or certificate, no HTTP, no URL
         return False
+
+
+def fetch(
+    name: str,
+    kind: str,
+    revision: str,
+    patterns: Sequence[str],
+    holds: Callable[[Path], bool],
+    *,
+    subject: str,
+    instead: str,
+) -> Path:
+    """Return the snapshot of a repository of the hub, a "model" or "dataset".
+
+    It is that of the cache where that `holds` what is needed, or else the files of `patterns` are downloaded,
+    with progress bars on a terminal.
+
+    Raises UnreachableError where the hub does not answer, UserError for its refusals and for a broken
+    connection. Their message begins with `subject`, what was looked for, and has `instead`.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{"disable": None, **options})  # None: unless stderr is a terminal
+
+    download = partial(
+        snapshot_download,
+        name,
+        repo_type=kind,
+        revision=revision,
+        cache_dir=hub_cache_dir(),
+        allow_patterns=list(patterns),
+        endpoint=hub_endpoint(),
+        tqdm_class=Bar,
+    )
+    title = "data set" if kind == "dataset" else kind
+
+    def message(why: str) -> str:
+        return (
+            f"{subject} was looked for in the {title} {name} (revision {revision}): it is not in the hub's "
+            f"cache {hub_cache_dir()}, and it could not be fetched: {why}. {instead}"
+        )
+
+    incomplete = None
+    try:
+        cached = Path(download(local_files_only=True))
+        if holds(cached):
+            return cached
+    except LocalEntryNotFoundError as error:  # a listing of all files is cached, but not all of them are
+        incomplete = getattr(error, "snapshot_path", None)
+    except HFValidationError:
+        raise UserError(
+            f"{subject} was looked for in {name}, which is neither an existing folder nor the name of a "
+            f"{title} on the hub, such as owner/name. {instead}"
+        ) from None
+    if not hub_reachable():
+        if incomplete is not None and holds(Path(incomplete)):
+            return Path(incomplete)
+        why = "HF_HUB_OFFLINE is set" if hub_offline() else f"{hub_endpoint()} does not answer"
+        options = f"{' --repo-type dataset' if kind == 'dataset' else ''} --revision {revision}"
+        raise UnreachableError(
+            f"{message(why)} Or fill the cache on a connected machine and copy it here: "
+            f"hf download {name}{options.removesuffix(' --revision main')}"
+        )
+    try:
+        return Path(download(local_files_only=False))
+    except (OSError, HTTPError, RuntimeError) as error:  # of the client, its HTTP library, and hf_xet
+        page = f"{hub_endpoint()}/{'datasets/' if kind == 'dataset' else ''}{name}"
+        raise UserError(message(_why(error, page))) from error
+
+
+def _why(error: Exception, page: str) -> str:
+    """Return what went wrong with a download and what helps, without the last full stop."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # the answer for which the client looked into the cache
+    answers = {
+        errors.GatedRepoError: f"it is gated: accept its terms on {page}, and log in with that account by "
+        "`hf auth login`",
+        errors.RevisionNotFoundError: f"{page} does not have this revision, or no longer",
+        errors.RepositoryNotFoundError: f"there is no {page}, or it is private: `hf auth login` logs you in",
+    }
+    for kind, text in answers.items():
+        if isinstance(error, kind):
+            return text
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    if status == 429:
+        return (
+            "the hub answers 429, too many requests: run the command again in some minutes, or log in for a "
+            "higher limit by `hf auth login`"
+        )
+    if status >= 500:
+        return f"the hub is out of order and answers {status}: run the command again later"
+    if status in (401, 403):
+        return f"the hub refuses it ({first}): log in anew by `hf auth login`"
+    broken = isinstance(error, errors.HTTPError | ConnectionError | RuntimeError)
+    if status == 0 and (broken or "Consistency" in first):
+        return f"the download broke off ({first}): run the command again, whole files are kept"
+    return f"{type(error).__name__}: {first}"

@@ -61,7 +61,6 @@ class Reporter:
     def __enter__(self) -> Reporter:
         self.warnings.clear()
         self._previous = _current.set(self)
-        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,6 +93,7 @@ class Reporter:
     def begin(self, description: str, total: int, completed: int = 0) -> None:
         """Start a progress bar, replacing the previous one."""
         self.finish()
+        self._bar.start()  # not before: while it runs, stderr is no terminal for the bars of a download
         self._task = self._bar.add_task(description, total=total, completed=completed, note="")
 
     def advance(self, amount: int = 1, note: str = "") -> None:
@@ -104,5 +104,6 @@ class Reporter:
     def finish(self) -> None:
         """Remove the bar, if there is one."""
         if self._task is not None:
+            self._bar.stop()
             self._bar.remove_task(self._task)
             self._task = None

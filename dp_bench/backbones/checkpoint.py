@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dp_bench.digests import file_sha256
-from dp_bench.hub import hub_cache_dir, hub_reachable
+from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_reachable
+from dp_bench.records import write_text
 from dp_bench.settings import BackboneSettings
 from dp_bench.types import UnreachableError
 
@@ -98,22 +99,33 @@ def commit_of(settings: BackboneSettings) -> str | None:
     if name is None or name.startswith((BUILTIN, PACKAGE)) or Path(name).is_dir():
         return None
     revision = settings.revision or "main"
-    folder = hub_cache_dir() / f"models--{name.replace('/', '--')}"
     if re.fullmatch("[0-9a-f]{40}", revision):
         return revision
     try:
-        return (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+        return _cached_commit(name, revision).read_text(encoding="utf-8").strip()
     except OSError:
         return _commit_on_hub(name, revision) if hub_reachable() else None
 
 
+def remember_commit(settings: BackboneSettings, commit: str) -> None:
+    """Note in the hub's cache that the downloaded commit is that of the revision, for a later run without the
+    hub."""
+    path = _cached_commit(str(settings.name_or_path), settings.revision or "main")
+    if commit != settings.revision and not path.exists():
+        write_text(path, commit)
+
+
+def _cached_commit(name: str, revision: str) -> Path:
+    return hub_cache_dir() / f"models--{name.replace('/', '--')}" / "refs" / revision
+
+
 @lru_cache(maxsize=64)
 def _commit_on_hub(name: str, revision: str) -> str | None:
-    from huggingface_hub import model_info
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        sha: str | None = model_info(name, revision=revision).sha
+        sha: str | None = HfApi(endpoint=hub_endpoint()).model_info(name, revision=revision).sha
         return sha
     except (HfHubHTTPError, HFValidationError, OSError):
         return None  # loading it reports the reason

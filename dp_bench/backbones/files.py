@@ -1,4 +1,4 @@
-"""Find damaged files in the folder of a checkpoint: absent, empty, truncated, or Git LFS pointers."""
+"""The files of a checkpoint: which are read, and which are empty, truncated, or Git LFS pointers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,32 @@ from dp_bench.types import UserError
 
 POINTER = b"version https://git-lfs"
 READ = (".safetensors", ".bin", ".json", ".model", ".txt")  # files that transformers may read
+TEXTS = ("*.json", "*.txt", "*.model", "*.codes", "tokenizer*", "vocab*")  # all but weights, on the hub
+WEIGHTS = {  # on the hub, the first format that there is; each also in several files with an index
+    "model.safetensors": ("model.safetensors", "model-*-of-*.safetensors"),
+    "pytorch_model.bin": ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
+}
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Return whether a folder has files of a tokenizer."""
+    return any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model"))
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether a folder has the configuration of a model and all files of its weights."""
+    names = (_parts(folder / name) for name in WEIGHTS)
+    return (folder / "config.json").is_file() and any(
+        parts and all((folder / part).is_file() for part in parts) for parts in names
+    )
+
+
+def _parts(weights: Path) -> set[str]:
+    """Return the names of the files that hold some weights: those in an index, if there is one."""
+    index = weights.with_name(f"{weights.name}.index.json")
+    if weights.is_file() or not index.is_file():
+        return {weights.name}
+    return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
 
 
 def damage(folder: Path) -> str:

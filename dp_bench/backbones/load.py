@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from dp_bench.backbones import attention, files, random_init, tensors, vocabulary
 from dp_bench.backbones.backbone import Backbone
-from dp_bench.backbones.checkpoint import commit_of, locate
+from dp_bench.backbones.checkpoint import commit_of, locate, remember_commit
 from dp_bench.backbones.decoder_only import DecoderOnly
 from dp_bench.backbones.encoder_decoder import EncoderDecoder
 from dp_bench.backbones.encoder_only import EncoderOnly
 from dp_bench.backbones.families import class_of, family_of
-from dp_bench.hub import hub_reachable
+from dp_bench.hub import fetch
 from dp_bench.progress import notice
 from dp_bench.randomness import fork
 from dp_bench.settings import Attention, BackboneSettings, Family, Pooling
-from dp_bench.types import UnreachableError, UserError
+from dp_bench.types import UserError
 
 
 def load_tokenizer(settings: BackboneSettings) -> Any:
@@ -32,21 +32,18 @@ def load_tokenizer(settings: BackboneSettings) -> Any:
         return random_init.byte_tokenizer(random_init.kind_of(settings))
     from transformers import AutoTokenizer, T5Tokenizer
 
-    folder = Path(where)
-    revision = None if settings.tokenizer else commit_of(settings)
+    folder = _folder(where, "tokenizer", settings)
     loader, older = AutoTokenizer, vocabulary.older_class(folder)
-    described = any((folder / name).exists() for name in ("config.json", "tokenizer_config.json"))
-    if folder.is_dir() and not described:
+    if not any((folder / name).exists() for name in ("config.json", "tokenizer_config.json")):
         loader, older = older or T5Tokenizer, None
     try:
-        tokenizer = _load_pretrained(loader, where, revision, "tokenizer", settings)
+        tokenizer = _load_pretrained(loader, folder, "tokenizer")
     except UserError:
         if older is None:
             raise
         notice(f"{where} does not name the class of its tokenizer: {older.__name__} reads its vocabulary")
-        tokenizer = _load_pretrained(older, where, revision, "tokenizer", settings)
-    if folder.is_dir():
-        files.refuse_vocabulary(folder, tokenizer)
+        tokenizer = _load_pretrained(older, folder, "tokenizer")
+    files.refuse_vocabulary(folder, tokenizer)
     tokenizer = vocabulary.fast(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # GPT-2, LLaMA: padding is masked, so any token serves
@@ -83,7 +80,8 @@ def load_backbone(
     if where is None:
         config = random_init.random_config(settings, len(tokenizer))
     else:
-        config = _load_pretrained(transformers.AutoConfig, where, commit_of(settings), "checkpoint", settings)
+        folder = _folder(where, "checkpoint", settings)
+        config = _load_pretrained(transformers.AutoConfig, folder, "checkpoint")
         if getattr(config, "auto_map", None):
             notice(
                 f"{where} names Python code (auto_map in its config.json), which is not run: the weights are "
@@ -99,7 +97,7 @@ def load_backbone(
         # Report tensors of another shape too, so that a message can name them.
         report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         options = {"dtype": dtype, "attn_implementation": "eager", **report}
-        model, loaded = _load_pretrained(auto, where, commit_of(settings), "checkpoint", settings, **options)
+        model, loaded = _load_pretrained(auto, folder, "checkpoint", **options)
         tensors.refuse_mismatched(model, loaded, where, settings.head)
     _attend(model, settings, device, dtype)
     _pad_inside(tokenizer, len(model.get_input_embeddings().weight))
@@ -135,44 +133,48 @@ def default_attention(device: str, dtype: torch.dtype) -> str:
     return attention.MIXED if device == "cpu" and dtype is torch.bfloat16 else "sdpa"
 
 
-def _load_pretrained(
-    loader: Any, where: str, revision: str | None, what: str, settings: BackboneSettings, **options: Any
-) -> Any:
-    """Load from a directory, else from the hub's cache, else from the hub; raise UserError if it cannot."""
+def _folder(where: str, what: str, settings: BackboneSettings) -> Path:
+    """Return the folder of a "tokenizer" or "checkpoint": `where`, or its snapshot in the hub's cache.
+
+    What is missing there is downloaded: the texts, and for a checkpoint safetensors, or .bin without them.
+    transformers loads a folder without a request; given a name, it would ask the hub to convert a .bin.
+    """
+    if Path(where).is_dir():
+        return Path(where)
+    message = {
+        "subject": f"The {what} of backbone={settings.name}",
+        "instead": "Use backbone=local backbone.name_or_path=DIR for a folder, or backbone=t5_tiny_random to "
+        "try dp-bench without a checkpoint.",
+    }
+    if settings.tokenizer and what == "tokenizer":
+        return fetch(where, "model", "main", files.TEXTS, files.has_vocabulary, **message)
+    revision = commit_of(settings) or settings.revision or "main"
+    if what == "tokenizer":
+        return fetch(where, "model", revision, files.TEXTS, files.has_vocabulary, **message)
+    for weights in files.WEIGHTS.values():
+        folder = fetch(where, "model", revision, (*files.TEXTS, *weights), files.has_weights, **message)
+        if files.has_weights(folder):
+            break
+    remember_commit(settings, folder.name)
+    return folder
+
+
+def _load_pretrained(loader: Any, folder: Path, what: str, **options: Any) -> Any:
+    """Load from a folder; raise UserError where that cannot be done."""
     if loader.__name__.startswith("Auto"):
         options["trust_remote_code"] = False  # never run, without a question
-    if Path(where).is_dir():
-        try:
-            return loader.from_pretrained(where, **options)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # a damaged file may raise anything
-            reason = _reason(error, files.damage(Path(where)))
-            if what == "tokenizer":
-                reason += (
-                    " Expected are a tokenizer.json or the older files of its class, such as spiece.model, "
-                    "vocab.txt, or vocab.json with merges.txt."
-                )
-            raise UserError(f"{where} holds no {what} that transformers can load: {reason}") from error
-    if where.startswith((".", "/", "~")):
-        raise UserError(
-            f"There is no directory {where}, which backbone.name_or_path or backbone.tokenizer names."
-        )
     try:
-        return loader.from_pretrained(where, revision=revision or "main", local_files_only=True, **options)
-    except OSError:
-        if not hub_reachable():
-            raise UnreachableError(_not_reachable(where, what, settings)) from None
-    except (ValueError, SafetensorError) as error:
-        raise UserError(
-            f"The {what} {where} in the local cache cannot be loaded: {_reason(error)}"
-        ) from error
-    try:
-        return loader.from_pretrained(where, revision=revision or "main", **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"The {what} {where} (revision {revision or 'main'}) could not be loaded: {_reason(error)}"
-        ) from error
+        return loader.from_pretrained(str(folder), **options)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged file may raise anything
+        reason = _reason(error, files.damage(folder))
+        if what == "tokenizer":
+            reason += (
+                " Expected are a tokenizer.json or the older files of its class, such as spiece.model, "
+                "vocab.txt, or vocab.json with merges.txt."
+            )
+        raise UserError(f"{folder} holds no {what} that transformers can load: {reason}") from error
 
 
 def _reason(error: Exception, damage: str = "") -> str:
@@ -182,14 +184,10 @@ def _reason(error: Exception, damage: str = "") -> str:
             "it needs Python code of the checkpoint, which dp-bench never runs. Convert it to a model type "
             "that transformers knows."
         )
+    if isinstance(error, UnpicklingError) and not damage:
+        return (
+            "its .bin holds Python objects other than tensors, which would run code when they are read. Ask "
+            "for the weights as safetensors."
+        )
     first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return f"{damage or first}."
-
-
-def _not_reachable(where: str, what: str, settings: BackboneSettings) -> str:
-    return (
-        f"The {what} of backbone={settings.name} is '{where}', which is not in the local cache, and the "
-        f"model hub cannot be reached. Run `hf download {where}` on a connected machine, copy the folder and "
-        "use backbone=local backbone.name_or_path=DIR. To try dp-bench without a checkpoint, use "
-        "backbone=t5_tiny_random."
-    )

@@ -17,9 +17,9 @@ from typing import Any
 
 from dp_bench.data.cache import cached_folder
 from dp_bench.digests import file_sha256
-from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable
+from dp_bench.hub import fetch
 from dp_bench.settings import DataSettings, TaskSettings
-from dp_bench.types import UnreachableError, UserError
+from dp_bench.types import UserError
 
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # release: hub
 HUB_FILE = re.compile(r".*-\d+-of-\d+\.parquet")  # a split in the layout of the hub
@@ -326,50 +326,10 @@ def _on_hub(task: TaskSettings, data: DataSettings, stem: str) -> tuple[SplitFil
 
 
 def _snapshot(task: TaskSettings, data: DataSettings, pattern: str) -> Path:
-    """Return a snapshot with the file, from the cache or else downloaded."""
-    # A broken connection raises an error of the HTTP library of huggingface_hub, which differs between its
-    # releases; huggingface_hub exports the base class.
-    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+    """Return a snapshot with the file, from the cache if it is there, or else downloaded."""
+    revision, patterns = data.revision or "main", [f"{task.hub_config}/*.parquet"]
 
-    try:
-        cached = _fetch(task, data, local_files_only=True)
-        if any(cached.glob(pattern)):  # it may have only other tasks
-            return cached
-    except LocalEntryNotFoundError:
-        pass  # not cached, as on a first run
-    except HFValidationError:
-        raise UserError(
-            f"data.hub={data.hub} is neither an existing folder nor the name of a data set on the hub, "
-            f"such as aps/super_glue. {INSTEAD}"
-        ) from None
-    if not hub_reachable():
-        why = "HF_HUB_OFFLINE is set" if hub_offline() else f"{hub_endpoint()} does not answer"
-        raise _unreachable(task, data, why)
-    try:
-        return _fetch(task, data, local_files_only=False)
-    except (OSError, HTTPError) as error:
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise _unreachable(task, data, why) from error
+    def holds(folder: Path) -> bool:
+        return any(folder.glob(pattern))
 
-
-def _fetch(task: TaskSettings, data: DataSettings, *, local_files_only: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    folder = snapshot_download(
-        data.hub,
-        repo_type="dataset",
-        revision=data.revision,
-        cache_dir=hub_cache_dir(),
-        allow_patterns=f"{task.hub_config}/*.parquet",
-        local_files_only=local_files_only,
-    )
-    return Path(folder)
-
-
-def _unreachable(task: TaskSettings, data: DataSettings, why: str) -> UnreachableError:
-    return UnreachableError(
-        f"{task.title} was looked for in the data set {data.hub} (revision {data.revision or 'main'}): "
-        f"it is not in the hub's cache {hub_cache_dir()}, and it could not be fetched: {why}. {INSTEAD} "
-        f"Or fill the cache on a connected machine and copy it here: "
-        f"hf download {data.hub} --repo-type dataset{f' --revision {data.revision}' if data.revision else ''}"
-    )
+    return fetch(data.hub, "dataset", revision, patterns, holds, subject=task.title, instead=INSTEAD)
