@@ -13,7 +13,7 @@ from torch import Tensor
 from dp_bench import finite, ranks
 from dp_bench.data import metrics
 from dp_bench.data.batches import evaluation_batches
-from dp_bench.data.encode import EncodedSplit
+from dp_bench.data.encoded import EncodedSplit
 from dp_bench.model import PromptedModel
 from dp_bench.profiling import stage
 from dp_bench.prompts.estimators import forced

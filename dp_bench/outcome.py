@@ -17,7 +17,7 @@ from torch import Tensor
 from dp_bench import machine, records
 from dp_bench.backbones.checkpoint import commit_of, weights_sha256
 from dp_bench.checkpoints import Progress
-from dp_bench.data.encode import EncodedSplit
+from dp_bench.data.encoded import EncodedSplit
 from dp_bench.data.prepare import TaskData
 from dp_bench.data.source import Source
 from dp_bench.effective import optimizer_of

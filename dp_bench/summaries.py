@@ -20,7 +20,7 @@ from dp_bench import finite
 from dp_bench.backbones.backbone import Backbone, at_least_fp32
 from dp_bench.data.batches import evaluation_batches
 from dp_bench.data.cache import cached_folder
-from dp_bench.data.encode import EncodedSplit
+from dp_bench.data.encoded import EncodedSplit
 from dp_bench.settings import Summary
 
 CODE_VERSION = 2  # raise it when the same input gets another summary, even by another kernel only

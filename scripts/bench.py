@@ -539,7 +539,7 @@ def ours(
     from dp_bench.backbones.encoder_decoder import EncoderDecoder
     from dp_bench.backbones.load import default_attention
     from dp_bench.backbones.random_init import byte_tokenizer
-    from dp_bench.data.encode import EncodedSplit
+    from dp_bench.data.encoded import EncodedSplit
     from dp_bench.evaluation import Split, predict
     from dp_bench.machine import make_accelerator
     from dp_bench.model import PromptedModel

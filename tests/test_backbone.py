@@ -258,7 +258,7 @@ def test_cached_summaries_are_those_computed_and_have_a_key_of_their_own(
     import numpy as np
     from datasets import Dataset
 
-    from dp_bench.data.encode import EncodedSplit
+    from dp_bench.data.encoded import EncodedSplit
 
     batch = make_batch([5, 9, 3, 9, 6])
     rows = [batch.ids_BT[i, : int(batch.mask_BT[i].sum())].tolist() for i in range(5)]
@@ -328,7 +328,7 @@ def test_two_that_need_a_summary_at_once_compute_it_once(
 
     from datasets import Dataset
 
-    from dp_bench.data.encode import EncodedSplit
+    from dp_bench.data.encoded import EncodedSplit
 
     batch = make_batch([5, 9, 3, 9, 6])
     texts = [batch.ids_BT[i, : int(batch.mask_BT[i].sum())].tolist() for i in range(5)]

@@ -26,7 +26,8 @@ from helpers.tokenizers import (
 
 from dp_bench.data import encode as encoding
 from dp_bench.data.cache import cached_folder
-from dp_bench.data.encode import EncodedSplit, encode
+from dp_bench.data.encode import encode
+from dp_bench.data.encoded import EncodedSplit
 from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import split_file
 from dp_bench.data.template import Rendered, Template

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dp_bench.data.encode import EncodedSplit, encode
+from dp_bench.data.encode import encode
+from dp_bench.data.encoded import EncodedSplit
 from dp_bench.data.fewshot import Draw, degenerate, draw
 from dp_bench.data.overlap import Overlap, Row
 from dp_bench.data.readers import ExampleFile

@@ -11,7 +11,7 @@ from torch import Tensor
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.checkpoints import Progress
 from dp_bench.config import Experiment
-from dp_bench.data.encode import EncodedSplit
+from dp_bench.data.encoded import EncodedSplit
 from dp_bench.data.overlap import Overlap
 from dp_bench.data.prepare import TaskData
 from dp_bench.evaluation import Report

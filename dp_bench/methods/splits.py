@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dp_bench.data.encode import EncodedSplit
+from dp_bench.data.encoded import EncodedSplit
 from dp_bench.evaluation import Split
 from dp_bench.methods.context import RunContext
 from dp_bench.prompts.prompt import Prompt
