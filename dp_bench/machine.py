@@ -34,7 +34,8 @@ def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     if precision is Precision.auto:
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+        multiplies_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if multiplies_bf16 else torch.float32
     return {Precision.bf16: torch.bfloat16, Precision.fp32: torch.float32}[precision]
 
 
