@@ -20,6 +20,7 @@ from dp_bench.methods.build import load_learned, make_model, make_prompt
 from dp_bench.methods.context import RunContext
 from dp_bench.methods.splits import reads_cached_summaries, shuffled, summaries
 from dp_bench.methods.tune import predict_fitted
+from dp_bench.model import PromptedModel
 from dp_bench.opening import open_model, refuse_other_weights
 from dp_bench.progress import Reporter
 from dp_bench.records import RunRecord
@@ -31,13 +32,15 @@ from dp_bench.types import Example, UserError
 class TrainedRun:
     """A finished run that can predict.
 
-    `tasks` are those that it was trained on, then those of regime.transfer, then further ones.
+    `tasks` are those that it was trained on, then those of regime.transfer, then further ones. `model` has
+    the prompt, the head and all weights; None for a baseline that is fitted without the training loop.
     """
 
     experiment: Experiment
     record: RunRecord
     tasks: dict[str, TaskSettings]
     context: RunContext
+    model: PromptedModel | None
     predict_split: Callable[[Split], Predictions]
     reads_summaries: bool
 
@@ -96,6 +99,7 @@ def open_run(folder: str | Path, device: str = "auto", *, transfer: Sequence[str
         refuse_other_weights(context, record)
         settings = experiment.settings
         method = table.of(settings.prompt.method)
+        model: PromptedModel | None = None
         predict_split: Callable[[Split], Predictions]
         if method.fit is not None:
             predict_split = partial(predict_fitted, context, resolve_name(method.fit)(load_file(path)))
@@ -113,7 +117,7 @@ def open_run(folder: str | Path, device: str = "auto", *, transfer: Sequence[str
             )
             reads_summaries = reads_cached_summaries(model.prompt, settings)
     tasks = {task.name: task for task in (*experiment.tasks, *experiment.transfer)}
-    return TrainedRun(experiment, record, tasks, context, predict_split, reads_summaries)
+    return TrainedRun(experiment, record, tasks, context, model, predict_split, reads_summaries)
 
 
 def _without_start(experiment: Experiment, device: str) -> Experiment:

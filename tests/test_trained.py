@@ -18,6 +18,7 @@ import dp_bench
 from dp_bench import config
 from dp_bench.config import Experiment
 from dp_bench.data.source import split_file
+from dp_bench.methods import table
 from dp_bench.records import RunRecord
 from dp_bench.run import run
 from dp_bench.types import Example, UserError
@@ -65,6 +66,7 @@ def test_an_opened_run_predicts_what_it_recorded(experiment: Build, words: str) 
     record = run(made)
     opened = dp_bench.open_run(Path(made.settings.results_dir) / "runs" / record.run_id)
     assert opened.record.run_id == record.run_id
+    assert (opened.model is None) == (table.of(made.settings.prompt.method).fit is not None)
     (examples,) = reported(made).values()
     same(recorded(record, made), opened.predict(record.task, examples), made.tasks[0].words)
 
