@@ -122,13 +122,17 @@ def main() -> None:
     parser.add_argument("--backbone", default="smollm2")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--limit", type=int, default=100_000)
+    parser.add_argument("--out", type=Path, help="write the table as CSV, too")
     arguments = parser.parse_args()
     overrides = [f"backbone={arguments.backbone}", f"data.dir={arguments.data_dir}"]
     with tempfile.TemporaryDirectory() as folder:
         lines = [
             compare(overrides, name, arguments.limit, Path(folder)) for name in arguments.tasks.split(",")
         ]
-    print(pd.DataFrame(lines).to_string(index=False))
+    table = pd.DataFrame(lines)
+    print(table.to_string(index=False))
+    if arguments.out:
+        table.to_csv(arguments.out, index=False)
 
 
 if __name__ == "__main__":
