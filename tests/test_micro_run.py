@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dp_bench import config, records, run
+from dp_bench import cli, config, hub, records, run
 from dp_bench.config import Experiment
 from dp_bench.report.build import build_tables
 from dp_bench.report.sheet import SheetOptions, make_sheet
@@ -47,8 +47,11 @@ def test_an_unreachable_hub_ends_on_the_micro_benchmark_and_says_so(tmp_path: Pa
         },
         check=False,
     )
-    assert child.returncode == 0, child.stderr
-    assert "NOT the requested run: BoolQ was looked for in the data set aps/super_glue" in child.stdout
+    assert child.returncode == 3, child.stderr
+    assert (
+        "Nothing of what you asked for was run: BoolQ was looked for in the data set aps/super_glue"
+        in child.stdout
+    )
     assert "on_missing=error stops here instead" in child.stdout
     assert "Traceback" not in child.stderr
     (record,) = records.load_all(tmp_path / "results")
@@ -101,3 +104,25 @@ def test_the_committed_table_is_that_of_its_records_and_shows_what_trains() -> N
             assert len(scores) == 5
             passed = [score >= rows["majority"][task].mean + 15 for score in scores.values()]
             assert sum(passed) >= 4, (task, prompt, scores)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["task=boolq"], 3),
+        (["task=boolq", "on_missing=micro"], 0),
+        (["task=boolq", "backbone=local", "backbone.name_or_path=absent/model"], 2),
+        (["task=boolq", "data=superglue", "on_missing=micro"], 0),
+        (["task=boolq", "data.hub=nobody/nothing"], 2),
+    ],
+)
+def test_the_benchmark_takes_the_place_of_nothing_that_was_named(
+    words: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "hub_reachable", lambda: False)
+    monkeypatch.setenv("DP_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", *words, "prompt=majority", "trainer.max_steps=2", f"cache_dir={tmp_path}"])
+    assert ended.value.code == code
+    assert len(records.load_all(tmp_path / "results")) == (code != 2)
