@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import resource
 import sys
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -86,3 +89,13 @@ def peak_memory(device: torch.device) -> tuple[float, str]:
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1), "cuda"
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB on Linux
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1), "process"
+
+
+def release_memory() -> None:
+    """Give what is no longer used back to the system, so that a process with many runs does not grow.
+
+    glibc keeps freed memory: without this a worker held 4.6 GB after ten runs of MiniLM that need 1 GB each.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

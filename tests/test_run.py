@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from helpers.trainers import make_trainer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dp_bench import records, run
+from dp_bench import machine, records, run
 from dp_bench.config import Experiment
 from dp_bench.evaluation import Split, predict
 from dp_bench.report.build import build_tables
@@ -246,3 +247,17 @@ def test_a_profile_names_every_stage_and_changes_no_result(experiment: Build) ->
         assert milliseconds > 0, name
     events = json.loads((profile / "trace.json").read_text())["traceEvents"]
     assert sum(event.get("name") == "optimizer" for event in events) == 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library of Linux")
+def test_memory_that_a_run_has_used_is_given_back() -> None:
+    import psutil
+
+    process = psutil.Process()
+    used = [bytearray(100_000) for _ in range(2_000)]  # below the size that glibc maps by itself: 200 MB
+    high = process.memory_info().rss
+    keep = used[::50]  # freed memory lies between what is in use
+    del used
+    machine.release_memory()
+    assert process.memory_info().rss < high - 100 * 2**20
+    assert len(keep) == 40

@@ -54,12 +54,15 @@ def main() -> None:
     """Run jobs until stdin ends."""
     # A sweep in the background ignores SIGINT; its workers must not.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    from dp_bench.machine import release_memory
+
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     jobs: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
     try:
         while (job := jobs.get()) is not None:
             send(answers, **_work(job, answers))
+            release_memory()
     except KeyboardInterrupt:
         os._exit(130)  # a library's thread must not keep a stopped worker
 
