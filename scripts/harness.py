@@ -61,14 +61,9 @@ def compare(overrides: list[str], name: str, limit: int, folder: Path) -> dict[s
 
 def _ours(overrides: list[str], num_rows: int, folder: Path) -> Any:
     """Return the log-probabilities of the choices by a zero-shot run: [N,C]."""
-    words = [
-        "train",
-        *overrides,
-        "prompt=zero_shot",
-        "trainer.precision=fp32",
-        "trainer.selection=validation",
-    ]
-    words += [f"data.limit={num_rows}", f"results_dir={folder}", "rerun=true"]
+    words = ["train", *overrides, "prompt=zero_shot", "trainer.precision=fp32", f"results_dir={folder}"]
+    words += ["task.max_length=4096", "trainer.selection=validation"]  # nothing is cut or held out
+    words += [f"data.limit={num_rows}", "rerun=true"]
     subprocess.run([sys.executable, "-m", "dp_bench", *words], check=True)
     newest = max((folder / "runs").glob("*/predictions.parquet"), key=lambda path: path.stat().st_mtime)
     return pd.read_parquet(newest).filter(like="score_").to_numpy()
