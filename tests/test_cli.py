@@ -322,6 +322,16 @@ Path("heavy.json").write_text(json.dumps(found))
     assert imported == {" ".join(words): [] for words in commands}
 
 
+def test_doctor_says_what_is_ready_and_what_to_type_next(cli: Cli) -> None:
+    done = cli("doctor", COLUMNS="400")
+    facts = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())
+    assert done.returncode == 0
+    assert "t5_micro" in done.stdout.split("backbones here")[1].splitlines()[0]
+    assert "t5_base" in done.stdout.split("to be fetched")[1].splitlines()[0]
+    assert facts["Next"].strip().startswith("dp-bench train") and "data=micro" in facts["Next"]
+    assert "GiB free" in facts["cache"] and "BoolQ was looked for" in facts["SuperGLUE"]
+
+
 # ---------------------------------------------------------------------------------------------- no network
 
 

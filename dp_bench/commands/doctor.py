@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.table import Column, Table
 
 from dp_bench import config, records
+from dp_bench.backbones.checkpoint import locate
 from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable
 from dp_bench.terminal import make_console
+from dp_bench.types import UnreachableError
+
+NEXT = "dp-bench train task=boolq prompt=dynamic"
+NEXT_WITHOUT_HUB = f"{NEXT} backbone=t5_micro data=micro trainer=micro"
 
 
 def doctor() -> int:
@@ -20,7 +27,7 @@ def doctor() -> int:
     git = records.git_state()
     if git:
         table.add_row("git", f"{git['commit']}{', with changes' if git['dirty'] else ''}")
-    for name, text in (*_device(), *_locations(), *_checkpoints()):
+    for name, text in (*_device(), *_locations()):
         table.add_row(name, text)
     make_console(soft_wrap=True).print(table)
     return 0
@@ -42,35 +49,73 @@ def _device() -> list[tuple[str, str]]:
 
 
 def _locations() -> list[tuple[str, str]]:
-    from dp_bench.data.source import locate
-    from dp_bench.types import UserError
-
     experiment = config.build(config.compose())
     settings = experiment.settings
     if hub_offline():
         hub = "switched off by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE"
     else:
         hub = "answers" if hub_reachable() else "cannot be reached from here"
-    try:
-        data = f"found: {locate(experiment.tasks[0], settings.data, settings.cache).location}"
-    except UserError as error:
-        data = str(error)
+    ready: list[str] = []
+    absent: list[str] = []
+    for name in config.options("backbone"):
+        if name != "local":  # wherever the user says
+            (ready if _is_here(name) else absent).append(name)
+    data = _data(experiment)
+    is_ready = not data and (settings.backbone.name in ready or hub_reachable())
     return [
         ("configs", str(config.config_dir())),
-        ("cache", str(settings.cache)),
-        ("hub", f"{hub_endpoint()} {hub}"),
-        ("hub cache", str(hub_cache_dir())),
-        ("SuperGLUE", data),
+        ("cache", f"{settings.cache}, {_free_gib(settings.cache):.0f} GiB free"),
+        ("hub", f"{hub_endpoint()} {hub}; its cache is {hub_cache_dir()}"),
+        ("extras", _extras()),
+        ("backbones here", ", ".join(ready)),
+        ("to be fetched", f"{', '.join(absent)}: by the first run, or `hf download NAME` elsewhere"),
+        ("SuperGLUE", data or "here"),
+        ("Next", NEXT if is_ready else NEXT_WITHOUT_HUB),
     ]
 
 
-def _checkpoints() -> list[tuple[str, str]]:
-    """Return which checkpoints are in the hub's cache, without loading any."""
-    lines = []
-    for name in config.options("backbone"):
-        location = config.option_settings("backbone", name).get("name_or_path")
-        if location and name != "local":
-            cached = (hub_cache_dir() / f"models--{location.replace('/', '--')}" / "snapshots").is_dir()
-            state = "in the cache" if cached or Path(location).is_dir() else "not in the cache"
-            lines.append((f"backbone={name}", f"{location}: {state}"))
-    return lines
+def _data(experiment: config.Experiment) -> str:
+    """Return why SuperGLUE cannot be read, or ""."""
+    from dp_bench.data import source
+    from dp_bench.types import UserError
+
+    settings = experiment.settings
+    try:
+        source.locate(experiment.tasks[0], settings.data, settings.cache)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _is_here(name: str) -> bool:
+    """Return whether a backbone can be used without a download, without loading it."""
+    try:
+        where = locate(config.option_settings("backbone", name).get("name_or_path"))
+    except UnreachableError:  # its package is not installed
+        return False
+    if where is None:  # random weights
+        return True
+    return (
+        Path(where).is_dir() or (hub_cache_dir() / f"models--{where.replace('/', '--')}/snapshots").is_dir()
+    )
+
+
+def _free_gib(folder: Path) -> float:
+    """Return the free space where a folder is, or will be, in GiB."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free / 2**30
+
+
+def _extras() -> str:
+    """Return which optional dependencies are installed, and how to install the others."""
+    names = {
+        "plots": "matplotlib",
+        "hpo": "optuna",
+        "peft": "peft",
+        "slurm": "submitit",
+        "parallel": "joblib",
+    }
+    absent = [extra for extra, module in names.items() if find_spec(module) is None]
+    if not absent:
+        return f"{', '.join(names)}: installed"
+    return f"not installed: {', '.join(absent)} (pip install -c constraints.txt -e '.[{','.join(absent)}]')"
