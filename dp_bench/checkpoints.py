@@ -1,4 +1,7 @@
-"""Checkpoints of an unfinished run: the state for its next update, in a folder that appears by a rename."""
+"""Checkpoints of an unfinished run: the state for its next update, in a folder that appears by a rename.
+
+The one before the last is kept: a run whose last checkpoint is damaged goes on from it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,9 @@ from torch import Tensor
 
 from dp_bench import ranks
 from dp_bench.progress import notice
-from dp_bench.records import sync, write_json
+from dp_bench.records import make_folder, sync, write_json
+
+DIGESTS = "digests.json"
 
 
 @dataclass
@@ -33,6 +39,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     trained_on: dict[str, str] = field(default_factory=dict)  # digests of the backbone
     warnings: list[str] = field(default_factory=list)  # so far, by all parts of the run
+    losses: list[float] = field(default_factory=list)  # of the updates since the last evaluation
 
 
 @dataclass(frozen=True)
@@ -46,30 +53,43 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a checkpoint through to the disk, then remove earlier ones: a power cut leaves a complete one."""
-    previous = list(folder.glob("step-*"))
-    target = folder / f"step-{checkpoint.progress.step:08d}"
+    """Write a checkpoint through to the disk and read it again; keep the one before it, and no other."""
+    for path in _steps(folder)[1:]:
+        shutil.rmtree(path)
+    progress = checkpoint.progress
+    target = folder / f"step-{progress.step:08d}-{len(progress.history):08d}"
+    if target.exists():  # by a signal that arrived when it had just been written
+        return
     temporary = folder / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    for path in folder.glob(".*.tmp"):  # of a killed process
+        shutil.rmtree(path)
+    make_folder(temporary)
     save_file(checkpoint.learned, temporary / "learned.safetensors")
     save_file(checkpoint.best, temporary / "best.safetensors")
     torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
-    write_json(temporary / "progress.json", asdict(checkpoint.progress))
+    write_json(temporary / "progress.json", asdict(progress))
+    write_json(temporary / DIGESTS, _digests(temporary))
     for path in (*temporary.iterdir(), temporary):
         sync(path)
+    try:
+        _read(temporary, checkpoint.learned)
+    except Exception as error:
+        notice(f"the checkpoint of update {progress.step} cannot be read again and is not kept ({error})")
+        shutil.rmtree(temporary)
+        return
     temporary.replace(target)
     sync(folder)
-    for path in previous:
-        shutil.rmtree(path)
 
 
-def load(folder: Path, trained_on: Mapping[str, str]) -> Checkpoint | None:
+def load(
+    folder: Path, trained_on: Mapping[str, str], like: Mapping[str, Tensor] | None = None
+) -> Checkpoint | None:
     """Return on all ranks the last checkpoint, or None where there is none.
 
-    A checkpoint of another backbone than `trained_on` is removed, with a notice.
+    A damaged one, or one whose tensors are not `like` these, is set aside with a notice. A checkpoint of
+    another backbone than `trained_on` is removed, with a notice.
     """
-    saved = ranks.from_leader(_last(folder) if ranks.leads() else None)
+    saved = ranks.from_leader(_last(folder, like) if ranks.leads() else None)
     if saved is None:
         return None
     other = [name for name, digest in trained_on.items() if saved.progress.trained_on.get(name) != digest]
@@ -84,13 +104,54 @@ def load(folder: Path, trained_on: Mapping[str, str]) -> Checkpoint | None:
     return None
 
 
-def _last(folder: Path) -> Checkpoint | None:
-    last = max(folder.glob("step-*"), default=None)
-    if last is None:
-        return None
-    return Checkpoint(
-        Progress(**json.loads((last / "progress.json").read_text(encoding="utf-8"))),
-        load_file(last / "learned.safetensors"),
-        load_file(last / "best.safetensors"),
-        torch.load(last / "optimizer.pt", weights_only=True),
+def _last(folder: Path, like: Mapping[str, Tensor] | None) -> Checkpoint | None:
+    """Return the last checkpoint that can be read."""
+    for path in _steps(folder):
+        try:
+            return _read(path, like)
+        except (MemoryError, PermissionError):
+            raise
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            then = "goes on from the one before" if _steps(folder) else "starts anew"
+            notice(f"the checkpoint {path} is damaged ({reason}): now {aside.name}; the run {then}")
+    return None
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Return the checkpoints, the last one first."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != DIGESTS:
+            with path.open("rb") as file:
+                digests[path.name] = file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _read(folder: Path, like: Mapping[str, Tensor] | None) -> Checkpoint:
+    """Read a checkpoint; raise any exception where it is damaged."""
+    if (folder / DIGESTS).exists():  # earlier versions wrote none
+        known, found = json.loads((folder / DIGESTS).read_text(encoding="utf-8")), _digests(folder)
+        if changed := [name for name in {**known, **found} if known.get(name) != found.get(name)]:
+            raise ValueError(f"{', '.join(changed)} changed after it was written")
+    saved = Checkpoint(
+        Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8"))),
+        load_file(folder / "learned.safetensors"),
+        load_file(folder / "best.safetensors"),
+        torch.load(folder / "optimizer.pt", weights_only=True),
     )
+    for tensors in (saved.learned, saved.best):
+        if like is not None and _shapes(tensors) != _shapes(like):
+            raise ValueError("its tensors are not those of this prompt")
+    return saved
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -54,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except RunFailedError as error:
         print(f"dp-bench: {error}", file=sys.stderr)
         code = 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("dp-bench: interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
-        code = 130
+        code = 128 + getattr(stop, "number", signal.SIGINT)
     except BrokenPipeError:  # `dp-bench list prompts | head`: nobody reads the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -190,7 +191,24 @@ def write_files(context: RunContext, record: RunRecord, result: MethodResult) ->
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    records.replace_file(path, lambda temporary: save_file(kept, temporary, metadata))
+
+    def write(temporary: Path) -> None:
+        save_file(kept, temporary, metadata)
+        _sort_metadata(temporary)
+
+    records.replace_file(path, write)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file, whose order is another one at each writing."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= size, "the same text in another order"
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def prediction_table(reports: Mapping[str, Report]) -> pd.DataFrame:

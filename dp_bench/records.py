@@ -6,6 +6,7 @@ data it read. The same run has the same id, wherever the data is stored and howe
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,6 +42,7 @@ VOLATILE = (
     "hpo.seed",
     "hpo.searched",
     "trainer.profile",
+    "trainer.checkpoint_minutes",
     "prompt.init_from",  # prompt.init_sha256 is in the id
     "data.dir",
     "data.revision",
@@ -60,8 +63,10 @@ PACKAGES = (
 
 
 CIRCUMSTANCES = ("versions", "git", "device", "precision", "checkpoint")  # may explain other results
+RERUNS = "reruns"  # the folder of unfinished reruns, beside runs/
 PROMPT_FILE = "prompt.safetensors"  # the trained tensors
 BACKBONE_FILE = "backbone.safetensors"  # a fully trained backbone, with keep_weights
+TEMPORARY = ".tmp"  # the end of the names of files that are being written
 BACKED_UP = ("record.json", "config.yaml", "predictions.parquet", PROMPT_FILE, BACKBONE_FILE)
 
 
@@ -185,29 +190,48 @@ def _digest(flat: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def replace_file(path: Path, write: Callable[[Path], object], *, durable: bool = False) -> None:
-    """Call `write` with a temporary file beside `path`, then rename it to `path`; `durable` waits until it is
-    on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write` with a temporary file beside `path`, then rename it to `path`.
+
+    A power cut leaves the old file or the new one. Its mode is the umask's, whatever `write` makes.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
-        if durable:
-            sync(temporary)
+        if temporary.stat().st_mode != mode:  # safetensors makes private files
+            temporary.chmod(mode)
+        sync(temporary)
         temporary.replace(path)
-        if durable:
-            sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, on the disk."""
+    if folder.is_file():
+        raise NotADirectoryError(errno.ENOTDIR, "Not a folder", str(folder))
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
 def sync(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    is_folder = path.is_dir()
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        if not is_folder:  # some file systems sync no folders, or one above is not ours to open
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -242,6 +266,30 @@ def forget(directory: Path) -> None:
     if {path.name for path in directory.iterdir()} == {"status.json"}:
         (directory / "status.json").unlink()
         directory.rmdir()
+
+
+def replace_run(directory: Path, rerun: Path) -> None:
+    """Move the files of a complete rerun over those of the run: its record after the others, then its status.
+
+    Killed between two files, it leaves a rerun with a record, for which it is called again.
+    """
+    make_folder(directory)
+    last = ("record.json", "status.json")
+    for name in sorted((path.name for path in rerun.iterdir()), key=lambda name: (name in last, name)):
+        if (directory / name).is_dir():
+            shutil.rmtree(directory / name)
+        (rerun / name).replace(directory / name)
+        sync(directory)
+    for folder in (rerun, rerun.parent):
+        with suppress(OSError):  # of other reruns
+            folder.rmdir()
+    shutil.rmtree(directory / "checkpoint", ignore_errors=True)  # of a rerun by an earlier version
+
+
+def remove_temporary(directory: Path) -> None:
+    """Remove half-written files of killed processes from the folder of a run that nobody else runs."""
+    for path in directory.glob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
 
 
 def load(directory: Path) -> RunRecord | None:
@@ -310,7 +358,7 @@ def back_up(directory: Path, record: RunRecord) -> Path:
     return the new folder. `record` is the run's, which may be in a pack only."""
     folders = (directory / f"before-{number}" for number in itertools.count(1))
     folder = next(path for path in folders if not path.exists())
-    folder.mkdir()
+    make_folder(folder)
     for name in BACKED_UP:
         if (directory / name).is_file():
             shutil.copy2(directory / name, folder / name)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dp_bench import checks, ranks, records
+from dp_bench import checks, ranks, records, signals
 from dp_bench.claims import claimed
 from dp_bench.config import Experiment
 from dp_bench.identity import Identity, Sources, identify
@@ -22,8 +21,9 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     """Run an experiment, or return the record of the same run if it is finished.
 
     Writes `results_dir/runs/<run_id>/`, which results/README.md describes. An interrupted run resumes from
-    its checkpoint. Raises BusyError where another process has the same run, another UserError where the input
-    is wrong; any other exception is recorded in status.json and raised again.
+    its checkpoint. A rerun is made in `results_dir/reruns/` and replaces the run once it is complete.
+    Raises BusyError where another process has the same run, another UserError where the input is wrong; any
+    other exception is recorded in status.json and raised again.
     """
     settings = experiment.settings
     sources = Sources.of(experiment)
@@ -33,7 +33,7 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     if ranks.size() > 1:
         checks.refuse_ranks(settings)
     reporter = reporter or Reporter(quiet=not ranks.leads())
-    with ranks.process_group(), reporter:
+    with ranks.process_group(), signals.watched(), reporter:
         if not ranks.leads():
             return ranks.from_leader(None) or _run(experiment, sources, directory, identity, reporter)
         finished = records.load(directory)
@@ -49,11 +49,14 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
             if concurrent and not settings.rerun:
                 reporter.skipped(f"{run_id}: finished by another process just now, skipped.")
                 return ranks.from_leader(concurrent)
-            if finished:
-                shutil.rmtree(directory / "checkpoint", ignore_errors=True)
+            folder = Path(settings.results_dir) / records.RERUNS / run_id if finished else directory
+            if finished and (folder / "record.json").is_file():  # killed while it replaced the run
+                records.replace_run(directory, folder)
+                return ranks.from_leader(records.load(directory) or finished)
             ranks.from_leader(None)  # lets the other ranks begin
-            with _status_kept(directory):
-                return _run(experiment, sources, directory, identity, reporter, finished)
+            records.remove_temporary(folder)
+            with _status_kept(folder):
+                return _run(experiment, sources, folder, identity, reporter, finished)
 
 
 @contextmanager
@@ -65,11 +68,11 @@ def _status_kept(directory: Path) -> Iterator[None]:
     except UserError:
         records.forget(directory)
         raise
-    except KeyboardInterrupt:
-        records.write_status(directory, "interrupted")
-        raise
-    except BaseException:
-        records.write_status(directory, "failed", traceback=traceback.format_exc())
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        how = {} if stopped else {"traceback": traceback.format_exc()}
+        with suppress(OSError):  # a full disk is why it failed
+            records.write_status(directory, "interrupted" if stopped else "failed", **how)
         raise
 
 
@@ -88,6 +91,7 @@ def _run(
     from dp_bench.outcome import compare_rerun, record_of, write_files
 
     started, began = records.timestamp(), time.perf_counter()
+    finished = directory.parent.parent / "runs" / directory.name  # another folder, of a rerun
     context = open_run_context(experiment, sources, directory, reporter)
     announce(context)
     machine.watch_memory(context.backbone.device)
@@ -97,10 +101,13 @@ def _run(
     costs = {"started": started, "total_seconds": seconds, "peak_memory_mb": memory, "peak_memory_kind": kind}
     record = record_of(context, sources, identity, result, **costs)
     if replaced is not None:
-        record = compare_rerun(record, replaced, directory, reporter)
-    if ranks.leads():
-        write_files(context, record, result)
-    _conclude(record, sources.trained[0].reported_split, reporter)
+        record = compare_rerun(record, replaced, finished, reporter)
+    with signals.deferred():  # what is left takes a moment
+        if ranks.leads():
+            write_files(context, record, result)
+            if replaced is not None:
+                records.replace_run(finished, directory)
+        _conclude(record, sources.trained[0].reported_split, reporter)
     return record
 
 

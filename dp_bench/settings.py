@@ -372,6 +372,7 @@ class TrainerSettings:
     precision: Precision = MISSING  # of the frozen weights; prompt and optimizer are always fp32
     compile: bool | None = None  # torch.compile the backbone
     gradient_checkpointing: bool | None = None  # recompute activations in the backward pass: less memory
+    checkpoint_minutes: float | None = None  # also save one where the last is this old; None: at evaluations
     profile: bool | None = None  # after training, record where the time goes
     bucket_batches: int = MISSING  # batches whose examples are sorted by length together; 1: no bucketing
     selection: Selection = MISSING

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from dp_bench import checkpoints, finite, guards, profiling, ranks
+from dp_bench import checkpoints, finite, guards, profiling, ranks, signals
 from dp_bench.checkpoints import Checkpoint, Progress
 from dp_bench.data.batches import Rows, micro_batches, mixing_rates, training_rows
 from dp_bench.diagnostics import describe
@@ -70,6 +71,7 @@ class Trainer:
         self.weights = [factors.get(split.task.name, 1.0) for split in train]
         self.progress = Progress(trained_on=dict(trained_on or {}))
         self.best = self._state()
+        self._saved_at = time.monotonic()
 
     def fit(self) -> Progress:
         """Train from the last checkpoint, or from the start, to the end, and load the best tensors into the
@@ -86,20 +88,23 @@ class Trainer:
             seed=self.plan.order_seed,
             start=self.progress.step,
         )
-        losses: list[float] = []
-        patience = math.inf if t.patience is None else t.patience
-        while self.progress.step < last and self.progress.evaluations_since_best < patience:
-            started = time.perf_counter()
-            losses.append(self._update(next(rows), self.progress.step))
-            self.progress.step += 1
-            self.progress.train_seconds += time.perf_counter() - started
-            self.reporter.advance(note=f"loss {losses[-1]:.3f}")
-            if self.progress.step % t.eval_every == 0 or self.progress.step == last:
-                self._evaluate(float(np.mean(losses)))
-                self.progress.warnings = self.reporter.share_warnings()
-                if ranks.leads():
+        with self._saved_when_stopped():
+            while (is_due := self._is_due()) or not self._is_done():
+                if is_due:
+                    self._evaluate(float(np.mean(self.progress.losses)))
+                    self.progress.losses.clear()
+                    self.reporter.share_warnings()
                     self._checkpoint()
-                losses.clear()
+                    continue
+                started = time.perf_counter()
+                self.progress.losses.append(self._update(next(rows), self.progress.step))
+                self.progress.step += 1
+                self.progress.train_seconds += time.perf_counter() - started
+                self.reporter.advance(note=f"loss {self.progress.losses[-1]:.3f}")
+                if number := signals.arrived():
+                    raise signals.Preempted(number)
+                if time.monotonic() - self._saved_at > 60 * (t.checkpoint_minutes or math.inf):
+                    self._checkpoint()
         self.reporter.finish()
         if t.profile and ranks.size() == 1:
             profiling.profile(
@@ -110,6 +115,28 @@ class Trainer:
             )
         self.bare_model.load_trained(self.best)
         return self.progress
+
+    def _is_due(self) -> bool:
+        """Say whether to evaluate now; a checkpoint may be from just before an evaluation."""
+        step, history, trainer = self.progress.step, self.progress.history, self.plan.trainer
+        is_last = step % trainer.eval_every == 0 or step == trainer.max_steps
+        return step > 0 and is_last and (not history or history[-1]["step"] < step)
+
+    def _is_done(self) -> bool:
+        patience = self.plan.trainer.patience
+        is_patient = patience is None or self.progress.evaluations_since_best < patience
+        return self.progress.step >= self.plan.trainer.max_steps or not is_patient
+
+    @contextmanager
+    def _saved_when_stopped(self) -> Iterator[None]:
+        """Save a checkpoint where a signal stops the training, after an update or during an evaluation."""
+        with signals.deferred():
+            try:
+                yield
+            except signals.Preempted as stop:
+                self._checkpoint()
+                self.reporter.line(f"{stop}: stopped after update {self.progress.step}, which is saved")
+                raise
 
     def evaluate_only(self) -> Progress:
         """Evaluate a model that has nothing to train."""
@@ -187,7 +214,8 @@ class Trainer:
         started = time.perf_counter()
         progress = self.progress
         finite.refuse_trained(self.bare_model, progress.step)
-        reports = {s.task.name: self.report(s, progress.step) for s in self.select_splits}
+        with signals.deferred(wait=False):  # it may take longer than a warning leaves
+            reports = {s.task.name: self.report(s, progress.step) for s in self.select_splits}
         scores = {task: report.score for task, report in reports.items()}
         overall = mean_score(scores)
         if mean_loss is not None:
@@ -250,11 +278,15 @@ class Trainer:
         return {name: value.detach().cpu().clone() for name, value in trained.items()}
 
     def _checkpoint(self) -> None:
+        self._saved_at = time.monotonic()
+        if not ranks.leads():
+            return
+        self.progress.warnings = list(self.reporter.warnings)
         state = Checkpoint(self.progress, self._state(), self.best, self.optimizer.state_dict())
         checkpoints.save(state, self.checkpoints)
 
     def _resume(self) -> None:
-        saved = checkpoints.load(self.checkpoints, self.progress.trained_on)
+        saved = checkpoints.load(self.checkpoints, self.progress.trained_on, self.best)
         if saved is None:
             return
         self.progress, self.best = saved.progress, saved.best

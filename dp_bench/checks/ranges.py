@@ -32,6 +32,7 @@ RANGES: dict[Setting, tuple[str, ...]] = {
     ),
     POSITIVE: (
         *("trainer.full.lr", "prompt.lr", "prompt.selector_lr", "regime.mixing_temperature"),
+        "trainer.checkpoint_minutes",
         *(f"trainer.temperature.{name}" for name in ("start", "end", "anneal")),
     ),
     Setting(number(0), "positive: Adafactor usually takes 0.3 here, AdamW 0.03"): ("trainer.lr",),

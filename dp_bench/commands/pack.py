@@ -91,7 +91,7 @@ def _store(
         _verify(path, rows, files)
         return
     try:
-        records.replace_file(path, write, durable=True)
+        records.replace_file(path, write)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}. The pack is unchanged.") from None
 

@@ -11,7 +11,7 @@ from typing import Any
 from dp_bench import __version__, config
 from dp_bench.config import jobs
 from dp_bench.settings import OnMissing
-from dp_bench.types import RunFailedError, UnreachableError, UserError
+from dp_bench.types import RunFailedError, UnreachableError, UserError, fault_of_machine
 
 MICRO = ("backbone=t5_micro", "data=micro", "trainer=micro")
 NAMES = ("backbone=", "backbone.", "data=", "data.")
@@ -92,8 +92,9 @@ def _run_one(cfg: Any) -> int:
     except RunFailedError as error:
         print(f"dp-bench: the run failed. {error}", file=sys.stderr)
         return 1
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        fault = fault_of_machine(error) if isinstance(error, OSError) else None
+        print(f"dp-bench: {fault}" if fault else traceback.format_exc(), file=sys.stderr)
         return 1
     return 0
 

@@ -2,7 +2,7 @@
 
 It reads one JSON object a line from stdin (`words`, `extra_dir`, `log`) and answers on stdout with `progress`
 and, at the end of each run, `outcome` and `message`. The output of a run goes to its log. When stdin ends
-during a run, the sweep has ended, and the worker stops as if it had been interrupted.
+during a run, the sweep has ended, and the worker stops after the current update, which it saves.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,12 +28,10 @@ PROGRESS_SECONDS = 0.5
 
 
 def send(answers: TextIO, **content: Any) -> None:
-    """Write one answer to the sweep; raise KeyboardInterrupt where the sweep has ended."""
-    try:
+    """Write one answer to the sweep, if it has not ended: then stdin ends as well."""
+    with suppress(BrokenPipeError):
         answers.write(json.dumps(content) + "\n")
         answers.flush()
-    except BrokenPipeError:  # the sweep has ended
-        raise KeyboardInterrupt from None
 
 
 class SweepReporter(Reporter):
@@ -52,8 +51,9 @@ class SweepReporter(Reporter):
 
 def main() -> None:
     """Run jobs until stdin ends."""
-    # A sweep in the background ignores SIGINT; its workers must not.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A sweep in the background ignores SIGINT; its workers must not. A run handles SIGTERM (signals.py).
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     from dp_bench.machine import release_memory
 
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
@@ -63,15 +63,16 @@ def main() -> None:
         while (job := jobs.get()) is not None:
             send(answers, **_work(job, answers))
             release_memory()
-    except KeyboardInterrupt:
-        os._exit(130)  # a library's thread must not keep a stopped worker
+    except KeyboardInterrupt as stop:
+        # A library's thread must not keep a stopped worker.
+        os._exit(128 + getattr(stop, "number", signal.SIGINT))
 
 
 def _read(jobs: queue.Queue[dict[str, Any] | None]) -> None:
     for line in sys.stdin:
         jobs.put(json.loads(line))
     jobs.put(None)
-    _thread.interrupt_main()
+    _thread.interrupt_main(signal.SIGTERM)
 
 
 def _work(job: dict[str, Any], answers: TextIO) -> dict[str, str]:

@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dp_bench import signals
 from dp_bench.claims import holder
 from dp_bench.sweep.plan import Outcome, Run
 from dp_bench.sweep.watch import Watch
@@ -40,18 +41,19 @@ class Workers:
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Workers:
-        # SIGTERM, which `timeout` and Slurm send, stops a sweep like Ctrl-C.
-        self._sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # What `timeout`, Slurm and a closed terminal send stops a sweep like Ctrl-C.
+        self._watch = signals.watched()
+        self._watch.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait for the workers to end; after an error interrupt them, which leaves checkpoints."""
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        """Wait for the workers to end; after an error stop them, which leaves checkpoints."""
         for worker in self._workers:
             worker.stop(at_once=kind is not None)
         deadline = time.monotonic() + STOP_SECONDS
         for worker in self._workers:
             worker.wait(deadline)
-        signal.signal(signal.SIGTERM, self._sigterm)
+        self._watch.__exit__(kind, *rest)
 
     def run(self, runs: Sequence[Run], watch: Watch) -> list[Outcome]:
         """Start the runs in their order, each once; return how each ended."""
@@ -160,7 +162,7 @@ class _Worker:
     def stop(self, *, at_once: bool) -> None:
         with suppress(OSError):  # it has died
             if at_once:
-                self._process.send_signal(signal.SIGINT)
+                self._process.send_signal(signal.SIGTERM)
             self._stdin.close()
 
     def wait(self, deadline: float) -> None:
