@@ -9,8 +9,6 @@ from logging.config import dictConfig
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from dp_bench import __version__, config
 from dp_bench.config import jobs
 from dp_bench.printing import say
@@ -93,7 +91,7 @@ def _check_experiment(typed: Any) -> None:
         )
 
 
-def _run_one(cfg: DictConfig, composer: config.Composer) -> int:
+def _run_one(cfg: Any, composer: config.Composer) -> int:
     """Run one job and return its exit code. A failure is printed, and other jobs continue."""
     from dp_bench.run import run
 
