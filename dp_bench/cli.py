@@ -17,6 +17,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from dp_bench import __version__, ranks
+from dp_bench.printing import say
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import RunFailedError, UserError
 
@@ -50,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = _dispatch(words)
         sys.stdout.flush()
     except UserError as error:
-        print(f"dp-bench: {error}" if "\n" not in str(error) else f"dp-bench:\n{error}", file=sys.stderr)
+        say(f"dp-bench: {error}" if "\n" not in str(error) else f"dp-bench:\n{error}", file=sys.stderr)
         code = 2
     except RunFailedError as error:
-        print(f"dp-bench: {error}", file=sys.stderr)
+        say(f"dp-bench: {error}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt as stop:
-        print("dp-bench: interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
+        say("dp-bench: interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
         code = 128 + getattr(stop, "number", signal.SIGINT)
     except BrokenPipeError:  # `dp-bench list prompts | head`: nobody reads the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,10 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(USAGE.format(commands=", ".join(COMMANDS)))
+        say(USAGE.format(commands=", ".join(COMMANDS)))
         return 0
     if words[0] in ("-V", "--version"):
-        print(f"dp-bench {__version__}")
+        say(f"dp-bench {__version__}")
         return 0
     if words[0] not in COMMANDS:
         hint = did_you_mean(words[0], tuple(COMMANDS))

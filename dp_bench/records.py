@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,7 @@ PACKAGES = (
 
 CIRCUMSTANCES = ("versions", "git", "device", "precision", "checkpoint")  # may explain other results
 RERUNS = "reruns"  # the folder of unfinished reruns, beside runs/
+FOLDER = re.compile(r"(?!\.\.?$)[^/\\*?\[\]\x00-\x1f\x7f]{1,255}")  # a run id, the name of its folder
 PROMPT_FILE = "prompt.safetensors"  # the trained tensors
 BACKBONE_FILE = "backbone.safetensors"  # a fully trained backbone, with keep_weights
 TEMPORARY = ".tmp"  # the end of the names of files that are being written
@@ -326,9 +328,12 @@ def parse(content: dict[str, Any], path: Path) -> RunRecord:
     except TypeError as error:
         problem = str(error)
     else:
-        if isinstance(record.config, dict):
+        if not isinstance(record.config, dict):
+            problem = "its config is not a mapping"
+        elif not (isinstance(record.run_id, str) and FOLDER.fullmatch(record.run_id)):
+            problem = f"its run_id {str(record.run_id)[:80]!r} is no name of a folder"
+        else:
             return record
-        problem = "its config is not a mapping"
     raise UserError(f"{path} is not a record of a run ({problem}). Move it away and run again.")
 
 

@@ -40,12 +40,17 @@ RANGES: dict[Setting, tuple[str, ...]] = {
     OPEN_SHARE: ("trainer.heldout_fraction",),
     ROWS: ("data.limit",),
 }
+# Names are parts of run ids, and these are names of folders. An experiment's has those of its folders.
+NAME = re.compile(r"\w(?:[\w.+=-]*\w)?")
+NAMED = ("task", "backbone", "prompt", "regime", "data", "trainer", "protocol", "hpo", "experiment")
+MAX_NAME = 80
 TEXTS = ("backbone.answer_prefix", "backbone.answer_cue", "prompt.init_text")
 
 
 def problems(settings: RunSettings) -> Iterator[str]:
     """Yield one sentence a problem of a single setting."""
     yield from _not_finite(settings)
+    yield from name_problems(settings)
     for allowed, keys in RANGES.items():
         for key in keys:
             if (value := attrgetter(key)(settings)) is not None:
@@ -56,6 +61,19 @@ def problems(settings: RunSettings) -> Iterator[str]:
             yield _unquoted(key, value, '"yes"')
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", settings.device):
         yield f"device={settings.device} is not a device: use auto, cpu, cuda or cuda:0."
+
+
+def name_problems(settings: RunSettings) -> Iterator[str]:
+    """Refuse names that are no plain names: they are parts of paths, patterns and tables."""
+    for group in NAMED:
+        part = getattr(settings, group)
+        key, name = (group, part) if group == "experiment" else (f"{group}.name", getattr(part, "name", None))
+        words = str(name).split("/") if group == "experiment" else [str(name)]
+        if name is not None and (len(str(name)) > MAX_NAME or not all(map(NAME.fullmatch, words))):
+            yield (
+                f"{key}={str(name)[:MAX_NAME]!r} is no plain name: use at most {MAX_NAME} letters, digits "
+                "and . _ + = - between them."
+            )
 
 
 def _not_finite(value: Any, key: str = "", *, is_open: bool = False) -> Iterator[str]:

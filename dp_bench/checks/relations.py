@@ -86,6 +86,7 @@ def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
     yield from _method_problems(prompt)
     yield from _init_problems(prompt, is_in_input=has_prompt and not prompt.in_layers_alone)
     if not has_prompt:
+        yield from catalogue.unknown(prompt.pieces)
         if prompt.num_tokens != 0:
             yield f"prompt={prompt.name} has no prompt: leave prompt.num_tokens at 0."
         if prompt.freeze_backbone is not None:

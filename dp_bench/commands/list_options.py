@@ -11,6 +11,7 @@ from dp_bench import config, records
 from dp_bench.data import metrics
 from dp_bench.methods.counts import T5, formula, trained
 from dp_bench.methods.table import Method, methods
+from dp_bench.printing import say
 from dp_bench.prompts import catalogue
 from dp_bench.report.columns import columns
 from dp_bench.report.index import load_all
@@ -28,7 +29,7 @@ def list_options(kind: str, results_dir: Path, extra_dir: Path | None = None) ->
         raise UserError(f"There is no list of '{kind}'. {hint}Choose one of: {', '.join(KINDS)}.")
     lines = KINDS[kind](results_dir, extra_dir)
     if not lines:
-        print(f"no {kind} yet")
+        say(f"no {kind} yet")
         return 0
     console = make_console()
     if console.is_terminal:
@@ -37,7 +38,7 @@ def list_options(kind: str, results_dir: Path, extra_dir: Path | None = None) ->
             table.add_row(*line)
         console.print(table)
     else:
-        print("\n".join("\t".join(line) for line in lines))
+        say("\n".join("\t".join(line) for line in lines))
     return 0
 
 

@@ -13,6 +13,7 @@ import pandas
 
 from dp_bench import records
 from dp_bench.data.source import SUFFIXES, files_of, read_records, split_file
+from dp_bench.printing import say
 from dp_bench.types import UserError
 
 LABELS = ("label", "labels", "target", "class", "category")
@@ -65,7 +66,7 @@ def new_task(name: str, source: Path | None, folder: Path, label: str | None) ->
         "together": _yaml_list(distinct) if distinct else "null",
     }
     _write(folder, {"task.yaml": f"task/{name}.yaml"}, values)
-    print(f"Run it:\n  {command}")
+    say(f"Run it:\n  {command}")
     return 0
 
 
@@ -74,8 +75,8 @@ def new_prompt(name: str, folder: Path) -> int:
     _check_name(name)
     targets = {template: path.format(name=name) for template, path in PROMPT_FILES.items()}
     _write(folder, targets, {"name": name, "folder": str(folder)})
-    print(f"Install and run it:\n  pip install -e {folder}")
-    print(f"  dp-bench train --config-dir {folder} prompt={name}")
+    say(f"Install and run it:\n  pip install -e {folder}")
+    say(f"  dp-bench train --config-dir {folder} prompt={name}")
     return 0
 
 
@@ -87,7 +88,7 @@ def _write(folder: Path, targets: Mapping[str, str], values: Mapping[str, Any]) 
     for template, path in targets.items():
         text = (files("dp_bench") / "templates" / template).read_text("utf-8")
         records.write_text(folder / path, Template(text).substitute(values))
-        print(f"wrote {folder / path}")
+        say(f"wrote {folder / path}")
 
 
 def _check_name(name: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from dp_bench import pack as packs
 from dp_bench import records
 from dp_bench.pack import Row
+from dp_bench.printing import say
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
@@ -41,9 +42,9 @@ def pack(results_dir: Path, drop: Sequence[str] = (), *, remove: bool = False) -
     _store(rows, files, results_dir, before)
     replaced = [run_id for run_id, row in new_rows.items() if before.get(run_id, row) != row]
     for run_id in replaced:
-        print(f"{run_id}: the record in runs/ replaced the packed one")
+        say(f"{run_id}: the record in runs/ replaced the packed one")
     size = sum(file.stat().st_size for file in files.values())
-    print(
+    say(
         f"{path}: {len(rows)} records ({len(new_rows.keys() - before.keys())} new, {len(replaced)} replaced, "
         f"{len(dropped)} dropped), each verified by reading it back\n"
         f"{len(files)} record.json have {size:,} bytes; the pack has {path.stat().st_size:,} (before: "
@@ -71,7 +72,7 @@ def _read(files: Mapping[str, Path]) -> dict[str, Row]:
         try:
             rows[run_id] = packs.row_of(records.content_of(file))
         except UserError as error:
-            print(f"not packed: {error}")
+            say(f"not packed: {error}")
     return rows
 
 
@@ -128,9 +129,9 @@ def _clear(runs: Path, packed: Collection[Path], *, remove: bool) -> None:
             file.parent.rmdir()
         if not more:
             runs.rmdir()
-        print(f"removed {len(spare)} folders; {more} that hold more than a packed record are left in {runs}")
+        say(f"removed {len(spare)} folders; {more} that hold more than a packed record are left in {runs}")
     elif spare or more:
-        print(
+        say(
             f"{len(spare)} folders in {runs} hold only a packed record: --remove deletes them; "
             f"{more} hold more, such as weights, or no readable record"
         )

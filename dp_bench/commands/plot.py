@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dp_bench import records
 from dp_bench.commands.finished import check_words, finished_runs
+from dp_bench.printing import csv_cell, say
 from dp_bench.report.plots import FIGURES, FinishedRun
 from dp_bench.types import UserError
 
@@ -26,11 +27,13 @@ def plot(results_dir: Path, kinds: Sequence[str], experiment: str | None, out: P
     for kind in kinds or FIGURES:
         figure = FIGURES[kind](runs)
         if figure is None:
-            print(f"{kind}: nothing to draw")
+            say(f"{kind}: nothing to draw")
             continue
         for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             save = partial(figure.canvas.savefig, format=form, dpi=150, metadata=metadata)
             records.replace_file(out / f"{kind}.{form}", save)
-        records.write_text(out / f"{kind}.csv", figure.points.to_csv(index=False, lineterminator="\n"))
-        print(f"{kind}: {out / kind}.png, .svg, .csv")
+        records.write_text(
+            out / f"{kind}.csv", figure.points.map(csv_cell).to_csv(index=False, lineterminator="\n")
+        )
+        say(f"{kind}: {out / kind}.png, .svg, .csv")
     return 0

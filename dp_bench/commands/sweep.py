@@ -38,6 +38,7 @@ def sweep(
     if f"hydra/launcher={LOCAL_GPUS}" in hydra_words:
         hydra_words.remove(f"hydra/launcher={LOCAL_GPUS}")
         gpus = gpus or "all"
+    config.check(hydra_words)
     used_gpus = _gpus(gpus)
     num_jobs = _num_jobs(jobs, used_gpus, hydra_words)
     console = make_console(soft_wrap=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dp_bench import records
 from dp_bench.commands.finished import check_words, finished_runs
+from dp_bench.printing import say
 from dp_bench.records import RunRecord
 from dp_bench.report import paper, stats
 from dp_bench.report import tables as report
@@ -100,7 +101,7 @@ def tables(results_dir: Path, options: TableOptions) -> int:
         texts["comparisons.csv"] = report.comparisons_csv(built, comparisons)
     for file, text in texts.items():
         records.write_text(out / file, text)
-    print(f"\nwritten: {', '.join(str(out / file) for file in texts)}")
+    say(f"\nwritten: {', '.join(str(out / file) for file in texts)}")
     _print_unfinished(results_dir)
     return 0
 
@@ -140,11 +141,11 @@ def _print(sheets: Sequence[Sheet]) -> None:
         for sheet in sheets:
             console.print(report.to_terminal(sheet))
     else:
-        print(report.to_markdown(sheets), end="")
+        say(report.to_markdown(sheets), end="")
 
 
 def _print_unfinished(results_dir: Path) -> None:
     unfinished = records.statuses(results_dir, unfinished=True)
     if unfinished:
         states = ", ".join(sorted({status["status"] for status in unfinished.values()}))
-        print(f"not in the tables: {len(unfinished)} runs that are {states}")
+        say(f"not in the tables: {len(unfinished)} runs that are {states}")

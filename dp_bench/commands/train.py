@@ -5,59 +5,71 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from logging.config import dictConfig
 from pathlib import Path
 from typing import Any
 
 from dp_bench import __version__, config
 from dp_bench.config import jobs
+from dp_bench.printing import say
 from dp_bench.settings import OnMissing
 from dp_bench.types import RunFailedError, UnreachableError, UserError, fault_of_machine
 
 MICRO = ("backbone=t5_micro", "data=micro", "trainer=micro")
 NAMES = ("backbone=", "backbone.", "data=", "data.")
+REFUSED = ("experimental_rerun", "config_path", "config_name", "shell_completion", "hydra_help")
 ANOTHER_RUN = 3  # exit code: the micro benchmark ran, which nobody had asked for
 
 
 def train(words: list[str]) -> int:
     """Run `dp-bench train WORDS` and return the exit code."""
     if "--version" in words:  # Hydra's parser would print Hydra's version
-        print(f"dp-bench {__version__}")
+        say(f"dp-bench {__version__}")
         return 0
     typed = jobs.parse_words(words)
     _check_flags(typed)
     extra_dir = Path(typed.config_dir) if typed.config_dir else None
     words = config.renew(words, extra_dir)
     typed = jobs.parse_words(words)
-    if not (typed.help or typed.hydra_help):
-        config.check(typed.overrides, config.Composer(extra_dir), sweep=typed.multirun)
+    composer = config.Composer(extra_dir)
+    config.check(typed.overrides, composer, sweep=typed.multirun)
+    if any(word.lstrip("~+").startswith("hydra") for word in typed.overrides):
+        raise UserError("dp-bench train runs here, one run after the other: dp-bench sweep takes launchers.")
+    if not typed.help:
         _check_experiment(typed)
+    if typed.help or typed.cfg or typed.info:
+        jobs.show(words)
+        return 0
+    sys.argv = ["dp-bench train", *words]  # the record's `command`
+    dictConfig({"version": 1, "root": {"level": "ERROR"}, "disable_existing_loggers": True})
     asked = "on_missing=micro" in typed.overrides  # for the micro benchmark in place of what is missing
     outcomes: list[int] = []
-    results_args: list[str] = []
     unreachable: list[UnreachableError] = []
-
-    def job(cfg: Any, is_single: bool) -> None:
-        results_args.append("" if cfg.results_dir == "results" else f" --results-dir {cfg.results_dir}")
+    results_arg = ""
+    for cfg in jobs.combinations(typed.overrides, composer):
+        results_arg = "" if cfg.results_dir == "results" else f" --results-dir {cfg.results_dir}"
         try:
-            outcomes.append(_run_one(cfg))
+            outcomes.append(_run_one(cfg, composer))
         except UnreachableError as error:
-            if is_single and cfg.on_missing is OnMissing.micro and (asked or _is_usual(typed.overrides)):
+            is_usual = asked or _is_usual(typed.overrides)
+            if not typed.multirun and cfg.on_missing is OnMissing.micro and is_usual:
                 unreachable.append(error)
             else:
                 outcomes.append(_print_error(error))
-
-    jobs.run_jobs(words, job)
     if unreachable:
-        code = _run_on_micro(typed.overrides, extra_dir, unreachable[0])
+        code = _run_on_micro(typed.overrides, composer, unreachable[0])
         outcomes.append(code if code or asked else ANOTHER_RUN)
     if len(outcomes) > 1:
-        print(f"{len(outcomes)} runs: {outcomes.count(0)} done, {len(outcomes) - outcomes.count(0)} failed.")
+        say(f"{len(outcomes)} runs: {outcomes.count(0)} done, {len(outcomes) - outcomes.count(0)} failed.")
     if outcomes and max(outcomes) in (0, ANOTHER_RUN):
-        print(f"Next: dp-bench tables{results_args[-1]}")
+        say(f"Next: dp-bench tables{results_arg}")
     return max(outcomes, default=0)
 
 
 def _check_flags(typed: Any) -> None:
+    if used := [flag for flag in REFUSED if getattr(typed, flag)]:
+        flag = used[0].replace("_", "-")
+        raise UserError(f"--{flag} is a flag of Hydra that dp-bench does not have: remove it.")
     if typed.config_dir and not Path(typed.config_dir).is_dir():
         raise UserError(
             f"--config-dir {typed.config_dir} is not a folder. Give one that holds prompt/NAME.yaml."
@@ -79,28 +91,28 @@ def _check_experiment(typed: Any) -> None:
         )
 
 
-def _run_one(cfg: Any) -> int:
+def _run_one(cfg: Any, composer: config.Composer) -> int:
     """Run one job and return its exit code. A failure is printed, and other jobs continue."""
     from dp_bench.run import run
 
     try:
-        run(config.build(cfg))
+        run(config.build(cfg, composer))
     except UnreachableError:
         raise
     except UserError as error:
         return _print_error(error)
     except RunFailedError as error:
-        print(f"dp-bench: the run failed. {error}", file=sys.stderr)
+        say(f"dp-bench: the run failed. {error}", file=sys.stderr)
         return 1
     except Exception as error:
         fault = fault_of_machine(error) if isinstance(error, OSError) else None
-        print(f"dp-bench: {fault}" if fault else traceback.format_exc(), file=sys.stderr)
+        say(f"dp-bench: {fault}" if fault else traceback.format_exc(), file=sys.stderr)
         return 1
     return 0
 
 
 def _print_error(error: UserError) -> int:
-    print(f"dp-bench: {error}", file=sys.stderr)
+    say(f"dp-bench: {error}", file=sys.stderr)
     return 2
 
 
@@ -113,7 +125,7 @@ def _is_usual(overrides: Sequence[str]) -> bool:
     return not any(_begins(override, *NAMES) for override in overrides)
 
 
-def _run_on_micro(overrides: Sequence[str], extra_dir: Path | None, error: UnreachableError) -> int:
+def _run_on_micro(overrides: Sequence[str], composer: config.Composer, error: UnreachableError) -> int:
     """Run the same task and prompt on the embedded benchmark, after a notice."""
     kept = [override for override in overrides if not _begins(override, *NAMES, "trainer=")]
     notice = (
@@ -124,5 +136,5 @@ def _run_on_micro(overrides: Sequence[str], extra_dir: Path | None, error: Unrea
         "Its scores say nothing about SuperGLUE. on_missing=error stops here instead.",
         "=" * 100,
     )
-    print("\n".join(notice))
-    return _run_one(config.compose([*kept, *MICRO], extra_dir))
+    say("\n".join(notice))
+    return _run_one(composer.compose([*kept, *MICRO]), composer)

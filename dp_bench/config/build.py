@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dp_bench import records
-from dp_bench.checks import problems_of, task_problems
-from dp_bench.config.composer import Composer
+from dp_bench.checks import name_problems, problems_of, task_problems
+from dp_bench.config.composer import Composer, register_schema
 from dp_bench.config.files import option_settings, options
 from dp_bench.config.overrides import explain, paragraph
 from dp_bench.prompts import catalogue
@@ -89,6 +89,7 @@ def _applied(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
     return apply_protocol(cfg, extra_dir)
 
 
+PROVIDER = "hydra.searchpath in command-line"  # Hydra's name for what composer.search_path returns
 PAPER = "paper"  # the format that a task's own keys are
 
 
@@ -180,6 +181,7 @@ def reopen(resolved: Mapping[str, Any], results_dir: Path) -> Experiment:
 
     Raises UserError where this version cannot read that configuration.
     """
+    register_schema()
     known = deepcopy(dict(resolved))
     transfer, several = known.pop("transfer", {}), known["task"].get("tasks")
     if several is not None:
@@ -194,8 +196,11 @@ def reopen(resolved: Mapping[str, Any], results_dir: Path) -> Experiment:
         settings = typed_settings(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), known)))
         trained = tuple(map(_reopened_task, [resolved["task"]] if several is None else several.values()))
         transfer_tasks = tuple(map(_reopened_task, transfer.values()))
+        wrong = [*name_problems(settings), *catalogue.unknown(settings.prompt.pieces)]
     except OmegaConfBaseException as error:
         raise UserError(f"The run was written by another version of dp-bench: {explain(error)}") from None
+    if wrong:
+        raise UserError(f"The run's record is not one of dp-bench: {paragraph(wrong)}")
     return Experiment(settings, dict(resolved), trained, transfer_tasks)
 
 
@@ -278,9 +283,9 @@ def _plain_task(node: DictConfig) -> dict[str, Any]:
 
 
 def _extra_dir() -> Path | None:
-    """Return the `--config-dir` of the running Hydra job."""
+    """Return the `--config-dir` of the running job of a launcher."""
     if not HydraConfig.initialized():
         return None
     sources = HydraConfig.get().runtime.config_sources
-    folders = [Path(s.path) for s in sources if s.schema == "file" and s.provider == "command-line"]
+    folders = [Path(s.path) for s in sources if s.schema == "file" and s.provider == PROVIDER]
     return folders[0] if folders else None

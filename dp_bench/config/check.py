@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dp_bench.config import hydra_keys
 from dp_bench.config.build import plain, whole_problems
 from dp_bench.config.composer import Composer
 from dp_bench.config.files import GROUPS, options
@@ -31,6 +32,7 @@ def check(overrides: Sequence[str], composer: Composer | None = None, *, sweep: 
     extra_dir = composer.extra_dir
     parsed, problems = _parse_all(overrides)
     ours = [override for override in parsed if not override.key_or_group.startswith("hydra")]
+    problems += filter(None, (hydra_keys.check_word(o) for o in parsed if o not in ours))
     if not sweep:
         problems += [
             f"{typed(o)} describes several runs: add -m, dp-bench train -m {typed(o)} …"

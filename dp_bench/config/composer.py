@@ -15,8 +15,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 
+from dp_bench.config import hydra_keys
 from dp_bench.config.files import GROUPS, config_dir
 from dp_bench.config.overrides import parse, typed
 from dp_bench.settings import RunSettings
@@ -27,11 +28,17 @@ def register_schema() -> None:
     """Register the typed schema and the resolver with Hydra, once a process."""
     ConfigStore.instance().store(name="schema", node=RunSettings)
     OmegaConf.register_new_resolver("of", _value_of, replace=True)
+    OmegaConf.register_new_resolver("oc.env", _refuse_environment, replace=True)
 
 
 def _value_of(name: str, values: Mapping[str, Any]) -> Any:
     """Resolve `${of:${backbone.name},{t5_small: 32, else: 8}}`, a setting that depends on a choice."""
     return values.get(name, values.get("else"))
+
+
+def _refuse_environment(name: str, *_: Any) -> Any:
+    """Refuse `${oc.env:NAME}`: a configuration or record would copy what is secret into records."""
+    raise ValueError(f"a configuration does not read the environment: type results_dir=${name} in the shell")
 
 
 class Composer:
@@ -78,7 +85,26 @@ class Composer:
         register_schema()
         with _initialized():
             words = [*search_path(self.extra_dir), *overrides]
-            return hydra_compose("train", words, return_hydra_config=return_hydra_config)
+            cfg = hydra_compose("train", words, return_hydra_config=True)
+        check_hydra(cfg.hydra)
+        if not return_hydra_config:
+            with flag_override(cfg, ["struct", "readonly"], [False, False]):
+                del cfg["hydra"]
+        return cfg
+
+
+def check_hydra(hydra: DictConfig, *, known: tuple[str, ...] = ()) -> None:
+    """Raise UserError where configuration files set keys of Hydra that are not passed on; `known` may be."""
+    shipped = _shipped_hydra(config_dir(), hydra_keys.launcher_of(hydra))
+    hydra_keys.check_node(hydra, shipped, known=known)
+
+
+@cache
+def _shipped_hydra(folder: Path, launcher: str) -> DictConfig:
+    """Return Hydra's keys as the shipped files have them."""
+    with _initialized():
+        words = [f"hydra/launcher={launcher}"]
+        return cast(DictConfig, hydra_compose("train", words, return_hydra_config=True).hydra)
 
 
 @cache

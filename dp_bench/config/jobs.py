@@ -5,6 +5,7 @@ Sweeps do not use Hydra's sweeper: their runs are planned by `dp_bench.sweep.pla
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from argparse import Namespace
@@ -23,9 +24,9 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from dp_bench.config.build import Experiment, build
-from dp_bench.config.composer import register_schema, search_path
+from dp_bench.config.composer import Composer, check_hydra, register_schema, search_path
 from dp_bench.config.files import config_dir
-from dp_bench.config.overrides import COMPOSE_ERRORS, explain
+from dp_bench.config.overrides import COMPOSE_ERRORS, explain, parse, singles, typed, values_of
 from dp_bench.types import UserError
 
 
@@ -43,18 +44,33 @@ def _explained() -> Iterator[None]:
         raise UserError(explain(error)) from None
 
 
-def run_jobs(words: Sequence[str], job: Callable[[DictConfig, bool], None]) -> None:
-    """Have Hydra compose WORDS, once or for each job of a multirun, and call `job` with each configuration
-    and whether it is the only one. Raises UserError where Hydra cannot compose them."""
+def show(words: Sequence[str]) -> None:
+    """Have Hydra print what `--help`, `--cfg` or `--info` ask for."""
     # Hydra reads sys.argv itself; it must not see the name of our command.
     sys.argv = ["dp-bench train", *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints an error and exits with code 1
-
-    def with_mode(cfg: DictConfig) -> None:
-        job(cfg, HydraConfig.get().mode is RunMode.RUN)
-
     with _explained():
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(with_mode)()
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(_run_nothing)()
+
+
+def _run_nothing(cfg: DictConfig) -> None:
+    """Stand for the job that Hydra would run."""
+
+
+def combinations(overrides: Sequence[str], composer: Composer) -> Iterator[DictConfig]:
+    """Compose each combination of the values of overrides, and of the sweep in an experiment's file.
+
+    Raises UserError where one cannot be composed.
+    """
+    typed_in = {parse(word).get_key_element(): parse(word) for word in overrides}
+    names = values_of(typed_in["experiment"], composer.extra_dir) if "experiment" in typed_in else []
+    params = composer.sweep_params(names[0]) if len(names) == 1 else []
+    axes = {parse(word).get_key_element(): parse(word) for word in params} | typed_in
+    several = (singles(axis, composer.extra_dir) for axis in axes.values())
+    for combination in itertools.product(*several):
+        with _explained():
+            cfg = composer.compose([typed(override) for override in combination])
+        yield cfg
 
 
 def launch(
@@ -76,6 +92,7 @@ def launch(
                 run_mode=RunMode.MULTIRUN,
                 with_log_configuration=False,
             )
+            check_hydra(master.hydra, known=("hydra.sweep.dir", "hydra.mode"))
             HydraConfig.instance().set_config(master)
             context = HydraContext(config_loader=main.config_loader, callbacks=Callbacks(master))
             launcher = Plugins.instance().instantiate_launcher(

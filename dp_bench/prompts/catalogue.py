@@ -318,6 +318,13 @@ def build(piece: Settings | None) -> Callable[..., Any] | None:
     return partial(getattr(import_module(module), name), **_settings(piece))
 
 
+def unknown(prompt: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for each piece of a prompt that is not in the catalogue."""
+    for part in PARTS:
+        if (piece := prompt.get(part)) is not None and of(piece) is None:
+            yield f"prompt.{part}: {_unknown(piece)}"
+
+
 def problems(prompt: Mapping[str, Any], num_tokens: int) -> Iterator[str]:
     """Yield a message for each wrong setting of the pieces of a prompt."""
     for part in PARTS:

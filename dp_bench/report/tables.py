@@ -9,6 +9,7 @@ import pandas as pd
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from dp_bench.printing import csv_cell
 from dp_bench.report.columns import columns
 from dp_bench.report.frame import Row, Table
 from dp_bench.report.sheet import Sheet
@@ -78,7 +79,8 @@ def comparisons_csv(tables: Sequence[Table], by_table: Sequence[Sequence[Compari
 
 
 def _csv(lines: list[dict[str, object]]) -> str:
-    return pd.DataFrame(lines).to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    safe = [{key: csv_cell(value) for key, value in line.items()} for line in lines]
+    return pd.DataFrame(safe).to_csv(index=False, float_format="%.4f", lineterminator="\n")
 
 
 def to_terminal(sheet: Sheet) -> RichTable:
