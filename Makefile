@@ -24,6 +24,9 @@ demo: setup ## train fixed against dynamic prompts and print the table (DATA=DIR
 test: setup ## run the tests on two processes
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+soak: setup ## try fifty times as many damaged files and overrides as the tests do
+	DP_BENCH_SOAK=50 $(BIN)/python -m pytest tests/test_damage.py
+
 test-gpu: setup ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
@@ -46,4 +49,4 @@ table: setup ## print the comparison tables of results/
 clean: ## remove the environment and what the tools cache (results stay)
 	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help setup minilm smollm2 demo test test-gpu bench check smoke table clean
+.PHONY: help setup minilm smollm2 demo test soak test-gpu bench check smoke table clean

@@ -14,7 +14,7 @@ from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NoReturn
 
 from dp_bench import __version__, ranks
 from dp_bench.printing import say
@@ -119,7 +119,7 @@ def _sweep(words: list[str]) -> int:
     parser.add_argument("--jobs", type=int, metavar="N", help="processes, each with one run (default: 1)")
     parser.add_argument("--gpus", metavar="all|0,1", help="GPUs of one process each, or of --jobs processes")
     _add_config_dir(parser)
-    options = parser.parse_intermixed_args(words)
+    options = parser.parse_intermixed_args([word for word in words if word not in ("-m", "--multirun")])
     if options.extra_dir and not options.extra_dir.is_dir():
         raise UserError(f"--config-dir {options.extra_dir} is not a folder.")
     return _call("sweep:sweep", **vars(options))
@@ -263,8 +263,13 @@ def _doctor(words: list[str]) -> int:
     return _call("doctor:doctor", **vars(_parser("doctor", about).parse_args(words)))
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[:1].upper()}{message[1:]}. `{self.prog} --help` lists what there is.")
+
+
 def _parser(command: str, description: str, **more: Any) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"dp-bench {command}", description=description, **more)
+    return _Parser(prog=f"dp-bench {command}", description=description, **more)
 
 
 def _add_results_dir(parser: argparse.ArgumentParser) -> None:

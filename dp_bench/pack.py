@@ -9,11 +9,12 @@ which Parquet's dictionary stores once for all rows that share it. Equal records
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dp_bench import reading
 from dp_bench.types import UserError
 
 FILE = "records.parquet"
@@ -38,20 +39,26 @@ def row_of(content: Mapping[str, Any], mtime_ns: int = 0, size: int = 0) -> Row:
     return Row(json.dumps(record), json.dumps(shared), mtime_ns, size)
 
 
-def contents(rows: Mapping[str, Row], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def contents(
+    rows: Mapping[str, Row], path: Path, skipped: Callable[[UserError], None] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield run id and record of each row; records share the objects of equal configurations.
 
-    Raises UserError, naming `path`, if a row is damaged.
+    Raises UserError, naming `path`, if a row is damaged, or calls `skipped` with it and goes on.
     """
     configs: dict[str, dict[str, Any]] = {}
     for run_id, row in rows.items():
         try:
             if row.config not in configs:
-                configs[row.config] = json.loads(row.config)
-            content = json.loads(row.record)
+                configs[row.config] = reading.parsed(row.config)
+            content = reading.parsed(row.record)
             content["config"] = {**configs[row.config], **content["config"]}
         except (ValueError, TypeError, KeyError) as error:
-            raise _unreadable(path, f"{run_id}: {error}") from None
+            damage = reading.unreadable(path, f"{run_id}: {error}", _remedy(path))
+            if skipped is None:
+                raise damage from None
+            skipped(damage)
+            continue
         yield run_id, content
 
 
@@ -75,16 +82,13 @@ def _cached(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Row]:
 
 def read(path: Path) -> dict[str, Row]:
     """Return the rows of a file by run id. Raises UserError if it is damaged or has another format."""
-    import pyarrow as pa
     from pyarrow import parquet
 
-    try:
+    with reading.guarded(path, _remedy(path)):
         table = parquet.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from None
-    if table.schema != _schema() or not VERSION.items() <= (table.schema.metadata or {}).items():
-        raise _unreadable(path, "it holds no records, or records of another version of dp-bench")
-    return {row.pop("run_id"): Row(**row) for row in table.to_pylist()}
+        if table.schema != _schema() or not VERSION.items() <= (table.schema.metadata or {}).items():
+            raise ValueError("it holds no records, or records of another version of dp-bench")
+        return {row.pop("run_id"): Row(**row) for row in table.to_pylist() if row["run_id"] is not None}
 
 
 def write(rows: Mapping[str, Row], path: Path) -> None:
@@ -112,8 +116,5 @@ def _schema() -> Any:
     return pa.schema({**kinds, "mtime_ns": pa.int64(), "size": pa.int64()}, metadata=VERSION)
 
 
-def _unreadable(path: Path, why: object) -> UserError:
-    return UserError(
-        f"{path} cannot be read ({why}). Restore it (git checkout {path}) or move it away: records that "
-        "only it holds are then missing."
-    )
+def _remedy(path: Path) -> str:
+    return f"Restore it (git checkout {path}) or move it away: records that only it holds are then missing."

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dp_bench import pack
+from dp_bench import pack, reading
 from dp_bench.types import UserError
 
 SCHEMA_VERSION = 1
@@ -301,7 +301,7 @@ def load(directory: Path) -> RunRecord | None:
     """
     path = directory / "record.json"
     if path.is_file():
-        return parse(_read_json(path), path)
+        return parse(reading.json_object(path), path)
     file, row = directory.parent.parent / pack.FILE, _packed(directory)
     if row is None:
         return None
@@ -311,7 +311,7 @@ def load(directory: Path) -> RunRecord | None:
 
 def content_of(path: Path) -> dict[str, Any]:
     """Return the content of a record.json; raise UserError where it is not a record."""
-    content = _read_json(path)
+    content = reading.json_object(path)
     parse(content, path)
     return content
 
@@ -328,13 +328,22 @@ def parse(content: dict[str, Any], path: Path) -> RunRecord:
     except TypeError as error:
         problem = str(error)
     else:
-        if not isinstance(record.config, dict):
-            problem = "its config is not a mapping"
-        elif not (isinstance(record.run_id, str) and FOLDER.fullmatch(record.run_id)):
-            problem = f"its run_id {str(record.run_id)[:80]!r} is no name of a folder"
-        else:
+        problem = reading.misfit(content, RunRecord, "") or _impossible(record) or ""
+        if not problem and not FOLDER.fullmatch(record.run_id):
+            problem = f"its run_id {record.run_id[:80]!r} is no name of a folder"
+        if not problem:
             return record
     raise UserError(f"{path} is not a record of a run ({problem}). Move it away and run again.")
+
+
+def _impossible(record: RunRecord) -> str | None:
+    """Return what no run can have recorded, or None."""
+    for name in ("score", "select_score"):
+        if not -100 <= (value := getattr(record, name)) <= 100:
+            return f"{name} is {value} and not a score of at most 100"
+    if missing := {"train", "select", "report"} - record.num_examples.keys():
+        return f"num_examples has no {sorted(missing)[0]}"
+    return None
 
 
 def _packed(directory: Path) -> pack.Row | None:
@@ -384,9 +393,15 @@ def finished(results_dir: Path) -> list[str]:
 
 
 def status_of(directory: Path) -> dict[str, Any] | None:
-    """Return the content of a run's status.json, or None where it never began."""
+    """Return the content of a run's status.json, or None where it never began. Damage is a status too."""
     path = directory / "status.json"
-    return _read_json(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        content = reading.json_object(path)
+    except UserError:
+        content = {}
+    return content if isinstance(content.get("status"), str) else {"status": "unreadable"}
 
 
 def is_finished(directory: Path) -> bool:
@@ -415,20 +430,12 @@ def weights_of(directory: Path) -> Path:
 
 def statuses(results_dir: Path, *, unfinished: bool = False) -> dict[str, dict[str, Any]]:
     """Return the content of status.json of all runs, by id; with `unfinished`, of those without a record."""
-    files = sorted((results_dir / "runs").glob("*/status.json"))
+    folders = sorted(path.parent for path in (results_dir / "runs").glob("*/status.json"))
     return {
-        path.parent.name: _read_json(path) for path in files if not (unfinished and is_finished(path.parent))
+        folder.name: status
+        for folder in folders
+        if not (unfinished and is_finished(folder)) and (status := status_of(folder)) is not None
     }
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}). Move it away and run again.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object. Move it away and run again.")
-    return content
 
 
 def timestamp() -> str:

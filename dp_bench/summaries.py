@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from dp_bench import finite
+from dp_bench import finite, reading
 from dp_bench.backbones.backbone import Backbone, at_least_fp32
 from dp_bench.data.batches import evaluation_batches
 from dp_bench.data.cache import cached_folder
@@ -89,4 +89,4 @@ def cached_summaries(
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # a second process waits and reads what the first computed
-        return load_file(cached_folder(folder, write) / FILE)["summary"]
+        return reading.tensors(cached_folder(folder, write) / FILE)["summary"]

@@ -8,9 +8,7 @@ from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 
-from safetensors.torch import load_file
-
-from dp_bench import config, records
+from dp_bench import config, reading, records
 from dp_bench.config import Experiment
 from dp_bench.data.encode import encode
 from dp_bench.data.template import Template
@@ -102,7 +100,9 @@ def open_run(folder: str | Path, device: str = "auto", *, transfer: Sequence[str
         model: PromptedModel | None = None
         predict_split: Callable[[Split], Predictions]
         if method.fit is not None:
-            predict_split = partial(predict_fitted, context, resolve_name(method.fit)(load_file(path)))
+            with reading.guarded(path, "Train the run again with rerun=true."):
+                fitted = resolve_name(method.fit)(reading.tensors(path))
+            predict_split = partial(predict_fitted, context, fitted)
             reads_summaries = method.reads_summaries
         else:
             model = make_model(context, make_prompt(context))

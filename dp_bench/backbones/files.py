@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dp_bench import reading
 from dp_bench.types import UserError
 
 POINTER = b"version https://git-lfs"
@@ -35,7 +36,10 @@ def _parts(weights: Path) -> set[str]:
     index = weights.with_name(f"{weights.name}.index.json")
     if weights.is_file() or not index.is_file():
         return {weights.name}
-    return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    remedy = "Fetch it again."
+    content = reading.json_object(index, remedy)
+    with reading.guarded(index, remedy):
+        return {str(name) for name in content["weight_map"].values()}
 
 
 def damage(folder: Path) -> str:
@@ -84,7 +88,7 @@ def _wrong_with(path: Path) -> str:
         try:
             entries = json.loads(file.read(header))
             ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
-        except (ValueError, KeyError, AttributeError):
+            whole = 8 + header + max(ends, default=0)
+        except reading.DAMAGE:
             return "is no safetensors file: its header cannot be read"
-    whole = 8 + header + max(ends, default=0)
     return "" if size == whole else f"is cut short: it has {size} of {whole} bytes"

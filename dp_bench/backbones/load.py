@@ -100,7 +100,13 @@ def load_backbone(
         model, loaded = _load_pretrained(auto, folder, "checkpoint", **options)
         tensors.refuse_mismatched(model, loaded, where, settings.head)
     _attend(model, settings, device, dtype)
-    _pad_inside(tokenizer, len(model.get_input_embeddings().weight))
+    rows = len(model.get_input_embeddings().weight)
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"The tokenizer of {where} has {tokenizer.vocab_size} tokens and the embedding {rows} rows: they "
+            "are not of one model. Set backbone.tokenizer to the one that belongs to the weights."
+        )
+    _pad_inside(tokenizer, rows)
     model = model.to(device=device, dtype=dtype)
     if family is Family.encoder_decoder:
         prefix = settings.answer_prefix

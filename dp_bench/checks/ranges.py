@@ -20,14 +20,16 @@ ROWS = Setting(number(8, low_too=True), "at least 8, to train and to select on, 
 RANGES: dict[Setting, tuple[str, ...]] = {
     COUNT: (
         *("trainer.max_steps", "trainer.batch_size", "trainer.eval_batch_size", "trainer.eval_every"),
-        *("trainer.bucket_batches", "trainer.heldout_max"),
+        "trainer.heldout_max",
     ),
     COUNT_OR_NULL: (
         *("trainer.micro_batch_size", "trainer.patience", "trainer.cpu_threads"),
-        *("trainer.heldout_min", "regime.shots", "regime.mixing_cap"),
+        *("trainer.heldout_min", "regime.shots", "regime.mixing_cap", "protocol.summary_pad_to"),
+        "hpo.trials",
     ),
     NOT_NEGATIVE: (
-        *("seed", "trainer.warmup_steps"),
+        *("seed", "seeds.order", "seeds.init", "seeds.gumbel", "seeds.heldout", "backbone.init_seed"),
+        *("data.world_seed", "regime.split_seed", "hpo.seed", "trainer.warmup_steps"),
         *("trainer.weight_decay", "trainer.full.weight_decay", "prompt.weight_decay"),
     ),
     POSITIVE: (
@@ -37,6 +39,7 @@ RANGES: dict[Setting, tuple[str, ...]] = {
     ),
     Setting(number(0), "positive: Adafactor usually takes 0.3 here, AdamW 0.03"): ("trainer.lr",),
     Setting(number(0), "positive; a large number turns clipping off"): ("trainer.max_grad_norm",),
+    Setting(number(1, 10_000, low_too=True), "at least 1 and at most 10,000"): ("trainer.bucket_batches",),
     OPEN_SHARE: ("trainer.heldout_fraction",),
     ROWS: ("data.limit",),
 }
@@ -44,6 +47,7 @@ RANGES: dict[Setting, tuple[str, ...]] = {
 NAME = re.compile(r"\w(?:[\w.+=-]*\w)?")
 NAMED = ("task", "backbone", "prompt", "regime", "data", "trainer", "protocol", "hpo", "experiment")
 MAX_NAME = 80
+LARGEST = 10**9  # of integers: no count, size or seed needs more
 TEXTS = ("backbone.answer_prefix", "backbone.answer_cue", "prompt.init_text")
 
 
@@ -51,6 +55,8 @@ def problems(settings: RunSettings) -> Iterator[str]:
     """Yield one sentence a problem of a single setting."""
     yield from _not_finite(settings)
     yield from name_problems(settings)
+    if settings.regime.name == "full" and settings.regime.shots is not None:
+        yield "regime.shots is read by regime=fewshot only: add that, or remove it."
     for allowed, keys in RANGES.items():
         for key in keys:
             if (value := attrgetter(key)(settings)) is not None:
@@ -77,7 +83,7 @@ def name_problems(settings: RunSettings) -> Iterator[str]:
 
 
 def _not_finite(value: Any, key: str = "", *, is_open: bool = False) -> Iterator[str]:
-    """Refuse NaN and infinity in any setting. Where a setting's type is open, YAML reads `nan` as text."""
+    """Refuse NaN, infinity and huge integers. Where a setting's type is open, YAML reads `nan` as text."""
     if is_dataclass(value):
         for setting in fields(value):
             inner = getattr(value, setting.name)
@@ -88,6 +94,8 @@ def _not_finite(value: Any, key: str = "", *, is_open: bool = False) -> Iterator
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _not_finite(inner, key, is_open=is_open)
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        yield f"{key.rstrip('.')}={value:.6g} must be at most {LARGEST:,}."
     elif (isinstance(value, float) and not math.isfinite(value)) or (
         is_open and isinstance(value, str) and value.lower().lstrip("+-.") in ("nan", "inf")
     ):

@@ -95,7 +95,7 @@ def _setting_problems(base: DictConfig, settings: Sequence[Override], extra_dir:
         if problem is None and not override.is_delete():
             try:
                 OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=override.is_add())
-            except OmegaConfBaseException as error:
+            except (OmegaConfBaseException, AttributeError) as error:
                 problem = explain(error)
         if problem is not None:
             problems.append(problem)

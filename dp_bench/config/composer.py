@@ -18,9 +18,10 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from dp_bench.config import hydra_keys
-from dp_bench.config.files import GROUPS, config_dir
-from dp_bench.config.overrides import parse, typed
+from dp_bench.config.files import GROUPS, config_dir, refuse_damaged
+from dp_bench.config.overrides import COMPOSE_ERRORS, parse, typed
 from dp_bench.settings import RunSettings
+from dp_bench.types import UserError
 
 
 @cache
@@ -85,7 +86,16 @@ class Composer:
         register_schema()
         with _initialized():
             words = [*search_path(self.extra_dir), *overrides]
-            cfg = hydra_compose("train", words, return_hydra_config=True)
+            try:
+                cfg = hydra_compose("train", words, return_hydra_config=True)
+            except COMPOSE_ERRORS:
+                raise
+            except Exception as error:  # Hydra could not read a file, and may raise anything
+                if self.extra_dir is None:
+                    raise
+                refuse_damaged(self.extra_dir)
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise UserError(f"The files in {self.extra_dir} cannot be composed: {reason}.") from None
         check_hydra(cfg.hydra)
         if not return_hydra_config:
             with flag_override(cfg, ["struct", "readonly"], [False, False]):

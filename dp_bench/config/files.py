@@ -9,8 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dp_bench import reading
 from dp_bench.progress import notice
 from dp_bench.types import UserError
 
@@ -73,7 +72,7 @@ def with_present_names(text: str, extra_dir: Path | None = None, *, typed: bool 
 
 def describe(group: str, option: str, extra_dir: Path | None = None) -> str:
     """Return the sentence that opens the YAML file of an option, or "" without one."""
-    lines = _option_path(group, option, extra_dir).read_text(encoding="utf-8").splitlines()
+    lines = reading.text(_option_path(group, option, extra_dir)).splitlines()
     sentences = (line for line in lines if line.startswith("#") and "@package" not in line)
     return next(sentences, "").lstrip("# ").strip()
 
@@ -111,10 +110,15 @@ def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 @cache
 def option_file(group: str, option: str, extra_dir: Path | None) -> dict[str, Any]:
     """Read the file of an option."""
-    text = _option_path(group, option, extra_dir).read_text(encoding="utf-8")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
-    content: dict[str, Any] = yaml.load(text, loader)
-    return content
+    return reading.yaml_mapping(_option_path(group, option, extra_dir))
+
+
+def refuse_damaged(extra_dir: Path | None) -> None:
+    """Raise UserError for the first file of a user that is no mapping in YAML."""
+    if extra_dir is not None:
+        for group in GROUPS:
+            for name in _options(group, extra_dir):
+                reading.yaml_mapping(extra_dir / group / f"{name}.yaml")
 
 
 def _option_path(group: str, option: str, extra_dir: Path | None) -> Path:

@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra._internal.callbacks import Callbacks
@@ -32,7 +33,13 @@ from dp_bench.types import UserError
 
 def parse_words(words: Sequence[str]) -> Namespace:
     """Parse what was typed as Hydra does: overrides, config_dir, multirun, cfg, info, help …"""
-    return get_args_parser().parse_intermixed_args(list(words))
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message[:1].upper()}{message[1:]}. `dp-bench train --help` lists what there is.")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_intermixed_args(list(words))
 
 
 @contextmanager
@@ -47,7 +54,9 @@ def _explained() -> Iterator[None]:
 def show(words: Sequence[str]) -> None:
     """Have Hydra print what `--help`, `--cfg` or `--info` ask for."""
     # Hydra reads sys.argv itself; it must not see the name of our command.
-    sys.argv = ["dp-bench train", *words]
+    overrides = parse_words(words).overrides
+    flags = [word for word in words if word not in overrides]
+    sys.argv = ["dp-bench train", *flags, *overrides]  # Hydra wants the overrides together
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints an error and exits with code 1
     with _explained():
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(_run_nothing)()

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -15,6 +15,7 @@ from yaml import YAMLError
 from dp_bench.config.files import GROUPS, options, with_present_names
 from dp_bench.types import UserError
 
+MOST_VALUES = 10_000  # of one override
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
@@ -23,15 +24,25 @@ def parse(override: str) -> Override:
     """Parse one override; raise UserError where Hydra cannot read it or it names no values."""
     try:
         parsed = OverridesParser.create().parse_override(override)
-    except HydraException as error:
+    except (HydraException, ValueError, RecursionError) as error:  # numbers of thousands of digits
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"'{override}' cannot be read ({reason}). Write KEY=VALUE, such as prompt.num_tokens=8."
+            f"'{override[:200]}' cannot be read ({reason}). Write KEY=VALUE, such as prompt.num_tokens=8."
         ) from None
     is_file_glob = isinstance(parsed.value(), Glob) and parsed.key_or_group not in GROUPS
+    if _length(parsed) > MOST_VALUES:
+        raise UserError(f"'{override}' has more than {MOST_VALUES:,} values: list fewer.")
     if parsed.is_interval_sweep() or is_file_glob:
         raise UserError(f"'{override}' names no values: list them, a,b,c, or write range(0,3).")
     return parsed
+
+
+def _length(parsed: Override) -> float:
+    """Return how many values an override has; only a range can be endless."""
+    value = parsed.value()
+    if not isinstance(value, RangeSweep) or None in (value.start, value.stop) or not value.step:
+        return 0
+    return abs((float(value.stop) - float(value.start)) / float(value.step))  # type: ignore[arg-type]
 
 
 def typed(override: Override) -> str:

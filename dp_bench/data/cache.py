@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from dp_bench import reading
 from dp_bench.digests import file_sha256
 from dp_bench.progress import notice
 from dp_bench.types import UserError
@@ -38,12 +40,18 @@ def cached_folder(folder: Path, write: Callable[[Path], object]) -> Path:
 
 def _is_intact(folder: Path) -> bool:
     """Return whether a folder exists with its files unchanged; report a damaged one."""
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return False
     try:
-        digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        intact = all(file_sha256(folder / name) == digest for name, digest in digests.items())
-    except (OSError, ValueError, AttributeError):  # no manifest, no JSON, or a file of it is missing
+        digests = reading.json_object(folder / MANIFEST)
+        # Names of files in this folder only: not of a device, or of a pipe, which would be read for ever.
+        intact = all(
+            (folder / name).parent == folder
+            and (folder / name).is_file()
+            and file_sha256(folder / name) == digest
+            for name, digest in digests.items()
+        )
+    except (OSError, ValueError, UserError):  # no manifest, no JSON, or a file of it is missing
         intact = False
     if not intact:
         notice(f"{folder} in the cache is damaged: it is written again")
@@ -56,10 +64,12 @@ def _replace(temporary: Path, folder: Path) -> None:
             temporary.rename(folder)
             return
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
         # The folder exists: another process has written it, or it is the damaged one.
         if _is_intact(folder):
             return
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)  # another process may be removing it as well
     raise UserError(f"{folder} in the cache is damaged and cannot be replaced: remove that folder.")

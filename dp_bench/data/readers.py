@@ -78,7 +78,7 @@ class _Record:
     def index(self) -> int:
         """Return `idx`, which is a string in AX-b."""
         raw = self.values.get("idx")
-        return int(raw) if isinstance(raw, str) and raw.isdecimal() else self.integer("idx")
+        return int(raw) if isinstance(raw, str) and raw.isdecimal() and len(raw) < 20 else self.integer("idx")
 
     def numbered(self, label_field: str) -> _Record:
         """Return the record as `flat` reads it: without an idx it gets the number of its row, from 0."""

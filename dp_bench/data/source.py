@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from dp_bench import reading
 from dp_bench.data.cache import cached_folder
 from dp_bench.digests import file_sha256
 from dp_bench.hub import fetch
@@ -123,7 +124,8 @@ def _generated(task: TaskSettings, data: DataSettings, cache_dir: Path) -> Path:
 
 def split_file(path: Path, split: str | None = None) -> SplitFile:
     """Return a file with its digest; its split is the stem of its name, if `split` names no other."""
-    return SplitFile(path, file_sha256(path), split or path.stem)
+    with reading.guarded(path, "Fetch it again."):
+        return SplitFile(path, file_sha256(path), split or path.stem)
 
 
 # ---------------------------------------------------------------------------------------------- records
@@ -161,10 +163,18 @@ def _decoded(path: Path, number: int, raw: bytes) -> str:
 def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
+    except RecursionError:
+        raise UserError(
+            f"{path}, line {number}: too many lists and objects in each other. Fetch the file again."
+        ) from None
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {number}: expected one whole JSON object, but {error.msg} at column {error.colno} "
             f"({_excerpt(line, error.pos)}). The line may be cut short; fetch the file again."
+        ) from None
+    except ValueError:  # an integer of thousands of digits
+        raise UserError(
+            f"{path}, line {number}: a number has too many digits. Fetch the file again."
         ) from None
     if not isinstance(record, dict):
         raise UserError(

@@ -7,9 +7,9 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from dp_bench import reading
 from dp_bench.backbones.probe import find_sites
 from dp_bench.methods import table
 from dp_bench.methods.context import RunContext
@@ -107,9 +107,10 @@ def load_learned(model: PromptedModel, directory: Path) -> None:
     Raises UserError unless every tensor is there with the right shape.
     """
     path, backbone_path = directory / PROMPT_FILE, directory / BACKBONE_FILE
-    saved, expected = load_file(path), _trained(model)
+    remedy = "Train the run again with rerun=true."
+    saved, expected = reading.tensors(path, remedy), _trained(model)
     if backbone_path.is_file():
-        saved |= load_file(backbone_path)
+        saved |= reading.tensors(backbone_path, remedy)
     missing = [name for name in expected if name.startswith(BACKBONE) and name not in saved]
     if missing:
         raise UserError(

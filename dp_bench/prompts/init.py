@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dp_bench import reading
 from dp_bench.settings import Init
 from dp_bench.types import Dims, UserError
 
@@ -60,10 +59,7 @@ def initialiser(
 
 def load_saved(prompt: nn.Module, path: Path) -> None:
     """Load the prompt of a finished run; raises UserError for an unreadable file or other names or shapes."""
-    try:
-        saved = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"prompt.init_from: {path} is no safetensors file ({error}).") from None
+    saved = reading.tensors(path, "Give another prompt.init_from.")
     others = ("backbone.", "verbalizers.")
     saved = {name: value for name, value in saved.items() if not name.startswith(others)}
     if wrong := differences(saved, prompt.state_dict()):

@@ -6,11 +6,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dp_bench import reading
 from dp_bench.data.grouping import components
+from dp_bench.progress import notice
 from dp_bench.records import RunRecord
+from dp_bench.types import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+REMEDY = "The run's predictions are left out: train it again with rerun=true."
 
 
 class ExampleResults:
@@ -28,24 +34,30 @@ class ExampleResults:
 
     def _frames(self, run_id: str) -> dict[str, pd.DataFrame]:
         """Return the results by task ("" for a run on one task)."""
-        import pandas as pd
-
         path = self.results_dir / "runs" / run_id / "predictions.parquet"
         if not path.is_file():
             return {}
-        frame = pd.read_parquet(path)
-        frame["correct"] = frame["gold"] == frame["prediction"]
-        if "golds" in frame:  # several choices are right; null for tasks without such choices
-            several = frame[frame["golds"].notna()]
-            pairs = zip(several["prediction"], several["golds"], strict=True)
-            frame.loc[several.index, "correct"] = [prediction in golds for prediction, golds in pairs]
-        by_task = frame.groupby("task") if "task" in frame else [("", frame)]
-        return {
-            str(task): part.assign(source=_merged_sources(part))
-            .set_index("id")[["correct", "source"]]
-            .sort_index()
-            for task, part in by_task
-        }
+        try:
+            with reading.guarded(path, REMEDY):
+                return _by_task(reading.frame(path, ("id", "gold", "prediction")))
+        except UserError as error:
+            notice(str(error))
+            return {}
+
+
+def _by_task(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    frame["correct"] = frame["gold"] == frame["prediction"]
+    if "golds" in frame:  # several choices are right; null for tasks without such choices
+        several = frame[frame["golds"].notna()]
+        pairs = zip(several["prediction"], several["golds"], strict=True)
+        frame.loc[several.index, "correct"] = [prediction in golds for prediction, golds in pairs]
+    by_task = frame.groupby("task") if "task" in frame else [("", frame)]
+    return {
+        str(task): part.assign(source=_merged_sources(part))
+        .set_index("id")[["correct", "source"]]
+        .sort_index()
+        for task, part in by_task
+    }
 
 
 def _merged_sources(frame: pd.DataFrame) -> list[str]:

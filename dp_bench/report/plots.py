@@ -5,7 +5,6 @@ Each function in FIGURES takes finished runs and returns a `Figure`, or None if 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from dp_bench import reading
+from dp_bench.progress import notice
 from dp_bench.records import RunRecord, flatten
 from dp_bench.report.controls import is_chosen, is_dynamic
+from dp_bench.report.examples import REMEDY
 from dp_bench.report.runs import data_title
 from dp_bench.report.transfer import transfer_tables
 from dp_bench.report.variants import by_label
 from dp_bench.tasks import in_order
+from dp_bench.types import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -155,7 +158,11 @@ def choices(runs: Sequence[FinishedRun]) -> Figure | None:
         path = folder / "predictions.parquet"
         if not is_dynamic(record) or not path.is_file():
             continue
-        examples = pd.read_parquet(path)
+        try:
+            examples = reading.frame(path, ("id", "gold", "prediction"), REMEDY)
+        except UserError as error:
+            notice(str(error))
+            continue
         if "task" not in examples:
             examples["task"] = record.task
         for piece in PIECES:
@@ -240,8 +247,26 @@ def _evaluations(
     """Yield each line of metrics.jsonl, one per evaluation, with its run, panel and line."""
     for run, names in _labelled(runs):
         path = run.folder / "metrics.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            yield run.record, names, json.loads(line)
+        if not path.is_file():
+            continue
+        try:
+            lines = reading.json_lines(path, REMEDY)
+            with reading.guarded(path, REMEDY):
+                if problem := next(filter(None, map(_wrong_evaluation, lines)), None):
+                    raise ValueError(problem)
+        except UserError as error:
+            notice(str(error))
+            continue
+        for line in lines:
+            yield run.record, names, line
+
+
+def _wrong_evaluation(line: Mapping[str, Any]) -> str | None:
+    hints: dict[str, Any] = dict.fromkeys((f"{piece}_counts" for piece in PIECES), list[float])
+    problem = reading.misfit(line["step"], int, "step")
+    for key, value in line.items():
+        problem = problem or reading.misfit(value, hints.get(key, Any), key)
+    return problem
 
 
 def _grouped(lines: list[dict[str, Any]], keys: list[str], value: str, **statistics: str) -> pd.DataFrame:

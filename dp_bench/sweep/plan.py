@@ -10,10 +10,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dp_bench import config, records
+from dp_bench import config, reading, records
 from dp_bench.claims import holders
 from dp_bench.effective import is_trained
 from dp_bench.identity import Sources, identify
+from dp_bench.progress import notice
 from dp_bench.records import RunRecord
 from dp_bench.sweep.expand import Choice, axes_of, expand
 from dp_bench.types import UserError
@@ -68,10 +69,32 @@ class Plan:
 
 def saved_plans(results_dir: Path) -> list[dict[str, Any]]:
     """Return all saved plans, in the order of names; of a sweep under two names, the later plan."""
-    paths = sorted((results_dir / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-    texts = (path.read_text(encoding="utf-8") for path in paths)
-    plans = {plan["name"]: plan for plan in (json.loads(config.with_present_names(text)) for text in texts)}
+    paths = [path for path in (results_dir / "sweeps").glob("*.json") if path.exists()]
+    plans: dict[str, dict[str, Any]] = {}
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
+        try:
+            plan = _saved_plan(path)
+        except UserError as error:
+            notice(str(error))
+        else:
+            plans[plan["name"]] = plan
     return [plans[name] for name in sorted(plans)]
+
+
+def _saved_plan(path: Path) -> dict[str, Any]:
+    remedy = "It is left out: move it away, or start its sweep again."
+    text = reading.text(path, remedy)
+    with reading.guarded(path, remedy):
+        plan: dict[str, Any] = reading.parsed(config.with_present_names(text))
+        problem = reading.misfit(plan, dict[str, Any], "the plan")
+        for key, hint in {"name": str, "experiments": list[str], "runs": list[dict[str, Any]]}.items():
+            problem = problem or reading.misfit(plan[key], hint, key)
+        for run in plan["runs"] if not problem else ():
+            problem = problem or reading.misfit(run["run_id"], str, "run_id")
+            problem = problem or reading.misfit(run["labels"], dict[str, str], "labels")
+        if problem:
+            raise ValueError(problem)
+    return plan
 
 
 def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
