@@ -428,7 +428,7 @@ def test_every_number_has_a_range_or_may_be_any() -> None:
     anything |= {f"seeds.{stream.name}" for stream in dataclasses.fields(SeedSettings)}
     elsewhere = {"prompt.num_tokens", "prompt.rank", "prompt.alpha", "hpo.trials"}  # where they are read
     assert ranged <= numbers
-    assert numbers - ranged - anything - elsewhere == {"protocol.summary_pad_to", "protocol.revision"}
+    assert numbers - ranged - anything - elsewhere == {"protocol.revision"}
 
 
 def _types(settings: type, prefix: str) -> Iterator[tuple[str, str]]:

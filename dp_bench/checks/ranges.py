@@ -55,7 +55,7 @@ def problems(settings: RunSettings) -> Iterator[str]:
     """Yield one sentence a problem of a single setting."""
     yield from _not_finite(settings)
     yield from name_problems(settings)
-    if settings.regime.name == "full" and settings.regime.shots is not None:
+    if settings.regime.name == "full" and (settings.regime.shots or 0) > 0:
         yield "regime.shots is read by regime=fewshot only: add that, or remove it."
     for allowed, keys in RANGES.items():
         for key in keys:
