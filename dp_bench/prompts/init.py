@@ -59,7 +59,7 @@ def initialiser(
 
 def load_saved(prompt: nn.Module, path: Path) -> None:
     """Load the prompt of a finished run; raises UserError for an unreadable file or other names or shapes."""
-    saved = reading.tensors(path, "Give another prompt.init_from.")
+    saved = reading.tensors(path, "Give another file as prompt.init_from.")
     others = ("backbone.", "verbalizers.")
     saved = {name: value for name, value in saved.items() if not name.startswith(others)}
     if wrong := differences(saved, prompt.state_dict()):
