@@ -146,7 +146,7 @@ def test_what_is_no_saved_prompt_is_refused(experiment: Build, tmp_path: Path) -
     broken = tmp_path / "prompt.safetensors"
     broken.write_text("not tensors", "utf-8")
     composed = experiment("prompt=fixed", *QUICK, "prompt.init=saved", f"prompt.init_from={broken}")
-    with pytest.raises(UserError, match=r"prompt\.init_from: .* is cannot be read"):
+    with pytest.raises(UserError, match=r"prompt.safetensors cannot be read .*prompt\.init_from"):
         run.run(composed)
     with pytest.raises(UserError, match="does not exist"):
         experiment("prompt=fixed", "prompt.init=saved", f"prompt.init_from={tmp_path / 'nowhere'}")
