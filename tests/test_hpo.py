@@ -87,7 +87,7 @@ def test_a_search_of_a_method_leaves_settings_of_others_alone() -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (("++hpo.trials=0",), "hpo= needs hpo.trials (at least 1)"),
+        (("++hpo.trials=0",), "hpo.trials=0 must be at least 1"),
         (("hpo.seed=null",), "hpo= needs hpo.trials (at least 1), hpo.seed"),
         (("hpo.space.trainer.lr={low: 2, high: 1}",), "hpo.space"),
         (("+hpo.space={trainer.selection: {choices: [heldout, validation]}}",), "select on held-out rows"),

@@ -21,7 +21,7 @@ from conftest import FIXTURES
 from helpers.processes import Forked
 from helpers.trainers import make_trainer
 
-from dp_bench import checkpoints, claims, records, run, signals
+from dp_bench import checkpoints, claims, config, records, run, signals
 from dp_bench.claims import BusyError, claimed, holder
 from dp_bench.config import Experiment
 from dp_bench.trainer import Trainer
@@ -458,7 +458,7 @@ def test_a_full_disk_is_said_in_one_paragraph_and_the_run_goes_on(
     from dp_bench.commands import train
 
     composed = experiment("prompt=fixed", *QUICK)
-    monkeypatch.setattr(train.config, "build", lambda cfg: composed)
+    monkeypatch.setattr(train.config, "build", lambda cfg, composer: composed)
 
     def full(path: Path) -> None:
         if path.name.endswith(".tmp") and Path(composed.settings.results_dir, "runs") in path.parents:
@@ -466,7 +466,7 @@ def test_a_full_disk_is_said_in_one_paragraph_and_the_run_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(records, "sync", full)
-        assert train._run_one(None) == 1
+        assert train._run_one(None, config.Composer()) == 1
     said = capsys.readouterr().err
     assert "No space left" in said and "make room" in said and "Traceback" not in said
-    assert train._run_one(None) == 0
+    assert train._run_one(None, config.Composer()) == 0
