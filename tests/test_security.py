@@ -161,7 +161,7 @@ def test_names_of_any_alphabet_and_experiments_in_folders_are_plain() -> None:
 @pytest.mark.parametrize("run_id", ["../x", "a/b", "..", "", "a\n", "x[1]", "n" * 300, 7])
 def test_a_run_id_is_the_name_of_a_folder(run_id: object, tmp_path: Path) -> None:
     content = {**vars(make_record()), "run_id": run_id}
-    with pytest.raises(UserError, match="is no name of a folder|not a text"):
+    with pytest.raises(UserError, match=r"is no name of a folder|not a text"):
         records.parse(content, tmp_path)
 
 
