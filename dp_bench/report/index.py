@@ -76,8 +76,9 @@ def _refuse_configuration(record: RunRecord, path: Path) -> None:
                 problem = problem or f"config has no {key}"
                 break
             value = value[name]
-    if "file" not in record.data_files.get("validation", {}):
-        problem = problem or "data_files has no validation.file"
+    for name in [f"{task}/validation" for task in record.by_task] or ["validation"]:
+        if "file" not in record.data_files.get(name, {}):
+            problem = problem or f"data_files has no {name}.file"
     if "fingerprint" not in record.checkpoint or "name_or_path" not in record.checkpoint:
         problem = problem or "checkpoint has no fingerprint or no name_or_path"
     if problem:
