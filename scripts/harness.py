@@ -3,7 +3,7 @@
     pip install lm_eval==0.4.13
     python scripts/harness.py DATA_DIR [--backbone smollm2] [--tasks cb,copa,…] [--limit N]
 
-Both read the first N validation rows in fp32. The harness reads them with its own task definitions; only the
+Both read the first N validation rows in fp32. The harness reads them with its task definitions; only the
 path of the data is replaced. Compared are the differences of the choices' log-probabilities, and the answers.
 """
 
@@ -77,10 +77,10 @@ def _harness(name: str, rows: Iterable[Mapping[str, Any]], model: str | None, fo
 
     data = folder / f"{name}.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    own = Path(lm_eval.__file__).parent / "tasks" / HARNESS.get(name, f"super_glue/{name}/default.yaml")
+    original = Path(lm_eval.__file__).parent / "tasks" / HARNESS.get(name, f"super_glue/{name}/default.yaml")
     definition = folder / f"{name}.yaml"
     definition.write_text(
-        f"include: {own}\ntask: local_{name}\ntag: []\ndataset_path: json\ndataset_name: null\n"
+        f"include: {original}\ntask: local_{name}\ntag: []\ndataset_path: json\ndataset_name: null\n"
         f"training_split: null\nvalidation_split: validation\nmetric_list: [{{metric: acc}}]\n"
         f"dataset_kwargs: {{data_files: {{validation: {data}}}}}\n"
     )

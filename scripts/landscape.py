@@ -54,12 +54,12 @@ def landscape(folder: Path) -> pd.DataFrame:
 def _at(run: TrainedRun, outcome: int, task: str, examples: list[object]) -> NDArray[np.float32]:
     """Return the logits with `outcome` vectors before every text: [M,C]."""
     prompt = run.model.prompt
-    own = prompt.position
-    prompt.position = Fixed(own.num_outcomes, None, outcome=outcome)
+    learned = prompt.position
+    prompt.position = Fixed(learned.num_outcomes, None, outcome=outcome)
     try:
         return run.predict(task, examples).logits_MC
     finally:
-        prompt.position = own
+        prompt.position = learned
 
 
 def _losses(logits_MC: NDArray[np.float32], gold: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -78,8 +78,8 @@ def draw(lines: pd.DataFrame, path: Path) -> None:
         for row, key in enumerate(("accuracy", "loss")):
             axes = grid[row][column]
             of_task = lines[lines["task"] == task]
-            for number, (prompt, own) in enumerate(of_task.groupby("prompt", sort=False)):
-                mean = own.groupby("split", sort=False)[key].mean()
+            for number, (prompt, of_prompt) in enumerate(of_task.groupby("prompt", sort=False)):
+                mean = of_prompt.groupby("split", sort=False)[key].mean()
                 splits = mean[[name for name in mean.index if str(name).isdigit()]]
                 axes.plot([int(name) for name in splits.index], splits, color=f"C{number}", label=prompt)
                 axes.axhline(mean["run"], color=f"C{number}", ls=":", lw=1)

@@ -90,7 +90,7 @@ def _applied(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
 
 
 PROVIDER = "hydra.searchpath in command-line"  # Hydra's name for what composer.search_path returns
-PAPER = "paper"  # the format that a task's own keys are
+PAPER = "paper"  # the format that the other keys of a task's file describe
 
 
 def apply_format(task: DictConfig, preferred: str | None, extra_dir: Path | None) -> None:

@@ -28,7 +28,7 @@ TINY = (
 def sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """Run `dp-bench COMMAND WORDS` in an empty folder; give its exit code and what it printed.
 
-    Workers are forked with torch imported. Those of a sweep in a process of its own are begun as users' are.
+    Workers are forked with torch imported. A sweep in another process starts its workers as for a user.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # whatever --jobs is
