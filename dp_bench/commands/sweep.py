@@ -73,7 +73,7 @@ def sweep(
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split overrides into settings of runs and settings of Hydra, such as its launcher."""
     named = [f"hydra/{word}" if word.startswith("launcher=") else word for word in words]
-    hydra = [word for word in named if word.lstrip("~+").startswith("hydra")]
+    hydra = [word for word in named if config.is_of_hydra(word)]
     return [word for word in named if word not in hydra], hydra
 
 

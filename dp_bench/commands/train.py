@@ -33,7 +33,7 @@ def train(words: list[str]) -> int:
     typed = jobs.parse_words(words)
     composer = config.Composer(extra_dir)
     config.check(typed.overrides, composer, sweep=typed.multirun)
-    if any(word.lstrip("~+").startswith("hydra") for word in typed.overrides):
+    if any(map(config.is_of_hydra, typed.overrides)):
         raise UserError("dp-bench train runs here, one run after the other: dp-bench sweep takes launchers.")
     if not typed.help:
         _check_experiment(typed)

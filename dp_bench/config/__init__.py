@@ -15,7 +15,7 @@ from dp_bench.config.files import (
     options,
     with_present_names,
 )
-from dp_bench.config.overrides import renew
+from dp_bench.config.overrides import is_of_hydra, renew
 
 __all__ = [
     "GROUPS",
@@ -28,6 +28,7 @@ __all__ = [
     "config_dir",
     "describe",
     "experiment",
+    "is_of_hydra",
     "option_settings",
     "options",
     "plain",

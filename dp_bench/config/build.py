@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dp_bench import records
 from dp_bench.checks import name_problems, problems_of, task_problems
-from dp_bench.config.composer import Composer, register_schema
+from dp_bench.config.composer import Composer, copied, register_schema
 from dp_bench.config.files import option_settings, options
 from dp_bench.config.overrides import explain, paragraph
 from dp_bench.prompts import catalogue
@@ -80,16 +80,16 @@ def experiment(overrides: Sequence[str], extra_dir: Path | None = None) -> Exper
 
 
 def _applied(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
-    """Return a configuration with the settings that backbone, data and protocol change in other groups."""
-    if cfg.task is not None:
-        cfg = deepcopy(cfg)
-        apply_format(cfg.task, cfg.backbone.format, extra_dir)
-        if cfg.data.templated:
-            _keep_nothing_together(cfg.task)
-    return apply_protocol(cfg, extra_dir)
+    """Return a copy of a configuration with the settings that backbone, data and protocol change in other
+    groups."""
+    cfg = copied(cfg)
+    apply_format(cfg.task, cfg.backbone.format, extra_dir)
+    if cfg.data.templated:
+        _keep_nothing_together(cfg.task)
+    apply_protocol(cfg, extra_dir)
+    return cfg
 
 
-PROVIDER = "hydra.searchpath in command-line"  # Hydra's name for what composer.search_path returns
 PAPER = "paper"  # the format that the other keys of a task's file describe
 
 
@@ -107,10 +107,7 @@ def apply_format(task: DictConfig, preferred: str | None, extra_dir: Path | None
     task.format = None if name == PAPER else name
     if task.format is not None:
         usual = option_settings("task", task.name, extra_dir)
-        typed_in = plain(task)
-        for key, value in formats[name].items():
-            if typed_in.get(key) == usual.get(key):
-                OmegaConf.update(task, key, value)
+        _set_unless_typed(task, formats[name], plain(task), usual)
     for key in ("template", "cue"):
         if isinstance(text := task[key], str):
             task[key] = text.replace("\\n", "\n").replace("\\t", "\t")
@@ -145,19 +142,28 @@ def _keep_nothing_together(task: DictConfig) -> None:
             node.together = None
 
 
-def apply_protocol(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
-    """Return a configuration with the settings that its protocol has for pieces and prompts written there.
+def _set_unless_typed(
+    node: DictConfig, changes: Mapping[str, Any], present: Mapping[str, Any], usual: Mapping[str, Any]
+) -> None:
+    """Make changes to a configuration, but for keys whose `present` value is not the `usual` one of the file:
+    the user has typed those."""
+    for key, value in changes.items():
+        if present.get(key) == usual.get(key):
+            OmegaConf.update(node, key, value)
+
+
+def apply_protocol(cfg: DictConfig, extra_dir: Path | None) -> None:
+    """Write the settings that the protocol of a configuration has for pieces and prompts to their places.
 
     What the user typed stays: a setting of a prompt changes only where it has the value of the prompt's file.
     """
     by_piece, by_prompt = cfg.protocol.by_piece, cfg.protocol.by_prompt
     if by_piece is None and by_prompt is None:
-        return cfg
+        return
     for key, value in (("by_piece", by_piece), ("by_prompt", by_prompt)):
         inner = value.values() if isinstance(value, DictConfig) else [value]
         if value is not None and not all(isinstance(each, DictConfig) for each in inner):
             raise UserError(f"protocol.{key}={value} must map names to settings, as in {{fixed: {{…}}}}.")
-    cfg = deepcopy(cfg)
     with open_dict(cfg):
         cfg.protocol.by_piece = cfg.protocol.by_prompt = None
         for piece in (cfg.prompt[part] for part in catalogue.PARTS if cfg.prompt[part] is not None):
@@ -166,14 +172,10 @@ def apply_protocol(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
         changed = (by_prompt or {}).get(cfg.prompt.name, {})
         named = option_settings("prompt", cfg.prompt.name, extra_dir) if changed else {}
         usual = records.flatten({"prompt": named})
-        typed_in = records.flatten(plain(cfg))
-        for key, value in changed.items():
-            if typed_in.get(key) == usual.get(key):
-                try:
-                    OmegaConf.update(cfg, key, value)
-                except OmegaConfBaseException as error:
-                    raise UserError(f"protocol.by_prompt of {cfg.prompt.name}: {explain(error)}") from None
-    return cfg
+        try:
+            _set_unless_typed(cfg, changed, records.flatten(plain(cfg)), usual)
+        except OmegaConfBaseException as error:
+            raise UserError(f"protocol.by_prompt of {cfg.prompt.name}: {explain(error)}") from None
 
 
 def reopen(resolved: Mapping[str, Any], results_dir: Path) -> Experiment:
@@ -280,6 +282,9 @@ def _plain_task(node: DictConfig) -> dict[str, Any]:
         for key in ("order", "files", "formats"):
             content.pop(key, None)
     return task
+
+
+PROVIDER = "hydra.searchpath in command-line"  # Hydra's name for what composer.search_path returns
 
 
 def _extra_dir() -> Path | None:

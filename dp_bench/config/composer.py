@@ -18,8 +18,8 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from dp_bench.config import hydra_keys
-from dp_bench.config.files import GROUPS, config_dir, refuse_damaged
-from dp_bench.config.overrides import COMPOSE_ERRORS, parse, typed
+from dp_bench.config.files import GROUPS, config_dir, has_other_files, refuse_damaged
+from dp_bench.config.overrides import COMPOSE_ERRORS, is_of_hydra, parse, typed
 from dp_bench.settings import RunSettings
 from dp_bench.types import UserError
 
@@ -96,7 +96,9 @@ class Composer:
                 refuse_damaged(self.extra_dir)
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise UserError(f"The files in {self.extra_dir} cannot be composed: {reason}.") from None
-        check_hydra(cfg.hydra)
+        # The shipped files are what the check compares with.
+        if has_other_files(self.extra_dir) or any(map(is_of_hydra, overrides)):
+            check_hydra(cfg.hydra)
         if not return_hydra_config:
             with flag_override(cfg, ["struct", "readonly"], [False, False]):
                 del cfg["hydra"]
@@ -121,6 +123,11 @@ def _shipped_hydra(folder: Path, launcher: str) -> DictConfig:
 def _of_shipped_files(folder: Path) -> dict[tuple[str, ...], bytes]:
     """Return the cache that the composers of a process share for files that no user edits meanwhile."""
     return {}
+
+
+def copied(cfg: DictConfig) -> DictConfig:
+    """Return a copy of a configuration, in less than half of the time of deepcopy."""
+    return cast(DictConfig, pickle.loads(pickle.dumps(cfg)))
 
 
 def compose(overrides: Sequence[str] = (), extra_dir: Path | None = None) -> DictConfig:

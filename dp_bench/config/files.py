@@ -25,7 +25,7 @@ def config_dir() -> Path:
     """Return the folder of the YAML files: $DP_BENCH_CONFIGS, the copy in the wheel, or the checkout's
     `configs/`. Raises UserError where none has a train.yaml."""
     package = Path(__file__).resolve().parent.parent
-    chosen = os.environ.get("DP_BENCH_CONFIGS")
+    chosen = _chosen()
     candidates = [Path(chosen).resolve()] if chosen else [package / "configs", package.parent / "configs"]
     for candidate in candidates:
         if (candidate / "train.yaml").is_file():
@@ -33,6 +33,15 @@ def config_dir() -> Path:
     raise UserError(
         f"No train.yaml in {' or '.join(map(str, candidates))}. Reinstall dp-bench, or set DP_BENCH_CONFIGS."
     )
+
+
+def _chosen() -> str | None:
+    return os.environ.get("DP_BENCH_CONFIGS")
+
+
+def has_other_files(extra_dir: Path | None) -> bool:
+    """Return whether configurations may come from other files than the shipped ones."""
+    return extra_dir is not None or bool(_chosen())
 
 
 @cache

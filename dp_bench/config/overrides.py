@@ -45,6 +45,11 @@ def _length(parsed: Override) -> float:
     return abs((float(value.stop) - float(value.start)) / float(value.step))  # type: ignore[arg-type]
 
 
+def is_of_hydra(word: str) -> bool:
+    """Return whether what was typed sets a key of Hydra, such as its launcher."""
+    return word.lstrip("~+").startswith("hydra")
+
+
 def typed(override: Override) -> str:
     """Return the text that an override was parsed from."""
     assert override.input_line is not None  # set by the parser
