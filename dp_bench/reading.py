@@ -29,7 +29,7 @@ AGAIN = "Move it away and run again."
 # Bytes of a text that is read whole: the largest of ours has less than a tenth.
 LARGEST = 256_000_000
 DEEPEST = 200  # levels of lists and mappings in each other
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escape of half a surrogate pair
+ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, escaped in JSON
 # What parsers raise for damaged files; errors of pyarrow are among the first two or have their base there.
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
@@ -77,7 +77,7 @@ def parsed(content: str) -> Any:
         value = json.loads(content)
     except RecursionError:
         raise ValueError("too many levels in each other") from None
-    if _HALF.search(content):
+    if ESCAPED_HALF.search(content):
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -163,14 +163,20 @@ def is_file(path: Path) -> bool:
 # ------------------------------------------------------------------------------------------ types of values
 
 
+_EXACT = (str, bool)  # whose every value fits
+
+
 def misfit(value: Any, hint: Any, name: str) -> str | None:  # noqa: PLR0911 - one line a kind
     """Return how a value differs from a type, or None. Numbers have to be finite, enums are their values, and
     the mapping of a dataclass may lack keys and have more."""
-    origin = typing.get_origin(hint)
-    if hint is Any:
+    if hint is Any or (type(value) is hint and hint in _EXACT):  # most values: tables check thousands of runs
         return None
+    origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        wrong = [misfit(value, choice, name) for choice in typing.get_args(hint)]
+        choices = typing.get_args(hint)
+        if value is None and types.NoneType in choices:
+            return None
+        wrong = [misfit(value, choice, name) for choice in choices]
         return None if None in wrong else wrong[0]
     if hasattr(hint, "__dataclass_fields__"):
         return _misfit_of_fields(value, hint, name)

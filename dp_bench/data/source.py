@@ -24,7 +24,6 @@ from dp_bench.types import UserError
 
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # release: hub
 HUB_FILE = re.compile(r".*-\d+-of-\d+\.parquet")  # a split in the layout of the hub
-ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, escaped in JSON
 SUFFIXES = (".jsonl", ".csv", ".parquet")  # of the files of a task
 PARQUET_ROWS = 1000  # read at once: the hub's ReCoRD does not fit into memory as Python objects
 INSTEAD = (
@@ -180,7 +179,7 @@ def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
         raise UserError(
             f'{path}, line {number}: expected a JSON object, {{"idx": 0, …}}, found {_excerpt(line, 0)}.'
         )
-    if ESCAPED_HALF.search(line):
+    if reading.ESCAPED_HALF.search(line):
         _refuse_halves(path, number, record)
     return record
 
