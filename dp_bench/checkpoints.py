@@ -9,7 +9,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dp_bench import ranks
+from dp_bench.digests import computed_sha256
 from dp_bench.progress import notice
 from dp_bench.records import make_folder, sync, write_json
 
@@ -127,12 +127,7 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    digests = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != DIGESTS:
-            with path.open("rb") as file:
-                digests[path.name] = file_digest(file, "sha256").hexdigest()
-    return digests
+    return {path.name: computed_sha256(path) for path in sorted(folder.iterdir()) if path.name != DIGESTS}
 
 
 def _read(folder: Path, like: Mapping[str, Tensor] | None) -> Checkpoint:

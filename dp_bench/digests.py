@@ -22,7 +22,7 @@ def file_sha256(path: Path, memory: Path | None = None) -> str:
     state = path.stat()
     key = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
     if time.time() - max(state.st_mtime, state.st_ctime) <= SETTLED_SECONDS:
-        return _compute(path)
+        return computed_sha256(path)
     if memory is None or state.st_size < LARGE:
         return _cached(path, key)
     entry = memory / f"{sha256(str(path.resolve()).encode()).hexdigest()[:32]}.json"
@@ -37,11 +37,12 @@ def file_sha256(path: Path, memory: Path | None = None) -> str:
     return digest
 
 
-def _compute(path: Path) -> str:
+def computed_sha256(path: Path) -> str:
+    """Return the sha256 of a file as it is now, read whole."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=1024)
 def _cached(path: Path, state: tuple[int, ...]) -> str:
-    return _compute(path)
+    return computed_sha256(path)

@@ -40,6 +40,11 @@ def hub_cache_dir() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
+def model_cache(name: str) -> Path:
+    """Return the folder of a model in the hub's cache, which need not exist."""
+    return hub_cache_dir() / f"models--{name.replace('/', '--')}"
+
+
 @cache
 def hub_reachable() -> bool:
     """Return whether the hub answers within three seconds; the answer is cached for the process."""

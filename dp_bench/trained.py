@@ -10,8 +10,7 @@ from pkgutil import resolve_name
 
 from dp_bench import config, reading, records
 from dp_bench.config import Experiment
-from dp_bench.data.encode import encode
-from dp_bench.data.template import Template
+from dp_bench.data.prepare import encode_task
 from dp_bench.evaluation import Predictions, Split, predict
 from dp_bench.methods import table
 from dp_bench.methods.build import load_learned, make_model, make_prompt
@@ -54,16 +53,7 @@ class TrainedRun:
 
     def _split(self, name: str, examples: list[Example]) -> Split:
         settings, task, backbone = self.experiment.settings, self.tasks[name], self.context.backbone
-        encoded = encode(
-            examples,
-            Template.of(task),
-            backbone.tokenizer,
-            max_length=task.max_length,
-            cache_dir=settings.cache,
-            key_parts={},
-            scoring=task.scoring,
-            cue=settings.cue_of(task),
-        )
+        encoded = encode_task(settings, task, backbone.tokenizer, examples)
         number = list(self.tasks).index(name)
         is_trained = number < len(self.experiment.tasks)
         use = "report"  # the name of the run's report split, on which its draws depend

@@ -174,8 +174,8 @@ def test_a_large_file_is_read_once_and_again_when_it_has_changed(
 ) -> None:
     monkeypatch.setattr(digests, "LARGE", 1)
     path, read = tmp_path / "weights", []
-    computed = digests._compute
-    monkeypatch.setattr(digests, "_compute", lambda path: read.append(path) or computed(path))
+    computed = digests.computed_sha256
+    monkeypatch.setattr(digests, "computed_sha256", lambda path: read.append(path) or computed(path))
 
     def settled(content: bytes) -> str:
         path.write_bytes(content)

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dp_bench.digests import file_sha256
-from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_reachable
+from dp_bench.hub import hub_endpoint, hub_reachable, model_cache
 from dp_bench.records import write_text
 from dp_bench.settings import BackboneSettings
 from dp_bench.types import UnreachableError
@@ -47,28 +47,39 @@ def locate(where: str | None) -> str | None:
     return where
 
 
+def gguf_path(settings: BackboneSettings) -> Path | None:
+    """Return where the GGUF file of a model should be; None where it names none. Raises as `locate`."""
+    if settings.gguf_file is None:
+        return None
+    return Path(locate(settings.name_or_path) or "") / settings.gguf_file
+
+
 def facts(settings: BackboneSettings, cache: Path) -> dict[str, str]:
     """Return what enters a run id instead of the names of a backbone and its tokenizer.
 
     Empty for random weights, for files that match the digest of the YAML, and for what cannot be reached.
     """
-    digests = {}
-    for key, where in (("name_or_path", settings.name_or_path), ("tokenizer", settings.tokenizer)):
-        digest = weights_sha256(settings, cache) if key == "name_or_path" else folder_sha256(where, cache)
-        if digest is not None and digest != settings.sha256:
-            digests[f"backbone.{key}"] = f"sha256:{digest}"
+    found = {
+        "name_or_path": weights_sha256(settings, cache),
+        "tokenizer": folder_sha256(settings.tokenizer, cache),
+    }
+    digests = {
+        f"backbone.{key}": f"sha256:{digest}"
+        for key, digest in found.items()
+        if digest is not None and digest != settings.sha256
+    }
     commit = commit_of(settings)
     return {**digests, "backbone.revision": commit} if commit else digests
 
 
 def weights_sha256(settings: BackboneSettings, cache: Path) -> str | None:
     """Return the digest of the files of a model; that of the one file where it is in GGUF."""
-    if settings.gguf_file is None:
-        return folder_sha256(settings.name_or_path, cache)
     try:
-        path = Path(locate(settings.name_or_path) or "") / settings.gguf_file
+        path = gguf_path(settings)
     except UnreachableError:
         return None
+    if path is None:
+        return folder_sha256(settings.name_or_path, cache)
     return file_sha256(path, cache / "digests") if path.is_file() else None
 
 
@@ -116,7 +127,7 @@ def remember_commit(settings: BackboneSettings, commit: str) -> None:
 
 
 def _cached_commit(name: str, revision: str) -> Path:
-    return hub_cache_dir() / f"models--{name.replace('/', '--')}" / "refs" / revision
+    return model_cache(name) / "refs" / revision
 
 
 @lru_cache(maxsize=64)

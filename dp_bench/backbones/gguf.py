@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
-from dp_bench.backbones.checkpoint import locate
+from dp_bench.backbones.checkpoint import gguf_path
 from dp_bench.data.cache import cached_folder
 from dp_bench.digests import file_sha256
 from dp_bench.progress import line
@@ -25,9 +25,9 @@ def dequantised(settings: BackboneSettings, cache: Path) -> BackboneSettings:
     The folder is named by the sha256 of the file and verified at each use. Raises UserError where the file is
     missing or damaged, or where the package `gguf` is not installed.
     """
-    if settings.gguf_file is None:
+    path = gguf_path(settings)
+    if path is None:
         return settings
-    path = Path(locate(settings.name_or_path) or "") / settings.gguf_file
     if not path.is_file():
         raise UserError(f"backbone.gguf_file={settings.gguf_file}: there is no file {path}.")
     digest = file_sha256(path, cache / "digests")
@@ -45,12 +45,8 @@ def _convert(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     line(f"De-quantising {path.name} into the cache; this takes a minute, once.")
-    # Its progress bar knows no terminal.
-    bars: AbstractContextManager[object] = (
-        nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO())
-    )
     try:
-        with bars:
+        with _bars_on_a_terminal():
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
             model = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=torch.float32

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from dp_bench import config, records
 from dp_bench.backbones.checkpoint import locate
-from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable
+from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable, model_cache
 from dp_bench.terminal import make_console
 from dp_bench.types import UnreachableError
 
@@ -95,9 +95,7 @@ def _is_here(name: str) -> bool:
         return False
     if where is None:  # random weights
         return True
-    return (
-        Path(where).is_dir() or (hub_cache_dir() / f"models--{where.replace('/', '--')}/snapshots").is_dir()
-    )
+    return Path(where).is_dir() or (model_cache(where) / "snapshots").is_dir()
 
 
 def _free_gib(folder: Path) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -122,19 +123,31 @@ def _encoded(
     """Encode the examples of a file, or those given; raise UserError if labels are missing."""
     whole_file = ExampleFile(task, file, settings.data.limit)
     labels = _Labels(file.path, whole_file if examples is None else examples)
-    encoded = encode(
-        labels,
+    source = {"sha256": file.sha256, "split": file.split, "limit": settings.data.limit}
+    encoded = encode_task(settings, task, tokenizer, labels, source)
+    labels.refuse_missing()
+    labels.report_doubtful()
+    return encoded
+
+
+def encode_task(
+    settings: RunSettings,
+    task: TaskSettings,
+    tokenizer: Any,
+    examples: Iterable[Example],
+    source: Mapping[str, object] = MappingProxyType({}),
+) -> EncodedSplit:
+    """Encode examples as the settings of a task and a run say; `source` is the `key_parts` of `encode`."""
+    return encode(
+        examples,
         Template.of(task),
         tokenizer,
         max_length=task.max_length,
         cache_dir=settings.cache,
-        key_parts={"sha256": file.sha256, "split": file.split, "limit": settings.data.limit},
+        key_parts=source,
         scoring=task.scoring,
         cue=settings.cue_of(task),
     )
-    labels.refuse_missing()
-    labels.report_doubtful()
-    return encoded
 
 
 @dataclass
