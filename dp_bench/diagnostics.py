@@ -25,13 +25,18 @@ Numbers = NDArray[np.int64]
 
 
 def describe(reports: Mapping[str, Report], num_tokens: int) -> dict[str, Any]:
-    """Return what the prompt chose on a split of each task: counts, mean and entropy (nats) of position and
-    length, entropy of pool weights and routes. Names of several tasks are such as `rte/position_mean`."""
+    """Return the mean loss on a split of each task and what the prompt chose there: counts, mean and entropy
+    (nats) of position and length, entropy of pool weights and routes. Names of several tasks are such as
+    `rte/position_mean`."""
     return {
         name if len(reports) == 1 else f"{task}/{name}": value
         for task, report in reports.items()
-        for name, value in _chosen(report.predictions, num_tokens).items()
+        for name, value in {"select_loss": _loss(report), **_chosen(report.predictions, num_tokens)}.items()
     }
+
+
+def _loss(report: Report) -> float:
+    return round(float(report.predictions.losses(report.split.encoded.labels).mean()), 6)
 
 
 def _chosen(predictions: Predictions, num_tokens: int) -> dict[str, Any]:

@@ -90,6 +90,14 @@ class Predictions:
         best: NDArray[np.int64] = self.logits_MC.argmax(axis=1)
         return best
 
+    def losses(self, label_M: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the negative log-probability of each example's label among its choices, in nats [M]."""
+        shifted_MC = self.logits_MC.astype(np.float64) - self.logits_MC.max(1, keepdims=True)
+        losses_M: NDArray[np.float64] = (
+            np.log(np.exp(shifted_MC).sum(1)) - shifted_MC[np.arange(len(label_M)), label_M]
+        )
+        return losses_M
+
 
 @torch.inference_mode()
 def predict(

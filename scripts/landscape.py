@@ -12,16 +12,18 @@ the label.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import locate
+from dp_bench.evaluation import Predictions
 from dp_bench.prompts.selectors import Fixed
 from dp_bench.trained import TrainedRun, open_run
+from dp_bench.types import Example
 
 
 def landscape(folder: Path) -> pd.DataFrame:
@@ -34,38 +36,34 @@ def landscape(folder: Path) -> pd.DataFrame:
     examples = list(ExampleFile(task, source.validation, settings.data.limit))
     gold = np.array([example.label for example in examples])
 
-    def line(split: object, logits_MC: NDArray[np.float32]) -> dict[str, object]:
-        accuracy = 100 * (logits_MC.argmax(1) == gold).mean()
-        return {"split": split, "accuracy": accuracy, "loss": _losses(logits_MC, gold).mean()}
+    def line(split: object, answers: Predictions) -> dict[str, object]:
+        accuracy = 100 * (answers.choices == gold).mean()
+        return {"split": split, "accuracy": accuracy, "loss": answers.losses(gold).mean()}
 
-    chosen = run.predict(task.name, examples).logits_MC
-    selector = run.model.prompt.position
-    at_SMC = np.stack([_at(run, outcome, task.name, examples) for outcome in range(selector.num_outcomes)])
-    lines = [line(outcome, logits) for outcome, logits in enumerate(at_SMC)]
-    loss_SM = np.stack([_losses(logits, gold) for logits in at_SMC])
+    chosen = run.predict(task.name, examples)
+    at_S = [
+        _at(run, outcome, task.name, examples) for outcome in range(run.model.prompt.position.num_outcomes)
+    ]
+    lines = [line(outcome, answers) for outcome, answers in enumerate(at_S)]
+    loss_SM = np.stack([answers.losses(gold) for answers in at_S])
     uniform = {key: np.mean([entry[key] for entry in lines]) for key in ("accuracy", "loss")}
-    oracle = at_SMC[loss_SM.argmin(0), np.arange(len(gold))]
+    at_SMC = np.stack([answers.logits_MC for answers in at_S])
+    oracle = replace(chosen, logits_MC=at_SMC[loss_SM.argmin(0), np.arange(len(gold))])
     lines += [line("run", chosen), {"split": "uniform", **uniform}, line("oracle", oracle)]
     record = run.record
     names = {"task": record.task, "backbone": record.backbone, "prompt": record.prompt, "seed": record.seed}
     return pd.DataFrame([{**names, **entry} for entry in lines])
 
 
-def _at(run: TrainedRun, outcome: int, task: str, examples: list[object]) -> NDArray[np.float32]:
-    """Return the logits with `outcome` vectors before every text: [M,C]."""
+def _at(run: TrainedRun, outcome: int, task: str, examples: list[Example]) -> Predictions:
+    """Return the predictions with `outcome` vectors before every text."""
     prompt = run.model.prompt
     learned = prompt.position
     prompt.position = Fixed(learned.num_outcomes, None, outcome=outcome)
     try:
-        return run.predict(task, examples).logits_MC
+        return run.predict(task, examples)
     finally:
         prompt.position = learned
-
-
-def _losses(logits_MC: NDArray[np.float32], gold: NDArray[np.int64]) -> NDArray[np.float64]:
-    shifted = logits_MC.astype(np.float64) - logits_MC.max(1, keepdims=True)
-    log_sum_M = np.log(np.exp(shifted).sum(1))
-    return log_sum_M - shifted[np.arange(len(gold)), gold]
 
 
 def draw(lines: pd.DataFrame, path: Path) -> None:
