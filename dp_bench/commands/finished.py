@@ -1,10 +1,11 @@
-"""The finished runs that a command selects."""
+"""The finished runs that a command selects, and the one that it names."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from dp_bench import records
 from dp_bench.records import RunRecord
 from dp_bench.report.aliases import canonical
 from dp_bench.report.index import load_all
@@ -17,25 +18,55 @@ def finished_runs(results_dir: Path, experiment: str | None = None) -> list[RunR
 
     Raises UserError if there are none.
     """
-    records = canonical(load_all(results_dir))
-    if not records:
+    runs = canonical(load_all(results_dir))
+    if not runs:
         raise UserError(
             f"There are no finished runs below {results_dir / 'runs'}. Start one: dp-bench train task=rte "
             "prompt=fixed; or name their folder: --results-dir DIR."
         )
-    return _of_experiment(records, experiment, results_dir) if experiment else records
+    return _of_experiment(runs, experiment, results_dir) if experiment else runs
 
 
-def _of_experiment(records: list[RunRecord], name: str, results_dir: Path) -> list[RunRecord]:
+def find_run(run: str, results_dir: Path) -> Path:
+    """Return the folder of the finished run that `run` names: its folder, its id, or a part of its id.
+
+    Raises UserError where it names none, or several.
+    """
+    if _is_run(run):
+        return Path(run)
+    finished = records.finished(results_dir)
+    matching = [run] if run in finished else [run_id for run_id in finished if run and run in run_id]
+    if len(matching) == 1:
+        return results_dir / "runs" / matching[0]
+    if not matching:
+        raise UserError(
+            f"No finished run below {results_dir / 'runs'} has '{run}' in its id, and there is no such "
+            "folder of one. `dp-bench list runs` prints the ids; name their folder: --results-dir DIR."
+        )
+    shown = "\n  ".join(matching[:10])
+    more = f"\n  and {len(matching) - 10} more" if len(matching) > 10 else ""
+    raise UserError(
+        f"'{run}' is in the ids of {len(matching)} finished runs; type more of one:\n  {shown}{more}"
+    )
+
+
+def _is_run(text: str) -> bool:
+    try:
+        return bool(text) and records.is_finished(Path(text))
+    except (OSError, ValueError):  # a name that no folder can have
+        return False
+
+
+def _of_experiment(runs: list[RunRecord], name: str, results_dir: Path) -> list[RunRecord]:
     """Return the runs that a sweep of the experiment planned, or whose record names it."""
     from dp_bench import config
     from dp_bench.sweep.plan import saved_plans
 
     name = config.with_present_names(name, typed=True)
-    experiments = {r.run_id: config.with_present_names(r.experiment) for r in records if r.experiment}
+    experiments = {r.run_id: config.with_present_names(r.experiment) for r in runs if r.experiment}
     plans = [plan for plan in saved_plans(results_dir) if name in plan["experiments"]]
     planned: Collection[str] = {run["run_id"] for plan in plans for run in plan["runs"]}
-    selected = [r for r in records if r.run_id in planned or experiments.get(r.run_id) == name]
+    selected = [r for r in runs if r.run_id in planned or experiments.get(r.run_id) == name]
     if not selected:
         known = sorted(set(experiments.values()))
         available = f"There are: {', '.join(known)}." if known else "No run here is part of an experiment."

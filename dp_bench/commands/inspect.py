@@ -10,6 +10,7 @@ import numpy as np
 from rich.table import Column, Table
 
 from dp_bench import config, records
+from dp_bench.commands.finished import find_run
 from dp_bench.effective import method_of
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
@@ -31,10 +32,9 @@ def inspect(
         raise UserError("dp-bench inspect has one report so far: add --gradients.")
     if examples < 2 or draws < 2:
         raise UserError("--examples and --draws must be at least 2.")
-    directory = _folder(run, results_dir)
+    directory = find_run(run, results_dir)
     record = records.load(directory)
-    if record is None:
-        raise UserError(f"{directory} holds no finished run: dp-bench list runs prints the finished ones.")
+    assert record is not None
     if not fresh:
         records.weights_of(directory)  # fail before reading the data
     landscape, qualities = measure(directory, record, examples, draws, fresh)
@@ -63,17 +63,6 @@ def inspect(
     _draw(folder, landscape, qualities)
     console.print(f"written: {folder}")
     return 0
-
-
-def _folder(run: str, results_dir: Path) -> Path:
-    """Find a run by its folder, its id, or the start of its id."""
-    if records.is_finished(Path(run)):
-        return Path(run)
-    matching = [run_id for run_id in records.finished(results_dir) if run_id.startswith(run)]
-    if len(matching) != 1:
-        what = "no finished run" if not matching else f"{len(matching)} finished runs"
-        raise UserError(f"{what} below {results_dir} begins with '{run}': dp-bench list runs prints them.")
-    return results_dir / "runs" / matching[0]
 
 
 def measure(
