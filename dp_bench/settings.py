@@ -217,6 +217,8 @@ class BackboneSettings:
     answer_prefix: Text = ""  # decoder text before the answer step; "<extra_id_0>" for span-corruption T5
     format: str | None = None  # of a task's texts, where the task has it (task.formats); None: the paper's
     answer_cue: Text | None = None  # without a decoder: the end of the text, {mask} for the mask token
+    # What trainer=default has for this model in place of the paper's settings, which are for T5.
+    trainer: dict[str, Any] | None = field(default=None, compare=False)
     pooling: Pooling | None = None  # input of an encoder's head=classifier; None: the first token
     attention: Attention = Attention.auto
 

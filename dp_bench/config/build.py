@@ -84,6 +84,7 @@ def _applied(cfg: DictConfig, extra_dir: Path | None) -> DictConfig:
     groups."""
     cfg = copied(cfg)
     apply_format(cfg.task, cfg.backbone.format, extra_dir)
+    _apply_rate(cfg, extra_dir)
     if cfg.data.templated:
         _keep_nothing_together(cfg.task)
     apply_protocol(cfg, extra_dir)
@@ -113,6 +114,23 @@ def apply_format(task: DictConfig, preferred: str | None, extra_dir: Path | None
             task[key] = text.replace("\\n", "\n").replace("\\t", "\t")
     if task.train_task is not None:
         apply_format(task.train_task, name, extra_dir)
+
+
+def _apply_rate(cfg: DictConfig, extra_dir: Path | None) -> None:
+    """Set the keys of the trainer that `backbone.trainer` has, if they all are as in the paper's trainer.
+
+    A rate without its unit says nothing, so that one typed key keeps the others too.
+    """
+    changes = plain(cfg.backbone)["trainer"] or {}
+    cfg.backbone.trainer = None
+    present, paper = plain(cfg.trainer), option_settings("trainer", "default", extra_dir)
+    if unknown := sorted(changes.keys() - present.keys()):
+        raise UserError(f"backbone.trainer of {cfg.backbone.name}: there is no trainer.{unknown[0]}.")
+    if all(present.get(key) == paper.get(key) for key in changes):
+        try:
+            cfg.trainer.merge_with(changes)
+        except OmegaConfBaseException as error:
+            raise UserError(f"backbone.trainer of {cfg.backbone.name}: {explain(error)}") from None
 
 
 def whole_problems(cfg: DictConfig, extra_dir: Path | None) -> list[str]:

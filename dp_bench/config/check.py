@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dp_bench.config import hydra_keys
 from dp_bench.config.build import plain, whole_problems
-from dp_bench.config.composer import Composer
+from dp_bench.config.composer import Composer, set_value
 from dp_bench.config.files import GROUPS, options
 from dp_bench.config.overrides import COMPOSE_ERRORS, explain, paragraph, parse, singles, typed, values_of
 from dp_bench.prompts import catalogue
@@ -94,7 +94,7 @@ def _setting_problems(base: DictConfig, settings: Sequence[Override], extra_dir:
         problem = _key_problem(override, keys, of_pieces)
         if problem is None and not override.is_delete():
             try:
-                OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=override.is_add())
+                set_value(cfg, override)
             except (OmegaConfBaseException, AttributeError) as error:
                 problem = explain(error)
         if problem is not None:

@@ -42,6 +42,13 @@ def _refuse_environment(name: str, *_: Any) -> Any:
     raise ValueError(f"a configuration does not read the environment: type results_dir=${name} in the shell")
 
 
+def set_value(cfg: DictConfig, override: Override) -> None:
+    """Set `key=value` in a configuration, as Hydra does: a mapping is merged into one that is there."""
+    key = override.key_or_group
+    merge = OmegaConf.select(cfg, key) is not None
+    OmegaConf.update(cfg, key, override.value(), merge=merge, force_add=override.is_add())
+
+
 class Composer:
     """Compose configurations from the shipped files and a user's folder.
 
@@ -61,7 +68,7 @@ class Composer:
             return self._copy(tuple(overrides))
         cfg = self.of_choices(parsed)
         for override in settings:
-            OmegaConf.update(cfg, override.key_or_group, override.value())
+            set_value(cfg, override)
         return cfg
 
     def of_choices(self, parsed: Sequence[Override]) -> DictConfig:
