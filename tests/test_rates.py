@@ -43,5 +43,5 @@ def test_the_rate_is_part_of_the_identity_and_its_origin_is_not() -> None:
 def test_a_mapping_can_be_typed_where_there_is_none() -> None:
     words = ["task=rte", "backbone=t5_base", "backbone.trainer={lr: 0.7}"]
     assert config.experiment(words).settings.trainer.lr == 0.7
-    with pytest.raises(UserError, match="no trainer.rate"):
+    with pytest.raises(UserError, match=r"no trainer\.rate"):
         config.experiment(["task=rte", "backbone=t5_base", "backbone.trainer={rate: 0.7}"])

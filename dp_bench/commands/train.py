@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from logging.config import dictConfig
 from pathlib import Path
 from typing import Any
 
-from dp_bench import __version__, config
+from dp_bench import __version__, config, ranks
 from dp_bench.config import jobs
 from dp_bench.printing import say
 from dp_bench.settings import OnMissing
@@ -43,24 +44,29 @@ def train(words: list[str]) -> int:
     sys.argv = ["dp-bench train", *words]  # the record's `command`
     dictConfig({"version": 1, "root": {"level": "ERROR"}, "disable_existing_loggers": True})
     asked = "on_missing=micro" in typed.overrides  # for the micro benchmark in place of what is missing
+    replaceable = not typed.multirun and (asked or _is_usual(typed.overrides))
     outcomes: list[int] = []
+    refused: Counter[str] = Counter()  # messages, which many combinations may share
     unreachable: list[UnreachableError] = []
     results_arg = ""
     for cfg in jobs.combinations(typed.overrides, composer):
         results_arg = "" if cfg.results_dir == "results" else f" --results-dir {cfg.results_dir}"
         try:
             outcomes.append(_run_one(cfg, composer))
-        except UnreachableError as error:
-            is_usual = asked or _is_usual(typed.overrides)
-            if not typed.multirun and cfg.on_missing is OnMissing.micro and is_usual:
+        except UserError as error:
+            wants_micro = replaceable and cfg.on_missing is OnMissing.micro
+            if isinstance(error, UnreachableError) and wants_micro:
                 unreachable.append(error)
-            else:
-                outcomes.append(_print_error(error))
+                continue
+            refused[str(error)] += 1
+            outcomes.append(_print_error(error) if refused[str(error)] == 1 else 2)
     if unreachable:
         code = _run_on_micro(typed.overrides, composer, unreachable[0])
         outcomes.append(code if code or asked else ANOTHER_RUN)
     if len(outcomes) > 1:
         say(f"{len(outcomes)} runs: {outcomes.count(0)} done, {len(outcomes) - outcomes.count(0)} failed.")
+        if refused.total() > len(refused):
+            say(f"{refused.total()} of them were refused, for the reasons above, each of which is said once.")
     if outcomes and max(outcomes) in (0, ANOTHER_RUN):
         say(f"Next: dp-bench tables{results_arg}")
     return max(outcomes, default=0)
@@ -92,15 +98,19 @@ def _check_experiment(typed: Any) -> None:
 
 
 def _run_one(cfg: Any, composer: config.Composer) -> int:
-    """Run one job and return its exit code. A failure is printed, and other jobs continue."""
+    """Run one job and return its exit code. A failure is printed, and other jobs continue.
+
+    Raises UserError for settings that are wrong.
+    """
+    if "torch" not in sys.modules and ranks.leads():
+        say("loading torch and transformers …")
+        sys.stdout.flush()
     from dp_bench.run import run
 
     try:
         run(config.build(cfg, composer))
-    except UnreachableError:
+    except UserError:
         raise
-    except UserError as error:
-        return _print_error(error)
     except RunFailedError as error:
         say(f"dp-bench: the run failed. {error}", file=sys.stderr)
         return 1
