@@ -35,6 +35,7 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   dp-bench data check [--dir DIR]               which SuperGLUE files are found, their rows and checksums
   dp-bench new task NAME --from FILE            template files for your task or prompt
   dp-bench doctor                               versions, device, caches, reachable data and checkpoints
+  dp-bench completion bash|zsh|fish             a script for tab completion
 
 `dp-bench COMMAND --help` lists its options. `--code FILE.py` adds your pieces, methods and columns to any
 command. Commands: {commands}.
@@ -263,6 +264,14 @@ def _doctor(words: list[str]) -> int:
     return _call("doctor:doctor", **vars(_parser("doctor", about).parse_args(words)))
 
 
+def _completion(words: list[str]) -> int:
+    if words[:1] == ["--words"]:  # what the shell's script asks
+        return _call("completion:complete", words[1:], COMMANDS)
+    parser = _parser("completion", 'Print a script for tab completion: eval "$(dp-bench completion bash)".')
+    parser.add_argument("shell", metavar="bash|zsh|fish")
+    return _call("completion:completion", parser.parse_args(words).shell)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message[:1].upper()}{message[1:]}. `{self.prog} --help` lists what there is.")
@@ -301,4 +310,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "data": _data,
     "new": _new,
     "doctor": _doctor,
+    "completion": _completion,
 }

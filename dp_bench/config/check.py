@@ -7,12 +7,12 @@ from copy import deepcopy
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dp_bench.config import hydra_keys
 from dp_bench.config.build import plain, whole_problems
-from dp_bench.config.composer import Composer, set_value
+from dp_bench.config.composer import Composer, keys_of, set_value
 from dp_bench.config.files import GROUPS, options
 from dp_bench.config.overrides import COMPOSE_ERRORS, explain, paragraph, parse, singles, typed, values_of
 from dp_bench.prompts import catalogue
@@ -89,7 +89,7 @@ def _group_problem(override: Override, extra_dir: Path | None) -> str | None:
 def _setting_problems(base: DictConfig, settings: Sequence[Override], extra_dir: Path | None) -> list[str]:
     """Return what is wrong with settings, and with the configuration that they give together with `base`."""
     cfg, problems = deepcopy(base), []
-    keys, of_pieces = list(_flatten(base)), _settings_of_pieces(base)
+    keys, of_pieces = list(keys_of(base)), _settings_of_pieces(base)
     for override in settings:
         problem = _key_problem(override, keys, of_pieces)
         if problem is None and not override.is_delete():
@@ -146,11 +146,3 @@ def _combinations(parsed: Sequence[Override], extra_dir: Path | None) -> Iterato
     for index, values in enumerate(axes):
         for value in values[1:]:
             yield [*first[:index], value, *first[index + 1 :]]
-
-
-def _flatten(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in map(str, cfg):
-        path = f"{prefix}{key}"
-        yield path
-        if not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
-            yield from _flatten(cfg[key], f"{path}.")

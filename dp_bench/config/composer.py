@@ -49,6 +49,15 @@ def set_value(cfg: DictConfig, override: Override) -> None:
     OmegaConf.update(cfg, key, override.value(), merge=merge, force_add=override.is_add())
 
 
+def keys_of(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a configuration, those of its parts too."""
+    for key in map(str, cfg):
+        path = f"{prefix}{key}"
+        yield path
+        if not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
+            yield from keys_of(cfg[key], f"{path}.")
+
+
 class Composer:
     """Compose configurations from the shipped files and a user's folder.
 
