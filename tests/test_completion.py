@@ -73,9 +73,7 @@ def test_bash_replaces_what_stands_behind_the_last_sign(line: str, reply: str) -
         f'{SCRIPTS["bash"]}\ndp-bench() {{ {sys.executable} -m dp_bench "$@"; }}\n'
         f'COMP_LINE="{line}"; COMP_POINT=${{#COMP_LINE}}; _dp_bench; printf "%s\\n" "${{COMPREPLY[@]}}"'
     )
-    done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, env=dict(os.environ), check=False
-    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == [reply]
 
 
