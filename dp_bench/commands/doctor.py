@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.table import Column, Table
 
-from dp_bench import config, records
+from dp_bench import config, extras, records
 from dp_bench.backbones.checkpoint import locate
 from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable, model_cache
 from dp_bench.terminal import make_console
@@ -106,14 +105,8 @@ def _free_gib(folder: Path) -> float:
 
 def _extras() -> str:
     """Return which optional dependencies are installed, and how to install the others."""
-    names = {
-        "plots": "matplotlib",
-        "hpo": "optuna",
-        "peft": "peft",
-        "slurm": "submitit",
-        "parallel": "joblib",
-    }
-    absent = [extra for extra, module in names.items() if find_spec(module) is None]
-    if not absent:
-        return f"{', '.join(names)}: installed"
-    return f"not installed: {', '.join(absent)} (pip install -c constraints.txt -e '.[{','.join(absent)}]')"
+    missing = [name for name in extras.extras() if not extras.is_installed(name)]
+    here = ", ".join(name for name in extras.extras() if name not in missing)
+    return f"{here}: installed" + (
+        f"; not {', '.join(missing)}: {extras.install(*missing)}" if missing else ""
+    )

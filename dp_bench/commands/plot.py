@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from dp_bench import records
+from dp_bench import extras, records
 from dp_bench.commands.finished import check_words, finished_runs
 from dp_bench.printing import csv_cell, say
 from dp_bench.report.plots import FIGURES, FinishedRun
-from dp_bench.types import UserError
 
 
 def plot(results_dir: Path, kinds: Sequence[str], experiment: str | None, out: Path | None) -> int:
@@ -19,7 +18,7 @@ def plot(results_dir: Path, kinds: Sequence[str], experiment: str | None, out: P
     try:
         import matplotlib as mpl
     except ImportError:
-        raise UserError("dp-bench plot needs matplotlib: pip install 'dp-bench[plots]'.") from None
+        raise extras.absent("plots", "dp-bench plot") from None
     mpl.rcParams["svg.hashsalt"] = "dp-bench"  # equal runs give equal bytes
     selected = finished_runs(results_dir, experiment)
     runs = [FinishedRun(record, results_dir / "runs" / record.run_id) for record in selected]

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from dp_bench import extras
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.randomness import fork
 from dp_bench.settings import RunSettings
@@ -28,7 +29,7 @@ def add_lora(backbone: Backbone, settings: RunSettings) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise UserError('prompt=lora needs the peft package: pip install "dp-bench[peft]".') from None
+        raise extras.absent("peft", "prompt=lora") from None
     from transformers.pytorch_utils import Conv1D
 
     model: Any = backbone.model

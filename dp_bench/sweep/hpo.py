@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from dp_bench import config, records
+from dp_bench import config, extras, records
 from dp_bench.randomness import derive
 from dp_bench.report.index import load_all
 from dp_bench.settings import HpoSettings, Selection
@@ -138,7 +138,7 @@ def search(
     try:
         import optuna
     except ImportError:
-        raise UserError("hpo= needs Optuna: pip install 'dp-bench[hpo]'.") from None
+        raise extras.absent("hpo", "hpo=") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     assert settings.trials is not None
