@@ -15,7 +15,7 @@ def rate(*words: str) -> tuple[float, str | None]:
 
 @pytest.mark.parametrize("backbone", ["gpt2", "bert_base", "smollm2", "minilm"])
 def test_the_papers_rate_is_not_used_for_other_models(backbone: str) -> None:
-    assert rate(f"backbone={backbone}") == (0.05, "embedding")
+    assert rate(f"backbone={backbone}") == (0.02, "embedding")
     assert rate("backbone=t5_base") == (0.3, None)
 
 
