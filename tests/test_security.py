@@ -125,8 +125,9 @@ def test_hydra_keys_in_a_file_are_refused(keys: str, group: str, tmp_path: Path)
 def test_a_launcher_of_a_file_is_refused_before_it_is_built(tmp_path: Path) -> None:
     text = f"_target_: {SPAWN}\nargs: [touch, {tmp_path}/ran]\n"
     folder = write(tmp_path, "hydra/launcher/mine.yaml", text)
-    with pytest.raises(UserError, match=r"hydra\.launcher\._target_=subprocess\.run is refused"):
-        jobs.launch([["seed=0"]], lambda cfg: None, ["hydra/launcher=mine"], tmp_path, folder)
+    refused = pytest.raises(UserError, match=r"hydra\.launcher\._target_=subprocess\.run is refused")
+    with refused, jobs.launcher(lambda cfg: None, ["hydra/launcher=mine"], tmp_path, folder):
+        pytest.fail("it was built")
     assert not (tmp_path / "ran").exists()
 
 

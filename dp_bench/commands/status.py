@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from dp_bench import config
 from dp_bench.pack import packed_rows
+from dp_bench.sweep import slurm
 from dp_bench.sweep.grid import LEGEND, counts, grid
 from dp_bench.sweep.plan import State, failure, make_plan, saved_plans, states
 from dp_bench.terminal import make_console
@@ -30,12 +32,15 @@ def status(results_dir: Path, experiment: str | None) -> int:
         )
     present = {path.name for path in (results_dir / "runs").glob("*") if path.is_dir()} | packed.keys()
     planned = {run_id for _, labels in sweeps for run_id in labels}
-    state_of = states(results_dir, present | planned)
+    jobs = slurm.in_queue(results_dir)
+    state_of = states(results_dir, present | planned, jobs)
     for title, labels in sweeps:
         _show(console, title, labels, state_of)
     strays = {run_id: _labels(run_id) for run_id in sorted(present - planned)}
     if strays and experiment is None:
         _show(console, "runs of no sweep" if sweeps else "runs", strays, state_of)
+    for text, number in Counter(job.text for job in jobs.values()).items():
+        console.print(f"Slurm: {number} {text}")
     selected = planned if experiment else planned | present
     failed = sorted(run_id for run_id in selected if state_of[run_id] is State.failed)
     for run_id in failed[:FAILURES_SHOWN]:

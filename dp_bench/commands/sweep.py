@@ -14,6 +14,7 @@ from dp_bench import config
 from dp_bench.methods.counts import T5, trained
 from dp_bench.report.columns import span_text
 from dp_bench.report.index import load_all
+from dp_bench.sweep import slurm
 from dp_bench.sweep.grid import counts
 from dp_bench.sweep.plan import Costs, Outcome, Plan, Run, State, failure, make_plan, states
 from dp_bench.sweep.watch import Watch, duration, duration_of
@@ -31,6 +32,7 @@ def sweep(
     retry_failed: bool = False,
     jobs: int | None = None,
     gpus: str | None = None,
+    detach: bool = False,
     extra_dir: Path | None = None,
 ) -> int:
     """Run the sweep of `experiment=…` or of settings with several values, and return the exit code."""
@@ -39,6 +41,11 @@ def sweep(
         hydra_words.remove(f"hydra/launcher={LOCAL_GPUS}")
         gpus = gpus or "all"
     config.check(hydra_words)
+    is_slurm = any(word.startswith("hydra/launcher=") and "slurm" in word for word in hydra_words)
+    if detach and not is_slurm:
+        raise UserError("--detach is for Slurm: add hydra/launcher=slurm_gpu. Here: nohup dp-bench sweep … &")
+    if is_slurm and not dry_run:
+        slurm.check_programs()
     used_gpus = _gpus(gpus)
     num_jobs = _num_jobs(jobs, used_gpus, hydra_words)
     console = make_console(soft_wrap=True)
@@ -60,10 +67,17 @@ def sweep(
         return 0
     plan.save()
     outcomes: list[Outcome] = []
-    if todo and any(word.startswith("hydra/launcher=") for word in hydra_words):
+    watch = Watch(plan, todo, state_of, costs, num_jobs, console)
+    if todo and is_slurm:
+        _submit(console, plan, todo, hydra_words, extra_dir)
+        if detach:
+            return 0
+        from dp_bench.sweep.launch import follow
+
+        outcomes = follow(plan, todo, watch)
+    elif todo and any(word.startswith("hydra/launcher=") for word in hydra_words):
         outcomes = _through_launcher(plan, todo, hydra_words, extra_dir)
     elif todo:
-        watch = Watch(plan, todo, state_of, costs, num_jobs, console)
         with Workers(num_jobs, plan.results_dir, used_gpus, extra_dir) as workers:
             outcomes = workers.run(todo, watch)
     new = [outcome for outcome in outcomes if outcome.kind in ("failed", "refused")]
@@ -101,16 +115,43 @@ def _gpus(typed: str | None) -> list[str]:
 def _through_launcher(
     plan: Plan, todo: Sequence[Run], hydra_words: Sequence[str], extra_dir: Path | None
 ) -> list[Outcome]:
-    from dp_bench.config.jobs import launch
+    from dp_bench.config.jobs import launcher
     from dp_bench.sweep.launch import job
 
-    refused = launch([run.words for run in todo], job, hydra_words, plan.results_dir, extra_dir)
+    with launcher(job, hydra_words, plan.results_dir, extra_dir) as made:
+        results = made.launch([list(run.words) for run in todo], initial_job_idx=0)
+    refused = [str(result.return_value) for result in results if result.return_value]
     state_of = states(plan.results_dir, [run.run_id for run in todo])
     failed = [run_id for run_id, state in state_of.items() if state is State.failed]
     return [
         *(failure(plan.results_dir, run_id) for run_id in failed),
         *(Outcome("a run", "refused", message) for message in dict.fromkeys(refused)),
     ]
+
+
+def _submit(
+    console: Console, plan: Plan, todo: Sequence[Run], hydra_words: Sequence[str], extra_dir: Path | None
+) -> None:
+    """Submit to Slurm the runs that are not in its queue already."""
+    from dp_bench.config.jobs import launcher
+    from dp_bench.sweep.launch import job
+
+    queued = slurm.in_queue(plan.results_dir)
+    new = {run.run_id: run.words for run in todo if run.run_id not in queued}
+    if len(new) < len(todo):
+        console.print(f"in Slurm's queue already: {len(todo) - len(new)} runs")
+    if new:
+        with launcher(job, hydra_words, plan.results_dir, extra_dir) as made:
+            names = slurm.submit(made, new, plan.results_dir)
+        console.print(
+            f"submitted to Slurm: {len(new)} runs, which go on without this command; to stop them: scancel "
+            f"--name={','.join(names)}"
+        )
+    console.print(f"Progress: dp-bench status{_where(plan)}")
+
+
+def _where(plan: Plan) -> str:
+    return "" if plan.results_dir == Path("results") else f" --results-dir {plan.results_dir}"
 
 
 def _conclude(console: Console, plan: Plan, before: Sequence[Outcome], new: Sequence[Outcome]) -> int:
@@ -125,8 +166,7 @@ def _conclude(console: Console, plan: Plan, before: Sequence[Outcome], new: Sequ
         for outcome in failures:
             console.print(f"  {outcome.run_id}: {outcome.message}")
     if State.done in state_of.values():
-        where = "" if plan.results_dir == Path("results") else f" --results-dir {plan.results_dir}"
-        console.print(f"Next: dp-bench tables{where}")
+        console.print(f"Next: dp-bench tables{_where(plan)}")
     if not (before or new):
         return 0
     return 2 if not before and all(outcome.kind == "refused" for outcome in new) else 1

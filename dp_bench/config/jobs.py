@@ -21,6 +21,7 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
@@ -82,15 +83,14 @@ def combinations(overrides: Sequence[str], composer: Composer) -> Iterator[DictC
         yield cfg
 
 
-def launch(
-    jobs: Sequence[Sequence[str]],
+@contextmanager
+def launcher(
     job: Callable[[DictConfig], str | None],
     hydra_words: Sequence[str],
     results_dir: Path,
     extra_dir: Path | None,
-) -> list[str]:
-    """Run jobs, each a list of overrides, with the launcher that `hydra_words` choose, and wait for all of
-    them. Return the messages that they returned."""
+) -> Iterator[Launcher]:
+    """Build the launcher that `hydra_words` choose, which runs `job` for lists of overrides."""
     GlobalHydra.instance().clear()
     try:
         with _explained():
@@ -104,13 +104,11 @@ def launch(
             check_hydra(master.hydra, known=("hydra.sweep.dir", "hydra.mode"))
             HydraConfig.instance().set_config(master)
             context = HydraContext(config_loader=main.config_loader, callbacks=Callbacks(master))
-            launcher = Plugins.instance().instantiate_launcher(
+            yield Plugins.instance().instantiate_launcher(
                 hydra_context=context, task_function=job, config=master
             )
-            results = launcher.launch([list(words) for words in jobs], initial_job_idx=0)
     finally:
         GlobalHydra.instance().clear()
-    return [str(result.return_value) for result in results if result.return_value]
 
 
 def build_in_job(cfg: DictConfig) -> Experiment:

@@ -11,7 +11,13 @@ from rich.text import Text
 from dp_bench.sweep.plan import State
 from dp_bench.tasks import in_order
 
-STYLES = {State.done: "green", State.running: "cyan", State.failed: "red", State.interrupted: "yellow"}
+STYLES = {
+    State.done: "green",
+    State.running: "cyan",
+    State.queued: "blue",
+    State.failed: "red",
+    State.interrupted: "yellow",
+}
 
 
 def counts(states: Sequence[State]) -> str:
@@ -51,12 +57,12 @@ def _shown(labels: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 
 def _cell(states: Sequence[State]) -> Text:
-    """Return "3/5" done, then the counts of other states: r running, f failed, i interrupted."""
+    """Return "3/5" done, then the counts of other states by their first letter."""
     if not states:
         return Text("-")
     counter = Counter(states)
     text = Text(f"{counter[State.done]}/{len(states)}")
-    for state in (State.running, State.failed, State.interrupted):
+    for state in (State.running, State.queued, State.failed, State.interrupted):
         if counter[state]:
             text.append(" ").append(f"{counter[state]}{state.value[0]}", style=STYLES[state])
     if counter[State.done] == len(states):
@@ -64,4 +70,4 @@ def _cell(states: Sequence[State]) -> Text:
     return text
 
 
-LEGEND = "done/planned of each task; r running, f failed, i interrupted"
+LEGEND = "done/planned of each task; r running, q queued, f failed, i interrupted"

@@ -16,6 +16,7 @@ from dp_bench.effective import is_trained
 from dp_bench.identity import Sources, identify
 from dp_bench.progress import notice
 from dp_bench.records import RunRecord
+from dp_bench.sweep import slurm
 from dp_bench.sweep.expand import Choice, axes_of, expand
 from dp_bench.types import UserError
 
@@ -24,7 +25,8 @@ class State(Enum):
     """The state of a run; the names are those of the grid."""
 
     done = "done"
-    running = "running"  # a live process holds its claim
+    running = "running"  # a live process holds its claim, or its job in Slurm has begun
+    queued = "queued"  # its job waits in Slurm's queue
     failed = "failed"
     interrupted = "interrupted"  # begun, and no process runs it: resumes from its checkpoint
     missing = "missing"
@@ -135,18 +137,24 @@ def _name(experiments: Sequence[str], words: Sequence[str]) -> str:
     return "-".join([*(experiments or ["sweep"]), *([digest] if decisive else [])])
 
 
-def states(results_dir: Path, run_ids: Iterable[str]) -> dict[str, State]:
-    """Return the states of runs by id, from their folders and claims, without reading their records."""
-    running = holders(results_dir)
+def states(
+    results_dir: Path, run_ids: Iterable[str], jobs: Mapping[str, slurm.Job] | None = None
+) -> dict[str, State]:
+    """Return the states of runs by id, from their folders, claims and `jobs` in Slurm's queue (default: those
+    that squeue lists now), without reading their records."""
+    running, runs = holders(results_dir), results_dir / "runs"
+    jobs = slurm.in_queue(results_dir) if jobs is None else jobs
     return {
-        run_id: State.running if run_id in running else _state(results_dir / "runs" / run_id)
+        run_id: State.running if run_id in running else _state(runs / run_id, jobs.get(run_id))
         for run_id in run_ids
     }
 
 
-def _state(directory: Path) -> State:
+def _state(directory: Path, job: slurm.Job | None) -> State:
     if records.is_finished(directory):
         return State.done
+    if job is not None:
+        return State.queued if job.state in slurm.WAITING else State.running
     status = records.status_of(directory)
     if status is None:
         return State.interrupted if (directory / "checkpoint").is_dir() else State.missing

@@ -55,6 +55,16 @@ class Watch:
         self.states[run.run_id] = State.running
         self._running[run.run_id] = ("starting", time.monotonic())
 
+    def in_queue(self, run: Run, state: State, text: str) -> None:
+        """Take notice of a run in Slurm's queue, which may begin, be requeued and begin again."""
+        if state is not State.running:
+            self.states[run.run_id] = state
+            self._running.pop(run.run_id, None)
+            return
+        if run.run_id not in self._running:
+            self.begun(run)
+        self.progress(run, text)
+
     def progress(self, run: Run, text: str) -> None:
         self._running[run.run_id] = (text, self._running[run.run_id][1])
 
