@@ -43,6 +43,7 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 MpiDefault=none
+JobRequeue=0
 ReturnToService=2
 KillWait=5
 MinJobAge=300
@@ -103,9 +104,14 @@ case ${1:-} in
     up | down) "$1" "$2" ;;
     *)
         dir=$(mktemp -d /tmp/slurm.XXXXXX)
-        trap 'down "$dir"' EXIT
+        tests=
+        trap '[[ -z $tests ]] || kill -- "-$tests" 2>/dev/null || true; down "$dir"' EXIT
+        trap 'exit 130' INT TERM HUP
         up "$dir"
         cd "$root"
-        DP_BENCH_SLURM=$dir "$python" -m pytest tests/test_slurm.py -v --no-header --tb=short "$@"
+        set -m # a group of processes, which ends with this script
+        DP_BENCH_SLURM=$dir "$python" -m pytest tests/test_slurm.py -vv --no-header --tb=short "$@" &
+        tests=$!
+        wait "$tests"
         ;;
 esac

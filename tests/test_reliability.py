@@ -149,6 +149,7 @@ def test_a_launcher_hears_of_the_signal_once_the_run_has_let_go(
 
     composed = experiment("prompt=fixed", *QUICK)
     monkeypatch.setattr(launch.jobs, "build_in_job", lambda cfg: composed)
+    monkeypatch.setattr(launch, "KILL_SECONDS", 0.0)
     stopping(monkeypatch, "_update", signal.SIGUSR2, 3)
     heard: list[str | None] = []
     (results,) = (Path(composed.settings.results_dir),)

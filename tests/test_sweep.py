@@ -17,19 +17,17 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.sweeps import TINY, Sweep, sweep
+from helpers.sweeps import TINY, Sweep, essence, sweep
 from hydra import compose, initialize_config_dir
 
 from dp_bench import claims, config, records
 from dp_bench.config.composer import register_schema
 from dp_bench.records import RunRecord
+from dp_bench.sweep import launch
 from dp_bench.sweep.expand import axes_of, expand
 from dp_bench.sweep.plan import Costs, State, make_plan, states
 
 assert sweep  # the fixture
-
-# What depends on the hour, the machine's mood or the way a run was started.
-INCIDENTAL = {"train_seconds", "eval_seconds", "total_seconds", "peak_memory_mb", "started", "command", "git"}
 
 
 def typed_axes(*words: str) -> dict[str, list[str]]:
@@ -152,17 +150,6 @@ def test_what_runs_took_tells_what_the_others_will_take() -> None:
 # ---------------------------------------------------------------------------------------------- sweeping
 
 
-def essence(results_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return what the records say apart from what is incidental, by run id."""
-    found = {}
-    for path in sorted((results_dir / "runs").glob("*/record.json")):
-        content = json.loads(path.read_text("utf-8"))
-        own = {k: v for k, v in content.items() if k not in INCIDENTAL}
-        own["config"] = {k: v for k, v in own["config"].items() if k != "results_dir"}
-        found[path.parent.name] = own
-    return found
-
-
 def test_a_sweep_runs_what_is_missing_and_says_what_there_is(sweep: Sweep, tmp_path: Path) -> None:
     words = (*TINY, "prompt=fixed,majority", "seed=0,1")
     code, said = sweep(*words, "--dry-run")
@@ -223,6 +210,7 @@ def test_wrong_input_ends_a_sweep_before_anything_is_run(sweep: Sweep, tmp_path:
         ((*TINY, "--gpus", "all"), "nvidia-smi finds none here"),
         ((*TINY, "launcher=local_gpus"), "nvidia-smi finds none here"),
         ((*TINY, "hydra/launcher=joblib", "--jobs", "2"), "leave them out with hydra/launcher="),
+        ((*TINY, "hydra/launcher=joblib", "--detach"), "--detach is for Slurm"),
         (("task=rte", "prompt=fixed,postfix", "data.dir=nowhere"), "nowhere"),
         ((*TINY, "results_dir=a,b"), "a sweep writes to one folder"),
     ):
@@ -356,6 +344,82 @@ def test_the_preset_for_slurm_asks_for_a_gpu_and_requeues() -> None:
         made = compose("train", ["hydra/launcher=slurm_gpu"], return_hydra_config=True).hydra.launcher
     assert made._target_.endswith("SlurmLauncher")
     assert (made.gpus_per_node, made.max_num_timeout) == (1, 5)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Stand for Slurm: sbatch takes all, and squeue lists the files queue1, queue2, queue2, …
+
+    What a real one does is in test_slurm.py.
+    """
+    squeue = "name=$(basename results/sweeps/slurm/*.json .json); mkdir seen 2>/dev/null && n=1 || n=2\n"
+    programs = {
+        "sbatch": "echo Submitted batch job 7",
+        "squeue": squeue + 'sed "s/NAME/$name/" queue$n',
+        "srun": "",
+        "scontrol": "",
+    }
+
+    def write(**changed: str) -> None:
+        for name, text in (programs | changed).items():
+            path = tmp_path / "programs" / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"#!/bin/sh\n{text}\n", "utf-8")
+            path.chmod(0o755)
+
+    write()
+    monkeypatch.setenv("PATH", str(tmp_path / "programs"), prepend=os.pathsep)
+    monkeypatch.setattr(launch, "POLL_SECONDS", 0.0)
+    return write
+
+
+ON_SLURM = (*TINY, "prompt=fixed", "seed=0,1", "hydra/launcher=slurm_gpu")
+
+
+def test_without_slurm_a_sweep_says_so_in_a_line(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    code, said = sweep(*ON_SLURM)
+    assert code == 2 and "There is no Slurm here" in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("slurm")
+def test_detached_runs_are_submitted_once_and_shown(sweep: Sweep, tmp_path: Path) -> None:
+    for number in (1, 2):
+        lines = "7_0|0|PENDING|Priority|NAME\n7_1|1|RUNNING|None|NAME\n8|N/A|RUNNING|None|mine\n"
+        (tmp_path / f"queue{number}").write_text(lines, "utf-8")
+    code, said = sweep(*ON_SLURM, "--detach")
+    assert code == 0 and "submitted to Slurm: 2 runs" in said
+    (script,) = (tmp_path / "results" / "multirun").rglob("7_submission.sh")
+    asked = script.read_text("utf-8")
+    for words in ("--array=0-1", "--requeue", "--gpus-per-node=1", "export SRUN_CPUS_PER_TASK=8"):
+        assert words in asked
+    shown = sweep("--results-dir", "results", command="status")[1]
+    assert "1 running, 1 queued" in shown and "Slurm: 1 pending (Priority)" in shown
+    code, said = sweep(*ON_SLURM, "--detach")
+    assert code == 0 and "queue already: 2 runs" in said and "submitted" not in said
+
+
+@pytest.mark.usefixtures("slurm")
+def test_jobs_that_end_without_their_run_say_why(sweep: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "queue1").write_text("7_0|0|RUNNING|None|NAME\n7_1|1|PENDING|Priority|NAME\n", "utf-8")
+    (tmp_path / "queue2").write_text("7_0|0|OUT_OF_MEMORY||NAME\n7_1|1|COMPLETED||NAME\n", "utf-8")
+    last = {"7_0": "slurmstepd: error: Detected 1 oom_kill event", "7_1": f"{launch.REFUSED}no such data"}
+    for job, text in last.items():
+        path = tmp_path / "results" / "multirun" / ".submitit" / job / f"{job}_0_log.err"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"before\n{text}\n\n", "utf-8")
+    code, said = sweep(*ON_SLURM)
+    assert code == 1 and "its job 7_0 ended as OUT_OF_MEMORY: slurmstepd: error: Detected 1 oom" in said
+    assert re.search(r"s1-\w+: no such data", said)
+
+
+def test_what_slurm_refuses_is_told_and_forgotten(
+    sweep: Sweep, slurm: Callable[..., None], tmp_path: Path
+) -> None:
+    slurm(sbatch="echo sbatch: error: invalid partition specified: xy >&2; exit 1")
+    code, said = sweep(*ON_SLURM)
+    assert code == 2 and "Slurm refuses the jobs: sbatch: error: invalid partition specified: xy" in said
+    assert not any((tmp_path / "results" / "sweeps" / "slurm").iterdir())
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "local_jobs"])

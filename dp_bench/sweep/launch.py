@@ -24,6 +24,7 @@ from dp_bench.types import UserError
 
 REFUSED = "dp-bench refuses this run: "
 POLL_SECONDS = 10.0
+SILENCE_SECONDS = 60.0
 KILL_SECONDS = 60.0  # Slurm's KillWait, between SIGTERM and SIGKILL, is 30 s, unless a cluster sets another
 
 
@@ -64,17 +65,22 @@ def follow(plan: Plan, todo: Sequence[Run], watch: Watch) -> list[Outcome]:
     with watch.live:
         while left:
             listed = slurm.jobs(plan.results_dir)
-            if listed is not None:
-                alive = {run_id: job for run_id, job in listed.items() if job.is_in_queue}
-                state_of = states(plan.results_dir, left, alive)
-                for run_id, run in list(left.items()):
-                    if run_id in alive:
-                        watch.in_queue(run, state_of[run_id], f"Slurm job {alive[run_id].job_id}")
-                    elif run_id in gone or state_of[run_id] is State.done:
-                        outcomes.append(_ended(plan, run_id, state_of[run_id], listed.get(run_id)))
-                        watch.ended(outcomes[-1])
-                        del left[run_id]
-                gone = left.keys() - alive.keys()
+            if listed is None:
+                watch.console.print("squeue does not answer; the jobs go on without it", markup=False)
+                time.sleep(SILENCE_SECONDS)
+                continue
+            alive = {run_id: job for run_id, job in listed.items() if job.is_in_queue}
+            state_of = states(plan.results_dir, left, alive)
+            watch.jobs = max(1, sum(state is State.running for state in state_of.values()))
+            for run_id, run in list(left.items()):
+                state = state_of[run_id]
+                if run_id in alive:
+                    watch.in_queue(run, state, f"Slurm job {alive[run_id].job_id}")
+                elif state is State.done or (run_id in gone and state is not State.running):
+                    outcomes.append(_ended(plan, run_id, state, listed.get(run_id)))
+                    watch.ended(outcomes[-1])
+                    del left[run_id]
+            gone = left.keys() - alive.keys()
             watch.tick()
             if left:
                 time.sleep(POLL_SECONDS)

@@ -82,7 +82,10 @@ def submit(launcher: Any, runs: Mapping[str, Sequence[str]], results_dir: Path) 
                 launcher.launch([list(runs[run_id]) for run_id in part], initial_job_idx=first)
             except FailedJobError as error:
                 note.unlink()
-                raise UserError(f"Slurm refuses the jobs: {' '.join(str(error).split())}") from None
+                raise UserError(
+                    f"Slurm refuses the jobs: {' '.join(str(error).split())}. hydra.launcher.KEY=VALUE says "
+                    "what they ask for: partition, account, gpus_per_node (null: none), mem_gb, timeout_min."
+                ) from None
     return names
 
 

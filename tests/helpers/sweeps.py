@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import FIXTURES
@@ -22,6 +24,21 @@ TINY = (
     *("trainer.max_steps=4", "trainer.eval_every=2", "trainer.batch_size=4"),
     f"data.dir={FIXTURES}",
 )
+
+
+# What depends on the hour, the machine's mood or the way a run was started.
+INCIDENTAL = {"train_seconds", "eval_seconds", "total_seconds", "peak_memory_mb", "started", "command", "git"}
+
+
+def essence(results_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return what the records say apart from what is incidental, by run id."""
+    found = {}
+    for path in sorted((results_dir / "runs").glob("*/record.json")):
+        content = json.loads(path.read_text("utf-8"))
+        own = {k: v for k, v in content.items() if k not in INCIDENTAL}
+        own["config"] = {k: v for k, v in own["config"].items() if k != "results_dir"}
+        found[path.parent.name] = own
+    return found
 
 
 @pytest.fixture
