@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 help: ## show what there is to make
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: .venv/installed ## create .venv and install dp-bench with its test tools
 
@@ -30,6 +30,9 @@ soak: setup ## try fifty times as many damaged files and overrides as the tests 
 test-gpu: setup ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
+test-slurm: setup ## run the tests on a real Slurm of this machine (needs Debian's packages: docs/clusters.md)
+	PYTHON=$(BIN)/python scripts/slurm_test.sh
+
 bench: setup ## measure speed and memory against peft and the authors' step (20 minutes on two idle cores)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peft]'
 	$(BIN)/python scripts/bench.py
@@ -49,4 +52,4 @@ table: setup ## print the comparison tables of results/
 clean: ## remove the environment and what the tools cache (results stay)
 	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help setup minilm smollm2 demo test soak test-gpu bench check smoke table clean
+.PHONY: help setup minilm smollm2 demo test soak test-gpu test-slurm bench check smoke table clean
