@@ -154,7 +154,8 @@ def test_a_time_limit_requeues_and_the_run_ends_as_undisturbed(
     scontrol("update", f"jobid={job}", "timelimit=60")
     said = dp_bench("sweep", *long, *ON_SLURM)
     assert said.returncode == 0 and "in Slurm's queue already: 1 runs" in said.stdout
-    assert "Caught signal SIGUSR2" in "".join(path.read_text() for path in Path().rglob("*_log.out"))
+    log = "".join(path.read_text("utf-8") for path in Path().rglob("*_log.out"))
+    assert "SIGUSR2: stopped after update" in log and "resuming after update" in log
     assert restarts(job) == 1
     assert_same(Path("results"), undisturbed(*long))
 
