@@ -20,7 +20,7 @@ up() {
     (umask 077 && head -c 1024 /dev/urandom >"$dir/munge.key")
     munged --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" \
         --log-file="$dir/munged.log" --seed-file="$dir/munge.seed" 2>>"$dir/up.log"
-    # cred_expire: a requeued job waits that long. Real clusters differ in that and in the times of killing only.
+    # cred_expire: a requeued job waits that long, which must be longer than KillWait (defaults: 120 and 30 s).
     cat >"$dir/slurm.conf" <<END
 ClusterName=dpbench
 SlurmctldHost=$host(127.0.0.1)
@@ -29,7 +29,7 @@ SlurmdUser=$(id -un)
 SlurmctldPort=$(free_port)
 SlurmdPort=$(free_port)
 AuthType=auth/munge
-AuthInfo=socket=$dir/munge.socket,cred_expire=5
+AuthInfo=socket=$dir/munge.socket,cred_expire=15
 CredType=cred/munge
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool
@@ -44,7 +44,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 MpiDefault=none
 JobRequeue=0
-ReturnToService=2
+ReturnToService=1
 KillWait=5
 MinJobAge=300
 SchedulerParameters=sched_interval=2,batch_sched_delay=1,bf_interval=2

@@ -95,7 +95,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     @cache
     def results(*words: str) -> Path:
         folder = tmp_path_factory.mktemp("undisturbed")
-        assert dp_bench("train", *words, f"results_dir={folder}").returncode == 0
+        assert dp_bench("sweep", *words, f"results_dir={folder}").returncode == 0
         return folder
 
     return results
@@ -179,6 +179,7 @@ def test_a_node_that_goes_down_and_comes_back(undisturbed: Callable[..., Path]) 
     scontrol("update", f"nodename={node()}", "state=down", "reason=test")
     until(lambda: jobs("results")[0][1] == "PENDING")
     assert "1 queued" in dp_bench("status").stdout
+    assert sweep.poll() is None
     scontrol("update", f"nodename={node()}", "state=resume")
     said = sweep.communicate(timeout=SECONDS)[0]
     assert sweep.returncode == 0 and "1 done" in said

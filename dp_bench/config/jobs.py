@@ -114,4 +114,5 @@ def launcher(
 def build_in_job(cfg: DictConfig) -> Experiment:
     """Build the configuration of a job in the process that a launcher started for it."""
     register_schema()
+    sys.argv = ["dp-bench train", *HydraConfig.get().overrides.task]  # the record's `command`
     return build(cfg)
