@@ -110,7 +110,8 @@ case ${1:-} in
         up "$dir"
         cd "$root"
         set -m # a group of processes, which ends with this script
-        DP_BENCH_SLURM=$dir "$python" -m pytest tests/test_slurm.py -vv --no-header --tb=short "$@" &
+        DP_BENCH_SLURM=$dir "$python" -m pytest -vv --no-header --tb=short tests/test_slurm.py \
+            tests/test_sweep.py::test_without_slurm_a_sweep_says_so_in_a_line "$@" &
         tests=$!
         wait "$tests"
         ;;
