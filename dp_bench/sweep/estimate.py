@@ -46,11 +46,13 @@ class Costs:
         self._similar: dict[tuple[str, ...], list[RunRecord]] = {}
         self._sizes: dict[str, dict[str, int]] = {}  # numbers of examples, by what decides them
         self._tokens: dict[tuple[str, str], float] = {}  # of a text, by data and task
+        self._seconds: dict[str, float | None] = {}  # by cell, until a run is added
         for record in finished:
             self.add(record)
 
     def add(self, record: RunRecord) -> None:
         """Count one more finished run."""
+        self._seconds.clear()
         self.trainable[record.cell_id] = record.trainable_parameters
         self._sizes[_data_key(record.config)] = record.num_examples
         examples = work_of(record, EVALUATION, "examples")
@@ -65,6 +67,11 @@ class Costs:
 
     def seconds(self, run: Run) -> float | None:
         """Return the time that a run will take; None without finished runs that are like it."""
+        if run.cell_id not in self._seconds:
+            self._seconds[run.cell_id] = self._estimate(run)
+        return self._seconds[run.cell_id]
+
+    def _estimate(self, run: Run) -> float | None:
         records = self.similar(run)
         if not records:
             return None
