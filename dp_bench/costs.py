@@ -1,4 +1,4 @@
-"""What runs cost, from their records: rates, FLOPs, share of the device's peak. Nothing here imports torch."""
+"""What runs cost, from their records: rates, FLOPs, share of the peak. Nothing here imports torch."""
 
 from __future__ import annotations
 

@@ -96,13 +96,16 @@ class Costs:
 
     def disk(self, run: Run, trainable: int | None) -> float | None:
         """Return the bytes that a run will leave: those of a similar one whose files are here, or an estimate
-        from its number of trained parameters; None where that is unknown, too."""
-        for record in self.similar(run)[-3:] if self.results_dir else ():
+        from its number of trained parameters, or theirs; None where that is unknown, too."""
+        similar = self.similar(run)
+        for record in similar[-3:] if self.results_dir else ():
             folder = Path(str(self.results_dir)) / "runs" / record.run_id
             if (folder / "record.json").is_file():
                 return float(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
         if trainable is None:
-            return None
+            if not similar:
+                return None
+            trainable = max(record.trainable_parameters for record in similar)
         sizes = self.sizes(run) or {"report": 0}
         return float(RECORD_BYTES + BYTES_AN_EXAMPLE * sizes["report"] + 4 * trainable)
 
@@ -122,7 +125,7 @@ class Costs:
 
 
 def passes_of(config: Config, updates: int, sizes: Mapping[str, int], reports: float) -> Passes:
-    """Return the passes of a run of so many updates, which evaluates the reported examples `reports` times."""
+    """Return the passes of a run of so many updates; `reports` times it evaluates the reported examples."""
     trainer = config["trainer"]
     evaluations = max(1, -(-updates // int(trainer["eval_every"])))
     evaluated = evaluations * sizes["select"] + reports * sizes["report"]
