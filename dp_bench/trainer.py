@@ -202,7 +202,7 @@ class Trainer:
         """Pass rows of a training split forward and backward, without an update: to measure it."""
         self.model.train()
         indices = tuple(rows if each is split else rows[:0] for each in self.train_splits)
-        for batch, _ in self._micro_batches(indices, 0):
+        for batch, _ in self._micro_batches(indices, 0, size=len(rows)):
             goal = objective(self.model, self.prompt, batch, self.plan.temperature(0))
             self._backward(goal.to_minimise if goal.added is None else goal.to_minimise + goal.added)
 

@@ -16,7 +16,7 @@ from helpers.records import make_record
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from dp_bench import costs, flops, machine, records, run
+from dp_bench import costs, flops, machine, ranks, records, run
 from dp_bench.cli import main
 from dp_bench.config import Experiment
 from dp_bench.costs import EVALUATION, TRAINING
@@ -111,6 +111,23 @@ def test_what_a_run_has_seen_adds_up_over_a_resumption(
         controls
         and whole.work[EVALUATION]["examples"] == 2 * sizes["select"] + (1 + controls) * sizes["report"]
     )
+
+
+def test_the_first_of_two_ranks_counts_the_work_of_both(
+    experiment: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_one_of_two(*args: Any) -> dict[str, dict[str, float]]:
+        alone = flops.work_of(*args)
+        with monkeypatch.context() as patched:
+            patched.setattr(ranks, "size", lambda: 2)
+            both = flops.work_of(*args)
+        for phase, counts in alone.items():
+            assert {k: v for k, v in counts.items() if k != "flops"}.items() <= both[phase].items()
+            assert both[phase]["flops"] == pytest.approx(counts["flops"], rel=0.2)
+        return both
+
+    monkeypatch.setattr(tune, "work_of", as_one_of_two)
+    assert run.run(experiment("prompt=fixed", *QUICK)).work
 
 
 def test_operations_that_cannot_be_counted_cost_no_run(

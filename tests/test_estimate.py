@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,17 @@ def test_examples_are_counted_in_the_files_where_no_run_has_counted_them() -> No
     sizes, fewer = Costs([]).sizes(run), Costs([]).sizes(less)
     assert sizes and fewer and sizes["report"] == lines >= 8 == fewer["report"]
     assert LARGE > 1_000_000, "files of that size are read in a second"
+
+
+def test_a_file_that_cannot_be_read_keeps_no_other_run_from_its_estimate(tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "RTE", tmp_path / "RTE")
+    for name in ("train", "val"):
+        (tmp_path / "RTE" / f"{name}.jsonl").write_text('{"idx": 0, "premise": 3}\n', "utf-8")
+    words = (*TINY[:-1], f"data.dir={tmp_path}", "prompt=fixed", "trainer.selection=validation")
+    (run,) = make_plan([*words, "seed=0"]).runs
+    similar = finished("task=rte", "prompt=fixed", "backbone=t5_tiny_random")
+    assert Costs([similar]).seconds(run) is not None
+    assert "premise" in "".join(preview([run])), "what is wrong with it is shown in the place of examples"
 
 
 def test_memory_and_disk_are_those_of_similar_runs(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ its tokens, prompt included, where finished runs have counted them (RunRecord.wo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from dp_bench.effective import is_trained
 from dp_bench.records import RunRecord
 from dp_bench.settings import Selection, TaskSettings
 from dp_bench.sweep.plan import Run
+from dp_bench.types import UserError
 
 Config = Mapping[str, Any]
 LARGE = 50_000_000  # bytes: examples of a larger file are not counted, its lines are
@@ -113,7 +115,9 @@ class Costs:
         """Return the numbers of examples that select and are reported: from a finished run on the same
         examples, or from the files."""
         known = self._sizes.get(_data_key(run.resolved))
-        return known or (_counted(run) if run.sources else None)
+        with suppress(UserError):  # of a file that cannot be read: its runs say so
+            known = known or (_counted(run) if run.sources else None)
+        return known
 
     def _length(self, config: Config, other: Config) -> float:
         """Return the length of a run's texts and prompt as a share of another's; 1 where one is unknown."""

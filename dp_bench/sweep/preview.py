@@ -14,7 +14,7 @@ from dp_bench.effective import method_of
 from dp_bench.prompts import catalogue
 from dp_bench.settings import RunSettings, TaskSettings
 from dp_bench.sweep.plan import Run
-from dp_bench.types import Example
+from dp_bench.types import Example, UserError
 
 NUM_EXAMPLES, WIDTH, MOST = 2, 80, 300  # MOST: characters of a text that are shown
 
@@ -38,7 +38,12 @@ def _of_task(
     yield ""
     yield from textwrap.wrap(f"{task.title}, prompt={prompt['name']}{_remark(prompt)}", WIDTH)
     template, before, behind = Template.of(task), *_slots(prompt)
-    for example in islice(ExampleFile(task, file, settings.data.limit), NUM_EXAMPLES):
+    try:
+        examples = list(islice(ExampleFile(task, file, settings.data.limit), NUM_EXAMPLES))
+    except UserError as error:
+        yield from textwrap.wrap(str(error), WIDTH, initial_indent="  ", subsequent_indent="  ")
+        return
+    for example in examples:
         text = template.render(example.fields).text + (settings.cue_of(task) or "")
         parts = (before, _shortened(" ".join(text.split())), behind, f"→ {_answer(task, example)}")
         yield from textwrap.wrap(
