@@ -40,6 +40,7 @@ class Progress:
     trained_on: dict[str, str] = field(default_factory=dict)  # digests of the backbone
     warnings: list[str] = field(default_factory=list)  # so far, by all parts of the run
     losses: list[float] = field(default_factory=list)  # of the updates since the last evaluation
+    energy_joules: float | None = None  # of all GPUs so far; None where it is unknown
 
 
 @dataclass(frozen=True)

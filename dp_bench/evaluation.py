@@ -17,6 +17,7 @@ from dp_bench.data.encoded import EncodedSplit
 from dp_bench.model import PromptedModel
 from dp_bench.profiling import stage
 from dp_bench.prompts.estimators import forced
+from dp_bench.prompts.prompt import Prompt
 from dp_bench.randomness import generator
 from dp_bench.settings import SplitOrder, TaskSettings
 from dp_bench.types import Batch
@@ -119,10 +120,7 @@ def predict(
     """
     model.eval()
     prompt = model.prompt
-    names = prompt.noisy_selectors(training=False, sample_at_eval=sample)
-    stream = generator(seed, "evaluate", split.name, step if sample else 0)
-    drawn = prompt.draw_noise(len(split), stream, selectors=names)
-    noise = {name: prompt.selectors[name].share_draws(draws) for name, draws in drawn.items()}
+    noise = drawn_noise(prompt, split, seed, sample, step)
     num_vectors = prompt.vectors.num_tokens
     if positions is not None:
         outcomes = positions if model.order is SplitOrder.paper else num_vectors - positions
@@ -166,6 +164,14 @@ def predict(
         stacked.get("weights"),
         prompt.vectors.is_routed,
     )
+
+
+def drawn_noise(prompt: Prompt, split: Split, seed: int, sample: bool, step: int) -> dict[str, Tensor]:
+    """Return the noise of each selector that draws at evaluation, for all examples of a split [M,X]."""
+    names = prompt.noisy_selectors(training=False, sample_at_eval=sample)
+    stream = generator(seed, "evaluate", split.name, step if sample else 0)
+    drawn = prompt.draw_noise(len(split), stream, selectors=names)
+    return {name: prompt.selectors[name].share_draws(draws) for name, draws in drawn.items()}
 
 
 def _finite(logits_BC: Tensor, batch: Batch) -> Tensor:

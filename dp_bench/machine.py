@@ -6,6 +6,7 @@ import ctypes
 import gc
 import resource
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -89,6 +90,45 @@ def peak_memory(device: torch.device) -> tuple[float, str]:
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1), "cuda"
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB on Linux
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1), "process"
+
+
+class EnergyMeter:
+    """The energy that a GPU has used, by the counter of its driver (NVML; the package nvidia-ml-py).
+
+    The counter is that of the whole GPU: other processes on it count too. There is none for a CPU, for parts
+    of a GPU (MIG), before Volta, and without the package.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.gpu = ""  # its UUID
+        if device.type == "cuda":
+            self.gpu = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        self._last = self._read()
+
+    def since_last(self) -> tuple[str, float | None]:
+        """Return the GPU and the joules that it has used since the last call; None where that is unknown."""
+        last, self._last = self._last, self._read()
+        return self.gpu, None if last is None or self._last is None else self._last - last
+
+    def _read(self) -> float | None:
+        if not self.gpu:
+            return None
+        try:
+            import pynvml
+        except ImportError:
+            return None
+        try:
+            pynvml.nvmlInit()
+            handle = pynvml.nvmlDeviceGetHandleByUUID(self.gpu)
+            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000  # from millijoules
+        except pynvml.NVMLError:
+            return None
+
+
+def total_energy(parts: Sequence[float | None]) -> float | None:
+    """Return the sum of joules; None where one is unknown."""
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
 
 
 def release_memory() -> None:

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dp_bench import machine, records
+from dp_bench import machine, ranks, records
 from dp_bench.backbones.checkpoint import commit_of, weights_sha256
 from dp_bench.checkpoints import Progress
 from dp_bench.data.encoded import EncodedSplit
@@ -58,6 +58,9 @@ def record_of(
         frozen_parameters=sum(p.numel() for p in backbone.parameters() if not p.requires_grad),
         train_seconds=round(progress.train_seconds, 3),
         eval_seconds=round(progress.eval_seconds, 3),
+        work=result.work,
+        energy_joules=progress.energy_joules,
+        num_processes=ranks.size(),
         device=machine.device_name(backbone.device),
         precision=machine.dtype_name(backbone.dtype),
         data_sha256=sources.trained_sha256,

@@ -132,6 +132,11 @@ class RunRecord:
     optimizer: dict[str, Any] = field(default_factory=dict)
     # Whether a fully trained backbone was saved (keep_weights); None where the backbone was frozen.
     keeps_backbone: bool | None = None
+    # By "training" and "evaluation", the examples, tokens of texts and FLOPs (flops.py): equal in identical
+    # runs, unlike seconds and joules. Empty for baselines without passes, and in older records.
+    work: dict[str, dict[str, float]] = field(default_factory=dict)
+    energy_joules: float | None = None  # of all GPUs in training and evaluation; None where it is unknown
+    num_processes: int | None = None
 
     @property
     def select_error(self) -> float:

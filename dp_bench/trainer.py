@@ -19,11 +19,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from dp_bench import checkpoints, finite, guards, profiling, ranks, signals
+from dp_bench import checkpoints, finite, guards, machine, profiling, ranks, signals
 from dp_bench.checkpoints import Checkpoint, Progress
 from dp_bench.data.batches import Rows, micro_batches, mixing_rates, training_rows
 from dp_bench.diagnostics import describe
 from dp_bench.evaluation import Report, Score, Split, mean_score, predict, score
+from dp_bench.machine import EnergyMeter
 from dp_bench.model import PromptedModel
 from dp_bench.objective import Objective, objective
 from dp_bench.optim import TrainPlan, make_optimizer, parameter_groups
@@ -69,7 +70,8 @@ class Trainer:
             self.rates = [group["lr"] for group in self.optimizer.param_groups]
         factors = plan.regime.task_weights or {}
         self.weights = [factors.get(split.task.name, 1.0) for split in train]
-        self.progress = Progress(trained_on=dict(trained_on or {}))
+        self.progress = Progress(trained_on=dict(trained_on or {}), energy_joules=0.0)
+        self.energy = EnergyMeter(accelerator.device)
         self.best = self._state()
         self._saved_at = time.monotonic()
 
@@ -80,14 +82,7 @@ class Trainer:
         self._warn(self.plan.unusual)
         t, last = self.plan.trainer, self.plan.trainer.max_steps
         self.reporter.begin("training", total=last, completed=self.progress.step)
-        rows = training_rows(
-            [split.encoded.lengths for split in self.train_splits],
-            mixing_rates([len(split) for split in self.train_splits], self.plan.regime),
-            batch_size=t.batch_size,
-            bucket_batches=t.bucket_batches,
-            seed=self.plan.order_seed,
-            start=self.progress.step,
-        )
+        rows = self.rows_of_updates(self.progress.step)
         with self._saved_when_stopped():
             while (is_due := self._is_due()) or not self._is_done():
                 if is_due:
@@ -115,6 +110,17 @@ class Trainer:
             )
         self.bare_model.load_trained(self.best)
         return self.progress
+
+    def rows_of_updates(self, start: int) -> Iterator[tuple[Rows, ...]]:
+        """Yield the rows of each task for update `start`, counted from 0, and those after it, without end."""
+        return training_rows(
+            [split.encoded.lengths for split in self.train_splits],
+            mixing_rates([len(split) for split in self.train_splits], self.plan.regime),
+            batch_size=self.plan.trainer.batch_size,
+            bucket_batches=self.plan.trainer.bucket_batches,
+            seed=self.plan.order_seed,
+            start=start,
+        )
 
     def _is_due(self) -> bool:
         """Say whether to evaluate now; a checkpoint may be from just before an evaluation."""
@@ -181,12 +187,24 @@ class Trainer:
         names = self.prompt.noisy_selectors(training=True, sample_at_eval=plan.sample_at_eval)
         noise = self.prompt.draw_noise(total, generator(plan.noise_seed, "noise", step), selectors=names)
         pad_id = int(self.bare_model.backbone.tokenizer.pad_token_id)
-        size = size or plan.trainer.micro_batch_size or -(-total // ranks.size())
-        for task, first, part in ranks.share_of_rank(micro_batches(indices, size)):
+        batches = micro_batches(indices, size or self.micro_batch_size(total))
+        for task, first, part in ranks.share_of_rank(batches):
             end = first + len(part)
             batch = self.train_splits[task].batch(part, pad_id, {})
             batch = replace(batch, noise={name: draws[first:end] for name, draws in noise.items()})
             yield batch.to(self.accelerator.device), end == total
+
+    def micro_batch_size(self, total: int) -> int:
+        """Return the most examples of a micro-batch of an update of `total` examples."""
+        return self.plan.trainer.micro_batch_size or -(-total // ranks.size())
+
+    def pass_once(self, split: Split, rows: Rows) -> None:
+        """Pass rows of a training split forward and backward, without an update: to measure it."""
+        self.model.train()
+        indices = tuple(rows if each is split else rows[:0] for each in self.train_splits)
+        for batch, _ in self._micro_batches(indices, 0, size=len(rows)):
+            goal = objective(self.model, self.prompt, batch, self.plan.temperature(0))
+            self._backward(goal.to_minimise if goal.added is None else goal.to_minimise + goal.added)
 
     def _one_by_one(self, indices: tuple[Rows, ...], step: int) -> Iterator[tuple[str, Objective]]:
         """Yield the id and the objective of each example of an update, run one by one."""
@@ -228,6 +246,7 @@ class Trainer:
             progress.evaluations_since_best = 0
             self.best = self._state()
         progress.eval_seconds += time.perf_counter() - started
+        self.read_energy()
         self._log(mean_loss, overall, reports)
 
     def _log(self, mean_loss: float | None, overall: Score, reports: Mapping[str, Report]) -> None:
@@ -269,6 +288,11 @@ class Trainer:
         )
         return Report(split, predictions, score(split, predictions))
 
+    def read_energy(self) -> None:
+        """Add what the GPUs of all ranks have used since the last reading; all ranks call it together."""
+        used = dict(ranks.from_all(self.energy.since_last()))  # by GPU, which several ranks may use
+        self.progress.energy_joules = machine.total_energy([self.progress.energy_joules, *used.values()])
+
     def _warn(self, warnings: Iterable[str]) -> None:
         for text in warnings:
             self.reporter.warn(text)
@@ -281,6 +305,8 @@ class Trainer:
         self._saved_at = time.monotonic()
         if not ranks.leads():
             return
+        if ranks.size() == 1:  # ranks come here at different times
+            self.read_energy()
         self.progress.warnings = list(self.reporter.warnings)
         state = Checkpoint(self.progress, self._state(), self.best, self.optimizer.state_dict())
         checkpoints.save(state, self.checkpoints)

@@ -16,7 +16,7 @@ PACKAGE = Path(dp_bench.__file__).parent
 # From the ground up: a module imports from its line and from those above it.
 LAYERS = (
     "types reading printing suggest plugins terminal ranks signals randomness progress records pack digests "
-    "hub profiling checkpoints",
+    "hub profiling checkpoints costs extras",
     "micro",
     "prompts.catalogue methods.table methods.counts settings",
     "effective data finite machine",
@@ -24,7 +24,7 @@ LAYERS = (
     "prompts",
     "backbones micro.evaluation micro.pretrain micro.card",
     "summaries verbalizer model",
-    "evaluation objective guards diagnostics optim trainer gradients",
+    "evaluation objective guards diagnostics optim trainer flops gradients",
     "methods",
     "opening outcome trained",
     "run",
@@ -43,6 +43,7 @@ TORCH_FREE = (
     "effective",
     "tasks",
     "claims",
+    "costs",
     "run",
 )
 

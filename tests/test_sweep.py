@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,10 +21,9 @@ from hydra import compose, initialize_config_dir
 
 from dp_bench import claims, config, records
 from dp_bench.config.composer import register_schema
-from dp_bench.records import RunRecord
 from dp_bench.sweep import launch
 from dp_bench.sweep.expand import axes_of, expand
-from dp_bench.sweep.plan import Costs, State, make_plan, states
+from dp_bench.sweep.plan import State, make_plan, states
 
 assert sweep  # the fixture
 
@@ -114,39 +112,6 @@ def test_an_experiment_changes_no_run_id() -> None:
     assert by_experiment.run_id == by_hand.run_id
 
 
-def test_what_runs_took_tells_what_the_others_will_take() -> None:
-    plan = make_plan([*TINY, "prompt=fixed,dynamic,majority", "seed=0"])
-    runs = {run.labels["prompt"]: run for run in plan.runs}
-
-    def about(prompt: str, costs: Costs, updates: int = 4, **groups: str) -> float | None:
-        resolved = json.loads(json.dumps(runs[prompt].resolved))
-        resolved["trainer"]["max_steps"] = updates
-        for group, name in groups.items():
-            resolved[group]["name"] = name
-        return costs.seconds(f"{runs[prompt].cell_id}{groups}", resolved)
-
-    def record(prompt: str, seconds: float) -> RunRecord:
-        fields: dict[str, Any] = dict.fromkeys(RunRecord.__dataclass_fields__)
-        return RunRecord(
-            **{
-                **fields,
-                "cell_id": f"{runs[prompt].cell_id}{{}}",
-                "config": runs[prompt].resolved,
-                "total_seconds": seconds,
-                "trainable_parameters": 1,
-            }
-        )
-
-    assert about("fixed", Costs([])) is None
-    costs = Costs([record("fixed", 8.0), record("fixed", 16.0)])
-    assert about("fixed", costs) == 12.0
-    assert about("fixed", costs, updates=8) == 24.0, "in proportion"
-    assert about("dynamic", costs) == 12.0, "another prompt on the same task is the next best guess"
-    assert about("fixed", costs, data="other") == 12.0, "and then the same backbone on other data"
-    assert about("fixed", costs, backbone="other") is None
-    assert about("majority", costs) is None, "a baseline that trains nothing is not like them"
-
-
 # ---------------------------------------------------------------------------------------------- sweeping
 
 
@@ -154,7 +119,8 @@ def test_a_sweep_runs_what_is_missing_and_says_what_there_is(sweep: Sweep, tmp_p
     words = (*TINY, "prompt=fixed,majority", "seed=0,1")
     code, said = sweep(*words, "--dry-run")
     assert code == 0 and "3 runs: 3 missing" in said and not (tmp_path / "results").exists()
-    assert "no estimate without earlier runs" in said
+    assert "no estimate without earlier runs" in said and "launcher: none: 1 process" in said
+    assert "[P0 … P19]" in said and max(map(len, said.splitlines())) <= 80
     code, said = sweep(*words[:-1], "seed=0")
     assert code == 0 and "2 done" in said and "Next: dp-bench tables" in said
     before = essence(tmp_path / "results")

@@ -11,8 +11,9 @@ from rich.console import Console
 from dp_bench.commands.status import status
 from dp_bench.progress import Reporter
 from dp_bench.records import write_status
+from dp_bench.sweep.estimate import Costs
 from dp_bench.sweep.grid import grid
-from dp_bench.sweep.plan import Costs, Plan, Run, State
+from dp_bench.sweep.plan import Plan, Run, State
 from dp_bench.sweep.watch import Watch
 from dp_bench.terminal import make_console
 

@@ -15,8 +15,10 @@ from dp_bench.methods.counts import T5, trained
 from dp_bench.report.columns import span_text
 from dp_bench.report.index import load_all
 from dp_bench.sweep import slurm
+from dp_bench.sweep.estimate import Costs, total
 from dp_bench.sweep.grid import counts
-from dp_bench.sweep.plan import Costs, Outcome, Plan, Run, State, failure, make_plan, states
+from dp_bench.sweep.plan import Outcome, Plan, Run, State, failure, make_plan, states
+from dp_bench.sweep.preview import preview
 from dp_bench.sweep.watch import Watch, duration, duration_of
 from dp_bench.sweep.workers import Workers
 from dp_bench.terminal import make_console
@@ -61,9 +63,13 @@ def sweep(
     before = [] if retry_failed else [r.run_id for r in plan.runs if state_of[r.run_id] is State.failed]
     finished = {r.run_id for r in plan.runs if state_of[r.run_id] is State.done and not r.resolved["rerun"]}
     todo = [r for r in plan.runs if r.run_id not in finished.union(before)]
-    costs = Costs(load_all(plan.results_dir))
+    costs = Costs(load_all(plan.results_dir), plan.results_dir)
     _show(console, plan, state_of, todo, costs, num_jobs)
     if dry_run:
+        _show_needs(console, todo, costs, num_jobs)
+        console.print(f"launcher: {_launcher(hydra_words, num_jobs, used_gpus)}")
+        for line in preview(plan.runs):
+            console.print(line)
         return 0
     plan.save()
     outcomes: list[Outcome] = []
@@ -179,7 +185,7 @@ def _show(
     console.print(f"{plan.name}: {len(plan.runs)} runs: {counts(list(state_of.values()))}")
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("backbone, prompt", no_wrap=True)
-    for title in ("runs", "done", "to do", "trainable parameters", "to do takes"):
+    for title in ("runs", "done", "to do", "parameters", "takes"):
         table.add_column(title, justify="right", no_wrap=True)
     rows: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in plan.runs:
@@ -201,11 +207,47 @@ def _show(
         console.print(f"to do: {len(todo)} runs, {estimate}{unknown_part}, on {processes}")
 
 
+def _show_needs(console: Console, todo: Sequence[Run], costs: Costs, jobs: int) -> None:
+    """Print how much memory and disk the unfinished runs will take."""
+    if not todo:
+        return
+    peak = max((mib for run in todo if (mib := costs.memory(run)) is not None), default=None)
+    memory = "no estimate without earlier runs"
+    if peak is not None:
+        together = f", {_size(jobs * peak * 2**20)} for {jobs} processes" if jobs > 1 else ""
+        memory = f"{_size(peak * 2**20)}{together} (the peak of similar runs)"
+    console.print(f"memory: {memory}")
+    size, unknown = total([costs.disk(run, _trainable_of(run, costs)) for run in todo])
+    without = f", and {unknown} runs without an estimate" if unknown else ""
+    disk = f"about {_size(size)}{without}" if size is not None else "no estimate without earlier runs"
+    console.print(f"disk: {disk}")
+
+
+def _size(number: float) -> str:
+    """Return bytes as "12 kB", "3.4 MB" or "1.2 GB"."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if number >= unit:
+            return f"{number / unit:.1f} {name}"
+    return f"{number / 1e3:.0f} kB"
+
+
+def _launcher(hydra_words: Sequence[str], jobs: int, gpus: Sequence[str]) -> str:
+    """Return the name of what will run the sweep."""
+    named = [word.split("=", 1)[1] for word in hydra_words if word.startswith("hydra/launcher=")]
+    if named:
+        return named[-1]
+    where = f", GPU {', '.join(gpus)}" if gpus else ""
+    return f"none: {jobs} process{'es' if jobs > 1 else ''} on this machine{where}"
+
+
 def _trainable(runs: Sequence[Run], costs: Costs) -> str:
     """Return the range of trainable parameters, from earlier records or the formula for T5."""
-    sizes = [costs.trainable[run.cell_id] for run in runs if run.cell_id in costs.trainable]
-    sizes = sizes or [size for run in runs if (size := _by_formula(run)) is not None]
+    sizes = [size for run in runs if (size := _trainable_of(run, costs)) is not None]
     return span_text(sizes) if sizes else "-"
+
+
+def _trainable_of(run: Run, costs: Costs) -> int | None:
+    return costs.trainable.get(run.cell_id) or _by_formula(run)
 
 
 def _by_formula(run: Run) -> int | None:

@@ -50,3 +50,4 @@ class MethodResult:
     backbone_weights: dict[str, Tensor] = field(default_factory=dict)  # of the backbone, with keep_weights
     diagnostics: dict[str, float] = field(default_factory=dict)
     routes: str = ""
+    work: dict[str, dict[str, float]] = field(default_factory=dict)  # RunRecord.work

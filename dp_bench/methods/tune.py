@@ -14,6 +14,7 @@ from dp_bench import finite
 from dp_bench.checkpoints import Progress
 from dp_bench.diagnostics import after_training
 from dp_bench.evaluation import Predictions, Report, Split, score
+from dp_bench.flops import work_of
 from dp_bench.machine import make_accelerator
 from dp_bench.methods import table
 from dp_bench.methods.baselines import Baseline, predictions_of
@@ -109,11 +110,15 @@ def tune(context: RunContext) -> MethodResult:
     started = time.perf_counter()
     reports = {split.task.name: trainer.report(split, progress.best_step) for split in splits.report}
     diagnostics = after_training(model, reports, settings)
+    num_controls = sum(name.endswith("_score") for name in diagnostics) // len(reports)
     if settings.prompt.estimator is not None:
         diagnostics["forwards_per_update"] = prompt.forwards
     progress.eval_seconds += time.perf_counter() - started
+    trainer.read_energy()
+    work = work_of(trainer, splits.report, num_controls)
     routes = " ".join(str(k) for report in reports.values() for k in report.predictions.routes)
-    return MethodResult(reports, progress, trainable, *tensors_to_save(model, settings), diagnostics, routes)
+    saved = tensors_to_save(model, settings)
+    return MethodResult(reports, progress, trainable, *saved, diagnostics, routes, work)
 
 
 def _refuse_changes(context: RunContext, before: Mapping[str, int]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from operator import attrgetter
 from statistics import fmean, mean
 
+from dp_bench import costs
+from dp_bench.costs import EVALUATION, TRAINING
 from dp_bench.plugins import by_key
 from dp_bench.records import RunRecord
 from dp_bench.report import routes, stats
@@ -37,8 +40,15 @@ class Column:
     help: str  # a phrase
     value: Value
     is_budget: bool = False  # included in --budget
-    csv: str | None = None  # record field whose mean over a row's runs on a task is written to the CSV
+    csv: str | None = None  # heading in the CSV, which has the mean over a row's runs on a task
+    number: Callable[[RunRecord], float | None] | None = None  # of a run; None: its field `csv`
     notes: Callable[[Table], Sequence[str]] = lambda table: ()  # notes below a table that has this column
+
+    def mean(self, runs: Sequence[RunRecord]) -> float | None:
+        """Return the mean of the column's number over the runs that have it; None where none has."""
+        number = self.number or attrgetter(str(self.csv))
+        numbers = [value for record in runs if (value := number(record)) is not None]
+        return mean(numbers) if numbers else None
 
 
 def _span(number: Callable[[RunRecord], int]) -> Value:
@@ -61,12 +71,32 @@ def _spent(name: str, title: str, help: str, number: Callable[[RunRecord], int])
     return Column(name, title, help, _span(number), is_budget=True)
 
 
-def _mean(name: str, title: str, field: str) -> Column:
+def _mean(
+    name: str,
+    title: str,
+    csv: str,
+    number: Callable[[RunRecord], float | None] | None = None,
+    *,
+    form: str = ".0f",
+    help: str = "mean over the runs of a row",
+) -> Column:
     def value(row: Row, tasks: Sequence[str]) -> CellView:
-        number = mean(getattr(record, field) for record in row.records)
-        return CellView(f"{number:.0f}", number)
+        known = column.mean(row.records)
+        return CellView("-") if known is None else CellView(format(known, form), known)
 
-    return Column(name, title, "mean over the runs of a row", value, csv=field)
+    column = Column(name, title, help, value, csv=csv, number=number)
+    return column
+
+
+def _rate(name: str, phase: str, unit: str, what: str) -> Column:
+    number = partial(costs.rate, phase=phase, unit=unit)
+    return _mean(name, f"{unit} a second, {phase}", name, number, form=",.0f", help=what)
+
+
+def _flops(name: str, phase: str) -> Column:
+    number = partial(costs.work_of, phase=phase, unit="flops")
+    what = "of matrix products and attention, estimated from one batch; mean over the runs of a row"
+    return _mean(name, f"FLOPs of {phase}", name, number, form=".2e", help=what)
 
 
 def _batch(record: RunRecord) -> int:
@@ -127,6 +157,22 @@ SHIPPED = (
     Column("hours", "device hours", "of all runs together, on CPU or GPU", _hours, is_budget=True),
     _mean("seconds", "seconds a run", "total_seconds"),
     _mean("memory", "peak memory (MB)", "peak_memory_mb"),
+    _rate("train_ex", TRAINING, "examples", "mean over the runs of a row"),
+    _rate("train_tok", TRAINING, "tokens", "of texts, without padding and prompt"),
+    _rate("eval_ex", EVALUATION, "examples", "mean over the runs of a row"),
+    _rate("eval_tok", EVALUATION, "tokens", "of texts, without padding and prompt"),
+    _flops("train_fl", TRAINING),
+    _flops("eval_fl", EVALUATION),
+    _mean(
+        *("peak", "share of the device's peak", "share_of_peak", costs.share_of_peak),
+        form=".1%",
+        help="FLOPs of training a second by what the GPU can do in this precision, where that is known",
+    ),
+    _mean(
+        *("joules", "energy a run (J)", "energy_joules"),
+        form=",.0f",
+        help="of the whole GPUs in training and evaluation, by NVML",
+    ),
     Column("ci", "95 % interval of the mean", "t interval over seeds of the mean over all tasks", _interval),
     Column(
         *("optimism", "optimism", "score selected on the reported split less that selected on held-out rows"),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean
 
 import pandas as pd
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from dp_bench.printing import csv_cell
-from dp_bench.report.columns import columns
+from dp_bench.report.columns import Column, columns
 from dp_bench.report.frame import Row, Table
 from dp_bench.report.sheet import Sheet
 from dp_bench.report.stats import Comparison
@@ -36,13 +35,13 @@ def to_csv(tables: Sequence[Table], names: Sequence[str] = ()) -> str:
     """Return one line per cell: header fields, prompt, task, n, mean, sd, seeds and size, then those of the
     named columns that have a CSV field."""
     # Seconds and memory depend on the machine, so the CSV has them on request only.
-    fields = [column.csv for column in columns().values() if column.csv and column.name in names]
+    chosen = [column for column in columns().values() if column.csv and column.name in names]
     return _csv(
-        [_csv_line(table, row, task, fields) for table in tables for row in table.rows for task in row.cells]
+        [_csv_line(table, row, task, chosen) for table in tables for row in table.rows for task in row.cells]
     )
 
 
-def _csv_line(table: Table, row: Row, task: str, fields: Sequence[str]) -> dict[str, object]:
+def _csv_line(table: Table, row: Row, task: str, chosen: Sequence[Column]) -> dict[str, object]:
     header, cell = table.header, row.cells[task]
     runs = [record for record in row.records if record.task == task]
     return {
@@ -56,7 +55,7 @@ def _csv_line(table: Table, row: Row, task: str, fields: Sequence[str]) -> dict[
         "weights": "random" if header.random_weights else "pretrained",
         "fingerprint": str(runs[0].checkpoint["fingerprint"])[:8],
         "trainable_parameters": runs[0].trainable_parameters,
-        **{name: mean(getattr(record, name) for record in runs) for name in fields},
+        **{str(column.csv): column.mean(runs) for column in chosen},
     }
 
 

@@ -27,7 +27,8 @@ from dp_bench import config, extras, records
 from dp_bench.randomness import derive
 from dp_bench.report.index import load_all
 from dp_bench.settings import HpoSettings, Selection
-from dp_bench.sweep.plan import Costs, Plan, Run, make_plan, states
+from dp_bench.sweep.estimate import Costs
+from dp_bench.sweep.plan import Plan, Run, make_plan, states
 from dp_bench.sweep.watch import Watch
 from dp_bench.sweep.workers import Workers
 from dp_bench.types import UserError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
@@ -12,10 +12,9 @@ from typing import Any
 
 from dp_bench import config, reading, records
 from dp_bench.claims import holders
-from dp_bench.effective import is_trained
+from dp_bench.config import Experiment
 from dp_bench.identity import Sources, identify
 from dp_bench.progress import notice
-from dp_bench.records import RunRecord
 from dp_bench.sweep import slurm
 from dp_bench.sweep.expand import Choice, axes_of, expand
 from dp_bench.types import UserError
@@ -41,6 +40,8 @@ class Run:
     labels: dict[str, str]  # task, backbone, prompt, regime, protocol, seed, and what else is swept
     resolved: Mapping[str, Any]
     cell_id: str
+    experiment: Experiment | None = field(default=None, compare=False, repr=False)
+    sources: Sources | None = field(default=None, compare=False, repr=False)  # the files that it reads
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,11 @@ def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
             located[key] = Sources.of(choice.experiment)
         identity = identify(choice.experiment, located[key])
         run_id = identity.run_id
-        runs.setdefault(run_id, Run(run_id, choice.words, _labels(choice), resolved, identity.cell_id))
+        run = Run(
+            *(run_id, choice.words, _labels(choice), resolved, identity.cell_id),
+            *(choice.experiment, located[key]),
+        )
+        runs.setdefault(run_id, run)
     experiments = tuple(sweep["experiment"][0].split("=", 1)[1] for sweep in axes if "experiment" in sweep)
     return Plan(_name(experiments, words), Path(folders.pop()), tuple(runs.values()), experiments)
 
@@ -166,37 +171,3 @@ def failure(results_dir: Path, run_id: str) -> Outcome:
     status = records.status_of(results_dir / "runs" / run_id) or {}
     lines = [line for line in str(status.get("traceback", "")).splitlines() if line and line[0] != " "]
     return Outcome(run_id, "failed", lines[-1] if lines else "no reason recorded")
-
-
-class Costs:
-    """Times of finished runs, which estimate those of others: by cell, task and prompt, data or backbone."""
-
-    def __init__(self, finished: Iterable[RunRecord]) -> None:
-        self._seconds: dict[tuple[str, ...], list[float]] = {}
-        self.trainable: dict[str, int] = {}  # number of trained parameters, by cell
-        for record in finished:
-            self.add(record)
-
-    def add(self, record: RunRecord) -> None:
-        """Count one more finished run."""
-        self.trainable[record.cell_id] = record.trainable_parameters
-        for key in _kinds(record.cell_id, record.config):
-            self._seconds.setdefault(key, []).append(record.total_seconds / _updates(record.config))
-
-    def seconds(self, cell_id: str, resolved: Mapping[str, Any]) -> float | None:
-        """Return the mean time of the most similar runs, scaled by their updates; None without any."""
-        for key in _kinds(cell_id, resolved):
-            if per_update := self._seconds.get(key):
-                return _updates(resolved) * sum(per_update) / len(per_update)
-        return None
-
-
-def _kinds(cell_id: str, resolved: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    task, prompt = resolved["task"]["name"], resolved["prompt"]
-    anywhere = (resolved["backbone"]["name"], prompt["method"])
-    where = (resolved["data"]["name"], *anywhere)
-    return [(cell_id,), (*where, task, prompt["name"]), (*where, task), where, anywhere]
-
-
-def _updates(resolved: Mapping[str, Any]) -> int:
-    return int(resolved["trainer"]["max_steps"]) if is_trained(resolved) else 1

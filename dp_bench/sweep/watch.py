@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.text import Text
 
 from dp_bench import records
+from dp_bench.sweep.estimate import Costs, total
 from dp_bench.sweep.grid import counts, grid
-from dp_bench.sweep.plan import Costs, Outcome, Plan, Run, State
+from dp_bench.sweep.plan import Outcome, Plan, Run, State
 
 REFRESH_SECONDS = 1.0
 
@@ -26,9 +27,8 @@ def duration(seconds: float) -> str:
 
 def duration_of(runs: Sequence[Run], costs: Costs, jobs: int = 1) -> tuple[float | None, int]:
     """Return the seconds that runs will take, estimated from finished ones, and how many have no estimate."""
-    estimates = [costs.seconds(run.cell_id, run.resolved) for run in runs]
-    known = [seconds for seconds in estimates if seconds is not None]
-    return (sum(known) / jobs if known else None), len(estimates) - len(known)
+    seconds, unknown = total([costs.seconds(run) for run in runs])
+    return None if seconds is None else seconds / jobs, unknown
 
 
 class Watch:
