@@ -29,6 +29,7 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   dp-bench status                               the progress of sweeps
   dp-bench tables                               comparison tables of finished runs
   dp-bench plot                                 curves, costs and chosen positions of finished runs
+  dp-bench compare A B                          settings, scores, flips and costs of two runs
   dp-bench inspect RUN --gradients              is its position learned, or only moved?
   dp-bench pack DIR                             the records of finished runs in one file, in place of runs/
   dp-bench list tasks|backbones|prompts|…       the available options, and the runs
@@ -196,6 +197,15 @@ def _plot(words: list[str]) -> int:
     return _call("plot:plot", **vars(parser.parse_args(words)))
 
 
+def _compare(words: list[str]) -> int:
+    parser = _parser("compare", "Compare two finished runs: settings, scores, flips, cost, environment.")
+    for name in ("a", "b"):
+        parser.add_argument(name, metavar=name.upper(), help="folder, id, or part of the id")
+    _add_results_dir(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it: .md, .json or .csv")
+    return _call("compare:compare", **vars(parser.parse_args(words)))
+
+
 def _inspect(words: list[str]) -> int:
     parser = _parser("inspect", "Examine a finished run.")
     parser.add_argument("run", metavar="RUN", help="folder, id, or start of the id")
@@ -305,6 +315,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "status": _status,
     "tables": _tables,
     "plot": _plot,
+    "compare": _compare,
     "inspect": _inspect,
     "pack": _pack,
     "list": _list,

@@ -103,7 +103,8 @@ def _batch(record: RunRecord) -> int:
     return int(record.config["trainer"]["batch_size"]) if record.num_updates else 0
 
 
-def _forwards(record: RunRecord) -> int:
+def forwards(record: RunRecord) -> int:
+    """Return the passes of the backbone per update."""
     return int(record.diagnostics.get("forwards_per_update", 1)) if record.num_updates else 0
 
 
@@ -179,7 +180,7 @@ SHIPPED = (
         _optimism,
         notes=_optimism_notes,
     ),
-    Column("forwards", "forwards per update", "backbone passes per update", _span(_forwards)),
+    Column("forwards", "forwards per update", "backbone passes per update", _span(forwards)),
     Column(
         *("routes", "what routes predict", "of label, sub-skill and task, and how far two seeds agree"),
         lambda row, tasks: CellView(routes.summary_of(row)),

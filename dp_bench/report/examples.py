@@ -39,13 +39,15 @@ class ExampleResults:
             return {}
         try:
             with reading.guarded(path, REMEDY):
-                return _by_task(reading.frame(path, ("id", "gold", "prediction")))
+                return results_by_task(reading.frame(path, ("id", "gold", "prediction")))
         except UserError as error:
             notice(str(error))
             return {}
 
 
-def _by_task(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def results_by_task(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the results of a table of predictions by task ("" without the column `task`)."""
+    frame = frame.copy()
     frame["correct"] = frame["gold"] == frame["prediction"]
     if "golds" in frame:  # several choices are right; null for tasks without such choices
         several = frame[frame["golds"].notna()]

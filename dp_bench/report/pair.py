@@ -1,0 +1,172 @@
+"""Two finished runs side by side: settings, scores, examples that flipped, cost and environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dp_bench import effective, reading, records
+from dp_bench.randomness import derive
+from dp_bench.records import RunRecord, flatten
+from dp_bench.report.columns import forwards
+from dp_bench.report.examples import results_by_task
+from dp_bench.report.stats import over_examples
+from dp_bench.types import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COSTS = ("trainable_parameters", "train_seconds", "eval_seconds", "peak_memory_mb", "peak_memory_kind")
+PREDICTIONS = "predictions.parquet"
+PREFIX = "score_"  # of the columns of log-probabilities
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled table of a comparison, with notes on what is missing."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    notes: list[str] = field(default_factory=list)
+
+
+def compare_runs(folder_a: Path, folder_b: Path) -> list[Section]:
+    """Return the sections of a comparison of two finished runs.
+
+    Raises UserError where a record or predictions.parquet cannot be read.
+    """
+    a, b = _record(folder_a), _record(folder_b)
+    notes: list[str] = []
+    frames = _predictions(folder_a, a, "A", notes), _predictions(folder_b, b, "B", notes)
+    scores, flips = _scores(a, b, *frames)
+    for section in (scores, flips):
+        section.notes.extend(notes)
+    return [
+        Section("Runs", ("run", "id"), [("A", a.run_id), ("B", b.run_id)]),
+        _differences("Settings that differ", _used(a), _used(b)),
+        scores,
+        flips,
+        _sides("Cost", _cost(a), _cost(b)),
+        _differences("Environment that differs", _environment(a), _environment(b)),
+    ]
+
+
+def _record(folder: Path) -> RunRecord:
+    record = records.load(folder)
+    if record is None:
+        raise UserError(f"{folder} has no finished run; dp-bench list runs lists finished runs.")
+    return record
+
+
+def _used(record: RunRecord) -> dict[str, Any]:
+    """Return the settings on which the run's result depends, by dotted name."""
+    unread = effective.unread(record.config)
+    settings = flatten(record.config).items()
+    return {k: v for k, v in settings if k not in unread and not records.is_volatile(k) and v is not None}
+
+
+def _cost(record: RunRecord) -> dict[str, Any]:
+    return {**{name: getattr(record, name) for name in COSTS}, "forwards_per_update": forwards(record)}
+
+
+def _environment(record: RunRecord) -> dict[str, Any]:
+    parts = {"versions": record.versions, "git": record.git or {}, "backbone": record.checkpoint}
+    return {"device": record.device, "precision": record.precision, **flatten(parts)}
+
+
+def _sides(title: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Section:
+    return Section(title, ("name", "A", "B"), [(name, a.get(name), b.get(name)) for name in {**a, **b}])
+
+
+def _differences(title: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Section:
+    section = _sides(title, a, b)
+    rows = [row for row in section.rows if row[1] != row[2]]
+    return Section(title, section.columns, rows, [] if rows else ["none"])
+
+
+def _predictions(folder: Path, record: RunRecord, side: str, notes: list[str]) -> dict[str, pd.DataFrame]:
+    """Return the predictions of a run by task; without its file, none and a note."""
+    path = folder / PREDICTIONS
+    if not path.is_file():
+        notes.append(f"{side} has no {PREDICTIONS} (a packed run?): no test over examples, no flips.")
+        return {}
+    frame = reading.frame(path, ("id", "gold", "prediction"))
+    if "task" in frame:
+        return {str(task): part for task, part in frame.groupby("task", sort=False)}
+    return {record.task: frame}
+
+
+def _task_scores(record: RunRecord) -> dict[str, float]:
+    own = {name: entry["score"] for name, entry in record.by_task.items()}
+    others = {name: entry["score"] for name, entry in record.transfer.items()}
+    return {**(own or {record.task: record.score}), **others}
+
+
+def _scores(
+    a: RunRecord, b: RunRecord, frames_a: dict[str, pd.DataFrame], frames_b: dict[str, pd.DataFrame]
+) -> tuple[Section, Section]:
+    """Return the scores with the tests over examples, and the examples that flipped."""
+    columns = ("task", "A", "B", "n", "A-B", "low", "high", "p boot", "p McN")
+    scores = Section("Scores; test over examples: accuracy, A less B, 95 % interval", columns, [])
+    flips = Section("Flipped examples", ("id", "gold", "A", "p(A)", "B", "p(B)"), [])
+    scores_a, scores_b = _task_scores(a), _task_scores(b)
+    flipped: list[tuple[Any, ...]] = []
+    for task in {**scores_a, **scores_b}:
+        row: tuple[Any, ...] = (task, scores_a.get(task), scores_b.get(task))
+        if task in frames_a and task in frames_b:
+            part_a, part_b = frames_a[task].set_index("id"), frames_b[task].set_index("id")
+            if set(part_a.index) != set(part_b.index) or not part_a.index.is_unique or not len(part_a):
+                scores.notes.append(f"{task}: A and B report different examples; they are not paired.")
+            elif not part_a["gold"].equals(part_b["gold"].reindex(part_a.index)):
+                scores.notes.append(f"{task}: the gold labels of A and B differ; they are not paired.")
+            else:
+                row += _tested(a, b, task, frames_a[task], frames_b[task])
+                flipped += _flips(part_a, part_b.reindex(part_a.index))
+        scores.rows.append((*row, *[None] * (len(columns) - len(row))))
+    flips.rows.extend(sorted(flipped, key=_confidence, reverse=True))
+    if not flipped:
+        flips.notes.append("none among the examples that can be paired")
+    return scores, flips
+
+
+def _tested(a: RunRecord, b: RunRecord, task: str, *frames: pd.DataFrame) -> tuple[Any, ...]:
+    (of_a,), (of_b,) = (results_by_task(f.drop(columns="task", errors="ignore")).values() for f in frames)
+    right = [of["correct"].to_numpy(dtype=np.bool_)[None] for of in (of_a, of_b)]
+    seed = derive(0, "bootstrap", a.run_id, b.run_id, task)
+    test = over_examples(*right, seed, of_a["source"].tolist())
+    gain = 100 * float(right[0].mean() - right[1].mean())
+    return test.num_examples, gain, test.low, test.high, test.p_bootstrap, test.p_mcnemar
+
+
+def _flips(a: pd.DataFrame, b: pd.DataFrame) -> list[tuple[Any, ...]]:
+    rows = [
+        (
+            name,
+            a["gold"].iloc[i],
+            a["prediction"].iloc[i],
+            _chance(a, i),
+            b["prediction"].iloc[i],
+            _chance(b, i),
+        )
+        for i, name in enumerate(a.index)
+        if a["prediction"].iloc[i] != b["prediction"].iloc[i]
+    ]
+    return [tuple(value.item() if isinstance(value, np.generic) else value for value in row) for row in rows]
+
+
+def _chance(frame: pd.DataFrame, row: int) -> float | None:
+    """Return the probability of the predicted choice, the likeliest; None without log-probabilities."""
+    names = [name for name in frame if str(name).startswith(PREFIX)]
+    values = frame[names].iloc[row].to_numpy(dtype=float)
+    values = values[~np.isnan(values)]
+    return float(np.exp(values.max())) if values.size else None
+
+
+def _confidence(flip: tuple[Any, ...]) -> float:
+    """Return how sure the less sure of two runs is of its answer."""
+    return min(flip[3] or 0.0, flip[5] or 0.0)
