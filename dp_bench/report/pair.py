@@ -138,7 +138,7 @@ def _tested(a: RunRecord, b: RunRecord, task: str, *frames: pd.DataFrame) -> tup
     (of_a,), (of_b,) = (results_by_task(f.drop(columns="task", errors="ignore")).values() for f in frames)
     right = [of["correct"].to_numpy(dtype=np.bool_)[None] for of in (of_a, of_b)]
     seed = derive(0, "bootstrap", a.run_id, b.run_id, task)
-    test = over_examples(*right, seed, of_a["source"].tolist())
+    test = over_examples(right[0], right[1], seed, of_a["source"].tolist())
     gain = 100 * float(right[0].mean() - right[1].mean())
     return test.num_examples, gain, test.low, test.high, test.p_bootstrap, test.p_mcnemar
 
