@@ -16,7 +16,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
-from dp_bench import __version__, ranks
+from dp_bench import __version__, faults, ranks
 from dp_bench.printing import say
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import RunFailedError, UserError
@@ -63,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `dp-bench list prompts | head`: nobody reads the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except Exception as error:
+        if (fault := faults.of_machine(error)) is None:
+            raise
+        say(f"dp-bench: {fault}", file=sys.stderr)
+        code = 1
     if ranks.size() > 1:  # gloo's threads may abort a process that Python shuts down; all output is written
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
