@@ -65,22 +65,29 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     for path in folder.glob(".*.tmp"):  # of a killed process
         shutil.rmtree(path)
     make_folder(temporary)
-    save_file(checkpoint.learned, temporary / "learned.safetensors")
-    save_file(checkpoint.best, temporary / "best.safetensors")
-    with (temporary / "optimizer.pt").open("wb") as file:  # of Python, whose errors say what is wrong
-        torch.save(checkpoint.optimizer, file)
-    write_json(temporary / "progress.json", asdict(progress))
-    write_json(temporary / DIGESTS, _digests(temporary))
-    for path in (*temporary.iterdir(), temporary):
-        sync(path)
     try:
-        _read(temporary, checkpoint.learned)
-    except Exception as error:
-        notice(f"the checkpoint of update {progress.step} cannot be read again and is not kept ({error})")
-        shutil.rmtree(temporary)
-        return
-    temporary.replace(target)
-    sync(folder)
+        with faults.writing(target):
+            _write(checkpoint, temporary)
+        try:
+            _read(temporary, checkpoint.learned)
+        except Exception as error:
+            notice(f"the checkpoint of update {progress.step} cannot be read again and is not kept ({error})")
+        else:
+            temporary.replace(target)
+            sync(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # exists only if it was not renamed
+
+
+def _write(checkpoint: Checkpoint, folder: Path) -> None:
+    save_file(checkpoint.learned, folder / "learned.safetensors")
+    save_file(checkpoint.best, folder / "best.safetensors")
+    with (folder / "optimizer.pt").open("wb") as file:  # of Python, whose errors say what is wrong
+        torch.save(checkpoint.optimizer, file)
+    write_json(folder / "progress.json", asdict(checkpoint.progress))
+    write_json(folder / DIGESTS, _digests(folder))
+    for path in (*folder.iterdir(), folder):
+        sync(path)
 
 
 def load(

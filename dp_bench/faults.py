@@ -6,9 +6,23 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-FULL = ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS")
-DISK = (*FULL, "EACCES", "EPERM", "ESTALE", "ENOTDIR", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG")
+FULL = ("ENOSPC", "EDQUOT", "EFBIG")
+DISK = (
+    *FULL,
+    "EIO",
+    "EROFS",
+    "EACCES",
+    "EPERM",
+    "ESTALE",
+    "ENOTDIR",
+    "EEXIST",
+    "EISDIR",
+    "ELOOP",
+    "ENAMETOOLONG",
+)
 # Libraries that write in C++ or Rust raise errors of their kinds, which name the number.
 NUMBER = re.compile(r"\b(?:os error|errno) (\d+)", re.IGNORECASE)
 ALLOCATING = re.compile(r"DefaultCPUAllocator|can't allocate memory|Cannot allocate memory", re.IGNORECASE)
@@ -16,6 +30,16 @@ LESS = (
     "a smaller trainer.micro_batch_size= and trainer.eval_batch_size=, trainer.gradient_checkpointing=true, "
     "shorter texts by task.max_length=, or a smaller backbone="
 )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Note on errors which file or folder was written: those of a full disk do not say."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(str(path))
+        raise
 
 
 def of_machine(error: BaseException) -> str | None:
@@ -27,13 +51,19 @@ def of_machine(error: BaseException) -> str | None:
             return f"Out of memory{reason}. What was finished is intact: end other programs, or type {LESS}."
         number = _number(each)
         if number in _numbers(DISK if each is error else FULL):
-            named = getattr(each, "filename", None)
-            where = f" ({named})" if named else ""
+            names = [getattr(each, "filename", None), *getattr(error, "__notes__", ())]
+            where = next((f" ({name})" for name in names if name), "")
+            instead = "make room" if number in _numbers(FULL) else "make it writable"
             return (
-                f"{os.strerror(number)}{where}. What was finished is intact: make room, or name another folder"
-                " with results_dir=, cache_dir= or --out, and start the same command again."
+                f"{os.strerror(number)}{where}. What was finished is intact: {instead}, or name another "
+                "folder with results_dir=, cache_dir= or --out, and start the same command again."
             )
     return None
+
+
+def is_of_disk(error: BaseException) -> bool:
+    """Say whether a disk could not be written."""
+    return bool(of_machine(error)) and not any(map(is_out_of_memory, _causes(error)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

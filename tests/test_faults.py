@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from helpers.records import make_record
 from helpers.trainers import make_trainer
+from safetensors.torch import save_file
 
-from dp_bench import faults
+from dp_bench import checkpoints, cli, faults, records, run
 from dp_bench.config import Experiment
+from dp_bench.data.cache import cached_folder
 from dp_bench.evaluation import predict
 from dp_bench.model import PromptedModel
+from dp_bench.sweep.plan import State, states
 from dp_bench.trainer import Trainer
 from dp_bench.types import Batch, RunFailedError
 
@@ -130,7 +140,7 @@ def test_memory_of_a_cpu_is_a_line_that_says_what_to_type(
     capsys: pytest.CaptureFixture[str],
     error: Exception,
 ) -> None:
-    from dp_bench import config, run
+    from dp_bench import config
     from dp_bench.commands import train
 
     def fails(*_: object) -> None:
@@ -148,3 +158,127 @@ def test_a_real_lack_of_memory_is_recognised() -> None:
         torch.empty(2**50)
     assert faults.is_out_of_memory(caught.value)
     assert not faults.is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+# --------------------------------------------------------------------------------------------------- disks
+
+
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes: what a full disk is for those who write, without a disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def a_dataset(folder: Path) -> None:
+    def rows() -> Iterator[dict[str, list[float]]]:
+        yield from ({"a": [float(number)] * 100} for number in range(1000))
+
+    datasets.Dataset.from_generator(rows, cache_dir=str(folder))
+
+
+def a_checkpoint(folder: Path) -> None:
+    state = checkpoints.Checkpoint(checkpoints.Progress(), {}, {}, {"a": torch.zeros(9000)})
+    checkpoints.save(state, folder)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "json": lambda folder: records.write_json(folder / "a.json", ["a"] * 9000),
+    "safetensors": lambda folder: records.replace_file(
+        folder / "a", lambda path: save_file({"a": torch.zeros(9000)}, path)
+    ),
+    "parquet": lambda folder: records.replace_file(
+        folder / "a", pd.DataFrame({"a": np.random.default_rng(0).random(9000)}).to_parquet
+    ),
+    "a cached folder": lambda folder: cached_folder(
+        folder / "a", lambda new: save_file({"a": torch.zeros(9000)}, new / "b")
+    ),
+    "torch": a_checkpoint,
+    "datasets": a_dataset,
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_is_recognised_inside_of_libraries(tmp_path: Path, kind: str) -> None:
+    with small_files(1000), pytest.raises(Exception) as caught:
+        WRITERS[kind](tmp_path)
+    fault = faults.of_machine(caught.value)
+    assert fault is not None and "make room" in fault and "\n" not in fault
+    assert str(tmp_path) in fault or kind == "datasets"
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not left or kind == "datasets", left
+    WRITERS[kind](tmp_path)
+
+
+def test_other_errors_are_no_faults_of_the_machine() -> None:
+    try:
+        try:
+            raise FileExistsError(17, "File exists", "claim")
+        except FileExistsError:
+            raise ValueError("a bug") from None
+    except ValueError as error:
+        assert faults.of_machine(error) is None
+    assert faults.of_machine(RuntimeError("os errors")) is None
+
+
+def test_a_sweep_goes_on_with_what_a_full_disk_stopped(
+    experiment: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed = experiment(
+        "prompt=lora", "trainer.max_steps=2", "trainer.eval_every=2", "trainer.batch_size=4"
+    )
+    run.run(experiment("prompt=majority"))  # fills the cache
+    with small_files(9000), pytest.raises(Exception) as caught:
+        run.run(composed)
+    assert faults.is_of_disk(caught.value)
+    results_dir = Path(composed.settings.results_dir)
+    (run_id,) = records.statuses(results_dir, unfinished=True)
+    assert states(results_dir, [run_id])[run_id] not in (State.failed, State.running)
+    assert run.run(composed).status == "done"
+
+
+@pytest.mark.parametrize("command", ["tables", "plot", "pack", "train", "sweep", "cache"])
+@pytest.mark.parametrize("folder", ["a file", "read-only"])
+def test_a_folder_that_cannot_be_written_is_one_paragraph(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    folder: str,
+) -> None:
+    bad, results_dir, record = tmp_path / "bad", tmp_path / "results", make_record("task=rte", "prompt=fixed")
+    for where in (results_dir, bad):
+        records.save(record, where / "runs" / record.run_id)
+    if folder == "a file":
+        shutil.rmtree(bad)
+        bad.touch()
+    else:  # root may write to a folder of any mode
+        make = Path.mkdir
+
+        def refuse(path: Path, *more: Any, **options: Any) -> None:
+            if bad in path.parents:
+                raise OSError(errno.EROFS, "Read-only file system", str(path))
+            make(path, *more, **options)
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        monkeypatch.setattr(Path, "touch", refuse)
+    new = ("task=rte", "data=micro", "backbone=t5_micro", "trainer=micro", "prompt=majority")
+    words = {
+        "tables": ("tables", "--results-dir", str(results_dir), "--out", str(bad / "out")),
+        "plot": ("plot", "parameters", "--results-dir", str(results_dir), "--out", str(bad / "out")),
+        "pack": ("pack", str(bad)),
+        "train": ("train", *new, f"results_dir={bad}"),
+        "sweep": ("sweep", *new, f"results_dir={bad}"),
+        "cache": ("train", *new, f"results_dir={results_dir}", f"cache_dir={bad}"),
+    }[command]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    said = capsys.readouterr()
+    assert stop.value.code in (1, 2)
+    assert len(said.err.splitlines()) == 1 and str(bad) in said.err
+    if command == "tables":
+        assert record.prompt in said.out, "printed even where it cannot be written"
