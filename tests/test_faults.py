@@ -282,3 +282,44 @@ def test_a_folder_that_cannot_be_written_is_one_paragraph(
     assert len(said.err.splitlines()) == 1 and str(bad) in said.err
     if command == "tables":
         assert record.prompt in said.out, "printed even where it cannot be written"
+
+
+# --------------------------------------------------------------------------------------- arguments as names
+
+
+ODD = ("", "x" * 400, "a\0b", "x[1]*", "../../etc", "*", "\x1b[31m", "\ud83d", "a,b", "'")
+NAMING: dict[str, tuple[str, ...]] = {
+    "tables --experiment": ("tables", "--experiment", "{}", "--results-dir", "{runs}"),
+    "plot --experiment": ("plot", "--experiment", "{}", "--results-dir", "{runs}"),
+    "status --experiment": ("status", "--experiment", "{}", "--results-dir", "{runs}"),
+    "tables --experiment=": ("tables", "--experiment={}", "--results-dir", "{runs}"),
+    "tables --rows": ("tables", "--rows", "{}", "--results-dir", "{runs}"),
+    "tables --tasks": ("tables", "--tasks", "{}", "--results-dir", "{runs}"),
+    "tables --reference": ("tables", "--reference", "{}", "--results-dir", "{runs}"),
+    "tables --metric": ("tables", "--metric", "{}", "--results-dir", "{runs}"),
+    "inspect": ("inspect", "{}", "--gradients", "--results-dir", "{runs}"),
+    "list": ("list", "{}"),
+    "list --config-dir": ("list", "prompts", "--config-dir", "{}"),
+    "pack": ("pack", "{}"),
+    "pack --drop": ("pack", "{runs}", "--drop", "{}"),
+    "train --config-dir": ("train", "--config-dir", "{}", "task=rte", "data.dir=absent", "on_missing=error"),
+    "sweep": ("sweep", "experiment={}", "--dry-run"),
+}
+
+
+@pytest.mark.parametrize("where", NAMING)
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_names_are_answered_by_a_paragraph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str, odd: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record = make_record("task=rte", "prompt=fixed")
+    records.save(record, tmp_path / "results" / "runs" / record.run_id)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        cli.main([word.replace("{runs}", "results").replace("{}", odd) for word in NAMING[where]])
+    said = capsys.readouterr()
+    assert stop.value.code in (1, 2)  # 1: the system says that the name is too long
+    assert said.err.startswith("dp-bench:") and len(said.err.splitlines()) <= 2
+    assert "\x1b" not in said.err and "\0" not in said.err
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
