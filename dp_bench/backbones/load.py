@@ -176,6 +176,10 @@ def _load_pretrained(loader: Any, folder: Path, what: str, **options: Any) -> An
         if faults.of_machine(error):
             raise
         reason = _reason(error, files.damage(folder))
+        if method := files.quantisation(folder):
+            reason += (
+                f" Its weights are quantised ({method}): install that, or use those without quantisation."
+            )
         if what == "tokenizer":
             reason += (
                 " Expected are a tokenizer.json or the older files of its class, such as spiece.model, "
