@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,14 +22,15 @@ from helpers.records import make_record
 from helpers.trainers import make_trainer
 from safetensors.torch import save_file
 
-from dp_bench import checkpoints, cli, faults, records, run
+import dp_bench
+from dp_bench import checkpoints, cli, faults, hub, records, run
 from dp_bench.config import Experiment
 from dp_bench.data.cache import cached_folder
 from dp_bench.evaluation import predict
 from dp_bench.model import PromptedModel
 from dp_bench.sweep.plan import State, states
 from dp_bench.trainer import Trainer
-from dp_bench.types import Batch, RunFailedError
+from dp_bench.types import Batch, Example, RunFailedError
 
 Build = Callable[..., Experiment]
 UPDATE = (np.arange(8),)
@@ -323,3 +326,59 @@ def test_odd_names_are_answered_by_a_paragraph(
     assert said.err.startswith("dp-bench:") and len(said.err.splitlines()) <= 2
     assert "\x1b" not in said.err and "\0" not in said.err
     assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
+
+
+# ------------------------------------------------------------------------------------------------- offline
+
+
+BLOCKED = """
+import socket
+
+def refuse(*where, **_):
+    with open({log!r}, "a") as log:
+        print(where[-1], file=log)
+    raise OSError(101, "Network is unreachable")
+
+socket.socket.connect = socket.socket.connect_ex = socket.socket.sendto = socket.getaddrinfo = refuse
+"""
+
+
+def test_nothing_that_is_here_asks_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, site = tmp_path / "attempts", tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(BLOCKED.format(log=str(log)))  # of the worker
+    path = os.pathsep.join([str(site), str(Path(dp_bench.__file__).parents[1])])
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, None, raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    exec(BLOCKED.format(log=str(log)))
+    results_dir = tmp_path / "results"
+    short = ("trainer.max_steps=2", "trainer.eval_every=2", "trainer.batch_size=4", "data.limit=16")
+    new = ("task=rte", "data=micro", "backbone=t5_micro", "trainer=micro", *short)
+    for words in (
+        ("train", *new, "prompt=fixed", f"results_dir={results_dir}", "on_missing=error"),
+        ("sweep", *new, "prompt=fixed,majority", f"results_dir={results_dir}"),
+        ("tables", "--results-dir", str(results_dir)),
+        ("status", "--results-dir", str(results_dir)),
+        ("list", "backbones"),
+        ("data", "check"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == (2 if words[0] == "data" else 0), capsys.readouterr()
+    (folder,) = (results_dir / "runs").glob("*fixed*")
+    texts = {"premise": "the cat is red.", "hypothesis": "the cat is blue."}
+    examples = [Example("a", texts, ("yes", "no"), None, "a", "a")]
+    assert len(dp_bench.open_run(folder).predict("rte", examples).choices) == 1
+    assert not log.exists(), log.read_text()
+    hub.hub_reachable.cache_clear()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["doctor"])  # asks whether the hub answers, and goes on
+    assert stop.value.code == 0 and "cannot be reached" in capsys.readouterr().out
+    assert log.exists(), "the test sees attempts"
+    hub.hub_reachable.cache_clear()
