@@ -27,7 +27,6 @@ from dp_bench.settings import Init
 from dp_bench.trainer import Trainer
 from dp_bench.types import RunFailedError, UserError
 
-
 LONG = 8  # times the longest text, beyond which the length of a prompt is probably a mistake
 
 
