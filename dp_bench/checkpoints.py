@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dp_bench import ranks
+from dp_bench import faults, ranks
 from dp_bench.digests import computed_sha256
 from dp_bench.progress import notice
 from dp_bench.records import make_folder, sync, write_json
@@ -39,6 +39,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     trained_on: dict[str, str] = field(default_factory=dict)  # digests of the backbone
     warnings: list[str] = field(default_factory=list)  # so far, by all parts of the run
+    micro_batch_size: int | None = None  # halved where memory ran out; None: as in the settings
     losses: list[float] = field(default_factory=list)  # of the updates since the last evaluation
     energy_joules: float | None = None  # of all GPUs so far; None where it is unknown
 
@@ -65,21 +66,29 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     for path in folder.glob(".*.tmp"):  # of a killed process
         shutil.rmtree(path)
     make_folder(temporary)
-    save_file(checkpoint.learned, temporary / "learned.safetensors")
-    save_file(checkpoint.best, temporary / "best.safetensors")
-    torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
-    write_json(temporary / "progress.json", asdict(progress))
-    write_json(temporary / DIGESTS, _digests(temporary))
-    for path in (*temporary.iterdir(), temporary):
-        sync(path)
     try:
-        _read(temporary, checkpoint.learned)
-    except Exception as error:
-        notice(f"the checkpoint of update {progress.step} cannot be read again and is not kept ({error})")
-        shutil.rmtree(temporary)
-        return
-    temporary.replace(target)
-    sync(folder)
+        with faults.writing(target):
+            _write(checkpoint, temporary)
+        try:
+            _read(temporary, checkpoint.learned)
+        except Exception as error:
+            notice(f"the checkpoint of update {progress.step} cannot be read again and is not kept ({error})")
+        else:
+            temporary.replace(target)
+            sync(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # exists only if it was not renamed
+
+
+def _write(checkpoint: Checkpoint, folder: Path) -> None:
+    save_file(checkpoint.learned, folder / "learned.safetensors")
+    save_file(checkpoint.best, folder / "best.safetensors")
+    with (folder / "optimizer.pt").open("wb") as file:  # of Python, whose errors say what is wrong
+        torch.save(checkpoint.optimizer, file)
+    write_json(folder / "progress.json", asdict(checkpoint.progress))
+    write_json(folder / DIGESTS, _digests(folder))
+    for path in (*folder.iterdir(), folder):
+        sync(path)
 
 
 def load(
@@ -110,9 +119,9 @@ def _last(folder: Path, like: Mapping[str, Tensor] | None) -> Checkpoint | None:
     for path in _steps(folder):
         try:
             return _read(path, like)
-        except (MemoryError, PermissionError):
-            raise
         except Exception as error:
+            if faults.is_out_of_memory(error) or isinstance(error, PermissionError):
+                raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
-from dp_bench import __version__, ranks
+from dp_bench import __version__, faults, ranks
 from dp_bench.printing import say
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import RunFailedError, UserError
@@ -64,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `dp-bench list prompts | head`: nobody reads the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except Exception as error:
+        if (fault := faults.of_machine(error)) is None:
+            raise
+        say(f"dp-bench: {fault}", file=sys.stderr)
+        code = 1
     if ranks.size() > 1:  # gloo's threads may abort a process that Python shuts down; all output is written
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -72,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(words: list[str]) -> int:
+    _refuse_unusable(words)
     if not words or words[0] in ("-h", "--help", "help"):
         say(USAGE.format(commands=", ".join(COMMANDS)))
         return 0
@@ -84,6 +90,16 @@ def _dispatch(words: list[str]) -> int:
             hint = f"Did you mean `dp-bench train {' '.join(words)}`? "
         raise UserError(f"There is no command '{words[0]}'. {hint}Commands: {', '.join(COMMANDS)}.")
     return COMMANDS[words[0]](_with_code(words[1:]))
+
+
+def _refuse_unusable(words: Sequence[str]) -> None:
+    """Raise UserError for an empty argument, and for one that no name of a file, run or setting can have."""
+    for word in words:
+        if not word or (word.startswith("--") and word.endswith("=")):
+            raise UserError(f"The argument '{word}' is empty: give it a value, or leave it out.")
+        is_text = not any("\ud800" <= letter < "\udc80" or "\udcff" < letter <= "\udfff" for letter in word)
+        if "\0" in word or not is_text:
+            raise UserError(f"The argument {word[:80]!r} has a character that no text or file name can have.")
 
 
 def _with_code(words: list[str]) -> list[str]:
@@ -123,8 +139,6 @@ def _sweep(words: list[str]) -> int:
     parser.add_argument("--gpus", metavar="all|0,1", help="GPUs of one process each, or of --jobs processes")
     _add_config_dir(parser)
     options = parser.parse_intermixed_args([word for word in words if word not in ("-m", "--multirun")])
-    if options.extra_dir and not options.extra_dir.is_dir():
-        raise UserError(f"--config-dir {options.extra_dir} is not a folder.")
     return _call("sweep:sweep", **vars(options))
 
 
@@ -300,8 +314,14 @@ def _add_results_dir(parser: argparse.ArgumentParser) -> None:
 
 def _add_config_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config-dir", dest="extra_dir", type=Path, metavar="DIR", help="folder of YAML files"
+        "--config-dir", dest="extra_dir", type=_folder, metavar="DIR", help="folder of YAML files"
     )
+
+
+def _folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise UserError(f"--config-dir {text} is not a folder. Give one that holds prompt/NAME.yaml.")
+    return Path(text)
 
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:

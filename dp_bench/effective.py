@@ -103,6 +103,56 @@ def unread(config: Mapping[str, Any]) -> set[str]:
     return keys
 
 
+# Read by a run without updates, though its result does not depend on them.
+OF_THE_MACHINE = ("eval_batch_size", "cpu_threads", "compile", "precision", "checkpoint_minutes", "name")
+
+
+def without_effect(config: Mapping[str, Any]) -> set[str]:
+    """Return dotted keys that are not read with the other choices of a configuration: `unread`, and those
+    that name a run or a variant all the same."""
+    prompt, backbone, regime, data = (config[group] for group in ("prompt", "backbone", "regime", "data"))
+    protocol, trainer, seeds, method = (
+        config["protocol"],
+        config["trainer"],
+        config["seeds"],
+        method_of(config),
+    )
+    pieces = catalogue.used(prompt).values() if method.has_prompt else ()
+    looks = any(piece.looks for piece in pieces)
+    learns = any(piece.is_learned for piece in pieces)
+    draws = learns or protocol["frozen_dropout"] or any(piece.is_random for piece in pieces)
+    draws = draws or prompt.get("route") is not None  # of a diagnostic
+    is_local = backbone["name_or_path"] is not None
+    classifies = backbone["head"] == "classifier"
+    holds_out = trainer["selection"] == "heldout" and regime["shots"] is None
+    rows = (
+        (not is_trained(config), "prompt.lr prompt.optimizer prompt.weight_decay seeds.order"),
+        (not is_trained(config), "protocol.sum_losses protocol.warmup_from_zero"),
+        (not _chooses_by_gradient(prompt), "prompt.selector_lr"),
+        (not (looks or method.reads_summaries), "prompt.summary protocol.summary_pad_to"),
+        (not learns, "protocol.sample_at_eval"),
+        (not draws, "seeds.gumbel"),
+        (not holds_out, "seeds.heldout"),
+        (method.is_seedless, "seeds.init"),
+        (regime["shots"] is None, "protocol.whole_classes"),
+        (regime.get("mixing") != "temperature", "regime.mixing_temperature"),
+        (regime.get("mixing") == "equal", "regime.mixing_cap"),
+        (not (regime.get("tasks") or regime.get("transfer")), "regime.task_settings"),
+        (is_local, "backbone.init_seed backbone.random_init"),
+        (not is_local, "backbone.revision backbone.sha256 backbone.gguf_file"),
+        (not method.reads_model, "backbone.attention backbone.answer_prefix backbone.answer_cue"),
+        (backbone["family"] in ("encoder_only", "decoder_only"), "backbone.answer_prefix"),
+        (not classifies or backbone["family"] in ("encoder_decoder", "decoder_only"), "backbone.pooling"),
+        (data.get("difficulty") is not None, "data.dir data.hub data.revision"),
+        (data.get("dir") is not None, "data.hub data.revision"),
+        (not trainer.get("micro_batch_size"), "trainer.step_each_micro_batch"),
+        (not table.trains_backbone(prompt), "keep_weights"),
+        (all(seed is not None for seed in seeds.values()), "seed"),
+    )
+    more = {key for is_so, keys in rows if is_so for key in keys.split()}
+    return (unread(config) | more) - {f"trainer.{name}" for name in OF_THE_MACHINE}
+
+
 def _unread_rates(config: Mapping[str, Any]) -> set[str]:
     """Return the settings of the optimizer that is not used, and those of the used one that the method or
     prompt replaces."""

@@ -14,6 +14,7 @@ from dp_bench import finite, ranks
 from dp_bench.data import metrics
 from dp_bench.data.batches import evaluation_batches
 from dp_bench.data.encoded import EncodedSplit
+from dp_bench.machine import in_smaller_passes
 from dp_bench.model import PromptedModel
 from dp_bench.profiling import stage
 from dp_bench.prompts.estimators import forced
@@ -129,23 +130,31 @@ def predict(
         noise["route"] = forced(torch.from_numpy(routes), prompt.vectors.num_prompts)
     device = model.backbone.device
     pad_id = model.backbone.tokenizer.pad_token_id
-    outputs: list[dict[str, Tensor | None]] = []
-    batches = evaluation_batches(split.encoded.lengths, batch_size)
-    for rows in ranks.share_of_rank(batches):
+
+    def output_of(rows: NDArray[np.int64]) -> dict[str, Tensor]:
         batch = split.batch(rows, pad_id, noise).to(device)
         answer = model(batch)
         outcome_B = answer.prompt.before_BJ.argmax(-1)
         length_B = answer.prompt.length_B
-        outputs.append(
-            {
-                "logits": answer.logits_BC,
-                "finite": _finite(answer.logits_BC, batch),
-                "position": outcome_B if model.order is SplitOrder.paper else num_vectors - outcome_B,
-                "length": torch.full_like(outcome_B, prompt.num_tokens) if length_B is None else length_B,
-                "weights": answer.prompt.pool_weights_BK,
-            }
-        )
-    on_cpu = [{name: x.cpu() for name, x in output.items() if x is not None} for output in outputs]
+        output = {
+            "logits": answer.logits_BC,
+            "finite": _finite(answer.logits_BC, batch),
+            "position": outcome_B if model.order is SplitOrder.paper else num_vectors - outcome_B,
+            "length": torch.full_like(outcome_B, prompt.num_tokens) if length_B is None else length_B,
+            "weights": answer.prompt.pool_weights_BK,
+        }
+        return {name: value for name, value in output.items() if value is not None}
+
+    def outputs_of(batches: list[NDArray[np.int64]]) -> list[dict[str, Tensor]]:
+        outputs = [output_of(rows) for rows in ranks.share_of_rank(batches)]
+        return [{name: value.cpu() for name, value in output.items()} for output in outputs]
+
+    lengths = split.encoded.lengths
+    on_cpu, batch_size = in_smaller_passes(
+        lambda size: outputs_of(evaluation_batches(lengths, size)),
+        *(batch_size, f"on {split.name}", "trainer.eval_batch_size"),
+    )
+    batches = evaluation_batches(lengths, batch_size)
     # In the order of the ranks; rank r of R has batches r, r + R, r + 2R …
     gathered = [output for of_rank in ranks.from_all(on_cpu) for output in of_rank]
     size = ranks.size()

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from dp_bench import faults
 from dp_bench.types import UnreachableError, UserError
 
 TIMEOUT_SECONDS = 3.0
@@ -141,6 +142,8 @@ def fetch(
     try:
         return Path(download(local_files_only=False))
     except (OSError, HTTPError, RuntimeError) as error:  # of the client, its HTTP library, and hf_xet
+        if faults.of_machine(error):  # the disk of the cache
+            raise
         page = f"{hub_endpoint()}/{'datasets/' if kind == 'dataset' else ''}{name}"
         raise UserError(message(_why(error, page))) from error
 

@@ -6,16 +6,20 @@ import ctypes
 import gc
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from dp_bench import ranks
+from dp_bench.faults import LESS
+from dp_bench.progress import notice
 from dp_bench.settings import Precision
-from dp_bench.types import UserError
+from dp_bench.types import RunFailedError, UserError
+
+T = TypeVar("T")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -129,6 +133,32 @@ def total_energy(parts: Sequence[float | None]) -> float | None:
     """Return the sum of joules; None where one is unknown."""
     known = [part for part in parts if part is not None]
     return sum(known) if len(known) == len(parts) else None
+
+
+def in_smaller_passes(
+    attempt: Callable[[int], T], size: int, where: str, key: str, *, fixed: str = ""
+) -> tuple[T, int]:
+    """Return what `attempt(size)` returns, and the size: halved, on all ranks, until the memory of the GPU
+    suffices. `fixed` is the reason why it cannot be. Raises RunFailedError where it does not suffice."""
+    while True:
+        is_over = False
+        try:
+            result = attempt(size)
+        except torch.OutOfMemoryError:
+            is_over = True  # handled when the traceback, which holds tensors, is gone
+        if not any(ranks.from_all(is_over)):
+            return result, size
+        gc.collect()
+        torch.cuda.empty_cache()
+        half = size // 2
+        if fixed or not half:
+            instead = f"{fixed}: type {key}={half}" if half else f"End other programs on it, or use {LESS}"
+            raise RunFailedError(f"Out of GPU memory {where}, with passes of {size}. {instead}.")
+        notice(
+            f"out of GPU memory {where}: begun again with {half} examples a pass instead of {size}; "
+            f"{key}={half} avoids that"
+        )
+        size = half
 
 
 def release_memory() -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dp_bench import pack, reading
+from dp_bench import faults, pack, reading
 from dp_bench.types import UserError
 
 SCHEMA_VERSION = 1
@@ -205,14 +205,15 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        if temporary.stat().st_mode != mode:  # safetensors makes private files
-            temporary.chmod(mode)
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        with faults.writing(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            write(temporary)
+            if temporary.stat().st_mode != mode:  # safetensors makes private files
+                temporary.chmod(mode)
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dp_bench import checks, ranks, records, signals
+from dp_bench import checks, faults, ranks, records, signals
 from dp_bench.claims import claimed
 from dp_bench.config import Experiment
 from dp_bench.identity import Identity, Sources, identify
@@ -69,8 +69,9 @@ def _status_kept(directory: Path) -> Iterator[None]:
         records.forget(directory)
         raise
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        how = {} if stopped else {"traceback": traceback.format_exc()}
+        # What a full disk stopped goes on once there is room, in a sweep without --retry-failed.
+        stopped = isinstance(error, KeyboardInterrupt) or faults.is_of_disk(error)
+        how = {} if isinstance(error, KeyboardInterrupt) else {"traceback": traceback.format_exc()}
         with suppress(OSError):  # a full disk is why it failed
             records.write_status(directory, "interrupted" if stopped else "failed", **how)
         raise

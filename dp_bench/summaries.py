@@ -21,6 +21,7 @@ from dp_bench.backbones.backbone import Backbone, at_least_fp32
 from dp_bench.data.batches import evaluation_batches
 from dp_bench.data.cache import cached_folder
 from dp_bench.data.encoded import EncodedSplit
+from dp_bench.machine import in_smaller_passes
 from dp_bench.settings import Summary
 
 CODE_VERSION = 2  # raise it when the same input gets another summary, even by another kernel only
@@ -76,13 +77,18 @@ def cached_summaries(
     parts = (CODE_VERSION, whole.fingerprint, *model, kind.value, pad_to)
     folder = cache_dir / "summaries" / hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
-    def write(new: Path) -> None:
+    def compute(size: int) -> Tensor:
         summary_MD = torch.empty(len(whole), summary_width(backbone, kind))
-        for rows in evaluation_batches(whole.lengths, batch_size):
+        for rows in evaluation_batches(whole.lengths, size):
             batch = whole.collate(rows.tolist(), backbone.tokenizer.pad_token_id)
             ids_BT, mask_BT = batch.ids_BT.to(backbone.device), batch.mask_BT.to(backbone.device)
             summary_MD[batch.row_B] = summarise(backbone, ids_BT, mask_BT, kind, pad_to=pad_to).cpu()
             advance(len(rows))
+        return summary_MD
+
+    def write(new: Path) -> None:
+        where = ("in the summaries of texts", "trainer.eval_batch_size")
+        summary_MD, _ = in_smaller_passes(compute, batch_size, *where)
         finite_M = summary_MD[torch.from_numpy(whole.rows)].isfinite().all(1).numpy()
         finite.refuse_rows(whole, finite_M, "The frozen summaries are", "of a file", backbone)
         save_file({"summary": summary_MD}, new / FILE)

@@ -24,7 +24,7 @@ from dp_bench.checkpoints import Checkpoint, Progress
 from dp_bench.data.batches import Rows, micro_batches, mixing_rates, training_rows
 from dp_bench.diagnostics import describe
 from dp_bench.evaluation import Report, Score, Split, mean_score, predict, score
-from dp_bench.machine import EnergyMeter
+from dp_bench.machine import EnergyMeter, in_smaller_passes
 from dp_bench.model import PromptedModel
 from dp_bench.objective import Objective, objective
 from dp_bench.optim import TrainPlan, make_optimizer, parameter_groups
@@ -150,15 +150,41 @@ class Trainer:
         return self.progress
 
     def _update(self, indices: tuple[Rows, ...], step: int) -> float:
-        """Make one update with the examples at these indices of each task; return their mean loss."""
+        """Make one update with the examples at these indices of each task; return their mean loss.
+
+        Where the memory of a GPU does not suffice it is begun again with smaller micro-batches, which the
+        updates after it have as well.
+        """
+        size = self.micro_batch_size(sum(map(len, indices)))
+        (total, number), used = in_smaller_passes(
+            lambda micro: self._accumulate(indices, step, micro),
+            *(size, f"in update {step + 1}", "trainer.micro_batch_size"),
+            fixed="The protocol adds the losses of micro-batches" if self.plan.sum_losses else "",
+        )
+        if used != size:
+            self.progress.micro_batch_size = used
+        ranks.sum_gradients(self.parameters)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.plan.trainer.max_grad_norm)
+        mean_loss = float(ranks.total(total))
+        finite.refuse_update(
+            mean_loss, float(norm), step + 1, self.bare_model, self._one_by_one(indices, step)
+        )
+        self._step_optimizer(step, number)
+        self.prompt.end_update()
+        return mean_loss
+
+    def _accumulate(self, indices: tuple[Rows, ...], step: int, size: int) -> tuple[Tensor, int]:
+        """Add up the gradients of this rank's micro-batches, from none; return the sum of their losses, each
+        weighted by its share of the update, and the number of the last, counted from 0."""
         plan = self.plan
         self.model.train()
+        self.optimizer.zero_grad()
         torch.manual_seed(derive(plan.noise_seed, "dropout", step))  # nothing else draws from it here
         total = torch.zeros((), device=self.accelerator.device)
         num_examples = sum(map(len, indices))
         self.prompt.begin_update(step, plan.trainer.max_steps)
         number = 0
-        for number, (micro_batch, is_last) in enumerate(self._micro_batches(indices, step)):
+        for number, (micro_batch, is_last) in enumerate(self._micro_batches(indices, step, size)):
             share = len(micro_batch) / num_examples
             goal = objective(self.model, self.prompt, micro_batch, plan.temperature(step))
             total += goal.loss * share
@@ -168,27 +194,16 @@ class Trainer:
             self._backward(loss if plan.sum_losses else loss * share)
             if plan.trainer.step_each_micro_batch and not is_last:
                 self._step_optimizer(step, number)
-        ranks.sum_gradients(self.parameters)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, plan.trainer.max_grad_norm)
-        mean_loss = float(ranks.total(total))
-        finite.refuse_update(
-            mean_loss, float(norm), step + 1, self.bare_model, self._one_by_one(indices, step)
-        )
-        self._step_optimizer(step, number)
-        self.prompt.end_update()
-        return mean_loss
+        return total, number
 
-    def _micro_batches(
-        self, indices: tuple[Rows, ...], step: int, size: int | None = None
-    ) -> Iterator[tuple[Batch, bool]]:
+    def _micro_batches(self, indices: tuple[Rows, ...], step: int, size: int) -> Iterator[tuple[Batch, bool]]:
         """Split an update's examples, task by task, into micro-batches with their noise, which is drawn once
         for the whole update; yield those of this rank, and whether one is the last of the update."""
         plan, total = self.plan, sum(map(len, indices))
         names = self.prompt.noisy_selectors(training=True, sample_at_eval=plan.sample_at_eval)
         noise = self.prompt.draw_noise(total, generator(plan.noise_seed, "noise", step), selectors=names)
         pad_id = int(self.bare_model.backbone.tokenizer.pad_token_id)
-        batches = micro_batches(indices, size or self.micro_batch_size(total))
-        for task, first, part in ranks.share_of_rank(batches):
+        for task, first, part in ranks.share_of_rank(micro_batches(indices, size)):
             end = first + len(part)
             batch = self.train_splits[task].batch(part, pad_id, {})
             batch = replace(batch, noise={name: draws[first:end] for name, draws in noise.items()})
@@ -196,7 +211,8 @@ class Trainer:
 
     def micro_batch_size(self, total: int) -> int:
         """Return the most examples of a micro-batch of an update of `total` examples."""
-        return self.plan.trainer.micro_batch_size or -(-total // ranks.size())
+        smaller = self.progress.micro_batch_size  # than was asked for, where the memory did not suffice
+        return smaller or self.plan.trainer.micro_batch_size or -(-total // ranks.size())
 
     def pass_once(self, split: Split, rows: Rows) -> None:
         """Pass rows of a training split forward and backward, without an update: to measure it."""

@@ -16,7 +16,6 @@ masks bool with True for a real token, and vectors, noise and logits of prompts 
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -39,18 +38,6 @@ class UnreachableError(UserError):
 
 class RunFailedError(Exception):
     """A run computed something unusable: printed as one paragraph, recorded as failed, exit code 1."""
-
-
-def fault_of_machine(error: OSError) -> str | None:
-    """Return one paragraph on a disk that is full or cannot be written; None for any other error."""
-    names = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOTDIR", "EEXIST")
-    if error.errno not in [getattr(errno, name, None) for name in names]:
-        return None
-    where = f" ({error.filename})" if error.filename else ""
-    return (
-        f"{error.strerror}{where}. What was finished is intact: make room, or name another folder with "
-        "results_dir= or cache_dir=, and start the same command again."
-    )
 
 
 @dataclass(frozen=True)

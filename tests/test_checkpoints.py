@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,27 @@ def test_code_that_comes_with_a_checkpoint_is_not_run(
     CUE["own"] = "' Answer:'"
     with pytest.raises(UserError, match="dp-bench never runs"):
         load(folder)
+
+
+QUANTISED: dict[str, Any] = {
+    "bitsandbytes": {"quant_method": "bitsandbytes", "load_in_4bit": True},
+    "gptqmodel": {"quant_method": "awq", "bits": 4, "group_size": 128},
+    "torchao": {"quant_method": "torchao"},
+    "compressed_tensors": {"quant_method": "compressed-tensors"},
+    "no_method": {"bits": 4},
+    "no_mapping": ["4 bits"],
+}
+
+
+@pytest.mark.parametrize("package", QUANTISED)
+def test_a_quantisation_whose_package_is_missing_is_one_paragraph(
+    checkpoint: Callable[..., Path], package: str
+) -> None:
+    if find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    with pytest.raises(UserError, match="quantised") as caught:
+        load(checkpoint("gpt2", quantization_config=QUANTISED[package]))
+    assert "\n" not in str(caught.value)
 
 
 def test_padding_needs_no_row_of_its_own(checkpoint: Callable[..., Path]) -> None:

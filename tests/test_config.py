@@ -460,3 +460,36 @@ def test_a_protocol_sets_pieces_and_prompts_by_name() -> None:
     assert config.experiment([*words, "prompt=dynamic"]).resolved["prompt"]["position"]["relu"] is True
     typed = config.experiment([*words, "prompt=dynamic", "+prompt.position.relu=false"])
     assert typed.resolved["prompt"]["position"]["relu"] is False
+
+
+IDLE = [
+    ("prompt=fixed trainer.temperature.start=2", "trainer.temperature.start"),
+    ("prompt=dynamic trainer.temperature.start=2", None),
+    ("prompt=zero_shot trainer.max_steps=5", "trainer.max_steps"),
+    ("prompt=zero_shot trainer.eval_batch_size=5", None),
+    ("prompt=zero_shot,fixed trainer.max_steps=5", None),  # some of the runs read it
+    ("prompt=fixed backbone=smollm2 backbone.answer_prefix=x", "backbone.answer_prefix"),
+    ("prompt=fixed backbone.answer_cue=x", None),  # also behind the texts of a decoder that answers
+    ("prompt=fixed backbone.init_seed=4", "backbone.init_seed"),
+    ("prompt=fixed backbone=t5_tiny_random backbone.init_seed=4", None),
+    ("prompt=fixed data=micro data.dir=x", "data.dir"),
+    ("prompt=fixed prompt.summary=last", "prompt.summary"),
+    ("prompt=dynamic prompt.summary=last", None),
+    ("prompt=linear_probe prompt.summary=last", None),
+    ("prompt=fixed seeds.gumbel=3", "seeds.gumbel"),
+    ("prompt=fixed protocol=authors seeds.gumbel=3", None),
+    ("prompt=fixed keep_weights=true", "keep_weights"),
+    ("prompt=fixed trainer.lr=0.2 prompt.lr=0.3", "trainer.lr"),
+    ("prompt=majority prompt.lr=3", "prompt.lr"),
+    ("prompt=fixed regime=fewshot seeds.heldout=3", "seeds.heldout"),
+    ("prompt=fixed regime.mixing_cap=5", "regime.mixing_cap"),
+]
+
+
+@pytest.mark.parametrize(("words", "idle"), IDLE)
+def test_a_setting_that_nothing_reads_is_said(
+    words: str, idle: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.check(["task=rte", *words.split()])
+    said = capsys.readouterr().err.splitlines()
+    assert said == [] if idle is None else (len(said) == 1 and f"{idle} has no effect" in said[0])

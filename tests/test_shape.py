@@ -15,8 +15,8 @@ import dp_bench
 PACKAGE = Path(dp_bench.__file__).parent
 # From the ground up: a module imports from its line and from those above it.
 LAYERS = (
-    "types reading printing suggest plugins terminal ranks signals randomness progress records pack digests "
-    "hub profiling checkpoints costs extras",
+    "types faults extras reading printing suggest plugins terminal ranks signals randomness progress records "
+    "pack digests hub profiling checkpoints costs",
     "micro",
     "prompts.catalogue methods.table methods.counts settings",
     "effective data finite machine",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dp_bench import faults
 from dp_bench.backbones import attention
 from dp_bench.backbones.head import WordHead
 from dp_bench.progress import notice
@@ -54,9 +55,11 @@ def requiring(model: Any, name: str, instead: str = OTHER) -> Iterator[None]:
     """Raise UserError where a model lacks a property, or testing for it raises an error."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, UserError):
+    except UserError:
         raise
     except Exception as error:  # the code of an architecture may raise anything
+        if faults.is_out_of_memory(error):
+            raise
         reason = (str(error).strip() or "no reason given").splitlines()[0].rstrip(".")
         if not isinstance(error, LacksError):
             reason = f"{type(error).__name__}: {reason}"

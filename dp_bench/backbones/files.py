@@ -51,6 +51,16 @@ def damage(folder: Path) -> str:
     )
 
 
+def quantisation(folder: Path) -> str:
+    """Return the method by which the weights in a folder are quantised, as its config.json says, or ""."""
+    try:
+        found = reading.json_object(folder / "config.json").get("quantization_config")
+    except UserError:
+        return ""
+    method = found.get("quant_method") if isinstance(found, dict) else None
+    return "" if found is None else str(method or "by an unknown method")[:40]
+
+
 def refuse_vocabulary(folder: Path, tokenizer: Any) -> None:
     """Raise UserError unless a folder has the vocabulary of a tokenizer: a tokenizer.json, or all of the
     older files. Without them transformers uses an empty vocabulary. ByT5 needs none."""

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
+from dp_bench import faults
 from dp_bench.backbones.checkpoint import gguf_path
 from dp_bench.data.cache import cached_folder
 from dp_bench.digests import file_sha256
@@ -51,9 +52,9 @@ def _convert(path: Path, folder: Path) -> None:
             model = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=torch.float32
             )
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # a damaged file may raise anything
+        if faults.of_machine(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(f"{path} cannot be read as a GGUF model: {reason}.") from error
     model.hf_quantizer = None  # its weights are no longer quantised, and may be saved

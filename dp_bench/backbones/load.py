@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dp_bench import faults
 from dp_bench.backbones import attention, files, random_init, tensors, vocabulary
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.checkpoint import commit_of, locate, remember_commit
@@ -171,10 +172,14 @@ def _load_pretrained(loader: Any, folder: Path, what: str, **options: Any) -> An
         options["trust_remote_code"] = False  # never run, without a question
     try:
         return loader.from_pretrained(str(folder), **options)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # a damaged file may raise anything
+        if faults.of_machine(error):
+            raise
         reason = _reason(error, files.damage(folder))
+        if method := files.quantisation(folder):
+            reason += (
+                f" Its weights are quantised ({method}): install that, or use those without quantisation."
+            )
         if what == "tokenizer":
             reason += (
                 " Expected are a tokenizer.json or the older files of its class, such as spiece.model, "

@@ -91,10 +91,7 @@ def _store(
     if rows == before:
         _verify(path, rows, files)
         return
-    try:
-        records.replace_file(path, write)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}. The pack is unchanged.") from None
+    records.replace_file(path, write)
 
 
 def _verify(path: Path, rows: Mapping[str, Row], files: Mapping[str, Path]) -> None:

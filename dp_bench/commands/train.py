@@ -10,11 +10,11 @@ from logging.config import dictConfig
 from pathlib import Path
 from typing import Any
 
-from dp_bench import __version__, config, ranks
+from dp_bench import __version__, config, faults, ranks
 from dp_bench.config import jobs
 from dp_bench.printing import say
 from dp_bench.settings import OnMissing
-from dp_bench.types import RunFailedError, UnreachableError, UserError, fault_of_machine
+from dp_bench.types import RunFailedError, UnreachableError, UserError
 
 MICRO = ("backbone=t5_micro", "data=micro", "trainer=micro")
 NAMES = ("backbone=", "backbone.", "data=", "data.")
@@ -115,7 +115,7 @@ def _run_one(cfg: Any, composer: config.Composer) -> int:
         say(f"dp-bench: the run failed. {error}", file=sys.stderr)
         return 1
     except Exception as error:
-        fault = fault_of_machine(error) if isinstance(error, OSError) else None
+        fault = faults.of_machine(error)
         say(f"dp-bench: {fault}" if fault else traceback.format_exc(), file=sys.stderr)
         return 1
     return 0

@@ -15,6 +15,8 @@ from dp_bench.config.build import plain, whole_problems
 from dp_bench.config.composer import Composer, keys_of, set_value
 from dp_bench.config.files import GROUPS, options
 from dp_bench.config.overrides import COMPOSE_ERRORS, explain, paragraph, parse, singles, typed, values_of
+from dp_bench.effective import without_effect
+from dp_bench.progress import notice
 from dp_bench.prompts import catalogue
 from dp_bench.suggest import did_you_mean, suggest_key
 from dp_bench.types import UserError
@@ -44,6 +46,7 @@ def check(overrides: Sequence[str], composer: Composer | None = None, *, sweep: 
     # Settings of a group that could not be chosen cannot be checked.
     unchecked = {group.split("/")[0] for group in wrong.values()}
     sound = [o for o in ours if o.key_or_group.replace("/", ".").split(".")[0] not in unchecked]
+    idle: list[set[str]] = []
     for combination in _combinations(sound, extra_dir):
         settings = [override for override in combination if override.key_or_group not in GROUPS]
         try:
@@ -53,8 +56,13 @@ def check(overrides: Sequence[str], composer: Composer | None = None, *, sweep: 
         else:
             problems += _setting_problems(base, settings, extra_dir)
             problems += _unread_problems(base, combination)
+            if not problems:
+                idle.append(_idle(base, settings))
     if problems:
         raise UserError(paragraph(list(dict.fromkeys(problems))))
+    # A sweep may vary what some of its runs do not read.
+    for key in sorted(set.intersection(*idle)):
+        notice(f"{key} has no effect here: with these choices nothing reads it. Remove it")
 
 
 def _parse_all(overrides: Sequence[str]) -> tuple[list[Override], list[str]]:
@@ -112,6 +120,18 @@ def _unread_problems(base: DictConfig, overrides: Sequence[Override]) -> list[st
         "regime.tasks=[cb,rte], and their settings with regime.task_settings={cb:{max_length:256}}."
         for override in of_task
     ]
+
+
+def _idle(base: DictConfig, settings: Sequence[Override]) -> set[str]:
+    """Return the keys among typed settings that have no effect on a run."""
+    if not settings:
+        return set()
+    cfg = deepcopy(base)
+    for override in settings:
+        if not override.is_delete():
+            set_value(cfg, override)
+    ignored = without_effect(plain(cfg))
+    return {o.key_or_group for o in settings if o.key_or_group in ignored and o.value() is not None}
 
 
 def _settings_of_pieces(base: DictConfig) -> set[str]:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from dp_bench import reading
+from dp_bench import faults, reading
 from dp_bench.digests import file_sha256
 from dp_bench.progress import notice
 from dp_bench.types import UserError
@@ -29,10 +29,11 @@ def cached_folder(folder: Path, write: Callable[[Path], object]) -> Path:
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     temporary.mkdir(parents=True)
     try:
-        write(temporary)
-        digests = {path.name: file_sha256(path) for path in temporary.iterdir()}
-        (temporary / MANIFEST).write_text(json.dumps(digests, indent=1), encoding="utf-8")
-        _replace(temporary, folder)
+        with faults.writing(folder):
+            write(temporary)
+            digests = {path.name: file_sha256(path) for path in temporary.iterdir()}
+            (temporary / MANIFEST).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+            _replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # exists only if it was not renamed
     return folder

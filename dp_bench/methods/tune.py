@@ -28,6 +28,8 @@ from dp_bench.settings import Init
 from dp_bench.trainer import Trainer
 from dp_bench.types import RunFailedError, UserError
 
+LONG = 8  # times the longest text, beyond which the length of a prompt is probably a mistake
+
 
 def learn(context: RunContext) -> MethodResult:
     """Run the method that `prompt.method` names. Raises UserError where it does not suit the data."""
@@ -85,7 +87,7 @@ def tune(context: RunContext) -> MethodResult:
             f"task={context.data[0].task.name} does not have: use a mixture, such as data=micro_mix2, or "
             "the tasks of regime=multitask as sub-skills with prompt.route.group=task."
         )
-    _refuse_beyond(context)  # before hours of training
+    _check_lengths(context)  # before hours of training
     if settings.prompt.init is Init.saved:
         _warn_of_other_weights(context)
     model = make_model(context, prompt)
@@ -151,14 +153,20 @@ def fit_input(input: SelectorInput, train: Sequence[Split]) -> None:
     input.fit(torch.cat(summaries), torch.cat(labels))
 
 
-def _refuse_beyond(context: RunContext) -> None:
+def _check_lengths(context: RunContext) -> None:
     """Raise UserError where text, prompt and choice exceed the positions of the backbone, or where it does
-    not know a token."""
+    not know a token; warn of a prompt that is many times as long as any text."""
     splits = [split for task in context.data for split in (task.train, task.select, task.report)]
     splits += [encoded for _, encoded in context.transfer]
     context.backbone.refuse_unknown(max(split.largest_id for split in splits))
     num_tokens = context.settings.prompt.num_tokens
-    context.backbone.refuse_beyond(max(split.longest for split in splits) + num_tokens)
+    longest = max(split.longest for split in splits)
+    context.backbone.refuse_beyond(longest + num_tokens)
+    if num_tokens > LONG * longest:
+        context.reporter.warn(
+            f"prompt.num_tokens={num_tokens}: the prompt is {num_tokens / longest:.0f} times as long as the "
+            f"longest text, which has {longest} tokens"
+        )
     if context.backbone.continues_texts:  # a choice's last token is scored, but not read
         lengths = [split.longest + num_tokens + max(0, split.longest_choice - 1) for split in splits]
         context.backbone.refuse_beyond(max(lengths), "Text, prompt and the longest choice")

@@ -95,7 +95,7 @@ class Ridge(Selector):
         return one_hot((shares_BJ.log() + noise_BX[:, : self.num_outcomes]).argmax(-1), shares_BJ)
 
     def begin_update(self, step: int, max_steps: int) -> None:
-        self.step, self.share_done = step, step / max_steps
+        self.step, self.share_done, self._new = step, step / max_steps, []
 
     def observe(self, summary_BD: Tensor, chosen_BJ: Tensor, loss_B: Tensor) -> None:
         self._new.append((summary_BD.detach(), chosen_BJ.detach().argmax(-1), loss_B.detach()))

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from dp_bench import faults
 from dp_bench.claims import BusyError
 from dp_bench.config import jobs
 from dp_bench.printing import say
@@ -53,8 +54,8 @@ def job(cfg: Any) -> str | None:
         except UserError as error:
             say(f"{REFUSED}{error}", file=sys.stderr)  # where Slurm's log of the job is read
             return str(error)
-        except Exception:
-            traceback.print_exc()  # status.json has it too
+        except Exception as error:
+            say(faults.of_machine(error) or traceback.format_exc(), file=sys.stderr)  # status.json has it too
         return None
 
 

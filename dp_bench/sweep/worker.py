@@ -20,7 +20,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from dp_bench import faults
 from dp_bench.progress import Reporter
+from dp_bench.records import make_folder
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
@@ -82,25 +84,33 @@ def _work(job: dict[str, Any], answers: TextIO) -> dict[str, str]:
     from dp_bench.run import run
 
     log = Path(job["log"])
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as file:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(file.fileno(), stream.fileno())
     sys.argv = ["dp-bench train", *job["words"]]  # the record's `command`
     reporter = SweepReporter(answers)
     try:
+        _print_to(log)
         extra_dir = Path(job["extra_dir"]) if job["extra_dir"] else None
         record = run(config.experiment(job["words"], extra_dir), reporter)
+        log.unlink(missing_ok=True)
     except BusyError as error:
         return {"outcome": "busy", "message": str(error)}
     except UserError as error:
         return {"outcome": "refused", "message": str(error)}
     except Exception as error:
-        traceback.print_exc()
-        return {"outcome": "failed", "message": f"{type(error).__name__}: {error}".splitlines()[0]}
-    log.unlink(missing_ok=True)
+        with suppress(OSError):  # the disk is full
+            traceback.print_exc()
+        fault = faults.of_machine(error) or f"{type(error).__name__}: {error}".splitlines()[0]
+        return {"outcome": "failed", "message": fault}
     return {"outcome": "elsewhere" if reporter.was_skipped else "done", "message": record.run_id}
+
+
+def _print_to(log: Path) -> None:
+    """Send what this process prints from now on to a new file."""
+    make_folder(log.parent)
+    with log.open("w", encoding="utf-8") as file:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # the former log is on a full disk
+                stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
 
 
 if __name__ == "__main__":
