@@ -29,6 +29,7 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   dp-bench status                               the progress of sweeps
   dp-bench tables                               comparison tables of finished runs
   dp-bench plot                                 curves, costs and chosen positions of finished runs
+  dp-bench predict RUN --input FILE             its answers to your records, as JSONL or Parquet
   dp-bench inspect RUN --gradients              is its position learned, or only moved?
   dp-bench pack DIR                             the records of finished runs in one file, in place of runs/
   dp-bench list tasks|backbones|prompts|…       the available options, and the runs
@@ -195,6 +196,29 @@ def _plot(words: list[str]) -> int:
     return _call("plot:plot", **vars(parser.parse_args(words)))
 
 
+def _predict(words: list[str]) -> int:
+    parser = _parser(
+        "predict",
+        "Print what finished runs answer to records: a JSON object a line, in the order of the input. "
+        "Several runs on one backbone are answered in mixed batches. Exit code 1: a line could not be read.",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder, id, or a part of the id")
+    parser.add_argument(
+        "--input",
+        required=True,
+        metavar="FILE|-",
+        help="records of the task as its release has them, or with the fields of its template: JSONL, CSV "
+        "or Parquet by the file's ending; - is standard input",
+    )
+    parser.add_argument("--format", choices=("jsonl", "csv"), help="of another file (default: jsonl)")
+    parser.add_argument("--task", metavar="NAME", help="the task of the records, for runs on several")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write to FILE.jsonl or FILE.parquet")
+    parser.add_argument("--score", action="store_true", help="read the labels, and print the score")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    _add_results_dir(parser)
+    return _call("predict:predict", **vars(parser.parse_intermixed_args(words)))
+
+
 def _inspect(words: list[str]) -> int:
     parser = _parser("inspect", "Examine a finished run.")
     parser.add_argument("run", metavar="RUN", help="folder, id, or start of the id")
@@ -304,6 +328,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "status": _status,
     "tables": _tables,
     "plot": _plot,
+    "predict": _predict,
     "inspect": _inspect,
     "pack": _pack,
     "list": _list,
