@@ -129,6 +129,13 @@ def open_runs(folders: Sequence[Path], task: str | None, device: str) -> list[Tr
             )
         others = () if has_task else (str(task),)
         opened.append(open_run(folder, device, transfer=others, beside=opened))
+    name = task or known[0]
+    forms = {(t.reader, *t.fields, *t.choices) for t in (run.tasks[name] for run in opened)}
+    if len(forms) > 1:
+        raise UserError(
+            f"These runs read the records of {name} in {len(forms)} forms (task.format): predict with those "
+            "of one backbone at a time."
+        )
     return opened
 
 
@@ -195,8 +202,9 @@ def _written(answers: Iterator[Rows], out: Path | None, *, several: bool, score:
                 write = lambda path: _write_parquet(answers, path, several, score)  # noqa: E731
             records.replace_file(out, write)
     except OSError as error:
-        if (fault := fault_of_machine(error)) is None:
+        if isinstance(error, BrokenPipeError):
             raise
+        fault = fault_of_machine(error) or f"{out or 'The output'} cannot be written: {error.strerror}."
         if out is None:  # nothing more can be printed there when the process ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise RunFailedError(fault) from None
