@@ -30,6 +30,8 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   dp-bench tables                               comparison tables of finished runs
   dp-bench plot                                 curves, costs and chosen positions of finished runs
   dp-bench compare A B                          settings, scores, flips and costs of two runs
+  dp-bench predict RUN --input FILE             its answers to your records, as JSONL or Parquet
+  dp-bench submit RUN… --out FILE.zip           its test predictions, for the SuperGLUE leaderboard
   dp-bench inspect RUN --gradients              is its position learned, or only moved?
   dp-bench pack DIR                             the records of finished runs in one file, in place of runs/
   dp-bench list tasks|backbones|prompts|…       the available options, and the runs
@@ -220,6 +222,48 @@ def _compare(words: list[str]) -> int:
     return _call("compare:compare", **vars(parser.parse_args(words)))
 
 
+def _predict(words: list[str]) -> int:
+    parser = _parser(
+        "predict",
+        "Print what finished runs answer to records: a JSON object a line, in the order of the input. "
+        "Several runs on one backbone are answered in mixed batches. Exit code 1: a line could not be read.",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder, id, or a part of the id")
+    parser.add_argument(
+        "--input",
+        required=True,
+        metavar="FILE|-",
+        help="records of the task as its release has them, or with the fields of its template: JSONL, CSV "
+        "or Parquet by the file's ending; - is standard input",
+    )
+    parser.add_argument("--format", choices=("jsonl", "csv"), help="of another file (default: jsonl)")
+    parser.add_argument("--task", metavar="NAME", help="the task of the records, for runs on several")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write to FILE.jsonl or FILE.parquet")
+    parser.add_argument("--score", action="store_true", help="read the labels, and print the score")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    _add_results_dir(parser)
+    return _call("predict:predict", **vars(parser.parse_intermixed_args(words)))
+
+
+def _submit(words: list[str]) -> int:
+    parser = _parser(
+        "submit",
+        "Predict the test files of SuperGLUE and write them as the zip that its leaderboard takes. AX-b and "
+        "AX-g are answered by the run on RTE.",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder, id, or a part of the id")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.zip", help="the file to write")
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="folder of the release (default: that of the first run)"
+    )
+    parser.add_argument(
+        "--fill-majority", action="store_true", help="tasks without a run: the most frequent training label"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    _add_results_dir(parser)
+    return _call("submit:submit", **vars(parser.parse_intermixed_args(words)))
+
+
 def _inspect(words: list[str]) -> int:
     parser = _parser("inspect", "Examine a finished run.")
     parser.add_argument("run", metavar="RUN", help="folder, id, or start of the id")
@@ -336,6 +380,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "tables": _tables,
     "plot": _plot,
     "compare": _compare,
+    "predict": _predict,
+    "submit": _submit,
     "inspect": _inspect,
     "pack": _pack,
     "list": _list,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +16,9 @@ from dp_bench.data import metrics
 from dp_bench.data.batches import evaluation_batches
 from dp_bench.data.encoded import EncodedSplit
 from dp_bench.machine import in_smaller_passes
-from dp_bench.model import PromptedModel
+from dp_bench.model import Answer, PromptedModel, answer_together
 from dp_bench.profiling import stage
 from dp_bench.prompts.estimators import forced
-from dp_bench.prompts.prompt import Prompt
 from dp_bench.randomness import generator
 from dp_bench.settings import SplitOrder, TaskSettings
 from dp_bench.types import Batch
@@ -101,86 +101,119 @@ class Predictions:
         return losses_M
 
 
-@torch.inference_mode()
-def predict(
-    model: PromptedModel,
-    split: Split,
-    *,
-    batch_size: int,
-    seed: int,
-    sample: bool = False,
-    step: int = 0,
-    positions: NDArray[np.int64] | None = None,
-    routes: NDArray[np.int64] | None = None,
-) -> Predictions:
-    """Predict all examples of a split. Selectors take the arg-max; only random controls draw, always alike.
+@dataclass(frozen=True)
+class Asked:
+    """What a model is asked: to predict all examples of a split.
 
-    With `sample`, the authors' protocol, selectors draw at evaluation too, again at each `step`. `positions`
-    [M], numbers of vectors before each text, and `routes` [M], members of routed vectors, replace those that
-    the prompt would choose. Raises RunFailedError where a logit is not finite.
+    Selectors take the arg-max; only random controls draw, by `seed` always alike. With `sample`, the authors'
+    protocol, selectors draw at evaluation too, again at each `step`. `positions` [M], numbers of vectors
+    before each text, and `routes` [M], members of routed vectors, replace those that the prompt would choose.
     """
-    model.eval()
-    prompt = model.prompt
-    noise = drawn_noise(prompt, split, seed, sample, step)
-    num_vectors = prompt.vectors.num_tokens
-    if positions is not None:
-        outcomes = positions if model.order is SplitOrder.paper else num_vectors - positions
-        noise["position"] = forced(torch.from_numpy(outcomes), num_vectors + 1)
-    if routes is not None:
-        noise["route"] = forced(torch.from_numpy(routes), prompt.vectors.num_prompts)
-    device = model.backbone.device
-    pad_id = model.backbone.tokenizer.pad_token_id
 
-    def output_of(rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        batch = split.batch(rows, pad_id, noise).to(device)
-        answer = model(batch)
-        outcome_B = answer.prompt.before_BJ.argmax(-1)
-        length_B = answer.prompt.length_B
+    model: PromptedModel
+    split: Split
+    seed: int
+    sample: bool = False
+    step: int = 0
+    positions: NDArray[np.int64] | None = None
+    routes: NDArray[np.int64] | None = None
+
+    def noise(self) -> dict[str, Tensor]:
+        """Return the rows of noise, by selector [M,J]."""
+        prompt = self.model.prompt
+        names = prompt.noisy_selectors(training=False, sample_at_eval=self.sample)
+        stream = generator(self.seed, "evaluate", self.split.name, self.step if self.sample else 0)
+        drawn = prompt.draw_noise(len(self.split), stream, selectors=names)
+        noise = {name: prompt.selectors[name].share_draws(draws) for name, draws in drawn.items()}
+        num_vectors = prompt.vectors.num_tokens
+        if self.positions is not None:
+            outcomes = _before(self.model, torch.from_numpy(self.positions))
+            noise["position"] = forced(outcomes, num_vectors + 1)
+        if self.routes is not None:
+            noise["route"] = forced(torch.from_numpy(self.routes), prompt.vectors.num_prompts)
+        return noise
+
+    def output(self, answer: Answer, batch: Batch) -> dict[str, Tensor]:
+        """Return what is kept of the answer to a batch, a row an example."""
+        outcome_B, length_B = answer.prompt.before_BJ.argmax(-1), answer.prompt.length_B
+        all_kept = torch.full_like(outcome_B, self.model.prompt.num_tokens)
         output = {
             "logits": answer.logits_BC,
             "finite": _finite(answer.logits_BC, batch),
-            "position": outcome_B if model.order is SplitOrder.paper else num_vectors - outcome_B,
-            "length": torch.full_like(outcome_B, prompt.num_tokens) if length_B is None else length_B,
+            "position": _before(self.model, outcome_B),
+            "length": all_kept if length_B is None else length_B,
             "weights": answer.prompt.pool_weights_BK,
         }
-        return {name: value for name, value in output.items() if value is not None}
+        return {name: x for name, x in output.items() if x is not None}
 
-    def outputs_of(batches: list[NDArray[np.int64]]) -> list[dict[str, Tensor]]:
-        outputs = [output_of(rows) for rows in ranks.share_of_rank(batches)]
-        return [{name: value.cpu() for name, value in output.items()} for output in outputs]
 
-    lengths = split.encoded.lengths
-    on_cpu, batch_size = in_smaller_passes(
-        lambda size: outputs_of(evaluation_batches(lengths, size)),
-        *(batch_size, f"on {split.name}", "trainer.eval_batch_size"),
-    )
-    batches = evaluation_batches(lengths, batch_size)
+def _before(model: PromptedModel, outcomes: Tensor) -> Tensor:
+    """Turn outcomes of the position selector into numbers of vectors before the text, or back."""
+    return outcomes if model.order is SplitOrder.paper else model.prompt.vectors.num_tokens - outcomes
+
+
+def predict(model: PromptedModel, split: Split, *, batch_size: int, **options: Any) -> Predictions:
+    """Predict all examples of a split; `options` are further fields of `Asked`."""
+    return predict_together([Asked(model, split, **options)], batch_size)[0]
+
+
+@torch.inference_mode()
+def predict_together(asked: Sequence[Asked], batch_size: int) -> list[Predictions]:
+    """Return the predictions of several models on one backbone, each of its split.
+
+    The splits have the same examples. A forward pass has up to `batch_size` rows: some examples, with the
+    prompt of every model. Raises RunFailedError where a logit is not finite.
+    """
+    models = [each.model for each in asked]
+    for model in models:
+        model.eval()
+    noises = [each.noise() for each in asked]
+    backbone = models[0].backbone
+    pad_id = backbone.tokenizer.pad_token_id
+
+    def output_of(rows: NDArray[np.int64]) -> list[dict[str, Tensor]]:
+        read = [
+            each.split.batch(rows, pad_id, noise).to(backbone.device)
+            for each, noise in zip(asked, noises, strict=True)
+        ]
+        answers = answer_together(models, read)
+        return [each.output(a, b) for each, a, b in zip(asked, answers, read, strict=True)]
+
+    def batches_of(size: int) -> list[NDArray[np.int64]]:
+        return evaluation_batches(asked[0].split.encoded.lengths, max(1, size // len(asked)))
+
+    def outputs_of(size: int) -> list[list[dict[str, Tensor]]]:
+        outputs = [output_of(rows) for rows in ranks.share_of_rank(batches_of(size))]
+        return [[{name: x.cpu() for name, x in output.items()} for output in batch] for batch in outputs]
+
+    where = (f"on {asked[0].split.name}", "trainer.eval_batch_size")
+    on_cpu, batch_size = in_smaller_passes(outputs_of, batch_size, *where)
+    batches = batches_of(batch_size)
     # In the order of the ranks; rank r of R has batches r, r + R, r + 2R …
     gathered = [output for of_rank in ranks.from_all(on_cpu) for output in of_rank]
     size = ranks.size()
     order = np.argsort(np.concatenate([rows for rank in range(size) for rows in batches[rank::size]]))
-    widest = max(output["logits"].shape[1] for output in gathered)  # choices; others are padded with -inf
-    for output in gathered:
+    by_model = zip(*gathered, strict=True)
+    return [_stacked(each, list(parts), order) for each, parts in zip(asked, by_model, strict=True)]
+
+
+def _stacked(asked: Asked, outputs: list[dict[str, Tensor]], order: NDArray[np.int64]) -> Predictions:
+    """Return the predictions from the outputs of all batches."""
+    widest = max(output["logits"].shape[1] for output in outputs)  # choices; others are padded with -inf
+    for output in outputs:
         missing = widest - output["logits"].shape[1]
         output["logits"] = torch.nn.functional.pad(output["logits"], (0, missing), value=float("-inf"))
-    stacked = {name: torch.cat([o[name] for o in gathered]).numpy()[order] for name in gathered[0]}
-    where = f"of {split.name} after update {step}"
-    finite.refuse_rows(split.encoded, stacked["finite"], "The logits are", where, model)
+    stacked = {name: torch.cat([o[name] for o in outputs]).numpy()[order] for name in outputs[0]}
+    split = asked.split
+    where = f"of {split.name} after update {asked.step}"
+    finite.refuse_rows(split.encoded, stacked["finite"], "The logits are", where, asked.model)
     return Predictions(
         stacked["logits"],
         stacked["position"],
         stacked["length"],
         stacked.get("weights"),
-        prompt.vectors.is_routed,
+        asked.model.prompt.vectors.is_routed,
     )
-
-
-def drawn_noise(prompt: Prompt, split: Split, seed: int, sample: bool, step: int) -> dict[str, Tensor]:
-    """Return the noise of each selector that draws at evaluation, for all examples of a split [M,X]."""
-    names = prompt.noisy_selectors(training=False, sample_at_eval=sample)
-    stream = generator(seed, "evaluate", split.name, step if sample else 0)
-    drawn = prompt.draw_noise(len(split), stream, selectors=names)
-    return {name: prompt.selectors[name].share_draws(draws) for name, draws in drawn.items()}
 
 
 def _finite(logits_BC: Tensor, batch: Batch) -> Tensor:
@@ -201,15 +234,17 @@ class Score:
 
 def score(split: Split, predictions: Predictions) -> Score:
     """Score predictions with the metrics of the split's task."""
-    task, encoded = split.task, split.encoded
-    answers = metrics.Answers(
-        *(encoded.labels, predictions.choices, encoded.groups, range(len(task.labels))),
-        *(encoded.choices, encoded.golds),
-    )
+    encoded = split.encoded
+    known = (encoded.labels, predictions.choices, encoded.groups, range(len(split.task.labels)))
+    return score_of(split.task, metrics.Answers(*known, encoded.choices, encoded.golds))
+
+
+def score_of(task: TaskSettings, answers: metrics.Answers) -> Score:
+    """Return the score of answers to examples of a task."""
     values = metrics.score(task.metrics, answers)
     value = metrics.task_score(task.metrics, values)
     if not np.isfinite(value):
-        raise finite.NotFiniteError(f"The score of {split.name} is {value}.")
+        raise finite.NotFiniteError(f"The score of {task.name} is {value}.")
     return Score(value, values)
 
 

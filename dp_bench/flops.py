@@ -22,7 +22,7 @@ from torch.utils import flop_counter
 from dp_bench import ranks
 from dp_bench.costs import EVALUATION, TRAINING
 from dp_bench.data.batches import Rows, evaluation_batches, micro_batches
-from dp_bench.evaluation import Split, drawn_noise
+from dp_bench.evaluation import Asked, Split
 from dp_bench.progress import notice
 from dp_bench.randomness import fork
 from dp_bench.trainer import Trainer
@@ -159,5 +159,5 @@ class _NoModules(nullcontext[None]):
 def _evaluate(trainer: Trainer, split: Split, rows: Rows) -> None:
     model, plan = trainer.bare_model, trainer.plan
     model.eval()
-    noise = drawn_noise(model.prompt, split, plan.noise_seed, plan.sample_at_eval, 0)
+    noise = Asked(model, split, plan.noise_seed, plan.sample_at_eval).noise()
     model(split.batch(rows, model.backbone.tokenizer.pad_token_id, noise).to(model.backbone.device))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.profiling import stage
-from dp_bench.prompts.layout import insert
+from dp_bench.prompts.layout import insert, joined, padded
 from dp_bench.prompts.prompt import Prompt
 from dp_bench.settings import SplitOrder, Summary
 from dp_bench.summaries import summarise
@@ -24,6 +24,31 @@ class Answer:
 
     logits_BC: Tensor  # fp32 or finer
     prompt: PromptOutput
+
+
+def answer_together(models: Sequence[PromptedModel], batches: Sequence[Batch]) -> list[Answer]:
+    """Return the answer of each model to its batch, by one forward pass of the backbone that they share.
+
+    The tasks of all batches are scored in one way: by words, by whole choices, or by a classifier. Raises
+    ValueError for layer prompts, of which a forward pass has one.
+    """
+    if len(models) == 1:
+        return [models[0](batches[0])]
+    made = [model.prompted(batch) for model, batch in zip(models, batches, strict=True)]
+    together, backbone = joined([prompted for prompted, _ in made]), models[0].backbone
+    verbalizers: list[Verbalizer] = [
+        model.verbalizers[batch.task]  # type: ignore[misc]
+        for model, batch in zip(models, batches, strict=True)
+    ]
+    batch, choices = batches[0], [batch.choice_ids_BCA for batch in batches]
+    if batch.choice_ids_BCA is not None:
+        batch = replace(batch, choice_ids_BCA=padded([ids for ids in choices if ids is not None]))
+    parts = torch.split(verbalizers[0].read(backbone, together, batch), [len(batch) for batch in batches])
+    answers = []
+    for verbalizer, part, own, (_, prompt) in zip(verbalizers, parts, batches, made, strict=True):
+        is_own = () if own.choice_ids_BCA is None else tuple(map(slice, own.choice_ids_BCA.shape))
+        answers.append(Answer(verbalizer.logits(backbone, part[is_own], own), prompt))
+    return answers
 
 
 class PromptedModel(nn.Module):
@@ -53,11 +78,15 @@ class PromptedModel(nn.Module):
 
     def forward(self, batch: Batch, temperature: float = 1.0) -> Answer:
         """Return the answer to a batch. Raises UserError where text and prompt exceed the positions."""
+        prompted, prompt = self.prompted(batch, temperature)
+        return Answer(self.score(prompted, batch), prompt)
+
+    def prompted(self, batch: Batch, temperature: float = 1.0) -> tuple[Prompted, PromptOutput]:
+        """Return the input of the backbone for a batch, and what its prompt decided."""
         x_BTD = self.backbone.embed(batch.ids_BT)
         summary_BD = self.summarise(batch) if self.prompt.needs_summary else None
         prompt = self.prompt(summary_BD, batch.task_B, batch.noise, temperature, batch.skill_B)
-        prompted = insert(x_BTD, batch, prompt, self.order)
-        return Answer(self.score(prompted, batch), prompt)
+        return insert(x_BTD, batch, prompt, self.order), prompt
 
     @stage("backbone forward")
     def score(self, prompted: Prompted, batch: Batch) -> Tensor:

@@ -53,26 +53,24 @@ def open_run_context(
 
 
 def open_model(
-    experiment: Experiment, directory: Path, reporter: Reporter, tokenizer: Any = None
+    experiment: Experiment,
+    directory: Path,
+    reporter: Reporter,
+    tokenizer: Any = None,
+    backbone: Backbone | None = None,
 ) -> RunContext:
-    """Load the frozen backbone and the verbalizers of all tasks. Reads no data."""
+    """Load the frozen backbone, unless it is given, and the verbalizers of all tasks. Reads no data."""
     settings = experiment.settings
     _quieten()
-    device = machine.resolve_device(settings.device)
     machine.set_threads(settings.trainer.cpu_threads)
-    dtype = machine.resolve_dtype(settings.trainer.precision, device)
-    if needs_fp32(settings):
-        dtype = torch.float32
-    dropout = settings.protocol.frozen_dropout
-    backbone = load_backbone(
-        dequantised(settings.backbone, settings.cache),
-        device=device,
-        dtype=dtype,
-        dropout=dropout,
-        tokenizer=tokenizer,
-    )
+    is_loaded = backbone is not None
+    if backbone is None:
+        device, dtype, dropout = loading(settings)
+        checkpoint = dequantised(settings.backbone, settings.cache)
+        backbone = load_backbone(checkpoint, device=device, dtype=dtype, dropout=dropout, tokenizer=tokenizer)
     fingerprint = backbone.fingerprint()  # before training can change it
-    probe.prove(backbone, fingerprint, settings.cache)
+    if not is_loaded:
+        probe.prove(backbone, fingerprint, settings.cache)
     if settings.trainer.gradient_checkpointing:
         backbone.checkpoint_activations()
     if settings.trainer.compile:
@@ -87,6 +85,14 @@ def open_model(
         _refuse_without_cue(settings, tasks, backbone)
     verbalizers = tuple(make_verbalizer(task, backbone, head, seed) for task in tasks)
     return RunContext(experiment, backbone, fingerprint, verbalizers, directory, reporter)
+
+
+def loading(settings: RunSettings) -> tuple[torch.device, torch.dtype, bool]:
+    """Return device and dtype of a run's frozen weights, and whether they keep dropout in training."""
+    device = machine.resolve_device(settings.device)
+    exact = needs_fp32(settings)
+    dtype = torch.float32 if exact else machine.resolve_dtype(settings.trainer.precision, device)
+    return device, dtype, bool(settings.protocol.frozen_dropout)
 
 
 def _refuse_without_cue(settings: RunSettings, tasks: Sequence[TaskSettings], backbone: Backbone) -> None:

@@ -188,6 +188,8 @@ class TaskSettings:
     only_file: str | None = None  # stem of a diagnostic's only file, instead of data.validation_file
     train_task: TaskSettings | None = None  # the task that a diagnostic is trained on
     label_field: str | None = None  # reader=rows: the column of the label; None: "label"
+    # The labels as the leaderboard spells them, where it does so otherwise (read by submit).
+    submitted: Words | None = field(default=None, compare=False)
     # By release and file stem: sha256, and the number of rows where known (read by data check).
     files: Any = field(default=None, compare=False)
 

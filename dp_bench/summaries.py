@@ -56,6 +56,36 @@ def summarise(
     return torch.einsum("bt,btd->bd", weights_BT, states_BTD)
 
 
+def summaries_of(
+    backbone: Backbone,
+    whole: EncodedSplit,
+    kind: Summary,
+    *,
+    pad_to: int | None,
+    batch_size: int,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Tensor:
+    """Return the summary of every row of a file, [M,D] in fp32 on the CPU.
+
+    Raises NotFiniteError for a summary that is not finite.
+    """
+
+    def compute(size: int) -> Tensor:
+        summary_MD = torch.empty(len(whole), summary_width(backbone, kind))
+        for rows in evaluation_batches(whole.lengths, size):
+            batch = whole.collate(rows.tolist(), backbone.tokenizer.pad_token_id)
+            ids_BT, mask_BT = batch.ids_BT.to(backbone.device), batch.mask_BT.to(backbone.device)
+            summary_MD[batch.row_B] = summarise(backbone, ids_BT, mask_BT, kind, pad_to=pad_to).cpu()
+            advance(len(rows))
+        return summary_MD
+
+    where = ("in the summaries of texts", "trainer.eval_batch_size")
+    summary_MD, _ = in_smaller_passes(compute, batch_size, *where)
+    finite_M = summary_MD[torch.from_numpy(whole.rows)].isfinite().all(1).numpy()
+    finite.refuse_rows(whole, finite_M, "The frozen summaries are", "of a file", backbone)
+    return summary_MD
+
+
 def cached_summaries(
     backbone: Backbone,
     whole: EncodedSplit,
@@ -67,30 +97,20 @@ def cached_summaries(
     weights: str,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Tensor:
-    """Return the summary of every row of a file, [M,D] in fp32 on the CPU; computed once and cached on disk.
+    """Return `summaries_of` a file, computed once and cached on disk.
 
     The cache key has everything that a summary depends on: the split's fingerprint (data, tokenizer,
     template, truncation), the fingerprint `weights` of the backbone, its dtype and configuration, kind and
-    padding. Raises NotFiniteError for a summary that is not finite.
+    padding.
     """
     model = (weights, backbone.configuration(), backbone.dtype)
     parts = (CODE_VERSION, whole.fingerprint, *model, kind.value, pad_to)
     folder = cache_dir / "summaries" / hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
-    def compute(size: int) -> Tensor:
-        summary_MD = torch.empty(len(whole), summary_width(backbone, kind))
-        for rows in evaluation_batches(whole.lengths, size):
-            batch = whole.collate(rows.tolist(), backbone.tokenizer.pad_token_id)
-            ids_BT, mask_BT = batch.ids_BT.to(backbone.device), batch.mask_BT.to(backbone.device)
-            summary_MD[batch.row_B] = summarise(backbone, ids_BT, mask_BT, kind, pad_to=pad_to).cpu()
-            advance(len(rows))
-        return summary_MD
-
     def write(new: Path) -> None:
-        where = ("in the summaries of texts", "trainer.eval_batch_size")
-        summary_MD, _ = in_smaller_passes(compute, batch_size, *where)
-        finite_M = summary_MD[torch.from_numpy(whole.rows)].isfinite().all(1).numpy()
-        finite.refuse_rows(whole, finite_M, "The frozen summaries are", "of a file", backbone)
+        summary_MD = summaries_of(
+            backbone, whole, kind, pad_to=pad_to, batch_size=batch_size, advance=advance
+        )
         save_file({"summary": summary_MD}, new / FILE)
 
     folder.parent.mkdir(parents=True, exist_ok=True)

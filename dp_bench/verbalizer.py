@@ -70,11 +70,20 @@ def warn_of_first_pieces(words: Sequence[str], tokenizer: Any) -> None:
 
 
 class Verbalizer(nn.Module):
-    """Base of all verbalizers."""
+    """Base of all verbalizers. `read` is a forward pass of the backbone, which several may share."""
 
     def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
         """Return the logits of the choices: [B,C], fp32 or finer, -inf for choices an example does not
         have."""
+        return self.logits(backbone, self.read(backbone, prompted, batch), batch)
+
+    def read(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
+        """Return what the logits are computed from; a row an example."""
+        state_BD: Tensor = backbone(prompted)
+        return state_BD
+
+    def logits(self, backbone: Backbone, read: Tensor, batch: Batch) -> Tensor:
+        """Return the logits from what was read."""
         raise NotImplementedError
 
 
@@ -88,8 +97,8 @@ class LabelWords(Verbalizer):
         super().__init__()
         self.register_buffer("word_ids_C", torch.tensor(label_word_ids(words, tokenizer)), persistent=False)
 
-    def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
-        return at_least_fp32(backbone.word_logits(backbone(prompted), self.get_buffer("word_ids_C")))
+    def logits(self, backbone: Backbone, read: Tensor, batch: Batch) -> Tensor:
+        return at_least_fp32(backbone.word_logits(read, self.get_buffer("word_ids_C")))
 
 
 class WholeChoices(Verbalizer):
@@ -100,10 +109,14 @@ class WholeChoices(Verbalizer):
         super().__init__()
         self.by_sum = by_sum
 
-    def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
-        assert batch.choice_ids_BCA is not None and batch.choice_mask_BCA is not None
+    def read(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
+        assert batch.choice_ids_BCA is not None
+        return backbone.token_logprobs(prompted, batch.choice_ids_BCA)
+
+    def logits(self, backbone: Backbone, read: Tensor, batch: Batch) -> Tensor:
         mask_BCA = batch.choice_mask_BCA
-        logprob_BCA = backbone.token_logprobs(prompted, batch.choice_ids_BCA).masked_fill(~mask_BCA, 0.0)
+        assert mask_BCA is not None
+        logprob_BCA = read.masked_fill(~mask_BCA, 0.0)
         num_tokens_BC = mask_BCA.sum(-1)
         score_BC = logprob_BCA.sum(-1)
         if not self.by_sum:
@@ -118,8 +131,11 @@ class Classifier(Verbalizer):
         super().__init__()
         self.linear = nn.Linear(width, num_labels)
 
-    def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
-        logits_BC: Tensor = self.linear(backbone.pooled(prompted).to(self.linear.weight.dtype))
+    def read(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
+        return backbone.pooled(prompted)
+
+    def logits(self, backbone: Backbone, read: Tensor, batch: Batch) -> Tensor:
+        logits_BC: Tensor = self.linear(read.to(self.linear.weight.dtype))
         return logits_BC
 
 

@@ -27,6 +27,7 @@ LAYERS = (
     "evaluation objective guards diagnostics optim trainer flops gradients",
     "methods",
     "opening outcome trained",
+    "predicting",
     "run",
     "report sweep",
     "commands",

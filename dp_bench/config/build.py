@@ -297,7 +297,7 @@ def _plain_task(node: DictConfig) -> dict[str, Any]:
     """Return a task without the settings that only lists and `data check` read."""
     task = plain(node)
     for content in (task, task["train_task"] or {}):
-        for key in ("order", "files", "formats"):
+        for key in ("order", "files", "formats", "submitted"):
             content.pop(key, None)
     return task
 

@@ -11,7 +11,7 @@ This module imports torch and datasets, which take seconds: import it only where
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice
@@ -34,6 +34,7 @@ from dp_bench.types import Example, UserError
 CODE_VERSION = 4  # raise it when the same input is encoded differently
 CHUNK = 1000  # texts tokenised at once: enough for the tokenizer's threads, little enough for memory
 DATA = "data.arrow"
+Refuse = Callable[[Example, str], None]  # takes an example that cannot be read, and why
 
 
 def encode(
@@ -47,113 +48,148 @@ def encode(
     scoring: Scoring = Scoring.words,
     cue: str | None = None,
 ) -> EncodedSplit:
-    """Encode the examples, or read them from the cache.
+    """Encode the examples as `Encoder` does, or read them from the cache.
 
     `examples` is iterated once for the cache key and, if the cache lacks it, once more: pass a list, or an
     `ExampleFile`, which holds none of them in memory. The key covers the examples, the template, the
-    tokenizer and `max_length` (in tokens, special ones included); `key_parts` adds what only the caller
-    knows, such as the file's sha256 and the limit. With `scoring=choices` the choices of each example are
-    encoded too, each with the tokenizer's end token if it ends texts with one. `cue` is appended to every
-    text, before the special tokens: it is not part of the body and is never shortened; "" makes the last
-    token of each text its cue. The answer is read at its mask token, written `{mask}`, or else at its last
-    token. Raises UserError if a text is too long even without the field that may be shortened.
+    tokenizer and `max_length`; `key_parts` adds what only the caller knows, such as the file's sha256 and
+    the limit. Raises UserError as `Encoder` does.
     """
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"{type(tokenizer).__name__} is not a fast tokenizer, which alone knows the characters of each "
-            "token: set backbone.tokenizer to a folder with a tokenizer.json."
-        )
-    prefix, end = _affixes(tokenizer)
-    cue_ids, answer_offset = _cue(cue, tokenizer)
-    ends_as_cue = cue == ""
-    suffix = [*cue_ids, *end]
+    encoder = Encoder(template, tokenizer, max_length, scoring, cue)
     parts = {
         "code": [CODE_VERSION, version("tokenizers"), version("datasets")],
         "examples": _digest_of_examples(examples, scoring),
         "template": [template.text, template.shorten],
-        "tokenizer": [_digest_of_tokenizer(tokenizer), prefix, suffix, tokenizer.eos_token_id],
+        "tokenizer": [
+            _digest_of_tokenizer(tokenizer),
+            encoder.prefix,
+            encoder.suffix,
+            tokenizer.eos_token_id,
+        ],
         "max_length": max_length,
         "scoring": scoring.value,
         "caller": dict(key_parts),
         **({} if cue is None else {"word_prefix": word_prefix(tokenizer)}),
-        **({"ends_as_cue": True} if ends_as_cue else {}),
+        **({"ends_as_cue": True} if cue == "" else {}),
     }
     key = sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
     def write(new: Path) -> None:
-        schema = _schema(scoring)
-        affixes = (prefix, cue_ids, end)
-        with pyarrow.ipc.new_stream(new / DATA, schema) as stream:
-            for rows in _encoded(examples, template, tokenizer, max_length, affixes, scoring, ends_as_cue):
-                stream.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=schema))
+        with pyarrow.ipc.new_stream(new / DATA, encoder.schema) as stream:
+            for rows in encoder.batches(examples):
+                stream.write_batch(rows)
 
     folder = cached_folder(cache_dir / "encoded" / key, write)
     dataset = datasets.Dataset.from_file(str(folder / DATA))
-    return EncodedSplit(dataset, key, np.arange(len(dataset), dtype=np.int64), answer_offset)
+    return EncodedSplit(dataset, key, np.arange(len(dataset), dtype=np.int64), encoder.answer_offset)
 
 
 # ---------------------------------------------------------------------------------------------- tokens
 
 
-def _encoded(
-    examples: Iterable[Example],
-    template: Template,
-    tokenizer: Any,
-    max_length: int,
-    affixes: tuple[list[int], list[int], list[int]],
-    scoring: Scoring,
-    ends_as_cue: bool,
-) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of the Arrow file, at most CHUNK at a time."""
-    prefix, cue, special = affixes
-    suffix = [*cue, *special]
-    budget = max_length - len(prefix) - len(suffix)
-    tokens = Tokens(tokenizer)
-    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id in special else []
-    before_word = word_prefix(tokenizer)
-    unknown = tokenizer.unk_token_id
-    remaining = iter(examples)
-    while chunk := list(islice(remaining, CHUNK)):
-        texts = [template.render(example.fields) for example in chunk]
-        bodies, num_cut = _bodies(texts, tokens, budget)
-        rows: list[dict[str, Any]] = []
-        for example, body, cut in zip(chunk, bodies, num_cut, strict=True):
-            if len(body) > budget:
-                raise UserError(
-                    f"{example.id}: even without {{{template.shorten}}}, which may be shortened, the text "
-                    f"has {len(prefix) + len(body) + len(suffix)} tokens, special ones included, more than "
-                    f"task.max_length={max_length}. Raise task.max_length."
-                )
-            rows.append(
-                {
-                    "id": example.id,
-                    "group": example.group,
-                    "source": example.source,
-                    "input_ids": [*prefix, *body, *suffix],
-                    "body_start": len(prefix),
-                    "body_end": len(prefix) + len(body) - ends_as_cue,
-                    "label": -1 if example.label is None else example.label,
-                    "skill": -1 if example.skill is None else example.skill,
-                    "num_cut": cut,
-                    "num_unknown": 0 if unknown is None else body.count(unknown),
-                    "text": text_key(example),
-                }
+class Encoder:
+    """Encode examples with one template and tokenizer.
+
+    `max_length` counts tokens, special ones included. With `scoring=choices` the choices of each example are
+    encoded too, each with the tokenizer's end token if it ends texts with one. `cue` is appended to every
+    text, before the special tokens: it is not part of the body and is never shortened; "" makes the last
+    token of each text its cue. The answer is read at its mask token, written `{mask}`, or else at its last
+    token. Raises UserError if a text is too long even without the field that may be shortened.
+    """
+
+    def __init__(
+        self, template: Template, tokenizer: Any, max_length: int, scoring: Scoring, cue: str | None
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise UserError(
+                f"{type(tokenizer).__name__} is not a fast tokenizer, which alone knows the characters of "
+                "each token: set backbone.tokenizer to a folder with a tokenizer.json."
             )
-        if scoring.is_whole:
-            choices = [before_word + text for example in chunk for text in example.written or example.choices]
-            choice_ids = iter(tokens.of(choices))
-            for example, row in zip(chunk, rows, strict=True):
-                encoded = list(islice(choice_ids, len(example.choices)))
-                if not all(encoded):
-                    empty = example.choices[encoded.index([])]
-                    raise UserError(
-                        f"{example.id}, line {example.line} of its file: the choice {empty!r} has no tokens "
-                        "under this tokenizer, so it cannot be scored. Change it, or remove the example."
-                    )
-                row["choices"] = example.choices
-                row["choice_ids"] = [[*ids, *end] for ids in encoded]
-                row["golds"] = _golds(example)
-        yield rows
+        self.template, self.max_length, self.scoring = template, max_length, scoring
+        self.prefix, special = _affixes(tokenizer)
+        cue_ids, self.answer_offset = _cue(cue, tokenizer)
+        self.suffix = [*cue_ids, *special]
+        self.ends_as_cue = cue == ""
+        self.tokens = Tokens(tokenizer)
+        self.end = [tokenizer.eos_token_id] if tokenizer.eos_token_id in special else []
+        self.before_word = word_prefix(tokenizer)
+        self.unknown = tokenizer.unk_token_id
+        self.schema = _schema(scoring)
+
+    def in_memory(self, examples: Iterable[Example], refuse: Refuse | None = None) -> EncodedSplit:
+        """Return examples encoded, without a cache and without those that are passed to `refuse`."""
+        table = pyarrow.Table.from_batches(list(self.batches(examples, refuse)), self.schema)
+        dataset = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint="0")
+        return EncodedSplit(dataset, "", np.arange(len(dataset), dtype=np.int64), self.answer_offset)
+
+    def batches(
+        self, examples: Iterable[Example], refuse: Refuse | None = None
+    ) -> Iterator[pyarrow.RecordBatch]:
+        """Yield the rows of the Arrow file, at most CHUNK at a time. An example that cannot be encoded is
+        passed to `refuse` with the reason, or else ends the encoding as a UserError."""
+        remaining = iter(examples)
+        while chunk := list(islice(remaining, CHUNK)):
+            rows = [row for row in self._rows(chunk, refuse or _end) if row]
+            yield pyarrow.RecordBatch.from_pylist(rows, schema=self.schema)
+
+    def _rows(self, chunk: Sequence[Example], refuse: Refuse) -> list[dict[str, Any] | None]:
+        """Return the rows of examples; None for those refused."""
+        budget = self.max_length - len(self.prefix) - len(self.suffix)
+        texts = [self.template.render(example.fields) for example in chunk]
+        bodies, num_cut = _bodies(texts, self.tokens, budget)
+        rows: list[dict[str, Any] | None] = []
+        for example, body, cut in zip(chunk, bodies, num_cut, strict=True):
+            row: dict[str, Any] = {
+                "id": example.id,
+                "group": example.group,
+                "source": example.source,
+                "input_ids": [*self.prefix, *body, *self.suffix],
+                "body_start": len(self.prefix),
+                "body_end": len(self.prefix) + len(body) - self.ends_as_cue,
+                "label": -1 if example.label is None else example.label,
+                "skill": -1 if example.skill is None else example.skill,
+                "num_cut": cut,
+                "num_unknown": 0 if self.unknown is None else body.count(self.unknown),
+                "text": text_key(example),
+            }
+            if len(body) > budget:
+                refuse(
+                    example,
+                    f"{example.id}: even without {{{self.template.shorten}}}, which may be shortened, the "
+                    f"text has {len(row['input_ids'])} tokens, special ones included, more than "
+                    f"task.max_length={self.max_length}. Raise task.max_length.",
+                )
+            rows.append(row if len(body) <= budget else None)
+        return self._with_choices(chunk, rows, refuse) if self.scoring.is_whole else rows
+
+    def _with_choices(
+        self, chunk: Sequence[Example], rows: Sequence[dict[str, Any] | None], refuse: Refuse
+    ) -> list[dict[str, Any] | None]:
+        """Return the rows with the ids of choices; None where one has no tokens."""
+        texts = [self.before_word + text for example in chunk for text in example.written or example.choices]
+        choice_ids = iter(self.tokens.of(texts))
+        complete: list[dict[str, Any] | None] = []
+        for example, row in zip(chunk, rows, strict=True):
+            encoded = list(islice(choice_ids, len(example.choices)))
+            has_empty = row is not None and not all(encoded)
+            if has_empty:
+                empty = example.choices[encoded.index([])]
+                refuse(
+                    example,
+                    f"{example.id}, line {example.line} of its file: the choice {empty!r} has no tokens "
+                    "under this tokenizer, so it cannot be scored. Change it, or remove the example.",
+                )
+            choices = {
+                "choices": example.choices,
+                "choice_ids": [[*ids, *self.end] for ids in encoded],
+                "golds": _golds(example),
+            }
+            complete.append(None if row is None or has_empty else {**row, **choices})
+        return complete
+
+
+def _end(_: Example, reason: str) -> None:
+    raise UserError(reason)
 
 
 def _golds(example: Example) -> tuple[int, ...]:

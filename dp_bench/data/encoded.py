@@ -118,6 +118,12 @@ class EncodedSplit:
         choices = self._table["choice_ids"].take(self.rows).combine_chunks().flatten()
         return int(compute.max(compute.list_value_length(choices)).as_py() or 0)
 
+    @cached_property
+    def longest_choices(self) -> NDArray[np.int64]:
+        """The number of tokens of the longest choice of each example; 0 if label words are scored."""
+        ids = self._lists("choice_ids") or [[[]]] * len(self)
+        return np.asarray([max(map(len, choices)) for choices in ids], dtype=np.int64)
+
     @property
     def num_truncated(self) -> int:
         return int(np.count_nonzero(self.num_cut))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from dp_bench.data.encode import encode
+from dp_bench.data.encode import Encoder, encode
 from dp_bench.data.encoded import EncodedSplit
 from dp_bench.data.fewshot import Draw, degenerate, draw
 from dp_bench.data.overlap import Overlap, Row
@@ -124,22 +123,8 @@ def _encoded(
     whole_file = ExampleFile(task, file, settings.data.limit)
     labels = _Labels(file.path, whole_file if examples is None else examples)
     source = {"sha256": file.sha256, "split": file.split, "limit": settings.data.limit}
-    encoded = encode_task(settings, task, tokenizer, labels, source)
-    labels.refuse_missing()
-    labels.report_doubtful()
-    return encoded
-
-
-def encode_task(
-    settings: RunSettings,
-    task: TaskSettings,
-    tokenizer: Any,
-    examples: Iterable[Example],
-    source: Mapping[str, object] = MappingProxyType({}),
-) -> EncodedSplit:
-    """Encode examples as the settings of a task and a run say; `source` is the `key_parts` of `encode`."""
-    return encode(
-        examples,
+    encoded = encode(
+        labels,
         Template.of(task),
         tokenizer,
         max_length=task.max_length,
@@ -148,6 +133,14 @@ def encode_task(
         scoring=task.scoring,
         cue=settings.cue_of(task),
     )
+    labels.refuse_missing()
+    labels.report_doubtful()
+    return encoded
+
+
+def encoder_of(settings: RunSettings, task: TaskSettings, tokenizer: Any) -> Encoder:
+    """Return what encodes examples as the settings of a task and a run say."""
+    return Encoder(Template.of(task), tokenizer, task.max_length, task.scoring, settings.cue_of(task))
 
 
 @dataclass

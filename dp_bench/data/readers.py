@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from dp_bench.data.normalise import normalised
 from dp_bench.data.source import SplitFile, read_records
+from dp_bench.data.template import Template
 from dp_bench.settings import TaskSettings
 from dp_bench.types import Example, UserError
 
@@ -59,6 +60,58 @@ class ExampleFile:
             raise UserError(f"{file.path} has no records: expected one a line.")
 
 
+def read_record(
+    task: TaskSettings,
+    split: str,
+    path: Path,
+    line: int,
+    values: Mapping[str, Any],
+    *,
+    number: int,
+    with_label: bool,
+) -> list[Example]:
+    """Return the examples of one record: of the release, of the hub, or with the fields of the template only.
+
+    `number` takes the place of a missing idx. Without `with_label` a label is not looked at; with it, a
+    record may lack one. Raises UserError as readers do.
+    """
+    name = task.label_field or "label"
+    label = values.get(name) if with_label else None
+    if isinstance(label, str) and (not label or label.lstrip("-").isdecimal()):  # of CSV
+        label = int(label) if label else None
+    record = _Record(path, line, {**values, name: label, **_index(task, values, number)})
+    try:
+        read = [example for _, example in READERS[task.reader](task, split, iter([record]))]
+    except UserError:
+        names = dict.fromkeys((*Template.of(task).fields, *task.choices))
+        is_plain = all(isinstance(values.get(name), str) for name in names)
+        if not is_plain or not (task.choices or task.words):
+            raise
+        fields = {name: record.text(name) for name in names}
+        full_name = f"{task.name}/{split}/{number}"
+        index = record.with_label(name).label(task.labels)
+        read = [Example(full_name, fields, _choices(task, fields), index, full_name, full_name)]
+    return [replace(example, line=line) for example in read]
+
+
+def _index(task: TaskSettings, values: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return the idx that a record lacks; nothing if it has one."""
+    raw = values.get("idx")
+    if isinstance(raw, dict) or _is_integer(raw):
+        return {}
+    parts = PARTS.get(task.reader, ())
+    if not parts or isinstance(values.get("passage"), dict):
+        return {"idx": number}
+    hidden: dict[str, Any] = {"answers": []} if "answers" not in values else {}
+    return {"idx": {**dict.fromkeys(parts, 0), parts[0]: number}, **hidden}
+
+
+def _is_integer(raw: Any) -> bool:
+    if isinstance(raw, str):
+        return raw.isdecimal() and len(raw) < 20
+    return isinstance(raw, int) and not isinstance(raw, bool)
+
+
 @dataclass(frozen=True)
 class _Record:
     """A JSON object with its file and line, for messages on what is wrong with it."""
@@ -73,18 +126,19 @@ class _Record:
         return self._value(name, str, "a string")
 
     def integer(self, name: str) -> int:
-        return self._value(name, int, "an integer")
-
-    def index(self) -> int:
-        """Return `idx`, which is a string in AX-b."""
-        raw = self.values.get("idx")
-        return int(raw) if isinstance(raw, str) and raw.isdecimal() and len(raw) < 20 else self.integer("idx")
+        """Return an integer, which is a string in CSV, as AX-b's idx is."""
+        raw = self.values.get(name)
+        return int(raw) if isinstance(raw, str) and _is_integer(raw) else self._value(name, int, "an integer")
 
     def numbered(self, label_field: str) -> _Record:
         """Return the record as `flat` reads it: without an idx it gets the number of its row, from 0."""
+        return replace(self, values={"idx": self.line - 1, **self.with_label(label_field).values})
+
+    def with_label(self, label_field: str) -> _Record:
+        """Return the record with the value of `label_field`, where it has one, as its label."""
         raw = self.values.get(label_field)
         label = int(raw) if isinstance(raw, float) and raw.is_integer() else raw
-        return replace(self, values={"idx": self.line - 1, **self.values, "label": label})
+        return replace(self, values={**self.values, "label": label})
 
     def with_fields(self, **fields: str) -> _Record:
         """Return the record with further fields that were derived from it."""
@@ -146,7 +200,7 @@ def _shown(value: Any) -> str:
 
 def _flat(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
     for record in records:
-        name = f"{task.name}/{split}/{record.index()}"
+        name = f"{task.name}/{split}/{record.integer('idx')}"
         fields = {field: record.text(field) for field in task.fields}
         if task.scoring.is_whole:
             _refuse_empty(record, {f"field {field}": fields[field] for field in task.choices})
@@ -229,12 +283,13 @@ def _axg(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator
     """
     hypotheses: dict[str, str] = {}
     for record, example in _flat(task, split, records):
-        group = f"{task.name}/{split}/pair{record.index() // 2}"
+        group = f"{task.name}/{split}/pair{record.integer('idx') // 2}"
         hypothesis = hypotheses.setdefault(group, example.fields["hypothesis"])
         if example.fields["hypothesis"] != hypothesis:
+            idx, other = record.integer("idx"), _shown(example.fields["hypothesis"])
             raise record.error(
-                f"idx {record.index()} and {record.index() ^ 1} must differ only in the gender of a pronoun, "
-                f"but their hypotheses are {_shown(example.fields['hypothesis'])} and {_shown(hypothesis)}"
+                f"idx {idx} and {idx ^ 1} must differ only in the gender of a pronoun, but their hypotheses "
+                f"are {other} and {_shown(hypothesis)}"
             )
         yield record, replace(example, group=group)
 
@@ -268,7 +323,7 @@ def _answers(record: _Record) -> Iterator[tuple[_Record, dict[str, str], tuple[i
 
 def _wsc(task: TaskSettings, split: str, records: Iterator[_Record]) -> Iterator[tuple[_Record, Example]]:
     for record in records:
-        name = f"{task.name}/{split}/{record.index()}"
+        name = f"{task.name}/{split}/{record.integer('idx')}"
         spans = record.child("target") if "target" in record.values else record
         text = record.text("text")
         (referent, _), (pronoun, start) = (
@@ -399,6 +454,12 @@ def _is_inside_word(text: str, edge: int) -> bool:
 
 
 Reader = Callable[[TaskSettings, str, Iterator[_Record]], Iterator[tuple[_Record, Example]]]
+# Of a flattened row's idx.
+PARTS = {
+    "multirc": ("paragraph", "question", "answer"),
+    "record": ("passage", "query"),
+    "statements": ("passage", "query"),
+}
 REVISIONS = {"record": 2}  # of a reader whose examples have changed: task.revision of the shipped tasks
 READERS: dict[str, Reader] = {
     "flat": _flat,

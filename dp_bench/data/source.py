@@ -5,15 +5,17 @@ Large libraries are imported only for a parquet or CSV file or the hub, so that 
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dp_bench import reading
 from dp_bench.data.cache import cached_folder
@@ -25,6 +27,7 @@ from dp_bench.types import UserError
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # release: hub
 HUB_FILE = re.compile(r".*-\d+-of-\d+\.parquet")  # a split in the layout of the hub
 SUFFIXES = (".jsonl", ".csv", ".parquet")  # of the files of a task
+CSV_FIELD = 16_000_000  # characters: an open quote is noticed at last
 PARQUET_ROWS = 1000  # read at once: the hub's ReCoRD does not fit into memory as Python objects
 INSTEAD = (
     "Set data.dir=PATH to a folder with the official release files "
@@ -101,6 +104,17 @@ def locate(task: TaskSettings, data: DataSettings, cache: Path | None = None) ->
     return Source(task.name, train, report, str(root))
 
 
+def test_file(task: TaskSettings, data: DataSettings) -> SplitFile:
+    """Find the test file of a task, whose labels the release hides, or the only file of a diagnostic.
+
+    Raises UserError if it is missing, UnreachableError if the hub cannot be reached.
+    """
+    stem = task.only_file or "test"
+    if data.dir is None:
+        return _on_hub(task, data, "test")[0]
+    return _release_file(_task_folder(Path(data.dir).expanduser(), task.title), stem, None)
+
+
 def _generated(task: TaskSettings, data: DataSettings, cache_dir: Path) -> Path:
     """Write a task of the micro benchmark, unless cached; return the root folder, named by all its inputs."""
     from dp_bench.micro import world
@@ -146,6 +160,78 @@ def _jsonl_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             line = _decoded(path, number, raw).strip()
             if line:
                 yield number, _parsed(path, number, line)
+
+
+def streamed(
+    file: BinaryIO, path: Path, suffix: str, refuse: Callable[[str], None]
+) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield line number (from 1), number of the record (from 0) and record, as they arrive.
+
+    What is wrong with a line is passed to `refuse`, and the next one is read. `path` is for messages; a
+    Parquet file is read from it. Raises UserError for a CSV file without a usable line of column names, or
+    for a damaged Parquet file.
+    """
+    if suffix == ".csv":
+        yield from _streamed_csv(file, path, refuse)
+        return
+    if suffix == ".parquet":
+        yield from ((number, number - 1, record) for number, record in _parquet_records(path))
+        return
+    for number, raw in enumerate(file, start=1):
+        try:
+            line = _decoded(path, number, raw).strip()
+            record = _parsed(path, number, line) if line else None
+        except UserError as error:
+            refuse(str(error))
+            continue
+        if record is not None:
+            yield number, number - 1, record
+
+
+def _streamed_csv(
+    file: BinaryIO, path: Path, refuse: Callable[[str], None]
+) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    text = TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+    csv.field_size_limit(CSV_FIELD)
+    try:
+        yield from _csv_rows(csv.reader(text), path, refuse)
+    finally:
+        text.detach()
+
+
+def _csv_rows(
+    rows: Any, path: Path, refuse: Callable[[str], None]
+) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    names: list[str] | None = None
+    record = 0
+    while True:
+        line = rows.line_num + 1
+        problem = ""
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            row, problem = [""], f"{error}"
+        if not row:
+            continue
+        if any("\ud800" <= char <= "\udfff" for value in row for char in value):
+            problem = "not UTF-8"
+        if names is None:
+            if problem or len(set(row)) < len(row) or not all(map(str.strip, row)):
+                raise UserError(
+                    f"{path}, line {line}: expected the names of the columns, each once, in UTF-8: "
+                    f"{problem or ', '.join(row)}."
+                )
+            names = row
+            continue
+        if not problem and len(row) != len(names):
+            problem = f"{len(row)} values, and {len(names)} columns: {', '.join(names)}"
+        if problem:
+            refuse(f"{path}, line {line}: {problem}.")
+        else:
+            yield line, record, dict(zip(names, row, strict=True))
+        record += 1
 
 
 def _decoded(path: Path, number: int, raw: bytes) -> str:

@@ -13,6 +13,7 @@ of G with the text and two small [P,P] products with the vectors, instead of J c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -81,6 +82,31 @@ def insert(x_BTD: Tensor, batch: Batch, prompt: PromptOutput, order: SplitOrder)
     if batch.answer_B is not None:
         answer_slot_B = slot_of_text_BT.gather(1, batch.answer_B[:, None])[:, 0]
     return Prompted(embeds_BSD, mask_BS, slot_of_text_BT, answer_slot_B, prompt.layers)
+
+
+def joined(parts: Sequence[Prompted]) -> Prompted:
+    """Return the rows of several batches as one, padded to the longest. Raises ValueError for layer
+    prompts."""
+    if any(part.layers is not None for part in parts):
+        raise ValueError("layer prompts cannot share a forward pass")
+    slots = [part.answer_slot_B for part in parts if part.answer_slot_B is not None]
+    return Prompted(
+        padded([part.embeds_BSD for part in parts]),
+        padded([part.mask_BS for part in parts]),
+        padded([part.slot_of_text_BT for part in parts]),
+        torch.cat(slots) if slots else None,
+    )
+
+
+def padded(parts: Sequence[Tensor]) -> Tensor:
+    """Return the rows of tensors with equally many axes, each axis padded with zeros to the longest."""
+    shape = [max(part.shape[axis] for part in parts) for axis in range(1, parts[0].ndim)]
+    whole = parts[0].new_zeros(sum(map(len, parts)), *shape)
+    first = 0
+    for part in parts:
+        whole[(slice(first, first + len(part)), *(slice(size) for size in part.shape[1:]))] = part
+        first += len(part)
+    return whole
 
 
 def _slots_of_vectors(splits: _Splits, outcome_B: Tensor, batch: Batch) -> Tensor:
