@@ -49,9 +49,10 @@ class TrainedRun:
         """
         if task not in self.tasks:
             raise UserError(f"{self.record.run_id} has no task '{task}', only {', '.join(self.tasks)}.")
-        return self.predict_split(self._split(task, list(examples)))
+        return self.predict_split(self.split_of(task, list(examples)))
 
-    def _split(self, name: str, examples: list[Example]) -> Split:
+    def split_of(self, name: str, examples: list[Example]) -> Split:
+        """Return examples of one of the run's tasks as its models read them."""
         settings, task, backbone = self.experiment.settings, self.tasks[name], self.context.backbone
         encoded = encode_task(settings, task, backbone.tokenizer, examples)
         number = list(self.tasks).index(name)
