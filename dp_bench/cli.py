@@ -206,6 +206,8 @@ def _inspect(words: list[str]) -> int:
     report.add_argument(
         "--attention", action="store_true", help="measure the answer's attention to the prompt"
     )
+    help = "folder of the tasks' files, where it is not that of the run"
+    report.add_argument("--data", type=Path, metavar="DIR", help=help)
     report.add_argument("--html", type=Path, metavar="FILE", help="write the report as one page too")
     slopes = parser.add_argument_group("gradients of a learned position, instead of the report")
     slopes.add_argument("--gradients", action="store_true", help="compare estimators with the exact gradient")
@@ -216,11 +218,13 @@ def _inspect(words: list[str]) -> int:
         "examples to use: of the training rows for --gradients, reported ones for --attention (default: 48)"
     )
     parser.add_argument("--examples", type=int, metavar="N", help=help)
-    options = {
-        key: value for key, value in vars(parser.parse_args(words)).items() if value not in (None, False)
-    }
+    typed = vars(parser.parse_args(words))
+    options = {key: value for key, value in typed.items() if value is not None and value is not False}
     command = "gradients" if options.pop("gradients", False) else "inspect"
-    other = {"inspect": ("draws", "fresh", "out"), "gradients": ("texts", "nearest", "attention", "html")}
+    other = {
+        "inspect": ("draws", "fresh", "out"),
+        "gradients": ("texts", "nearest", "attention", "data", "html"),
+    }
     if wrong := [f"--{name}" for name in other[command] if name in options]:
         needs = "belongs to --gradients" if command == "inspect" else "is not for --gradients"
         raise UserError(f"dp-bench inspect: {wrong[0]} {needs}: add or remove --gradients.")

@@ -6,6 +6,7 @@ What needs more than the record, such as weights or data, is left out with the r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,15 +46,16 @@ def inspect(
     nearest: int = 3,
     attention: bool = False,
     examples: int = 48,
+    data: Path | None = None,
     html: Path | None = None,
 ) -> int:
-    """Print the report on a finished run, and write it as a page."""
+    """Print the report on a finished run, and write it as a page; `data` is the folder of its data."""
     for name, value, least in (("texts", texts, 0), ("nearest", nearest, 1), ("examples", examples, 1)):
         if value < least:
             raise UserError(f"--{name} {value} must be at least {least}.")
     if html is not None and (html.is_symlink() or (html.exists() and not html.is_file())):
         raise UserError(f"--html {html} is a folder, a link or a device: name a file, such as run.html.")
-    opened = Inspected(find_run(run, results_dir))
+    opened = Inspected(find_run(run, results_dir), data)
     record = opened.record
     sections = [
         _section("The run", lambda: _facts(record)),
@@ -94,8 +96,8 @@ class Inspected:
     """A finished run whose parts are read when they are first needed; each raises UserError where it is
     missing."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, data: Path | None = None) -> None:
+        self.directory, self.data = directory, data
         record = records.load(directory)
         assert record is not None
         self.record = record
@@ -166,11 +168,17 @@ class Inspected:
 
         settings = self.experiment.settings
         known = {each.name: each for each in (*self.experiment.tasks, *self.experiment.transfer)}
-        file = locate(known[task], settings.data, settings.cache).validation
+        where = settings.data if self.data is None else replace(settings.data, dir=str(self.data))
+        try:
+            file = locate(known[task], where, settings.cache).validation
+        except UserError as error:
+            raise UserError(f"{error} Or name the folder of the task's files: --data DIR.") from None
         several = bool(self.record.by_task) or task in self.record.transfer
         entry = self.record.data_files.get(f"{task}/validation" if several else "validation", {})
         if entry.get("sha256") != file.sha256:
-            raise UserError(f"{file.path} is not the file that the run reported on.")
+            raise UserError(
+                f"{file.path} is not the file that the run reported on: --data DIR names another."
+            )
         return ExampleFile(known[task], file, settings.data.limit)
 
 
@@ -340,6 +348,11 @@ def _attention(run: Inspected, number: int) -> Section:
             f"{found.even_LM.shape[1]} reported texts; even: the share if every key got as much",
             "attention says where the model looks, not what it does with it",
         ]
+        if found.kind == "decoder":
+            notes.append(
+                "the first slot of a causal model draws attention whatever is there (attention sinks: "
+                "Xiao et al., 2024)"
+            )
     return Section("", blocks, notes)
 
 

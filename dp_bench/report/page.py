@@ -172,7 +172,7 @@ def _rich_cell(cell: Cell) -> RenderableType:
 
 def spark(bars: Bars) -> str:
     """Return bars as characters: a dot for 0; neighbours are summed where there are more than WIDEST."""
-    step = -(-len(bars.values) // WIDEST)
+    step = max(1, -(-len(bars.values) // WIDEST))
     values = [sum(bars.values[first : first + step]) for first in range(0, len(bars.values), step)]
     top = (bars.top if step == 1 else None) or max(values, default=0) or 1
     return "".join(
@@ -198,7 +198,11 @@ def _listed(names: list[str], brackets: str) -> str:
 
 def _shortened(text: str) -> str:
     half = LONGEST // 2
-    return text if len(text) <= LONGEST else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
+    return (
+        text
+        if len(text) <= LONGEST
+        else f"{text[:half].rpartition(' ')[0]} … {text[-half:].partition(' ')[2]}"
+    )
 
 
 # ------------------------------------------------------------------------------------------ page
@@ -226,6 +230,7 @@ article p { margin: .4rem 0 0; }
   margin: 0 .1rem; border-radius: .3rem; border: 1px solid var(--accent); }
 .vector { background: var(--accent); color: #fff; }
 .dropped { opacity: .55; border-style: dashed; text-decoration: line-through; }
+.text, .around { white-space: pre-line; }
 .around { opacity: .6; }
 @media (max-width: 40rem) { th, td { padding: .3rem .45rem; } .bars i { width: .3rem; } }
 """
