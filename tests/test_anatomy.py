@@ -30,7 +30,7 @@ from dp_bench.report import choices, drawn
 from dp_bench.report.page import Bars, Drawn, Facts, Grid, Items, Part, Section, spark, to_html
 from dp_bench.run import run
 from dp_bench.settings import SplitOrder
-from dp_bench.types import Prompted, PromptOutput
+from dp_bench.types import Prompted, PromptOutput, UserError
 
 Build = Callable[..., Experiment]
 QUICK = ("trainer.max_steps=4", "trainer.eval_every=2", "trainer.batch_size=4", "prompt.num_tokens=3")
@@ -463,12 +463,15 @@ def test_damaged_predictions_are_left_out(experiment: Build, inspect: Any) -> No
     folder = folder_of(experiment("prompt=random_position", *QUICK))
     path = folder / "predictions.parquet"
     table = pd.read_parquet(path)
-    values = {"position": 99, "gold": -7, "prediction": 50, "length": None}
+    values = {"position": 99, "gold": -7, "prediction": -1, "length": None}
     damaged = [table.assign(**{name: [value, *table[name][1:]]}) for name, value in values.items()]
     for rows in (*damaged, table.drop(columns="id"), table.head(0)):
         rows.to_parquet(path)
         with pytest.raises(UserError, match=r"predictions.parquet cannot be read"):
             Inspected(folder).predictions  # noqa: B018 - reading is what fails
+    table.assign(prediction=50).to_parquet(path)  # of 2 labels
+    code, said = inspect(folder.name)
+    assert code == 0 and "predictions.parquet cannot be read" in " ".join(said.split()), said
     path.write_bytes(b"")
     (folder / "metrics.jsonl").write_text('{"step": 1, "position_counts": ["x"]}\n', "utf-8")
     code, said = inspect(folder.name)

@@ -141,7 +141,7 @@ def test_what_cannot_be_inspected_says_so(
     for words, answer in (
         ((record.run_id, "--draws", "4"), "belongs to --gradients"),
         ((record.run_id, "--gradients", "--texts", "4"), "is not for --gradients"),
-        (("nothing", "--gradients"), "no finished run below"),
+        (("nothing", "--gradients"), "No finished run below"),
         ((record.run_id, "--gradients"), "need a learned position"),
         ((record.run_id, "--gradients", "--draws", "1"), "must be at least 2"),
     ):
