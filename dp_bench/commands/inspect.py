@@ -245,6 +245,9 @@ def _vectors(run: Inspected, number: int) -> Section:
         f"norm / row: divided by the median norm of the vocabulary's rows, {middle:.3g}; 90 % have "
         f"{low:.3g} to {high:.3g}. A row has a median cosine of {found.row_cosine:.2f} with the next one",
     ]
+    if (each := len(found.tables[0].norms)) < prompt["num_tokens"]:
+        number_of = prompt["num_tokens"] // each
+        notes.append(f"a text has {number_of} members in a row: P{each} of the text is P0 of the second")
     if found.no_start is None:
         notes.append(f"moved, cosine: distance from the initial vector, and cosine with it; {_start(record)}")
     else:
