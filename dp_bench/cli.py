@@ -32,7 +32,7 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   dp-bench compare A B                          settings, scores, flips and costs of two runs
   dp-bench predict RUN --input FILE             its answers to your records, as JSONL or Parquet
   dp-bench submit RUN… --out FILE.zip           its test predictions, for the SuperGLUE leaderboard
-  dp-bench inspect RUN --gradients              is its position learned, or only moved?
+  dp-bench inspect RUN                          what its prompt chose, its vectors, its most surprising errors
   dp-bench pack DIR                             the records of finished runs in one file, in place of runs/
   dp-bench list tasks|backbones|prompts|…       the available options, and the runs
   dp-bench data check [--dir DIR]               which SuperGLUE files are found, their rows and checksums
@@ -265,15 +265,38 @@ def _submit(words: list[str]) -> int:
 
 
 def _inspect(words: list[str]) -> int:
-    parser = _parser("inspect", "Examine a finished run.")
-    parser.add_argument("run", metavar="RUN", help="folder, id, or start of the id")
-    parser.add_argument("--gradients", action="store_true", help="compare estimators with the exact gradient")
-    parser.add_argument("--examples", type=int, default=48, help="training examples to use (default: 48)")
-    parser.add_argument("--draws", type=int, default=200, help="draws per estimator (default: 200)")
-    parser.add_argument("--fresh", action="store_true", help="with an untrained prompt")
+    parser = _parser("inspect", "Show what the prompt of a finished run did.")
+    parser.add_argument("run", metavar="RUN", help="folder, id, or part of an id")
     _add_results_dir(parser)
-    parser.add_argument("--out", type=Path, help="folder to write to (default: the run's, gradients/)")
-    return _call("inspect:inspect", **vars(parser.parse_args(words)))
+    report = parser.add_argument_group("report")
+    report.add_argument("--texts", type=int, metavar="N", help="texts of each task to show (default: 5)")
+    report.add_argument("--nearest", type=int, metavar="N", help="tokens to show for a vector (default: 3)")
+    report.add_argument(
+        "--attention", action="store_true", help="measure the answer's attention to the prompt"
+    )
+    help = "folder of the tasks' files, where it is not that of the run"
+    report.add_argument("--data", type=Path, metavar="DIR", help=help)
+    report.add_argument("--html", type=Path, metavar="FILE", help="write the report as one page too")
+    slopes = parser.add_argument_group("gradients of a learned position, instead of the report")
+    slopes.add_argument("--gradients", action="store_true", help="compare estimators with the exact gradient")
+    slopes.add_argument("--draws", type=int, metavar="N", help="draws per estimator (default: 200)")
+    slopes.add_argument("--fresh", action="store_true", help="with an untrained prompt")
+    slopes.add_argument("--out", type=Path, help="folder to write to (default: the run's, gradients/)")
+    help = (
+        "examples to use: of the training rows for --gradients, reported ones for --attention (default: 48)"
+    )
+    parser.add_argument("--examples", type=int, metavar="N", help=help)
+    typed = vars(parser.parse_args(words))
+    options = {key: value for key, value in typed.items() if value is not None and value is not False}
+    command = "gradients" if options.pop("gradients", False) else "inspect"
+    other = {
+        "inspect": ("draws", "fresh", "out"),
+        "gradients": ("texts", "nearest", "attention", "data", "html"),
+    }
+    if wrong := [f"--{name}" for name in other[command] if name in options]:
+        needs = "belongs to --gradients" if command == "inspect" else "is not for --gradients"
+        raise UserError(f"dp-bench inspect: {wrong[0]} {needs}: add or remove --gradients.")
+    return _call(f"{command}:{command}", **options)
 
 
 def _pack(words: list[str]) -> int:

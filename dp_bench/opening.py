@@ -114,7 +114,8 @@ def refuse_other_weights(context: RunContext, record: RunRecord) -> None:
     if context.fingerprint != record.checkpoint["fingerprint"]:
         raise UserError(
             f"{record.run_id} was trained with other weights than are now at "
-            f"{record.checkpoint['name_or_path']}: restore them, or inspect an untrained prompt with --fresh."
+            f"{record.checkpoint['name_or_path']}: restore them, or inspect an untrained prompt "
+            "with --gradients --fresh."
         )
 
 

@@ -429,7 +429,7 @@ def weights_of(directory: Path) -> Path:
         raise UserError(
             f"{directory.name} has its record in {directory.parent.parent / pack.FILE}, but not its weights. "
             "Copy its folder from where it was trained, or train it again with rerun=true; dp-bench inspect "
-            "--fresh needs no weights."
+            "--gradients --fresh needs no weights."
         )
     raise UserError(f"{directory} has no {PROMPT_FILE}: train the run again with rerun=true.")
 

@@ -12,6 +12,10 @@ from dp_bench.printing import visible
 
 
 class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to `cli.main`, for which a reader that has seen enough is no failure."""
+        raise BrokenPipeError
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             is_text = not segment.control

@@ -181,7 +181,7 @@ class PromptOutput:
 class Prompted:
     """A batch with its prompts inserted: the input of a backbone.
 
-    `slot_of_text_BT` is the slot of each text token.
+    `slot_of_text_BT` is the slot of each text token, `slot_of_vector_BP` that of each vector.
     """
 
     embeds_BSD: Tensor
@@ -189,3 +189,4 @@ class Prompted:
     slot_of_text_BT: Tensor
     answer_slot_B: Tensor | None = None  # the slot of the token at `Batch.answer_B`
     layers: LayerPrompt | None = None
+    slot_of_vector_BP: Tensor | None = None  # None for a text without a prompt

@@ -15,7 +15,7 @@ from helpers.estimators import J, forced, gradient, make_model, texts
 
 from dp_bench import cli, config, run
 from dp_bench.backbones.backbone import Backbone
-from dp_bench.commands.inspect import inspect as inspect_run
+from dp_bench.commands.gradients import gradients
 from dp_bench.config import Experiment
 from dp_bench.gradients import ESTIMATORS, Landscape, judge, survey
 from dp_bench.model import PromptedModel
@@ -139,8 +139,9 @@ def test_what_cannot_be_inspected_says_so(
 ) -> None:
     record = run.run(experiment("prompt=fixed", *QUICK))
     for words, answer in (
-        ((record.run_id,), "add --gradients"),
-        (("nothing", "--gradients"), "no finished run below"),
+        ((record.run_id, "--draws", "4"), "belongs to --gradients"),
+        ((record.run_id, "--gradients", "--texts", "4"), "is not for --gradients"),
+        (("nothing", "--gradients"), "No finished run below"),
         ((record.run_id, "--gradients"), "need a learned position"),
         ((record.run_id, "--gradients", "--draws", "1"), "must be at least 2"),
     ):
@@ -168,7 +169,7 @@ def test_a_run_of_several_tasks_is_refused(
     )
     folder = Path(own.settings.results_dir) / "runs" / run.run(own).run_id
     with pytest.raises(UserError, match="several tasks: inspect --gradients needs a run on one"):
-        inspect_run(str(folder), Path("results"), gradients=True, examples=4, draws=2, fresh=False, out=None)
+        gradients(str(folder), Path("results"), examples=4, draws=2)
 
 
 HEAD = ("backbone=bert_tiny_random", "backbone.head=classifier", "backbone.answer_cue=null")
@@ -181,7 +182,7 @@ def test_losses_are_those_of_the_trained_model_with_its_head(
     """The run also reported the rows that it trained on: at the position that it chose for a text, the loss
     is what predictions.parquet says of it."""
     from dp_bench.backbones.load import load_tokenizer
-    from dp_bench.commands.inspect import measure
+    from dp_bench.commands.gradients import measure
     from dp_bench.data.prepare import prepare
     from dp_bench.data.source import locate
     from dp_bench.randomness import derive

@@ -26,7 +26,7 @@ LAYERS = (
     "summaries verbalizer model",
     "evaluation objective guards diagnostics optim trainer flops gradients",
     "methods",
-    "opening outcome trained",
+    "opening outcome trained anatomy",
     "predicting",
     "run",
     "report sweep",

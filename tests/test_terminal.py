@@ -69,3 +69,12 @@ def test_lines_and_paths_are_printed_as_they_are(tmp_path: Path, capsys: pytest.
     write_status(folder / "runs" / "a", "failed", traceback="ValueError: [red] :warning:")
     assert status(folder, None) == 0
     assert "failed: a: ValueError: [red] :warning:" in capsys.readouterr().out
+
+
+def test_a_closed_pipe_is_left_to_the_command_line() -> None:
+    class Closed(StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        make_console(file=Closed()).print("x")

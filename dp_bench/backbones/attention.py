@@ -9,7 +9,7 @@ no position in the text, so that its relative-position bias is 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -39,6 +39,19 @@ class _Pass:
 
 
 _running: ContextVar[_Pass | None] = ContextVar("dp_bench_attention", default=None)
+# Gets the weights [B,H,queries,keys] of each attention, and how many of the last keys are not a prompt's.
+Watcher = Callable[[Tensor, int], None]
+_watcher: ContextVar[Watcher | None] = ContextVar("dp_bench_attention_watcher", default=None)
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Pass the weights of each attention that is looked up by name to `watcher`; all are then plain."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 @contextmanager
@@ -78,7 +91,7 @@ def _attention(
     position_bias: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    running = _running.get()
+    running, watcher, num_keys = _running.get(), _watcher.get(), key.shape[2]
     if running is not None:
         if running.layers is None:
             kind = running.kinds.get((query.shape[2], key.shape[2]), "encoder")
@@ -99,13 +112,16 @@ def _attention(
         running.calls += 1
     if position_bias is not None and attention_mask is not None and not position_bias.requires_grad:
         attention_mask, position_bias = _merged(position_bias, attention_mask), None
-    if fused:
+    if fused and watcher is None:
         function = ALL_ATTENTION_FUNCTIONS["sdpa"]
         attended: tuple[Tensor, None] = function(
             module, query, key, value, attention_mask, position_bias=position_bias, **options
         )
         return attended
-    return _plain(module, query, key, value, attention_mask, position_bias, **options)
+    state, weights = _plain(module, query, key, value, attention_mask, position_bias, **options)
+    if watcher is not None:
+        watcher(weights, num_keys)
+    return state, weights
 
 
 def _merged(position_bias: Tensor, mask: Tensor) -> Tensor:

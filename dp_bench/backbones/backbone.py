@@ -296,6 +296,12 @@ class Backbone(nn.Module):
         rows = torch.arange(len(prompted.mask_BS), device=prompted.mask_BS.device)
         return self.states(prompted)[rows, prompted.answer_slot_B]
 
+    def reads(self, prompted: Prompted, *, pooled: bool = False) -> Tensor:
+        """Return the share of each slot, or decoder step, in the state that the answer or the head (`pooled`)
+        is computed from: [B,S], fp64."""
+        assert prompted.answer_slot_B is not None
+        return nn.functional.one_hot(prompted.answer_slot_B, prompted.mask_BS.shape[1]).double()
+
     def pooled(self, prompted: Prompted) -> Tensor:
         """Return the input of a classifier head: [B,D], in `dtype`. By default the state at the answer
         step."""

@@ -49,6 +49,12 @@ class EncoderDecoder(Backbone):
             prefix = self.get_buffer("decoder_ids_A").expand(len(encoded_BSD), -1)
             return self._decode(prefix, encoded_BSD, prompted.mask_BS)[:, -1]
 
+    def reads(self, prompted: Prompted, *, pooled: bool = False) -> Tensor:
+        num_steps = len(self.get_buffer("decoder_ids_A"))
+        shares_BA = prompted.mask_BS.new_zeros(len(prompted.mask_BS), num_steps, dtype=torch.float64)
+        shares_BA[:, -1] = 1
+        return shares_BA
+
     def _decode(self, decoder_ids: Tensor, encoded_BSD: Tensor, mask_BS: Tensor) -> Tensor:
         """Return the decoder's state at each of its tokens: [rows, tokens, D]."""
         decoded = self.stacks[1](

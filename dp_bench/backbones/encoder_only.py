@@ -31,6 +31,16 @@ class EncoderOnly(Backbone):
     def stacks(self) -> list[nn.Module]:
         return [self.lm.base_model]
 
+    def reads(self, prompted: Prompted, *, pooled: bool = False) -> Tensor:
+        if not pooled:
+            return super().reads(prompted)
+        slots_BT = (
+            prompted.slot_of_text_BT[:, :1] if self.pooling is Pooling.first else prompted.slot_of_text_BT
+        )
+        mask_BT = prompted.mask_BS.gather(1, slots_BT).double()
+        shares_BS = torch.zeros(prompted.mask_BS.shape, dtype=torch.float64, device=mask_BT.device)
+        return shares_BS.scatter_(1, slots_BT, mask_BT / mask_BT.sum(1, keepdim=True))
+
     def pooled(self, prompted: Prompted) -> Tensor:
         """Return the state of the first text token, or the mean over text tokens: [B,D], in `dtype`."""
         states_BSD, slots_BT = self.states(prompted), prompted.slot_of_text_BT

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from dp_bench import reading, records
+from dp_bench import faults, reading, records
 from dp_bench.commands.finished import find_run
 from dp_bench.data.source import SUFFIXES
 from dp_bench.printing import say

@@ -116,7 +116,7 @@ def load_learned(model: PromptedModel, directory: Path) -> None:
         raise UserError(
             f"{directory} trained {len(missing)} tensors of the backbone and did not save them, so that the "
             "trained model cannot be restored; its prompt is of little use with the original weights. Run it "
-            "again with rerun=true keep_weights=true, or inspect the untrained model with --fresh."
+            "again with rerun=true keep_weights=true, or inspect the untrained model: --gradients --fresh."
         )
     if wrong := differences(saved, expected):
         raise UserError(f"{path} does not hold the tensors that this run trains: {'; '.join(wrong)}.")

@@ -81,7 +81,7 @@ def insert(x_BTD: Tensor, batch: Batch, prompt: PromptOutput, order: SplitOrder)
     answer_slot_B = None
     if batch.answer_B is not None:
         answer_slot_B = slot_of_text_BT.gather(1, batch.answer_B[:, None])[:, 0]
-    return Prompted(embeds_BSD, mask_BS, slot_of_text_BT, answer_slot_B, prompt.layers)
+    return Prompted(embeds_BSD, mask_BS, slot_of_text_BT, answer_slot_B, prompt.layers, slot_of_vector_BP)
 
 
 def joined(parts: Sequence[Prompted]) -> Prompted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,6 +47,15 @@ class Vectors(nn.Module):
         """Return the parameters that only decide which vectors an example gets."""
         return []
 
+    def by_name(self, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Return the vectors [P,D] of each task or member, or the only ones as ""; nothing where every text
+        has others."""
+        if self.needs_summary:
+            return {}
+        names = list(tasks) if self.needs_task else [""]
+        task_N = torch.arange(len(names), device=next(self.parameters()).device)
+        return dict(zip(names, self(None, task_N).vectors_BPD, strict=True))
+
 
 class NoVectors(Vectors):
     """No vectors in the input: for prompts in the layers alone."""
@@ -56,6 +66,9 @@ class NoVectors(Vectors):
 
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         return PromptVectors(torch.zeros(len(task_B), 0, self.width, device=task_B.device))
+
+    def by_name(self, tasks: Sequence[str]) -> dict[str, Tensor]:
+        return {}
 
 
 class Single(Vectors):
@@ -108,6 +121,9 @@ class Members(Vectors):
 
     def selector_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p is not self.prompts_KPD]
+
+    def by_name(self, tasks: Sequence[str]) -> dict[str, Tensor]:
+        return {f"member {number}": vectors_PD for number, vectors_PD in enumerate(self.prompts_KPD)}
 
     def mixture(self, weights_BK: Tensor) -> PromptVectors:
         """Return the weighted sums of the K prompts, with their weights."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dp_bench import reading
 from dp_bench.data.grouping import components
@@ -47,12 +47,7 @@ class ExampleResults:
 
 def results_by_task(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the results of a table of predictions by task ("" without the column `task`)."""
-    frame = frame.copy()
-    frame["correct"] = frame["gold"] == frame["prediction"]
-    if "golds" in frame:  # several choices are right; null for tasks without such choices
-        several = frame[frame["golds"].notna()]
-        pairs = zip(several["prediction"], several["golds"], strict=True)
-        frame.loc[several.index, "correct"] = [prediction in golds for prediction, golds in pairs]
+    frame = frame.assign(correct=is_correct(frame))
     by_task = frame.groupby("task") if "task" in frame else [("", frame)]
     return {
         str(task): part.assign(source=_merged_sources(part))
@@ -60,6 +55,17 @@ def results_by_task(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         .sort_index()
         for task, part in by_task
     }
+
+
+def is_correct(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Return for each row of predictions whether it is right."""
+    correct: Any = frame["gold"] == frame["prediction"]
+    if "golds" in frame:  # several choices are right; null for tasks without such choices
+        several = frame[frame["golds"].notna()]
+        pairs = zip(several["prediction"], several["golds"], strict=True)
+        correct[several.index] = [prediction in golds for prediction, golds in pairs]
+    right: pd.Series[bool] = correct
+    return right
 
 
 def _merged_sources(frame: pd.DataFrame) -> list[str]:

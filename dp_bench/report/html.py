@@ -75,15 +75,22 @@ CLASSES = {1: ' class="first"', 2: ' class="second"'}
 def to_html(sheets: Sequence[Sheet]) -> str:
     """Return the page, with one section per sheet."""
     sections = "\n".join(_section(sheet) for sheet in sheets)
+    return document(
+        "dp-bench tables",
+        STYLE,
+        '<h1>dp-bench tables</h1>\n<p class="quiet">Click a column heading to sort its table.</p>\n'
+        '<label>Show only rows and tables with these words:\n<input type="search" '
+        'placeholder="adap_pos t5_base"></label>\n'
+        f"{sections}\n<script>{SCRIPT}</script>",
+    )
+
+
+def document(title: str, style: str, body: str) -> str:
+    """Return a page that loads nothing; `title` and `body` are HTML."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<title>dp-bench tables</title>\n"
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>dp-bench tables</h1>\n"
-        '<p class="quiet">Click a column heading to sort its table.</p>\n'
-        '<label>Show only rows and tables with these words:\n<input type="search" '
-        'placeholder="adap_pos t5_base"></label>\n'
-        f"{sections}\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+        f"<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 

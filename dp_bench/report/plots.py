@@ -20,7 +20,7 @@ from dp_bench.progress import notice
 from dp_bench.records import RunRecord, flatten
 from dp_bench.report.controls import is_chosen, is_dynamic
 from dp_bench.report.examples import REMEDY
-from dp_bench.report.runs import data_title
+from dp_bench.report.runs import data_title, evaluations, label_of
 from dp_bench.report.transfer import transfer_tables
 from dp_bench.report.variants import by_label
 from dp_bench.tasks import in_order
@@ -169,7 +169,7 @@ def choices(runs: Sequence[FinishedRun]) -> Figure | None:
             if piece in examples and is_chosen(record, piece):
                 counts = examples.groupby(["task", "gold", piece]).size().reset_index()
                 for task, gold, value, count in counts.itertuples(index=False):
-                    label = _label(record, task, int(gold))
+                    label = label_of(record, task, int(gold))
                     columns = {**names, "task": task, "piece": piece, "label": label}
                     lines.append({**columns, "value": int(value), "count": count})
     points = _grouped(lines, [*LINE, "piece", "label", "value"], "count", count="sum")
@@ -246,27 +246,13 @@ def _evaluations(
 ) -> Iterator[tuple[RunRecord, dict[str, str], dict[str, Any]]]:
     """Yield each line of metrics.jsonl, one per evaluation, with its run, panel and line."""
     for run, names in _labelled(runs):
-        path = run.folder / "metrics.jsonl"
-        if not path.is_file():
-            continue
         try:
-            lines = reading.json_lines(path, REMEDY)
-            with reading.guarded(path, REMEDY):
-                if problem := next(filter(None, map(_wrong_evaluation, lines)), None):
-                    raise ValueError(problem)
+            lines = evaluations(run.folder)
         except UserError as error:
             notice(str(error))
             continue
         for line in lines:
             yield run.record, names, line
-
-
-def _wrong_evaluation(line: Mapping[str, Any]) -> str | None:
-    hints: dict[str, Any] = dict.fromkeys((f"{piece}_counts" for piece in PIECES), list[float])
-    problem = reading.misfit(line["step"], int, "step")
-    for key, value in line.items():
-        problem = problem or reading.misfit(value, hints.get(key, Any), key)
-    return problem
 
 
 def _grouped(lines: list[dict[str, Any]], keys: list[str], value: str, **statistics: str) -> pd.DataFrame:
@@ -284,13 +270,6 @@ def _with_panel(points: pd.DataFrame) -> pd.DataFrame:
 def _context(record: RunRecord) -> str:
     """Return data, backbone, regime and protocol of a run."""
     return f"{data_title(record)}, {record.backbone}, {record.regime}, {record.protocol}"
-
-
-def _label(record: RunRecord, task: str, gold: int) -> str:
-    """Return the label with this number, or "any" for a task whose examples have choices."""
-    config = record.config["task"]
-    labels = config.get("tasks", {}).get(task, config).get("labels") or []
-    return str(labels[gold]) if 0 <= gold < len(labels) else "any"
 
 
 def _styles(labels: Iterable[str]) -> Styles:

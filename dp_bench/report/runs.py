@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from dp_bench import reading
 from dp_bench.records import RunRecord
 
+REMEDY = "The run's evaluations are left out: train it again with rerun=true."
 SeedAndDraw = tuple[int, int]  # seed and few-shot draw (`regime.split_seed`)
 
 
@@ -62,3 +65,36 @@ def regime_title(record: RunRecord) -> str:
         return "full"
     rows = "FewGLUE's 32 rows" if regime["split"] == "fewglue" else f"{regime['shots']} a class"
     return f"fewshot ({rows})"
+
+
+def label_of(record: RunRecord, task: str, gold: int) -> str:
+    """Return the label with this number, or "any" for a task whose examples have choices."""
+    labels = task_of(record, task).get("labels") or []
+    return str(labels[gold]) if 0 <= gold < len(labels) else "any"
+
+
+def task_of(record: RunRecord, task: str) -> Mapping[str, Any]:
+    """Return the settings of a task of a run, which may be one of several, or of regime.transfer."""
+    config = record.config
+    several: Mapping[str, Any] = {**config["task"].get("tasks", {}), **config.get("transfer", {})}
+    found: Mapping[str, Any] = several.get(task, config["task"])
+    return found
+
+
+def evaluations(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl, one an evaluation; none where there is no such file."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    lines = reading.json_lines(path, REMEDY)
+    with reading.guarded(path, REMEDY):
+        if problem := next(filter(None, map(_wrong_evaluation, lines)), None):
+            raise ValueError(problem)
+    return lines
+
+
+def _wrong_evaluation(line: Mapping[str, Any]) -> str | None:
+    problem = reading.misfit(line["step"], int, "step")
+    for key, value in line.items():
+        problem = problem or reading.misfit(value, list[float] if key.endswith("_counts") else Any, key)
+    return problem
