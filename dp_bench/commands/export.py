@@ -61,13 +61,8 @@ def _write(folder: Path, to: str, out: Path) -> None:
     from dp_bench.export import to_dir, to_peft
     from dp_bench.trained import open_run
 
-    try:
-        run = open_run(folder, device="cpu")
-        if to == "peft":
-            to_peft(run, out)
-        else:
-            to_dir(run, folder, out)
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written ({error.strerror or error}): name another folder."
-        ) from error
+    run = open_run(folder, device="cpu")
+    if to == "peft":
+        to_peft(run, out)
+    else:
+        to_dir(run, folder, out)
