@@ -33,6 +33,7 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   dp-bench predict RUN --input FILE             its answers to your records, as JSONL or Parquet
   dp-bench submit RUN… --out FILE.zip           its test predictions, for the SuperGLUE leaderboard
   dp-bench inspect RUN                          what its prompt chose, its vectors, its most surprising errors
+  dp-bench export RUN --to peft|dir|hub         for other programs: an adapter, a folder, a page of the hub
   dp-bench pack DIR                             the records of finished runs in one file, in place of runs/
   dp-bench list tasks|backbones|prompts|…       the available options, and the runs
   dp-bench data check [--dir DIR]               which SuperGLUE files are found, their rows and checksums
@@ -299,6 +300,25 @@ def _inspect(words: list[str]) -> int:
     return _call(f"{command}:{command}", **options)
 
 
+def _export(words: list[str]) -> int:
+    parser = _parser(
+        "export", "Write a finished run for other programs, or upload it to the Hugging Face hub."
+    )
+    parser.add_argument("run", metavar="RUN", help="folder, id, or a part of the id")
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="peft|dir|hub",
+        help="an adapter of PEFT, where that is exact; a folder with a model card and a loader; the same on "
+        "the hub",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder to write to")
+    parser.add_argument("--repo", metavar="USER/NAME", help="hub: the repository, which is made if need be")
+    parser.add_argument("--private", action="store_true", help="hub: a new repository is private")
+    _add_results_dir(parser)
+    return _call("export:export", **vars(parser.parse_args(words)))
+
+
 def _pack(words: list[str]) -> int:
     parser = _parser(
         "pack",
@@ -406,6 +426,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": _predict,
     "submit": _submit,
     "inspect": _inspect,
+    "export": _export,
     "pack": _pack,
     "list": _list,
     "data": _data,

@@ -15,7 +15,7 @@ from threading import Thread
 from typing import Any
 
 from dp_bench import faults
-from dp_bench.types import UnreachableError, UserError
+from dp_bench.types import RunFailedError, UnreachableError, UserError
 
 TIMEOUT_SECONDS = 3.0
 
@@ -178,3 +178,51 @@ def _why(error: Exception, page: str) -> str:
     if status == 0 and (broken or "Consistency" in first):
         return f"the download broke off ({first}): run the command again, whole files are kept"
     return f"{type(error).__name__}: {first}"
+
+
+def refuse_upload(repo: str) -> None:
+    """Raise UserError where nothing can be uploaded: a malformed name, no token, or no hub."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise UserError(f"--repo {repo} is no name of a repository: type USER/NAME.") from None
+    if "/" not in repo:
+        raise UserError(f"--repo {repo} names no owner: type USER/NAME.")
+    if get_token() is None:
+        raise UserError(f"Uploading to {hub_endpoint()} needs a token: `hf auth login` asks for it.")
+    if not hub_reachable():
+        why = "HF_HUB_OFFLINE is set" if hub_offline() else f"{hub_endpoint()} does not answer"
+        raise UnreachableError(
+            f"Nothing was uploaded to {repo}: {why}. --to dir --out DIR writes the folder."
+        )
+
+
+def upload(folder: Path, repo: str, *, private: bool = False) -> str:
+    """Upload a folder to a model repository, which is made if need be, and return its page.
+
+    Raises RunFailedError where the hub refuses it or the connection breaks.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    api, page = HfApi(endpoint=hub_endpoint()), f"{hub_endpoint()}/{repo}"
+    try:
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=repo, commit_message="Upload by dp-bench export")
+    except (OSError, HTTPError, RuntimeError) as error:  # of the client, its HTTP library, and hf_xet
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        helps = {
+            401: f"the token is not valid ({first}): `hf auth login` asks for another",
+            403: f"the token may not write there ({first}): use one with write access to {repo}, or a "
+            "repository of your account",
+        }
+        why = helps.get(status, f"{first}: run the command again")
+        raise RunFailedError(f"Nothing was uploaded to {page}: {why}.") from error
+    return page

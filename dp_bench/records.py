@@ -37,6 +37,7 @@ VOLATILE = (
     "on_missing",
     "rerun",
     "keep_weights",
+    "logger",
     "experiment",  # these five: what the run is part of
     "hpo.name",
     "hpo.trials",
@@ -371,6 +372,16 @@ def results_of(record: RunRecord) -> dict[str, float]:
         if name.split(".")[0] in names
     }
     return {**flatten({name: content[name] for name in names}), **entries}
+
+
+def scores_of(record: RunRecord) -> dict[str, float]:
+    """Return the final score and metrics of a run, and of each of its tasks, by name."""
+    several = {**record.by_task, **record.transfer}
+    return {
+        "score": record.score,
+        **{f"report/{name}": value for name, value in record.metrics.items()},
+        **{f"report/{task}/score": entry["score"] for task, entry in several.items()},
+    }
 
 
 def back_up(directory: Path, record: RunRecord) -> Path:

@@ -6,9 +6,10 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
-from dp_bench import checks, faults, ranks, records, signals
+from dp_bench import checks, faults, ranks, records, signals, trackers
 from dp_bench.claims import claimed
 from dp_bench.config import Experiment
 from dp_bench.identity import Identity, Sources, identify
@@ -26,6 +27,7 @@ def run(experiment: Experiment, reporter: Reporter | None = None) -> RunRecord:
     other exception is recorded in status.json and raised again.
     """
     settings = experiment.settings
+    trackers.refuse_missing(settings)
     sources = Sources.of(experiment)
     identity = identify(experiment, sources)
     run_id = identity.run_id
@@ -96,11 +98,15 @@ def _run(
     context = open_run_context(experiment, sources, directory, reporter)
     announce(context)
     machine.watch_memory(context.backbone.device)
-    result = learn(context)
-    memory, kind = machine.peak_memory(context.backbone.device)
-    seconds = round(time.perf_counter() - began, 3)
-    costs = {"started": started, "total_seconds": seconds, "peak_memory_mb": memory, "peak_memory_kind": kind}
-    record = record_of(context, sources, identity, result, **costs)
+    resumes = (directory / "checkpoint").is_dir()
+    with trackers.tracking(experiment.settings, identity.run_id, experiment.resolved, resumes) as tracked:
+        result = learn(replace(context, tracking=tracked))
+        memory, kind = machine.peak_memory(context.backbone.device)
+        seconds = round(time.perf_counter() - began, 3)
+        costs = {"started": started, "total_seconds": seconds}
+        costs |= {"peak_memory_mb": memory, "peak_memory_kind": kind}
+        record = record_of(context, sources, identity, result, **costs)
+        tracked.log(record.num_updates, records.scores_of(record))
     if replaced is not None:
         record = compare_rerun(record, replaced, finished, reporter)
     with signals.deferred():  # what is left takes a moment

@@ -19,6 +19,15 @@ from dp_bench.prompts import catalogue
 MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
 
 
+class Logger(Enum):
+    """A tracker that a run also writes to."""
+
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    wandb = "wandb"
+    trackio = "trackio"
+
+
 class OnMissing(Enum):
     """What a single run does where data or checkpoint are missing."""
 
@@ -444,6 +453,7 @@ class RunSettings:
     cache_dir: str | None = None
     on_missing: OnMissing = MISSING
     rerun: bool = MISSING
+    logger: Logger | None = None  # None: the files of the run alone
     keep_weights: bool = False  # of a fully trained backbone: write backbone.safetensors
     task: TaskSettings | None = field(default_factory=TaskSettings)  # None where regime.tasks names several
     backbone: BackboneSettings = field(default_factory=BackboneSettings)

@@ -32,6 +32,7 @@ from dp_bench.profiling import stage
 from dp_bench.progress import Reporter
 from dp_bench.randomness import derive, generator
 from dp_bench.records import write_lines
+from dp_bench.trackers import Tracking
 from dp_bench.types import Batch
 
 
@@ -48,6 +49,7 @@ class Trainer:
         directory: Path,
         accelerator: Accelerator,
         reporter: Reporter,
+        tracking: Tracking | None = None,
         trained_on: Mapping[str, str] | None = None,
     ) -> None:
         self.plan = plan
@@ -57,6 +59,7 @@ class Trainer:
         self.checkpoints = directory / "checkpoint"
         self.accelerator = accelerator
         self.reporter = reporter
+        self.tracking = tracking or Tracking()
         self.prompt = model.prompt
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.bare_model = model
@@ -282,6 +285,18 @@ class Trainer:
         )
         if ranks.leads():
             write_lines(self.directory / "metrics.jsonl", progress.history)
+        self.tracking.log(
+            progress.step,
+            {
+                **{
+                    key: value
+                    for key, value in progress.history[-1].items()
+                    if isinstance(value, int | float)
+                },
+                **{f"select/{name}": value for name, value in overall.metrics.items()},
+                "lr": None if mean_loss is None else self.optimizer.param_groups[0]["lr"],
+            },
+        )
         if mean_loss is None:
             return
         best = "  best so far" if progress.best_step == progress.step else ""

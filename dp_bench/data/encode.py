@@ -106,9 +106,9 @@ class Encoder:
                 "each token: set backbone.tokenizer to a folder with a tokenizer.json."
             )
         self.template, self.max_length, self.scoring = template, max_length, scoring
-        self.prefix, special = _affixes(tokenizer)
-        cue_ids, self.answer_offset = _cue(cue, tokenizer)
-        self.suffix = [*cue_ids, *special]
+        self.prefix, special = affixes(tokenizer)
+        cue_tokens, self.answer_offset = cue_ids(cue, tokenizer)
+        self.suffix = [*cue_tokens, *special]
         self.ends_as_cue = cue == ""
         self.tokens = Tokens(tokenizer)
         self.end = [tokenizer.eos_token_id] if tokenizer.eos_token_id in special else []
@@ -210,7 +210,7 @@ def _bodies(texts: Sequence[Rendered], tokens: Tokens, budget: int) -> tuple[lis
     return bodies, num_cut
 
 
-def _cue(cue: str | None, tokenizer: Any) -> tuple[list[int], int | None]:
+def cue_ids(cue: str | None, tokenizer: Any) -> tuple[list[int], int | None]:
     """Return the ids of an answer cue, and the index of its mask token, or else of its last token."""
     if not cue:
         return [], None if cue is None else 0
@@ -223,7 +223,7 @@ def _cue(cue: str | None, tokenizer: Any) -> tuple[list[int], int | None]:
     return ids, ids.index(tokenizer.mask_token_id) if "{mask}" in cue else len(ids) - 1
 
 
-def _affixes(tokenizer: Any) -> tuple[list[int], list[int]]:
+def affixes(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the special tokens that the tokenizer adds before and after a text; for T5 none and `</s>`."""
     bare: list[int] = tokenizer("a", add_special_tokens=False).input_ids
     full: list[int] = tokenizer("a").input_ids

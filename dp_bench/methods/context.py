@@ -17,6 +17,7 @@ from dp_bench.data.prepare import TaskData
 from dp_bench.evaluation import Report
 from dp_bench.progress import Reporter
 from dp_bench.settings import RunSettings, TaskSettings
+from dp_bench.trackers import Tracking
 from dp_bench.verbalizer import Verbalizer
 
 
@@ -30,6 +31,7 @@ class RunContext:
     verbalizers: tuple[Verbalizer, ...]  # of the tasks in `data`, then of those in `transfer`
     directory: Path
     reporter: Reporter
+    tracking: Tracking = field(default_factory=Tracking)
     data: tuple[TaskData, ...] = ()  # of the tasks that are trained on
     transfer: tuple[tuple[TaskSettings, EncodedSplit], ...] = ()  # other tasks, with their report splits
     transfer_overlap: Mapping[str, Overlap] = field(default_factory=dict)  # of those in `transfer`, by task

@@ -104,6 +104,7 @@ def tune(context: RunContext) -> MethodResult:
         directory=context.directory,
         accelerator=make_accelerator(context.backbone.device),
         reporter=context.reporter,
+        tracking=context.tracking,
         trained_on={"weights": context.fingerprint, "configuration": context.backbone.configuration()},
     )
     frozen = context.backbone.frozen()

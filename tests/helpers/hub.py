@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ class Hub:
     commits: dict[str, str] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     fails: dict[str, Answer] = field(default_factory=dict)  # by a pattern of requests, such as "GET .*json"
+    uploaded: dict[str, dict[str, bytes]] = field(default_factory=dict)  # files by repository and name
     cuts: dict[str, int] = field(default_factory=dict)  # by a pattern: how often a file ends in its middle
 
     def serve(self, kind: str, name: str, folder: Path, commit: str) -> None:
@@ -45,12 +47,13 @@ class Hub:
     def asked(self, pattern: str) -> list[str]:
         return [request for request in self.requests if re.search(pattern, request)]
 
-    def _answer(self, request: str) -> tuple[Answer, bytes]:
+    def _answer(self, request: str, body: bytes = b"") -> tuple[Answer, bytes]:
         path = request.split(" ", 1)[1]
-        if failure := next((self.fails[p] for p in self.fails if re.search(p, request)), None):
-            return failure, b""
-        if path == "/":
-            return (200, {}), b""
+        failure = next((self.fails[p] for p in self.fails if re.search(p, request)), None)
+        if failure or path == "/":
+            return failure or (200, {}), b""
+        if request.startswith("POST "):
+            return (200, {}), json.dumps(self._upload(path, body)).encode()
         asked = API.match(path) or FILE.match(path)
         repository = f"{(asked['kind'] or 'models').strip('s/')} {asked['name']}" if asked else ""
         if asked is None or repository not in self.folders:
@@ -69,10 +72,32 @@ class Hub:
             info = [_entry(name, file.read_bytes()) for name, file in files.items()]
         return (200, headers), json.dumps(info).encode()
 
+    def _upload(self, path: str, body: bytes) -> dict[str, Any]:
+        """Make a repository, say that all files are sent with the commit, or take a commit."""
+        if path == "/api/validate-yaml":
+            return {"errors": [], "warnings": []}
+        if path == "/api/repos/create":
+            name = json.loads(body)["organization"] + "/" + json.loads(body)["name"]
+            self.uploaded.setdefault(name, {})
+            return {"url": f"{self.url}/{name}"}
+        name, what = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(\w+).*", path).groups()
+        if what == "preupload":
+            files = json.loads(body)["files"]
+            return {
+                "files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]
+            }
+        if what == "commit":
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    value = line["value"]
+                    self.uploaded[name][value["path"]] = b64decode(value["content"])
+        return {"commitUrl": f"{self.url}/{name}/commit/{'e' * 40}", "commitOid": "e" * 40}
+
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         request = f"{handler.command} {handler.path}"
         self.requests.append(request)
-        (status, headers), content = self._answer(request)
+        body = _body(handler)
+        (status, headers), content = self._answer(request, body)
         begin = re.match(r"bytes=(\d+)-", handler.headers.get("Range", ""))
         if status == 200 and begin:
             size = len(content)
@@ -92,6 +117,18 @@ class Hub:
             content = b"" if begin else content[: len(content) // 2]
             handler.close_connection = True
         handler.wfile.write(content)
+
+
+def _body(handler: BaseHTTPRequestHandler) -> bytes:
+    """Return what was sent, whole or in chunks."""
+    if handler.headers.get("Transfer-Encoding") != "chunked":
+        return handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+    parts = []
+    while size := int(handler.rfile.readline(), 16):
+        parts.append(handler.rfile.read(size))
+        handler.rfile.readline()
+    handler.rfile.readline()
+    return b"".join(parts)
 
 
 def _entry(name: str, content: bytes) -> dict[str, Any]:
