@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dp_bench import records
+from dp_bench import extras, records
 from dp_bench.backbones.families import class_of
 from dp_bench.data.encode import affixes, cue_ids
 from dp_bench.loader import card, loader
@@ -54,7 +54,7 @@ def to_peft(run: TrainedRun, out: Path) -> None:
     try:
         import peft
     except ImportError:
-        raise UserError('--to peft needs the peft package: pip install "dp-bench[peft]".') from None
+        raise extras.absent("peft", "--to peft") from None
     shared = {
         "base_model_name_or_path": run.experiment.settings.backbone.name_or_path,
         "inference_mode": True,

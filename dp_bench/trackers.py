@@ -16,10 +16,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
 
-from dp_bench import ranks, records
+from dp_bench import extras, ranks, records
 from dp_bench.progress import line
 from dp_bench.settings import Logger, RunSettings
-from dp_bench.types import UserError
 
 PROJECT = "dp-bench"
 TAG = "dp_bench.run_id"  # by which MLflow finds a run again
@@ -180,7 +179,7 @@ def refuse_missing(settings: RunSettings) -> None:
     name = settings.logger.value
     spec = find_spec(name)
     if spec is None or spec.origin is None:  # a folder of that name, which a tracker may have written
-        raise UserError(f'logger={name} needs a package: pip install "dp-bench[{name}]"')
+        raise extras.absent(name, f"logger={name}")
 
 
 @contextmanager
