@@ -39,7 +39,12 @@ def is_installed(extra: str) -> bool:
 
 def install(*names: str) -> str:
     """Return the command that installs extras. It names their packages: dp-bench may be on no index."""
-    packages = [f"'{needed.name}{needed.specifier}'" for name in names for needed in extras()[name]]
+    known = extras()  # of the installed metadata, which may be older than the code: then an extra's name
+    packages = [
+        f"'{needed.name}{needed.specifier}'" if isinstance(needed, Requirement) else needed
+        for name in names
+        for needed in known.get(name, (name,))
+    ]
     return f"pip install {' '.join(dict.fromkeys(packages))}"
 
 
