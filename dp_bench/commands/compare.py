@@ -6,18 +6,22 @@ import csv
 import io
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from rich.table import Column, Table
 
 from dp_bench import records
 from dp_bench.commands.finished import find_run
+from dp_bench.commands.inspect import Inspected
 from dp_bench.printing import csv_cell, say, visible
-from dp_bench.report.pair import Section, compare_runs
+from dp_bench.report.pair import FLIPS, Section, compare_runs
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
 SHOWN = 20  # rows of a table on the terminal
+TEXTS = 5  # of flipped examples
+LONGEST = 400  # characters of a text
 
 
 def compare(a: str, b: str, results_dir: Path, out: Path | None) -> int:
@@ -26,7 +30,11 @@ def compare(a: str, b: str, results_dir: Path, out: Path | None) -> int:
         raise UserError(
             f"--out {out} is no file that compare writes: name one ending in {', '.join(WRITERS)}."
         )
-    sections = compare_runs(find_run(a, results_dir), find_run(b, results_dir))
+    folder_a, folder_b = find_run(a, results_dir), find_run(b, results_dir)
+    sections = compare_runs(folder_a, folder_b)
+    index, flips = next((i, section) for i, section in enumerate(sections) if section.title == FLIPS)
+    if flips.rows:
+        sections.insert(index + 1, _texts(Inspected(folder_a), [str(row[0]) for row in flips.rows[:TEXTS]]))
     console = make_console()
     for section in sections:
         say(f"\n{section.title}")
@@ -46,6 +54,24 @@ def compare(a: str, b: str, results_dir: Path, out: Path | None) -> int:
             raise UserError(f"{out} cannot be written: {error.strerror}. Name another file.") from error
         say(f"\nwrote {out}")
     return 0
+
+
+def _texts(run: Inspected, ids: list[str]) -> Section:
+    """Return the texts of examples, in this order, where the data of a run can be found."""
+    found: dict[str, str] = {}
+    notes = []
+    for task in run.tasks:
+        try:
+            examples = [example for example in run.examples(task) if example.id in ids]
+        except UserError as error:
+            notes.append(f"{task}: {error}")
+            continue
+        for example in examples:
+            fields = "; ".join(f"{name}: {text}" for name, text in example.fields.items())
+            found[example.id] = shorten(fields, LONGEST, placeholder=" …")
+    return Section(
+        "Their texts", ("id", "text"), [(name, found[name]) for name in ids if name in found], notes
+    )
 
 
 def _shown(value: Any) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from dp_bench import effective, reading, records
 from dp_bench.randomness import derive
 from dp_bench.records import RunRecord, flatten
+from dp_bench.report.choices import name_of
 from dp_bench.report.columns import forwards
 from dp_bench.report.examples import results_by_task
 from dp_bench.report.stats import over_examples
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 COSTS = ("trainable_parameters", "train_seconds", "eval_seconds", "peak_memory_mb", "peak_memory_kind")
 PREDICTIONS = "predictions.parquet"
+FLIPS = "Flipped examples, the most confident first"
 PREFIX = "score_"  # of the columns of log-probabilities
 
 
@@ -67,7 +69,11 @@ def _used(record: RunRecord) -> dict[str, Any]:
     """Return the settings on which the run's result depends, by dotted name."""
     unread = effective.unread(record.config)
     settings = flatten(record.config).items()
-    return {k: v for k, v in settings if k not in unread and not records.is_volatile(k) and v is not None}
+    used = {k: v for k, v in settings if k not in unread and not records.is_volatile(k) and v is not None}
+    return {
+        key.removesuffix("._target_"): str(value).rsplit(".", 1)[-1] if key.endswith("._target_") else value
+        for key, value in used.items()
+    }
 
 
 def _cost(record: RunRecord) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def _scores(
     """Return the scores with the tests over examples, and the examples that flipped."""
     columns = ("task", "A", "B", "n", "A-B", "low", "high", "p boot", "p McN")
     scores = Section("Scores; test over examples: accuracy, A less B, 95 % interval", columns, [])
-    flips = Section("Flipped examples", ("id", "gold", "A", "p(A)", "B", "p(B)"), [])
+    flips = Section(FLIPS, ("id", "gold", "A", "p(A)", "B", "p(B)"), [])
     scores_a, scores_b = _task_scores(a), _task_scores(b)
     flipped: list[tuple[Any, ...]] = []
     for task in {**scores_a, **scores_b}:
@@ -126,7 +132,7 @@ def _scores(
                 scores.notes.append(f"{task}: the gold labels of A and B differ; they are not paired.")
             else:
                 row += _tested(a, b, task, frames_a[task], frames_b[task])
-                flipped += _flips(part_a, part_b.reindex(part_a.index))
+                flipped += _flips(a, task, part_a, part_b.reindex(part_a.index))
         scores.rows.append((*row, *[None] * (len(columns) - len(row))))
     flips.rows.extend(sorted(flipped, key=_confidence, reverse=True))
     if not flipped:
@@ -143,20 +149,20 @@ def _tested(a: RunRecord, b: RunRecord, task: str, *frames: pd.DataFrame) -> tup
     return test.num_examples, gain, test.low, test.high, test.p_bootstrap, test.p_mcnemar
 
 
-def _flips(a: pd.DataFrame, b: pd.DataFrame) -> list[tuple[Any, ...]]:
-    rows = [
+def _flips(record: RunRecord, task: str, a: pd.DataFrame, b: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """Return the examples that two runs answer differently, with the names of their labels."""
+    flipped = np.flatnonzero(a["prediction"].to_numpy() != b["prediction"].to_numpy())
+
+    def named(frame: pd.DataFrame, column: str, row: int) -> str:
+        return name_of(record, task, int(frame[column].iloc[row]))
+
+    return [
         (
-            name,
-            a["gold"].iloc[i],
-            a["prediction"].iloc[i],
-            _chance(a, i),
-            b["prediction"].iloc[i],
-            _chance(b, i),
+            *(str(a.index[row]), named(a, "gold", row)),
+            *(named(a, "prediction", row), _chance(a, row), named(b, "prediction", row), _chance(b, row)),
         )
-        for i, name in enumerate(a.index)
-        if a["prediction"].iloc[i] != b["prediction"].iloc[i]
+        for row in map(int, flipped)
     ]
-    return [tuple(value.item() if isinstance(value, np.generic) else value for value in row) for row in rows]
 
 
 def _chance(frame: pd.DataFrame, row: int) -> float | None:
