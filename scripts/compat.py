@@ -3,7 +3,8 @@
     python scripts/compat.py [lowest] [newest] [--all] [--folder DIR]
 
 Each set of versions gets an environment below DIR (default: ~/.cache/dp-bench/compat), which is kept.
-torch comes as the package index has it: on PyPI a CUDA build of several GB, which runs on a CPU as well. Where a set
+torch comes as the package index has it: on PyPI a CUDA build of several GB, which runs on a CPU as well.
+Where a set
 cannot be had, that is said and the other one is tried. Without --all: QUICK, a part of the tests.
 """
 

@@ -41,7 +41,7 @@ SWEEP = (
     "seed=0,1",
 )
 KILLED = {"run": ("dp_bench", "train", *RUN), "sweep": ("helpers.forked_sweep", *SWEEP)}
-CIRCUMSTANCES = {"started", "peak_memory_mb", "command", "config"}  # of a record, and all `…_seconds`
+CIRCUMSTANCES = {"git", "started", "peak_memory_mb", "command", "config"}  # of a record, and all `…_seconds`
 LEAK = 1.05  # resident memory of the last run by that of run 20
 
 

@@ -207,3 +207,15 @@ def test_a_damaged_cache_is_written_again(tmp_path: Path) -> None:
         assert (cached_folder(folder, lambda new: (new / "a").write_text("b")) / "a").read_text() == "b"
         shutil.rmtree(folder)
     assert records.finished(tmp_path) == []
+
+
+def test_a_plan_without_tasks_and_a_pack_that_links_to_itself_are_named(tmp_path: Path, capsys: Any) -> None:
+    put(tmp_path, "sound", asdict(make_record()))
+    (tmp_path / "sweeps").mkdir()
+    plan = {"name": "a", "experiments": [], "runs": [{"run_id": "sound", "labels": {}}]}
+    (tmp_path / "sweeps" / "a.json").write_text(json.dumps(plan))
+    assert status(tmp_path, None) == 0
+    assert "labels.task" in capsys.readouterr().err
+    (tmp_path / pack.FILE).symlink_to(tmp_path / pack.FILE)
+    with pytest.raises(UserError, match=pack.FILE):
+        pack.packed_rows(tmp_path)
