@@ -24,8 +24,12 @@ demo: setup ## train fixed against dynamic prompts and print the table (DATA=DIR
 test: setup ## run the tests on two processes
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-soak: setup ## try fifty times as many damaged files and overrides as the tests do
-	DP_BENCH_SOAK=50 $(BIN)/python -m pytest tests/test_damage.py
+soak: setup ## try 100,000 inputs (an hour at most), 40 kills and 200 runs in one worker
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/soak.py
+
+compat: setup ## run part of the tests on the lowest and the newest versions (downloads several GB)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/compat.py
 
 test-gpu: setup ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
@@ -52,4 +56,4 @@ table: setup ## print the comparison tables of results/
 clean: ## remove the environment and what the tools cache (results stay)
 	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help setup minilm smollm2 demo test soak test-gpu test-slurm bench check smoke table clean
+.PHONY: help setup minilm smollm2 demo test soak compat test-gpu test-slurm bench check smoke table clean

@@ -146,10 +146,10 @@ def _tidy(folder: Path) -> None:
 def _live_owner(path: Path) -> str | None:
     """Return the owner of a claim that is neither released nor stale, as process and host."""
     try:
-        text, touched = path.read_text(encoding="utf-8", errors="replace"), path.stat().st_mtime
-    except (FileNotFoundError, IsADirectoryError):  # the run has just finished; no claim of ours
+        claim, touched = _parsed(path), path.stat().st_mtime
+    except FileNotFoundError:  # the run has just finished; no claim of ours
         return None
-    claim, patience = _parsed(text), STALE_SECONDS
+    patience = STALE_SECONDS
     if claim is None:
         claim, patience = {"host": "some machine", "pid": "?"}, HEARTBEAT_SECONDS  # it is being written
     is_local = claim["host"] == _host()
@@ -161,10 +161,12 @@ def _live_owner(path: Path) -> str | None:
     return f"process {claim['pid']} on {claim['host'].split(' ')[0]}"
 
 
-def _parsed(text: str) -> dict[str, Any] | None:
-    """Return the content of a claim, or None where it is not one."""
+def _parsed(path: Path) -> dict[str, Any] | None:
+    """Return the content of a claim, None where it is not one. Raises FileNotFoundError without a file."""
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(path)
     try:
-        claim = json.loads(text)
+        claim = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except (ValueError, RecursionError):
         return None
     is_claim = (
@@ -231,7 +233,7 @@ def _beat(path: Path, run_id: str) -> bool:
 
 
 def _is_ours(path: Path) -> bool:
-    claim = _parsed(path.read_text(encoding="utf-8", errors="replace"))
+    claim = _parsed(path)
     return claim is None or (claim["pid"], claim.get("token")) == (os.getpid(), TOKEN)
 
 

@@ -72,6 +72,8 @@ def packed_rows(results_dir: Path) -> Mapping[str, Row]:
         stat = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:  # a link to itself
+        raise reading.unreadable(path, error, _remedy(path)) from None
     return _cached(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
 

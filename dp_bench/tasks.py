@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dp_bench.reading import guarded
 from dp_bench.settings import Scoring, TaskSettings
 
 KEYS = tuple(field.name for field in fields(TaskSettings))
@@ -19,10 +20,12 @@ KEYS = tuple(field.name for field in fields(TaskSettings))
 @cache
 def known(extra_dir: Path | None = None) -> dict[str, TaskSettings]:
     """Return the tasks of the package and of `extra_dir` by name, in the order of their `order`."""
-    from dp_bench.config import option_settings, options
+    from dp_bench.config import option_path, option_settings, options
 
-    names = options("task", extra_dir)
-    tasks = [_task(option_settings("task", name, extra_dir)) for name in names]
+    tasks = []
+    for name in options("task", extra_dir):
+        with guarded(option_path("task", name, extra_dir), "`dp-bench new task` writes a sound one."):
+            tasks.append(_task(option_settings("task", name, extra_dir)))
     return {task.name: task for task in sorted(tasks, key=_sort_key)}
 
 

@@ -493,3 +493,20 @@ def test_a_setting_that_nothing_reads_is_said(
     config.check(["task=rte", *words.split()])
     said = capsys.readouterr().err.splitlines()
     assert said == [] if idle is None else (len(said) == 1 and f"{idle} has no effect" in said[0])
+
+
+@pytest.mark.parametrize("word", ["+trainer.lr=1", "+task.files=-1", "+backbone.random_init={a: 1}"])
+def test_what_hydra_refuses_is_one_answer_also_for_a_run_of_a_sweep(word: str) -> None:
+    with pytest.raises(UserError):
+        config.experiment(["task=rte", word])
+
+
+@pytest.mark.parametrize("content", ["", "method: 3", "defaults: 3", "defaults: [[1]]", "num_tokens: x"])
+@pytest.mark.parametrize("group", ["prompt", "task"])
+def test_a_yaml_file_that_lacks_what_a_list_shows_is_named(group: str, content: str, tmp_path: Path) -> None:
+    path = tmp_path / group / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(content)
+    words = ["list", "prompts"] if group == "prompt" else ["data", "check", "--dir", str(tmp_path)]
+    with pytest.raises(UserError, match="mine.yaml"):
+        cli._dispatch([*words, "--config-dir", str(tmp_path)])

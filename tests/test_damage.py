@@ -1,6 +1,6 @@
 """Whatever is in a file, and whatever is typed: at most one paragraph, and what is sound stays readable.
 
-DP_BENCH_SOAK=50 tries fifty times as many inputs (make soak).
+Each property is tried on the inputs of `make test`; `make soak` tries 100,000 (scripts/soak.py).
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.damage import RAW, VALUES, YAMLS, damaged
+from helpers.inputs import inputs
 from helpers.records import make_record
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dp_bench import config, pack, reading, records
@@ -29,46 +31,7 @@ from dp_bench.report import index
 from dp_bench.report.examples import ExampleResults
 from dp_bench.types import UserError
 
-SOAK = int(os.environ.get("DP_BENCH_SOAK", "1"))
-
-
-def inputs(number: int) -> Callable[[Any], Any]:
-    """Try so many inputs: the same ones at each run of the tests, others in a soak."""
-    slow = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-    return settings(
-        max_examples=number * SOAK,
-        deadline=None,
-        derandomize=SOAK == 1,
-        database=None,
-        suppress_health_check=slow,
-    )
-
-
-ODD = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.sampled_from(["", "x", "\ud83d", "[red]", "nan", 10**400, 1e9, -1, {}, [], {"a": [1]}, [None]]),
-)
-
-
-def damaged(tree: Any, draw: Any) -> Any:
-    """Return a tree with one of its values replaced or removed."""
-    tree = json.loads(json.dumps(tree))
-    node = tree
-    for _ in range(draw(st.integers(0, 4))):
-        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
-        inner = [key for key in keys if isinstance(node[key], dict | list) and node[key]]
-        if not inner:
-            break
-        node = node[draw(st.sampled_from(inner))]
-    key = draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
-    if draw(st.booleans()):
-        node[key] = draw(ODD)
-    elif isinstance(node, dict):
-        del node[key]
-    return tree
+TASKS = config.options("task")
 
 
 def put(results: Path, name: str, content: Any) -> None:
@@ -77,10 +40,9 @@ def put(results: Path, name: str, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-@inputs(120)
-@given(data=st.data())
+@inputs(100, data=st.data())
 def test_a_damaged_record_leaves_the_others_readable(data: Any, tmp_path: Path, capsys: Any) -> None:
-    sound = asdict(make_record())
+    sound = asdict(make_record(f"task={data.draw(st.sampled_from(TASKS))}"))
     put(tmp_path, "sound", sound)
     put(tmp_path, "odd", damaged(sound, data.draw))
     assert sound["run_id"] in [record.run_id for record in index.load_all(tmp_path)]
@@ -88,31 +50,7 @@ def test_a_damaged_record_leaves_the_others_readable(data: Any, tmp_path: Path, 
     capsys.readouterr()
 
 
-JSON_TEXTS = st.one_of(
-    st.sampled_from(
-        [
-            "",
-            "{",
-            "42",
-            "[" * 3000,
-            '{"a":' * 3000,
-            "[" + "9" * 5000 + "]",
-            '{"status": "\\ud83d"}',
-            "{}",
-            "\0",
-            "NaN",
-        ]
-    ),
-    st.text(max_size=20),
-    st.recursive(
-        ODD, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
-    ).map(json.dumps),
-)
-RAW = st.one_of(JSON_TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")), st.binary(max_size=60))
-
-
-@inputs(300)
-@given(content=RAW)
+@inputs(250, content=RAW)
 def test_any_status_and_any_plan_can_be_shown(content: bytes, tmp_path: Path, capsys: Any) -> None:
     for path in (tmp_path / "runs" / "one" / "status.json", tmp_path / "sweeps" / "odd.json"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +59,7 @@ def test_any_status_and_any_plan_can_be_shown(content: bytes, tmp_path: Path, ca
     capsys.readouterr()
 
 
-@inputs(400)
-@given(content=RAW)
+@inputs(450, content=RAW)
 def test_any_json_is_an_object_or_one_paragraph(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
@@ -133,8 +70,7 @@ def test_any_json_is_an_object_or_one_paragraph(content: bytes, tmp_path: Path) 
             assert str(path) in str(error) and "\n" not in str(error)
 
 
-@inputs(200)
-@given(content=RAW)
+@inputs(250, content=RAW)
 def test_any_data_file_is_rows_or_one_paragraph(content: bytes, tmp_path: Path) -> None:
     for name in ("a.jsonl", "a.csv", "a.parquet"):
         path = tmp_path / name
@@ -145,8 +81,9 @@ def test_any_data_file_is_rows_or_one_paragraph(content: bytes, tmp_path: Path) 
             assert str(path) in str(error)
 
 
-def whole_files(folder: Path) -> dict[str, Callable[[Path], Any]]:
-    """Write a sound file of each binary format and return its reader."""
+@cache
+def whole_files(folder: Path) -> dict[str, tuple[bytes, Callable[[Path], Any]]]:
+    """Return a sound file of each binary format, written to a folder, and its reader."""
     import pandas as pd
     import torch
     from safetensors.torch import save_file
@@ -155,18 +92,17 @@ def whole_files(folder: Path) -> dict[str, Callable[[Path], Any]]:
     pack.write({"a": pack.row_of(asdict(make_record()))}, folder / "records.parquet")
     pd.DataFrame({"id": ["a"], "gold": [0], "prediction": [1]}).to_parquet(folder / "predictions.parquet")
     save_file({"x": torch.zeros(4)}, folder / "model.safetensors")
-    return {
+    readers = {
         "records.parquet": pack.read,
         "predictions.parquet": lambda path: reading.frame(path, ("id", "gold", "prediction")),
         "model.safetensors": reading.tensors,
     }
+    return {name: ((folder / name).read_bytes(), read) for name, read in readers.items()}
 
 
-@inputs(200)
-@given(data=st.data())
+@inputs(100, data=st.data())
 def test_a_damaged_binary_file_is_one_paragraph(data: Any, tmp_path: Path) -> None:
-    for name, read in whole_files(tmp_path / "whole").items():
-        whole = (tmp_path / "whole" / name).read_bytes()
+    for name, (whole, read) in whole_files(tmp_path / "whole").items():
         cut, path = data.draw(st.integers(0, len(whole))), tmp_path / name
         path.write_bytes(whole[:cut] + data.draw(st.binary(max_size=4)) + whole[cut + 4 :])
         try:
@@ -176,28 +112,7 @@ def test_a_damaged_binary_file_is_one_paragraph(data: Any, tmp_path: Path) -> No
         files.damage(tmp_path)
 
 
-YAMLS = st.one_of(
-    st.sampled_from(
-        [
-            b"42",
-            b"a: &a [*a]",
-            b"\xff\xfe\xfa",
-            b"a: b: c",
-            b"- 1",
-            b"",
-            b"[" * 3000,
-            b"a: !!python/name:os.system",
-        ]
-    ),
-    st.binary(max_size=30),
-    st.dictionaries(st.sampled_from(["num_tokens", "name", "defaults", "zz"]), ODD, max_size=3).map(
-        lambda tree: json.dumps(tree).encode()
-    ),
-)
-
-
-@inputs(20)
-@given(content=YAMLS)
+@inputs(10, content=YAMLS)
 def test_any_yaml_file_composes_or_is_one_paragraph(content: bytes, tmp_path: Path) -> None:
     folder = tmp_path / "configs"
     (folder / "prompt").mkdir(parents=True, exist_ok=True)
@@ -229,39 +144,9 @@ KEYS = (
         "~task",
     ),
 )
-VALUES = st.one_of(
-    st.sampled_from(
-        [
-            "-1",
-            "0",
-            "inf",
-            "nan",
-            "1e23",
-            "range(0,1e9)",
-            "null",
-            "a,b",
-            "[",
-            "{a: .nan}",
-            "[yes]",
-            "''",
-            "${seed}",
-            "${x",
-            "\ud83d",
-            "choice(1,2)",
-            "glob(*)",
-            "9" * 5000,
-            "interval(0,1)",
-            "{a:{b:{c:1}}}",
-            "shuffle(1,2)",
-        ]
-    ),
-    st.integers().map(str),
-    st.text(max_size=6),
-)
 
 
-@inputs(150)
-@given(words=st.lists(st.tuples(st.sampled_from(KEYS), VALUES), min_size=1, max_size=3))
+@inputs(100, words=st.lists(st.tuples(st.sampled_from(KEYS), VALUES), min_size=1, max_size=3))
 def test_any_overrides_are_sound_or_one_answer(words: list[tuple[str, str]]) -> None:
     try:
         config.check(["task=rte", "prompt=dynamic", *(f"{key}={value}" for key, value in words)])
@@ -291,7 +176,9 @@ def test_what_is_no_file_is_never_waited_for(
     folder = tmp_path / "runs" / "odd"
     folder.mkdir()
     (tmp_path / "sweeps").mkdir()
-    for path in (folder / "record.json", folder / "status.json", tmp_path / "sweeps" / "odd.json"):
+    claim = tmp_path / "claims" / "odd.0.json"
+    claim.parent.mkdir()
+    for path in (folder / "record.json", folder / "status.json", tmp_path / "sweeps" / "odd.json", claim):
         make(path)
     make(folder / "predictions.parquet")
     assert len(index.load_all(tmp_path)) == 1
@@ -320,3 +207,15 @@ def test_a_damaged_cache_is_written_again(tmp_path: Path) -> None:
         assert (cached_folder(folder, lambda new: (new / "a").write_text("b")) / "a").read_text() == "b"
         shutil.rmtree(folder)
     assert records.finished(tmp_path) == []
+
+
+def test_a_plan_without_tasks_and_a_pack_that_links_to_itself_are_named(tmp_path: Path, capsys: Any) -> None:
+    put(tmp_path, "sound", asdict(make_record()))
+    (tmp_path / "sweeps").mkdir()
+    plan = {"name": "a", "experiments": [], "runs": [{"run_id": "sound", "labels": {}}]}
+    (tmp_path / "sweeps" / "a.json").write_text(json.dumps(plan))
+    assert status(tmp_path, None) == 0
+    assert "labels.task" in capsys.readouterr().err
+    (tmp_path / pack.FILE).symlink_to(tmp_path / pack.FILE)
+    with pytest.raises(UserError, match=pack.FILE):
+        pack.packed_rows(tmp_path)

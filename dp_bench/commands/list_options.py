@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Column, Table
 
-from dp_bench import config, records
+from dp_bench import config, reading, records
 from dp_bench.data import metrics
 from dp_bench.methods.counts import T5, formula, trained
 from dp_bench.methods.table import Method, methods
@@ -72,9 +72,12 @@ def _prompts(extra_dir: Path | None) -> Lines:
 
 def _count(name: str, extra_dir: Path | None) -> str:
     """Return the formula of a prompt's trainable parameters, and their number on T5-base."""
-    prompt = config.option_settings("prompt", name, extra_dir)
-    number = trained(prompt, T5["base"], 1)
-    return f"{formula(prompt)}{f': {number:,} on T5-base' if number else ''}"
+    with reading.guarded(
+        config.option_path("prompt", name, extra_dir), "dp-bench new prompt NAME writes a sound one."
+    ):
+        prompt = config.option_settings("prompt", name, extra_dir)
+        number = trained(prompt, T5["base"], 1)
+        return f"{formula(prompt)}{f': {number:,} on T5-base' if number else ''}"
 
 
 def _runs(results_dir: Path) -> Lines:

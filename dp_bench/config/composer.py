@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 
 from dp_bench.config import hydra_keys
 from dp_bench.config.files import GROUPS, config_dir, has_other_files, refuse_damaged
-from dp_bench.config.overrides import COMPOSE_ERRORS, is_of_hydra, parse, typed
+from dp_bench.config.overrides import COMPOSE_ERRORS, explained, is_of_hydra, parse, typed
 from dp_bench.settings import RunSettings
 from dp_bench.types import UserError
 
@@ -73,12 +73,13 @@ class Composer:
         """Return the configuration of one run, as Hydra composes it for `dp-bench train OVERRIDES`."""
         parsed = [parse(override) for override in overrides]
         settings = [override for override in parsed if override.key_or_group not in GROUPS]
-        if any(o.is_delete() or o.is_add() or o.is_force_add() for o in settings):
-            return self._copy(tuple(overrides))
-        cfg = self.of_choices(parsed)
-        for override in settings:
-            set_value(cfg, override)
-        return cfg
+        with explained(AttributeError):  # of OmegaConf, for a mapping in place of null
+            if any(o.is_delete() or o.is_add() or o.is_force_add() for o in settings):
+                return self._copy(tuple(overrides))
+            cfg = self.of_choices(parsed)
+            for override in settings:
+                set_value(cfg, override)
+            return cfg
 
     def of_choices(self, parsed: Sequence[Override]) -> DictConfig:
         """Return the configuration of the files that overrides choose: the caller's copy."""

@@ -81,7 +81,7 @@ def with_present_names(text: str, extra_dir: Path | None = None, *, typed: bool 
 
 def describe(group: str, option: str, extra_dir: Path | None = None) -> str:
     """Return the sentence that opens the YAML file of an option, or "" without one."""
-    lines = reading.text(_option_path(group, option, extra_dir)).splitlines()
+    lines = reading.text(option_path(group, option, extra_dir)).splitlines()
     sentences = (line for line in lines if line.startswith("#") and "@package" not in line)
     return next(sentences, "").lstrip("# ").strip()
 
@@ -92,7 +92,14 @@ def option_settings(group: str, option: str, extra_dir: Path | None = None) -> d
     Reads defaults lists with `_self_`, `base`, `base@key` and `part: option`.
     """
     content = dict(option_file(group, option, extra_dir))
-    defaults = content.pop("defaults", [])
+    defaults = content.pop("defaults", None) or []
+    with reading.guarded(option_path(group, option, extra_dir), "Correct its defaults."):
+        return _composed(group, defaults, content, extra_dir)
+
+
+def _composed(
+    group: str, defaults: list[Any], content: dict[str, Any], extra_dir: Path | None
+) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for default in [*defaults, *([] if "_self_" in defaults else ["_self_"])]:
         if default == "_self_":
@@ -119,7 +126,7 @@ def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 @cache
 def option_file(group: str, option: str, extra_dir: Path | None) -> dict[str, Any]:
     """Read the file of an option."""
-    return reading.yaml_mapping(_option_path(group, option, extra_dir))
+    return reading.yaml_mapping(option_path(group, option, extra_dir))
 
 
 def refuse_damaged(extra_dir: Path | None) -> None:
@@ -130,7 +137,7 @@ def refuse_damaged(extra_dir: Path | None) -> None:
                 reading.yaml_mapping(extra_dir / group / f"{name}.yaml")
 
 
-def _option_path(group: str, option: str, extra_dir: Path | None) -> Path:
+def option_path(group: str, option: str, extra_dir: Path | None) -> Path:
     """Return the path of an option; a user's file precedes a shipped one."""
     folders = [*([extra_dir] if extra_dir else []), config_dir()]
     paths = [folder / group / f"{option}.yaml" for folder in folders]

@@ -28,7 +28,7 @@ from omegaconf import DictConfig
 from dp_bench.config.build import Experiment, build
 from dp_bench.config.composer import Composer, check_hydra, register_schema, search_path
 from dp_bench.config.files import config_dir
-from dp_bench.config.overrides import COMPOSE_ERRORS, explain, parse, singles, typed, values_of
+from dp_bench.config.overrides import explained, parse, singles, typed, values_of
 from dp_bench.types import UserError
 
 
@@ -43,15 +43,6 @@ def parse_words(words: Sequence[str]) -> Namespace:
     return parser.parse_intermixed_args(list(words))
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    register_schema()
-    try:
-        yield
-    except COMPOSE_ERRORS as error:
-        raise UserError(explain(error)) from None
-
-
 def show(words: Sequence[str]) -> None:
     """Have Hydra print what `--help`, `--cfg` or `--info` ask for."""
     # Hydra reads sys.argv itself; it must not see the name of our command.
@@ -59,7 +50,8 @@ def show(words: Sequence[str]) -> None:
     flags = [word for word in words if word not in overrides]
     sys.argv = ["dp-bench train", *flags, *overrides]  # Hydra wants the overrides together
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints an error and exits with code 1
-    with _explained():
+    register_schema()
+    with explained():
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(_run_nothing)()
 
 
@@ -78,9 +70,7 @@ def combinations(overrides: Sequence[str], composer: Composer) -> Iterator[DictC
     axes = {parse(word).get_key_element(): parse(word) for word in params} | typed_in
     several = (singles(axis, composer.extra_dir) for axis in axes.values())
     for combination in itertools.product(*several):
-        with _explained():
-            cfg = composer.compose([typed(override) for override in combination])
-        yield cfg
+        yield composer.compose([typed(override) for override in combination])
 
 
 @contextmanager
@@ -91,9 +81,10 @@ def launcher(
     extra_dir: Path | None,
 ) -> Iterator[Launcher]:
     """Build the launcher that `hydra_words` choose, which runs `job` for lists of overrides."""
+    register_schema()
     GlobalHydra.instance().clear()
     try:
-        with _explained():
+        with explained():
             main = Hydra.create_main_hydra2("dp-bench", create_config_search_path(str(config_dir())))
             master = main.compose_config(
                 "train",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -83,6 +84,15 @@ def singles(override: Override, extra_dir: Path | None) -> list[Override]:
         return [override]
     prefix = typed(override).split("=", 1)[0]
     return [parse(f"{prefix}={value}") for value in values_of(override, extra_dir)]
+
+
+@contextmanager
+def explained(*more: type[Exception]) -> Iterator[None]:
+    """Raise UserError where Hydra or OmegaConf refuses what was typed, or for `more` errors of theirs."""
+    try:
+        yield
+    except (*COMPOSE_ERRORS, *more) as error:
+        raise UserError(explain(error)) from None
 
 
 def explain(error: Exception) -> str:

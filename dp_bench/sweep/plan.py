@@ -95,6 +95,7 @@ def _saved_plan(path: Path) -> dict[str, Any]:
         for run in plan["runs"] if not problem else ():
             problem = problem or reading.misfit(run["run_id"], str, "run_id")
             problem = problem or reading.misfit(run["labels"], dict[str, str], "labels")
+            problem = problem or reading.misfit(run["labels"].get("task"), str, "labels.task")
         if problem:
             raise ValueError(problem)
     return plan

@@ -63,8 +63,9 @@ def main() -> None:
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
     try:
         while (job := jobs.get()) is not None:
-            send(answers, **_work(job, answers))
+            outcome = _work(job, answers)
             release_memory()
+            send(answers, **outcome)
     except KeyboardInterrupt as stop:
         # A library's thread must not keep a stopped worker.
         os._exit(128 + getattr(stop, "number", signal.SIGINT))
