@@ -88,7 +88,7 @@ def environment(kind: str, folder: Path) -> Path | None:
 
 
 def _lowest(asked: Path) -> list[str] | None:
-    """Return the lowest versions of what is asked for, and the newest of what these require; uv finds them."""
+    """Return the lowest versions of what is asked for, and the newest of what these require, as uv finds."""
     uv = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     options = ["--resolution", "lowest-direct", "--python-version", python, str(asked)]

@@ -508,5 +508,5 @@ def test_a_yaml_file_that_lacks_what_a_list_shows_is_named(group: str, content: 
     path.parent.mkdir()
     path.write_text(content)
     words = ["list", "prompts"] if group == "prompt" else ["data", "check", "--dir", str(tmp_path)]
-    with pytest.raises(UserError, match="mine.yaml"):
+    with pytest.raises(UserError, match=r"mine\.yaml"):
         cli._dispatch([*words, "--config-dir", str(tmp_path)])

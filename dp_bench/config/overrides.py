@@ -89,9 +89,10 @@ def singles(override: Override, extra_dir: Path | None) -> list[Override]:
 @contextmanager
 def explained(*more: type[Exception]) -> Iterator[None]:
     """Raise UserError where Hydra or OmegaConf refuses what was typed, or for `more` errors of theirs."""
+    refusals: tuple[type[Exception], ...] = (*COMPOSE_ERRORS, *more)
     try:
         yield
-    except (*COMPOSE_ERRORS, *more) as error:
+    except refusals as error:
         raise UserError(explain(error)) from None
 
 
