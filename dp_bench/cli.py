@@ -30,6 +30,7 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   dp-bench tables                               comparison tables of finished runs
   dp-bench plot                                 curves, costs and chosen positions of finished runs
   dp-bench compare A B                          settings, scores, flips and costs of two runs
+  dp-bench reproduce RUN                        what it needs, the same run beside it, and what differs
   dp-bench predict RUN --input FILE             its answers to your records, as JSONL or Parquet
   dp-bench submit RUN… --out FILE.zip           its test predictions, for the SuperGLUE leaderboard
   dp-bench inspect RUN                          what its prompt chose, its vectors, its most surprising errors
@@ -135,6 +136,8 @@ def _sweep(words: list[str]) -> int:
         "submitit_slurm, local_jobs or joblib submits the runs to a cluster or to joblib; "
         "launcher=local_gpus is --gpus all",
     )
+    help = "begin with the settings of a finished run; those typed win"
+    parser.add_argument("--from", dest="start", metavar="RUN", help=help)
     parser.add_argument("--dry-run", action="store_true", help="print the plan only")
     parser.add_argument("--retry-failed", action="store_true", help="run failed runs again")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes, each with one run (default: 1)")
@@ -221,6 +224,23 @@ def _compare(words: list[str]) -> int:
     _add_results_dir(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it: .md, .json or .csv")
     return _call("compare:compare", **vars(parser.parse_args(words)))
+
+
+def _reproduce(words: list[str]) -> int:
+    parser = _parser(
+        "reproduce",
+        "Print the command, environment and data of a finished run, run it again in another folder, and "
+        "print what differs. Exit code 0: its numbers are equal; 1: they differ.",
+    )
+    parser.add_argument("run", metavar="RUN", help="folder, id, or part of the id")
+    help = "where things are here: data.dir=DIR device=cpu"
+    parser.add_argument("typed", nargs="*", metavar="KEY=VALUE", help=help)
+    parser.add_argument("--dry-run", action="store_true", help="print what it needs, and run nothing")
+    help = "folder of the new run (default: RESULTS_DIR/reproduced)"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=help)
+    _add_results_dir(parser)
+    _add_config_dir(parser)
+    return _call("reproduce:reproduce", **vars(parser.parse_intermixed_args(words)))
 
 
 def _predict(words: list[str]) -> int:
@@ -423,6 +443,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "tables": _tables,
     "plot": _plot,
     "compare": _compare,
+    "reproduce": _reproduce,
     "predict": _predict,
     "submit": _submit,
     "inspect": _inspect,

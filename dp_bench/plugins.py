@@ -54,6 +54,11 @@ def use(file: Path) -> None:
     os.environ[CODE] = str(file.resolve())
 
 
+def flags() -> list[str]:
+    """Return `--code FILE` as it was typed for this command, or nothing."""
+    return ["--code", file] if (file := os.environ.get(CODE)) else []
+
+
 def code_sha256(modules: Iterable[str]) -> str | None:
     """Return the digest of the user's file if it is one of these modules, else None."""
     file = os.environ.get(CODE)

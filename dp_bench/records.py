@@ -163,15 +163,20 @@ def identify(
 ) -> tuple[str, str]:
     """Return run id and cell id of a resolved configuration on data with this digest; `extra` has further
     facts on which the result depends."""
-    # null is "not set": a new setting that is null does not change the ids.
-    kept = {k: v for k, v in flatten(resolved).items() if not is_volatile(k) and v is not None}
-    kept = {**FORMER, **kept, "data.sha256": data_sha256, **extra}
+    kept = {**decisive(resolved), "data.sha256": data_sha256, **extra}
     seed = kept.pop("seed")
     cell = _digest(kept)
     readable = "-".join(
         str(kept[f"{group}.name"]) for group in ("task", "backbone", "prompt", "regime", "protocol")
     )
     return f"{readable}-s{seed}-{_digest({**kept, 'seed': seed})}", cell
+
+
+def decisive(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a resolved configuration that are in its id, by dotted key."""
+    # null is "not set": a new setting that is null does not change the ids.
+    kept = {k: v for k, v in flatten(resolved).items() if not is_volatile(k) and v is not None}
+    return {**FORMER, **kept}
 
 
 def is_volatile(key: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import shorten
@@ -35,6 +36,18 @@ def compare(a: str, b: str, results_dir: Path, out: Path | None) -> int:
     index, flips = next((i, section) for i, section in enumerate(sections) if section.title == FLIPS)
     if flips.rows:
         sections.insert(index + 1, _texts(Inspected(folder_a), [str(row[0]) for row in flips.rows[:TEXTS]]))
+    show(sections)
+    if out:
+        try:
+            WRITERS[out.suffix](out, sections)
+        except OSError as error:
+            raise UserError(f"{out} cannot be written: {error.strerror}. Name another file.") from error
+        say(f"\nwrote {out}")
+    return 0
+
+
+def show(sections: Sequence[Section], more: str = ": --out FILE.csv has all") -> None:
+    """Print sections; `more` says where the rows are that are not shown."""
     console = make_console()
     for section in sections:
         say(f"\n{section.title}")
@@ -44,16 +57,9 @@ def compare(a: str, b: str, results_dir: Path, out: Path | None) -> int:
                 table.add_row(*map(_shown, row))
             console.print(table)
         if len(section.rows) > SHOWN:
-            say(f"and {len(section.rows) - SHOWN} more: --out FILE.csv has all")
+            say(f"and {len(section.rows) - SHOWN} more{more}")
         for note in section.notes:
             say(note)
-    if out:
-        try:
-            WRITERS[out.suffix](out, sections)
-        except OSError as error:
-            raise UserError(f"{out} cannot be written: {error.strerror}. Name another file.") from error
-        say(f"\nwrote {out}")
-    return 0
 
 
 def _texts(run: Inspected, ids: list[str]) -> Section:

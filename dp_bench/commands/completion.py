@@ -8,6 +8,7 @@ from contextlib import redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 
+from dp_bench import records
 from dp_bench.config.composer import Composer, keys_of
 from dp_bench.config.files import GROUPS, options
 from dp_bench.config.overrides import parse
@@ -77,6 +78,8 @@ def _candidates(before: Sequence[str], last: str, commands: Mapping[str, Command
     elif before[0] in commands:
         if last.startswith("-"):
             yield from _flags(before[0], commands)
+        elif before[-1] == "--from":
+            yield from records.finished(Path("results"))
         elif before[0] in ("train", "sweep"):
             yield from _settings(before[1:], last)
         elif before[-1] in ("--experiment",):
@@ -110,8 +113,6 @@ def _arguments(before: Sequence[str], commands: Mapping[str, Command]) -> Iterat
     usage = _help(before[0], commands).split("\n\n")[0]
     yield from re.findall(r"[\w-]+", " ".join(re.findall(r"\w[\w-]*(?:\|[\w-]+)+|\{[\w,-]+\}", usage)))
     if "RUN" in usage:
-        from dp_bench import records
-
         folder = [before[i + 1] for i, word in enumerate(before[:-1]) if word == "--results-dir"]
         yield from records.finished(Path(folder[0] if folder else "results"))
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dp_bench import records
+from dp_bench.printing import say
 from dp_bench.records import RunRecord
 from dp_bench.report.aliases import canonical
 from dp_bench.report.index import load_all
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
+
+if TYPE_CHECKING:
+    from dp_bench.config import Composer
 
 
 def finished_runs(results_dir: Path, experiment: str | None = None) -> list[RunRecord]:
@@ -48,6 +54,33 @@ def find_run(run: str, results_dir: Path) -> Path:
     raise UserError(
         f"'{run}' is in the ids of {len(matching)} finished runs; type more of one:\n  {shown}{more}"
     )
+
+
+def started_from(run: str | None, typed: Sequence[str], composer: Composer) -> list[str]:
+    """Return the words that give a finished run's settings, if one is named, and those typed, which win.
+
+    The run is looked for below the results_dir that is typed. Raises UserError where this version cannot say
+    its configuration.
+    """
+    from dp_bench import config
+
+    if run is None:
+        return list(typed)
+    if any(word.lstrip("+").startswith("experiment=") for word in typed):
+        raise UserError("--from and experiment= both say where to start: remove one.")
+    folders = [word.partition("=")[2] for word in typed if word.startswith("results_dir=")]
+    folder = find_run(run, Path(folders[-1] if folders else "results"))
+    record = records.load(folder)
+    assert record is not None, "find_run finds finished runs"
+    said = config.words_of(record.config, composer)
+    if not said.is_exact:
+        raise UserError(
+            f"--from {run}: this version of dp-bench cannot say its configuration: {said.problem}. Give the "
+            "--config-dir and --code that it was started with, or type what you want to keep of: "
+            f"{shlex.join(said.words)}"
+        )
+    say(f"from {record.run_id}: {shlex.join(said.words)}")
+    return config.merged(said.words, typed, composer.extra_dir)
 
 
 def _is_run(text: str) -> bool:

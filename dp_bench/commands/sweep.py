@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dp_bench import config
+from dp_bench.commands.finished import started_from
 from dp_bench.methods.counts import T5, trained
 from dp_bench.report.columns import span_text
 from dp_bench.report.index import load_all
@@ -35,10 +36,13 @@ def sweep(
     jobs: int | None = None,
     gpus: str | None = None,
     detach: bool = False,
+    start: str | None = None,
     extra_dir: Path | None = None,
 ) -> int:
     """Run the sweep of `experiment=…` or of settings with several values, and return the exit code."""
-    ours, hydra_words = _split(config.renew(words, extra_dir))
+    ours, hydra_words = _split(
+        started_from(start, config.renew(words, extra_dir), config.Composer(extra_dir))
+    )
     if f"hydra/launcher={LOCAL_GPUS}" in hydra_words:
         hydra_words.remove(f"hydra/launcher={LOCAL_GPUS}")
         gpus = gpus or "all"

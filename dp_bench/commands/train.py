@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dp_bench import __version__, config, faults, ranks
+from dp_bench.commands.finished import started_from
 from dp_bench.config import jobs
 from dp_bench.printing import say
 from dp_bench.settings import OnMissing
@@ -19,6 +20,7 @@ from dp_bench.types import RunFailedError, UnreachableError, UserError
 MICRO = ("backbone=t5_micro", "data=micro", "trainer=micro")
 NAMES = ("backbone=", "backbone.", "data=", "data.")
 REFUSED = ("experimental_rerun", "config_path", "config_name", "shell_completion", "hydra_help")
+START = "--from"
 ANOTHER_RUN = 3  # exit code: the micro benchmark ran, which nobody had asked for
 
 
@@ -27,12 +29,17 @@ def train(words: list[str]) -> int:
     if "--version" in words:  # Hydra's parser would print Hydra's version
         say(f"dp-bench {__version__}")
         return 0
+    words, start = _without_start(words)
     typed = jobs.parse_words(words)
     _check_flags(typed)
     extra_dir = Path(typed.config_dir) if typed.config_dir else None
     words = config.renew(words, extra_dir)
     typed = jobs.parse_words(words)
     composer = config.Composer(extra_dir)
+    if start:
+        flags = [word for word in words if word not in typed.overrides]
+        words = [*flags, *started_from(start, typed.overrides, composer)]
+        typed = jobs.parse_words(words)
     config.check(typed.overrides, composer, sweep=typed.multirun)
     if any(map(config.is_of_hydra, typed.overrides)):
         raise UserError("dp-bench train runs here, one run after the other: dp-bench sweep takes launchers.")
@@ -52,7 +59,7 @@ def train(words: list[str]) -> int:
     for cfg in jobs.combinations(typed.overrides, composer):
         results_arg = "" if cfg.results_dir == "results" else f" --results-dir {cfg.results_dir}"
         try:
-            outcomes.append(_run_one(cfg, composer))
+            outcomes.append(run_one(cfg, composer))
         except UserError as error:
             wants_micro = replaceable and cfg.on_missing is OnMissing.micro
             if isinstance(error, UnreachableError) and wants_micro:
@@ -70,6 +77,19 @@ def train(words: list[str]) -> int:
     if outcomes and max(outcomes) in (0, ANOTHER_RUN):
         say(f"Next: dp-bench tables{results_arg}")
     return max(outcomes, default=0)
+
+
+def _without_start(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """Take `--from RUN` out of what was typed; raise UserError where it stands twice or without a run."""
+    others, found, rest = [], [], iter(words)
+    for word in rest:
+        if word == START or word.startswith(f"{START}="):
+            found.append(next(rest, "") if word == START else word.partition("=")[2])
+        else:
+            others.append(word)
+    if len(found) > 1 or "" in found:
+        raise UserError("--from takes one finished run: dp-bench train --from RUN key=value …")
+    return others, found[0] if found else None
 
 
 def _check_flags(typed: Any) -> None:
@@ -97,7 +117,7 @@ def _check_experiment(typed: Any) -> None:
         )
 
 
-def _run_one(cfg: Any, composer: config.Composer) -> int:
+def run_one(cfg: Any, composer: config.Composer) -> int:
     """Run one job and return its exit code. A failure is printed, and other jobs continue.
 
     Raises UserError for settings that are wrong.
@@ -147,4 +167,4 @@ def _run_on_micro(overrides: Sequence[str], composer: config.Composer, error: Un
         "=" * 100,
     )
     say("\n".join(notice))
-    return _run_one(composer.compose([*kept, *MICRO]), composer)
+    return run_one(composer.compose([*kept, *MICRO]), composer)

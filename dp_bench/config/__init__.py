@@ -17,12 +17,14 @@ from dp_bench.config.files import (
     with_present_names,
 )
 from dp_bench.config.overrides import is_of_hydra, renew
+from dp_bench.config.words import Said, merged, words_of
 
 __all__ = [
     "GROUPS",
     "Combinations",
     "Composer",
     "Experiment",
+    "Said",
     "build",
     "check",
     "compose",
@@ -31,6 +33,7 @@ __all__ = [
     "experiment",
     "is_of_hydra",
     "option_path",
+    "merged",
     "option_settings",
     "options",
     "plain",
@@ -39,4 +42,5 @@ __all__ = [
     "reseeded",
     "with_present_names",
     "with_transfer",
+    "words_of",
 ]

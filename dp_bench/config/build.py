@@ -44,8 +44,7 @@ def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
     cfg = _applied(cfg, composer.extra_dir)
     if problems := whole_problems(cfg, composer.extra_dir):
         raise UserError(paragraph(problems))
-    resolved = plain(cfg) | {"task": _plain_task(cfg.task)}
-    resolved.pop("hydra", None)
+    resolved = resolved_of(cfg)
     settings = typed_settings(cfg)
     space = resolved["hpo"].pop("space")  # the values found by the search are at their usual keys
     searched = [k for k, v in space.items() if settings.hpo.name and settings.hpo.is_for(settings.prompt, v)]
@@ -291,6 +290,13 @@ def typed_settings(cfg: DictConfig) -> RunSettings:
 def plain(node: DictConfig) -> dict[str, Any]:
     """Return a configuration as plain data, without references."""
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, enum_to_str=True))
+
+
+def resolved_of(cfg: DictConfig) -> dict[str, Any]:
+    """Return a composed configuration as plain data, without what is Hydra's and what only lists read."""
+    resolved = plain(cfg) | {"task": _plain_task(cfg.task)}
+    resolved.pop("hydra", None)
+    return resolved
 
 
 def _plain_task(node: DictConfig) -> dict[str, Any]:

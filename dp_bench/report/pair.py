@@ -42,37 +42,38 @@ def compare_runs(folder_a: Path, folder_b: Path) -> list[Section]:
 
     Raises UserError where a record or predictions.parquet cannot be read.
     """
-    a, b = _record(folder_a), _record(folder_b)
+    a, b = record_in(folder_a), record_in(folder_b)
     notes: list[str] = []
-    frames = _predictions(folder_a, a, "A", notes), _predictions(folder_b, b, "B", notes)
+    frames = predictions_in(folder_a, a, "A", notes), predictions_in(folder_b, b, "B", notes)
     scores, flips = _scores(a, b, *frames)
     for section in (scores, flips):
         section.notes.extend(notes)
     return [
         Section("Runs", ("run", "id"), [("A", a.run_id), ("B", b.run_id)]),
-        _differences("Settings that differ", _used(a), _used(b)),
+        differences("Settings that differ", used(a), used(b)),
         scores,
         flips,
         _sides("Cost", _cost(a), _cost(b)),
-        _differences("Environment that differs", _environment(a), _environment(b)),
+        differences("Environment that differs", environment(a), environment(b)),
     ]
 
 
-def _record(folder: Path) -> RunRecord:
+def record_in(folder: Path) -> RunRecord:
+    """Return the record of a finished run; raise UserError where there is none."""
     record = records.load(folder)
     if record is None:
         raise UserError(f"{folder} has no finished run; dp-bench list runs lists finished runs.")
     return record
 
 
-def _used(record: RunRecord) -> dict[str, Any]:
+def used(record: RunRecord) -> dict[str, Any]:
     """Return the settings on which the run's result depends, by dotted name."""
     unread = effective.unread(record.config)
     settings = flatten(record.config).items()
-    used = {k: v for k, v in settings if k not in unread and not records.is_volatile(k) and v is not None}
+    kept = {k: v for k, v in settings if k not in unread and not records.is_volatile(k) and v is not None}
     return {
         key.removesuffix("._target_"): str(value).rsplit(".", 1)[-1] if key.endswith("._target_") else value
-        for key, value in used.items()
+        for key, value in kept.items()
     }
 
 
@@ -80,7 +81,8 @@ def _cost(record: RunRecord) -> dict[str, Any]:
     return {**{name: getattr(record, name) for name in COSTS}, "forwards_per_update": forwards(record)}
 
 
-def _environment(record: RunRecord) -> dict[str, Any]:
+def environment(record: RunRecord) -> dict[str, Any]:
+    """Return device, precision, versions, commit and weights of a run."""
     parts = {"versions": record.versions, "git": record.git or {}, "backbone": record.checkpoint}
     return {"device": record.device, "precision": record.precision, **flatten(parts)}
 
@@ -89,13 +91,14 @@ def _sides(title: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Section:
     return Section(title, ("name", "A", "B"), [(name, a.get(name), b.get(name)) for name in {**a, **b}])
 
 
-def _differences(title: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Section:
+def differences(title: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Section:
+    """Return a section with the names whose values differ."""
     section = _sides(title, a, b)
     rows = [row for row in section.rows if row[1] != row[2]]
     return Section(title, section.columns, rows, [] if rows else ["none"])
 
 
-def _predictions(folder: Path, record: RunRecord, side: str, notes: list[str]) -> dict[str, pd.DataFrame]:
+def predictions_in(folder: Path, record: RunRecord, side: str, notes: list[str]) -> dict[str, pd.DataFrame]:
     """Return the predictions of a run by task; without its file, none and a note."""
     path = folder / PREDICTIONS
     if not path.is_file():
@@ -132,7 +135,7 @@ def _scores(
                 scores.notes.append(f"{task}: the gold labels of A and B differ; they are not paired.")
             else:
                 row += _tested(a, b, task, frames_a[task], frames_b[task])
-                flipped += _flips(a, task, part_a, part_b.reindex(part_a.index))
+                flipped += flips_of(a, task, part_a, part_b.reindex(part_a.index))
         scores.rows.append((*row, *[None] * (len(columns) - len(row))))
     flips.rows.extend(sorted(flipped, key=_confidence, reverse=True))
     if not flipped:
@@ -149,7 +152,7 @@ def _tested(a: RunRecord, b: RunRecord, task: str, *frames: pd.DataFrame) -> tup
     return test.num_examples, gain, test.low, test.high, test.p_bootstrap, test.p_mcnemar
 
 
-def _flips(record: RunRecord, task: str, a: pd.DataFrame, b: pd.DataFrame) -> list[tuple[Any, ...]]:
+def flips_of(record: RunRecord, task: str, a: pd.DataFrame, b: pd.DataFrame) -> list[tuple[Any, ...]]:
     """Return the examples that two runs answer differently, with the names of their labels."""
     flipped = np.flatnonzero(a["prediction"].to_numpy() != b["prediction"].to_numpy())
 
