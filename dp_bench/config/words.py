@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,8 @@ DEFAULTS = {"regime": "full", "data": "superglue", "trainer": "default", "protoc
 NAMED = ("task", "backbone", "prompt")
 PARTS = tuple(group for group in GROUPS if group.startswith("prompt/"))
 # These say where and for what a run was made, or follow from other settings.
-LEFT_OUT = {"prompt.init_sha256", *(key for key in records.VOLATILE if "." not in key)}
-LEFT_OUT |= {"trainer.profile", "trainer.checkpoint_minutes"}
-LEFT_OUT -= {"device"}
+LEFT_OUT = {"prompt.init_sha256", "hpo", "transfer", "trainer.profile", "trainer.checkpoint_minutes"}
+LEFT_OUT |= {key for key in records.VOLATILE if "." not in key and key != "device"}
 OF_HUB = ("backbone.revision", "data.revision")  # other revisions say how the code works
 
 
@@ -69,11 +68,10 @@ def words_of(resolved: Mapping[str, Any], composer: Composer) -> Said:
     attempts = [
         _attempt(choices, words, resolved, composer) for words in _settings(choices, resolved, composer)
     ]
-    said = next((each for each in attempts if each.is_exact), attempts[-1])
-    if said.is_exact:
-        return _shortest(said, choices, resolved, composer)
-    refused = next((each.reason for each in attempts if each.reason), "")
-    return _as_far_as_possible(choices, said.words[len(choices) :], resolved, composer, refused)
+    said = min(attempts, key=lambda each: (each.experiment is None, len(each.differing)))
+    if said.experiment is None:
+        said = _as_far_as_possible(choices, said, resolved, composer)
+    return _shortest(said, choices, resolved, composer)
 
 
 def merged(words: Sequence[str], typed: Sequence[str], extra_dir: Path | None = None) -> list[str]:
@@ -86,9 +84,8 @@ def merged(words: Sequence[str], typed: Sequence[str], extra_dir: Path | None = 
         keys.append("task")
         replaced.append("task.")
     inherited = [(word, _key(parse(word))) for word in words]
-    return [word for word, key in inherited if key not in keys and not key.startswith(tuple(replaced))] + [
-        *typed
-    ]
+    kept = [word for word, key in inherited if key not in keys and not key.startswith(tuple(replaced))]
+    return [*kept, *typed]
 
 
 def _key(override: Override) -> str:
@@ -198,8 +195,8 @@ def _differing(recorded: Mapping[str, Any], present: Mapping[str, Any], inside: 
 
 
 def _is_left_out(path: str, recorded: Mapping[str, Any]) -> bool:
-    of_tasks = path in ("transfer", "task") and (path == "transfer" or "tasks" in recorded["task"])
-    return of_tasks or path in LEFT_OUT or path == "hpo"
+    is_of_regime = path == "task" and "tasks" in recorded["task"]  # regime.tasks and regime.task_settings
+    return is_of_regime or path in LEFT_OUT
 
 
 def _attempt(
@@ -224,26 +221,23 @@ def _shortest(said: Said, choices: Sequence[str], resolved: Mapping[str, Any], c
             continue
         others = [other for other in said.words[len(choices) :] if other != word]
         shorter = _attempt(choices, others, resolved, composer)
-        said = shorter if shorter.is_exact else said
+        if shorter.experiment is not None and shorter.differing == said.differing:
+            said = replace(shorter, reason=said.reason)
     return said
 
 
 def _as_far_as_possible(
-    choices: Sequence[str],
-    settings: Sequence[str],
-    resolved: Mapping[str, Any],
-    composer: Composer,
-    reason: str,
+    choices: Sequence[str], refused: Said, resolved: Mapping[str, Any], composer: Composer
 ) -> Said:
-    """Return the words that are accepted one after the other."""
+    """Return those of refused words that are accepted one after the other, with the reason."""
     kept: list[str] = []
     said = _attempt(choices, kept, resolved, composer)
-    for word in settings:
+    for word in refused.words[len(choices) :]:
         more = _attempt(choices, [*kept, word], resolved, composer)
         if more.experiment is not None:
             kept.append(word)
             said = more
-    return Said(said.words, said.experiment, said.differing, reason or said.reason)
+    return replace(said, reason=refused.reason)
 
 
 def _same(one: Any, other: Any) -> bool:
