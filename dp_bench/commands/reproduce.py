@@ -21,6 +21,11 @@ from dp_bench.types import UserError
 
 WHEELS = "https://download.pytorch.org/whl"  # of builds of torch such as 2.11.0+cpu
 
+NOT_REPRODUCED = (
+    "Not reproduced: numbers differ. What differs in the environment may be why. So may the processor, which "
+    "the record of a run on a CPU does not name: it decides the order in which sums are made."
+)
+
 
 def reproduce(
     run: str,
@@ -74,7 +79,7 @@ def reproduce(
     sections, is_equal = compare_again(folder, new)
     say(f"\nA is {folder}\nB is {new}")
     show(sections, f": dp-bench compare {folder} {new} --out FILE.csv has all")
-    say(f"\n{'Reproduced: the numbers are equal.' if is_equal else 'Not reproduced: numbers differ.'}")
+    say(f"\n{'Reproduced: the numbers are equal.' if is_equal else NOT_REPRODUCED}")
     return 0 if is_equal else 1
 
 
@@ -97,8 +102,11 @@ def _with_places(
 
 def _data_sha256(record: RunRecord) -> str:
     """Return the digest of all files that a run read."""
-    trained = [entry["data_sha256"] for entry in record.by_task.values()] or [record.data_sha256]
-    return records.digest_of([*trained, *(entry["data_sha256"] for entry in record.transfer.values())])
+    trained, others = (
+        [str(entry.get("data_sha256")) for entry in part.values()]
+        for part in (record.by_task, record.transfer)
+    )
+    return records.digest_of([*(trained or [record.data_sha256]), *others])
 
 
 def _say_environment(record: RunRecord) -> None:
