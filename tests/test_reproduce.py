@@ -57,7 +57,7 @@ def test_texts_that_need_quotes_come_back() -> None:
 def test_committed_records_can_be_typed() -> None:
     composer = Composer()
     for folder in ("families", "micro", "minilm", "routing"):
-        for record in records.load_all(RESULTS / folder)[::700]:
+        for record in records.load_all(RESULTS / folder)[::2000]:
             found = config.words_of(record.config, composer)
             assert found.is_exact, found.problem
             assert found.experiment is not None
