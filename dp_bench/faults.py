@@ -10,19 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FULL = ("ENOSPC", "EDQUOT", "EFBIG")
-DISK = (
-    *FULL,
-    "EIO",
-    "EROFS",
-    "EACCES",
-    "EPERM",
-    "ESTALE",
-    "ENOTDIR",
-    "EEXIST",
-    "EISDIR",
-    "ELOOP",
-    "ENAMETOOLONG",
-)
+IN_THE_WAY = ("ENOTDIR", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG")  # until a person removes it
+DISK = (*FULL, "EIO", "EROFS", "EACCES", "EPERM", "ESTALE", *IN_THE_WAY)
 # Libraries that write in C++ or Rust raise errors of their kinds, which name the number.
 NUMBER = re.compile(r"\b(?:os error|errno) (\d+)", re.IGNORECASE)
 ALLOCATING = re.compile(r"DefaultCPUAllocator|can't allocate memory|Cannot allocate memory", re.IGNORECASE)
@@ -62,8 +51,9 @@ def of_machine(error: BaseException) -> str | None:
 
 
 def is_of_disk(error: BaseException) -> bool:
-    """Say whether a disk could not be written."""
-    return bool(of_machine(error)) and not any(map(is_out_of_memory, _causes(error)))
+    """Say whether a disk could not be written, so that the same command may succeed later."""
+    is_in_the_way = _number(error) in _numbers(IN_THE_WAY)
+    return bool(of_machine(error)) and not is_in_the_way and not any(map(is_out_of_memory, _causes(error)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

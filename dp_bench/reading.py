@@ -168,7 +168,7 @@ _EXACT = (str, bool)  # whose every value fits
 
 def misfit(value: Any, hint: Any, name: str) -> str | None:  # noqa: PLR0911 - one line a kind
     """Return how a value differs from a type, or None. Numbers have to be finite, enums are their values, and
-    the mapping of a dataclass may lack keys and have more."""
+    the mapping of a dataclass may lack keys and have more; a dataclass is its fields."""
     if hint is Any or (type(value) is hint and hint in _EXACT):  # most values: tables check thousands of runs
         return None
     origin = typing.get_origin(hint)
@@ -179,12 +179,13 @@ def misfit(value: Any, hint: Any, name: str) -> str | None:  # noqa: PLR0911 - o
         wrong = [misfit(value, choice, name) for choice in choices]
         return None if None in wrong else wrong[0]
     if hasattr(hint, "__dataclass_fields__"):
-        return _misfit_of_fields(value, hint, name)
+        return _misfit_of_fields(vars(value) if type(value) is hint else value, hint, name)
     if origin in (dict, list):
         return _misfit_inside(value, origin, typing.get_args(hint), name)
     if isinstance(hint, type) and issubclass(hint, Enum):
         known = [member.value for member in hint]
-        return None if value in known or value in list(hint.__members__) else _wrong(name, value, known)
+        fits = isinstance(value, hint) or value in known or value in list(hint.__members__)
+        return None if fits else _wrong(name, value, known)
     if hint is float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return None if is_number and _is_finite(value) else _wrong(name, value, "a finite number")
@@ -193,7 +194,11 @@ def misfit(value: Any, hint: Any, name: str) -> str | None:  # noqa: PLR0911 - o
     fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
     if fits and hint is int and abs(value) >= 2**63:
         fits = False
-    return None if fits else _wrong(name, value, {str: "a text", int: "an integer"}.get(hint, hint.__name__))
+    return (
+        None
+        if fits
+        else _wrong(name, value, {str: "a text", int: "an integer of 64 bits"}.get(hint, hint.__name__))
+    )
 
 
 def _is_finite(value: float) -> bool:

@@ -510,3 +510,13 @@ def test_a_yaml_file_that_lacks_what_a_list_shows_is_named(group: str, content: 
     words = ["list", "prompts"] if group == "prompt" else ["data", "check", "--dir", str(tmp_path)]
     with pytest.raises(UserError, match=r"mine\.yaml"):
         cli._dispatch([*words, "--config-dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "word", ["task.labels=${seed}", "backbone.random_init=${seed}", "regime.tasks=${seed}"]
+)
+def test_a_reference_to_a_value_of_another_type_is_one_paragraph(word: str) -> None:
+    with pytest.raises(UserError, match="and not a"):
+        config.check(["task=rte", word])
+    with pytest.raises(UserError, match="and not a"):
+        config.experiment(["task=rte", word])

@@ -151,7 +151,7 @@ def test_memory_of_a_cpu_is_a_line_that_says_what_to_type(
 
     monkeypatch.setattr(train.config, "build", lambda cfg, composer: None)
     monkeypatch.setattr(run, "run", fails)
-    assert train._run_one(None, config.Composer()) == 1
+    assert train.run_one(None, config.Composer()) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "trainer.micro_batch_size=" in said
 

@@ -152,8 +152,8 @@ def test_a_failed_run_is_left_out_until_it_is_asked_for(
     (blocker / "in the way").mkdir(parents=True)
     code, said = sweep(*words)
     assert code == 1 and "1 done, 1 failed" in said
-    assert f"FAILED {broken.run_id}: IsADirectoryError" in said
-    assert "failed now:" in said and said.count("IsADirectoryError") == 2
+    assert f"FAILED {broken.run_id}: Is a directory" in said
+    assert "failed now:" in said and said.count("Is a directory") == 2
     log = (tmp_path / "results" / "logs" / f"{broken.run_id}.log").read_text("utf-8")
     assert "IsADirectoryError" in log and "Traceback" in log
     (blocker / "in the way").rmdir()

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from dp_bench import records
+from dp_bench import reading, records
 from dp_bench.checks import name_problems, problems_of, task_problems
 from dp_bench.config.composer import Composer, copied, register_schema
 from dp_bench.config.files import option_settings, options
@@ -138,7 +138,10 @@ def whole_problems(cfg: DictConfig, extra_dir: Path | None) -> list[str]:
         missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith("hydra"))
         if missing:
             return [f"{', '.join(missing)} must be given: add {' '.join(f'{key}=…' for key in missing)}."]
-        return [*problems_of(typed_settings(cfg)), *_task_name_problems(cfg.regime, extra_dir)]
+        settings = typed_settings(cfg)
+        if wrong := reading.misfit(settings, RunSettings, ""):  # a reference to a value of another type
+            return [f"{wrong}."]
+        return [*problems_of(settings), *_task_name_problems(cfg.regime, extra_dir)]
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         return [explain(error)]
 

@@ -170,5 +170,8 @@ def _state(directory: Path, job: slurm.Job | None) -> State:
 def failure(results_dir: Path, run_id: str) -> Outcome:
     """Return the outcome of a failed run: the line with the exception in its traceback."""
     status = records.status_of(results_dir / "runs" / run_id) or {}
-    lines = [line for line in str(status.get("traceback", "")).splitlines() if line and line[0] != " "]
-    return Outcome(run_id, "failed", lines[-1] if lines else "no reason recorded")
+    lines = str(status.get("traceback", "")).splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith("  File ")]
+    behind = lines[frames[-1] + 1 :] if frames else lines  # the exception, perhaps with notes below it
+    message = next((line for line in behind if line and line[0] != " "), "no reason recorded")
+    return Outcome(run_id, "failed", message)
