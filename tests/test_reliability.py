@@ -477,7 +477,7 @@ def test_a_full_disk_is_said_in_one_paragraph_and_the_run_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(records, "sync", full)
-        assert train._run_one(None, config.Composer()) == 1
+        assert train.run_one(None, config.Composer()) == 1
     said = capsys.readouterr().err
     assert "No space left" in said and "make room" in said and "Traceback" not in said
-    assert train._run_one(None, config.Composer()) == 0
+    assert train.run_one(None, config.Composer()) == 0

@@ -139,9 +139,16 @@ def whole_problems(cfg: DictConfig, extra_dir: Path | None) -> list[str]:
         if missing:
             return [f"{', '.join(missing)} must be given: add {' '.join(f'{key}=…' for key in missing)}."]
         settings = typed_settings(cfg)
-        if wrong := reading.misfit(settings, RunSettings, ""):  # a reference to a value of another type
+        wrong = reading.misfit(settings, RunSettings, "")  # by a reference to a value of another type
+        try:
+            problems = problems_of(settings)
+        except (TypeError, AttributeError):
+            if wrong is None:
+                raise
+            problems = []
+        if wrong and not problems:
             return [f"{wrong}."]
-        return [*problems_of(settings), *_task_name_problems(cfg.regime, extra_dir)]
+        return [*problems, *_task_name_problems(cfg.regime, extra_dir)]
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         return [explain(error)]
 
