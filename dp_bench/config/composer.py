@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf, flag_override
+from packaging.version import Version
 
 from dp_bench.config import hydra_keys
 from dp_bench.config.files import GROUPS, config_dir, has_other_files, refuse_damaged
@@ -28,8 +30,10 @@ from dp_bench.types import UserError
 def register_schema() -> None:
     """Register the typed schema and the resolver with Hydra, once a process."""
     ConfigStore.instance().store(name="schema", node=RunSettings)
-    OmegaConf.register_new_resolver("of", _value_of, replace=True)
-    OmegaConf.register_new_resolver("oc.env", _refuse_environment, replace=True)
+    is_new = Version(version("omegaconf")) >= Version("2.4")  # before, `register_resolver` was another one
+    register = getattr(OmegaConf, "register_resolver" if is_new else "register_new_resolver")
+    register("of", _value_of, replace=True)
+    register("oc.env", _refuse_environment, replace=True)
 
 
 def _value_of(name: str, values: Mapping[str, Any]) -> Any:
