@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from io import TextIOWrapper
@@ -50,6 +51,9 @@ command. Commands: {commands}.
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # Hydra 1.3 uses what omegaconf 2.4 gives up.
+    for message in (r"register_new_resolver\(\) is deprecated", "Implicit conversion from Version"):
+        warnings.filterwarnings("ignore", message=message)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot print … or ± must not stop a run

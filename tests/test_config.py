@@ -516,7 +516,7 @@ def test_a_yaml_file_that_lacks_what_a_list_shows_is_named(group: str, content: 
     "word", ["task.labels=${seed}", "backbone.random_init=${seed}", "regime.tasks=${seed}"]
 )
 def test_a_reference_to_a_value_of_another_type_is_one_paragraph(word: str) -> None:
-    with pytest.raises(UserError, match="and not a"):
+    with pytest.raises(UserError, match=word.split("=", maxsplit=1)[0].replace(".", r"\.")):
         config.check(["task=rte", word])
-    with pytest.raises(UserError, match="and not a"):
+    with pytest.raises(UserError, match=word.split("=", maxsplit=1)[0].replace(".", r"\.")):
         config.experiment(["task=rte", word])
