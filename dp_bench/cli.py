@@ -224,7 +224,7 @@ def _plot(words: list[str]) -> int:
 def _compare(words: list[str]) -> int:
     parser = _parser("compare", "Compare two finished runs: settings, scores, flips, cost, environment.")
     for name in ("a", "b"):
-        parser.add_argument(name, metavar=name.upper(), help="folder, id, or part of the id")
+        _add_run(parser, name, metavar=name.upper())
     _add_results_dir(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it: .md, .json or .csv")
     return _call("compare:compare", **vars(parser.parse_args(words)))
@@ -236,7 +236,7 @@ def _reproduce(words: list[str]) -> int:
         "Print the command, environment and data of a finished run, run it again in another folder, and "
         "print what differs. Exit code 0: its numbers are equal; 1: they differ.",
     )
-    parser.add_argument("run", metavar="RUN", help="folder, id, or part of the id")
+    _add_run(parser, "run")
     help = "where things are here: data.dir=DIR device=cpu"
     parser.add_argument("typed", nargs="*", metavar="KEY=VALUE", help=help)
     parser.add_argument("--dry-run", action="store_true", help="print what it needs, and run nothing")
@@ -253,7 +253,7 @@ def _predict(words: list[str]) -> int:
         "Print what finished runs answer to records: a JSON object a line, in the order of the input. "
         "Several runs on one backbone are answered in mixed batches. Exit code 1: a line could not be read.",
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder, id, or a part of the id")
+    _add_run(parser, "runs", nargs="+")
     parser.add_argument(
         "--input",
         required=True,
@@ -265,7 +265,7 @@ def _predict(words: list[str]) -> int:
     parser.add_argument("--task", metavar="NAME", help="the task of the records, for runs on several")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to FILE.jsonl or FILE.parquet")
     parser.add_argument("--score", action="store_true", help="read the labels, and print the score")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    _add_device(parser)
     _add_results_dir(parser)
     return _call("predict:predict", **vars(parser.parse_intermixed_args(words)))
 
@@ -276,7 +276,7 @@ def _submit(words: list[str]) -> int:
         "Predict the test files of SuperGLUE and write them as the zip that its leaderboard takes. AX-b and "
         "AX-g are answered by the run on RTE.",
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder, id, or a part of the id")
+    _add_run(parser, "runs", nargs="+")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.zip", help="the file to write")
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="folder of the release (default: that of the first run)"
@@ -284,14 +284,14 @@ def _submit(words: list[str]) -> int:
     parser.add_argument(
         "--fill-majority", action="store_true", help="tasks without a run: the most frequent training label"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    _add_device(parser)
     _add_results_dir(parser)
     return _call("submit:submit", **vars(parser.parse_intermixed_args(words)))
 
 
 def _inspect(words: list[str]) -> int:
     parser = _parser("inspect", "Show what the prompt of a finished run did.")
-    parser.add_argument("run", metavar="RUN", help="folder, id, or part of an id")
+    _add_run(parser, "run")
     _add_results_dir(parser)
     report = parser.add_argument_group("report")
     report.add_argument("--texts", type=int, metavar="N", help="texts of each task to show (default: 5)")
@@ -328,7 +328,7 @@ def _export(words: list[str]) -> int:
     parser = _parser(
         "export", "Write a finished run for other programs, or upload it to the Hugging Face hub."
     )
-    parser.add_argument("run", metavar="RUN", help="folder, id, or a part of the id")
+    _add_run(parser, "run")
     parser.add_argument(
         "--to",
         required=True,
@@ -415,6 +415,15 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(command: str, description: str, **more: Any) -> argparse.ArgumentParser:
     return _Parser(prog=f"dp-bench {command}", description=description, **more)
+
+
+def _add_run(parser: argparse.ArgumentParser, name: str, **more: Any) -> None:
+    """Add finished runs that `commands.finished.find_run` finds."""
+    parser.add_argument(name, **{"metavar": "RUN", "help": "folder, id, or a part of the id", **more})
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
 
 
 def _add_results_dir(parser: argparse.ArgumentParser) -> None:

@@ -45,9 +45,9 @@ def answer_together(models: Sequence[PromptedModel], batches: Sequence[Batch]) -
         batch = replace(batch, choice_ids_BCA=padded([ids for ids in choices if ids is not None]))
     parts = torch.split(verbalizers[0].read(backbone, together, batch), [len(batch) for batch in batches])
     answers = []
-    for verbalizer, part, own, (_, prompt) in zip(verbalizers, parts, batches, made, strict=True):
-        is_own = () if own.choice_ids_BCA is None else tuple(map(slice, own.choice_ids_BCA.shape))
-        answers.append(Answer(verbalizer.logits(backbone, part[is_own], own), prompt))
+    for verbalizer, part, each, (_, prompt) in zip(verbalizers, parts, batches, made, strict=True):
+        within = () if each.choice_ids_BCA is None else tuple(map(slice, each.choice_ids_BCA.shape))
+        answers.append(Answer(verbalizer.logits(backbone, part[within], each), prompt))
     return answers
 
 

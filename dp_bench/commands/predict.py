@@ -173,7 +173,7 @@ def _check_out(out: Path, input: str) -> None:
 def _opened(input: str) -> tuple[BinaryIO, Path, bool]:
     """Return the input, its path for messages, and whether it is a file rather than a stream."""
     try:
-        if input == "-":  # a descriptor of its own: a thread may wait for it when the process ends
+        if input == "-":  # a second descriptor: a thread may wait for it when the process ends
             file: BinaryIO = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
             path = Path("stdin")
         else:

@@ -6,10 +6,10 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+import omegaconf
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -17,7 +17,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf, flag_override
-from packaging.version import Version
 
 from dp_bench.config import hydra_keys
 from dp_bench.config.files import GROUPS, config_dir, has_other_files, refuse_damaged
@@ -30,7 +29,7 @@ from dp_bench.types import UserError
 def register_schema() -> None:
     """Register the typed schema and the resolver with Hydra, once a process."""
     ConfigStore.instance().store(name="schema", node=RunSettings)
-    is_new = Version(version("omegaconf")) >= Version("2.4")  # before, `register_resolver` was another one
+    is_new = tuple(map(int, omegaconf.__version__.split(".")[:2])) >= (2, 4)  # before, it was another one
     register = getattr(OmegaConf, "register_resolver" if is_new else "register_new_resolver")
     register("of", _value_of, replace=True)
     register("oc.env", _refuse_environment, replace=True)

@@ -111,9 +111,9 @@ def predictions_in(folder: Path, record: RunRecord, side: str, notes: list[str])
 
 
 def _task_scores(record: RunRecord) -> dict[str, float]:
-    own = {name: entry["score"] for name, entry in record.by_task.items()}
+    several = {name: entry["score"] for name, entry in record.by_task.items()}
     others = {name: entry["score"] for name, entry in record.transfer.items()}
-    return {**(own or {record.task: record.score}), **others}
+    return {**(several or {record.task: record.score}), **others}
 
 
 def _scores(
