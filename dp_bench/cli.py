@@ -17,7 +17,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
-from dp_bench import __version__, faults, ranks
+from dp_bench import __version__, faults, grammar, ranks
 from dp_bench.printing import say
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import RunFailedError, UserError
@@ -38,7 +38,7 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   dp-bench export RUN --to peft|dir|hub         for other programs: an adapter, a folder, a page of the hub
   dp-bench pack DIR                             the records of finished runs in one file, in place of runs/
   dp-bench list tasks|backbones|prompts|…       the available options, and the runs
-  dp-bench data check [--dir DIR]               which SuperGLUE files are found, their rows and checksums
+  dp-bench data check DIR                       which SuperGLUE files are found, their rows and checksums
   dp-bench new task NAME --from FILE            template files for your task or prompt
   dp-bench doctor                               versions, device, caches, reachable data and checkpoints
   dp-bench completion bash|zsh|fish             a script for tab completion
@@ -148,8 +148,8 @@ def _sweep(words: list[str]) -> int:
     parser.add_argument("--detach", action="store_true", help="submit to Slurm and return")
     parser.add_argument("--gpus", metavar="all|0,1", help="GPUs of one process each, or of --jobs processes")
     _add_config_dir(parser)
-    options = parser.parse_intermixed_args([word for word in words if word not in ("-m", "--multirun")])
-    return _call("sweep:sweep", **vars(options))
+    words = [word for word in words if word not in ("-m", "--multirun")]
+    return _call("sweep:sweep", **vars(parser.parse_with_settings(words)))
 
 
 def _status(words: list[str]) -> int:
@@ -244,7 +244,7 @@ def _reproduce(words: list[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help=help)
     _add_results_dir(parser)
     _add_config_dir(parser)
-    return _call("reproduce:reproduce", **vars(parser.parse_intermixed_args(words)))
+    return _call("reproduce:reproduce", **vars(parser.parse_with_settings(words)))
 
 
 def _predict(words: list[str]) -> int:
@@ -267,7 +267,7 @@ def _predict(words: list[str]) -> int:
     parser.add_argument("--score", action="store_true", help="read the labels, and print the score")
     _add_device(parser)
     _add_results_dir(parser)
-    return _call("predict:predict", **vars(parser.parse_intermixed_args(words)))
+    return _call("predict:predict", **vars(parser.parse_with_settings(words)))
 
 
 def _submit(words: list[str]) -> int:
@@ -286,7 +286,7 @@ def _submit(words: list[str]) -> int:
     )
     _add_device(parser)
     _add_results_dir(parser)
-    return _call("submit:submit", **vars(parser.parse_intermixed_args(words)))
+    return _call("submit:submit", **vars(parser.parse_with_settings(words)))
 
 
 def _inspect(words: list[str]) -> int:
@@ -377,9 +377,13 @@ def _data(words: list[str]) -> int:
     actions = parser.add_subparsers(required=True, metavar="check")
     check = actions.add_parser("check", help="print the files found, their rows and checksums")
     help = "a folder with the layout of the official release (BoolQ/train.jsonl …)"
-    check.add_argument("--dir", dest="directory", type=Path, help=help)
+    check.add_argument("folder", nargs="?", type=Path, metavar="DIR", help=help)
+    for flag in ("--dir", "--data.dir"):
+        check.add_argument(flag, dest="directory", type=Path, help=argparse.SUPPRESS)
     _add_config_dir(check)
-    return _call("data_check:check", **vars(parser.parse_args(words)))
+    options = vars(parser.parse_args(words))
+    folder = options.pop("folder")
+    return _call("data_check:check", **{**options, "directory": options["directory"] or folder})
 
 
 def _new(words: list[str]) -> int:
@@ -409,11 +413,24 @@ def _completion(words: list[str]) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
+    @property
+    def flags(self) -> dict[str, argparse.Action]:
+        return {name: action for action in self._actions for name in action.option_strings}
+
+    def parse_with_settings(self, words: list[str]) -> argparse.Namespace:
+        """Parse flags among settings, `key=value`, in any order."""
+        return self.parse_intermixed_args(grammar.as_settings(words, self.flags))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse words, in which `key=value` may be a flag and its value."""
+        with_value = [name for name, action in self.flags.items() if action.nargs != 0]
+        return super().parse_known_args(grammar.as_flags(args, with_value), namespace)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message[:1].upper()}{message[1:]}. `{self.prog} --help` lists what there is.")
 
 
-def _parser(command: str, description: str, **more: Any) -> argparse.ArgumentParser:
+def _parser(command: str, description: str, **more: Any) -> _Parser:
     return _Parser(prog=f"dp-bench {command}", description=description, **more)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+_UPDATES = "trainer.max_steps=N, counted in updates of trainer.batch_size examples"
 # Names of our settings in other tools and papers.
 SYNONYMS = {
     "soft_token_num": "prompt.num_tokens",  # OpenPrompt and the authors' code
@@ -16,6 +17,18 @@ SYNONYMS = {
     "prompt_lr": "trainer.lr",
     "steps": "trainer.max_steps",
     "max_train_steps": "trainer.max_steps",
+    "epoch": _UPDATES,
+    "epochs": _UPDATES,
+    "num_epochs": _UPDATES,
+    "max_epochs": _UPDATES,
+    "num_train_epochs": _UPDATES,
+    "seeds": "seed=0,1,2",
+    "lr": "trainer.lr",
+    "batch_size": "trainer.batch_size",
+    "wandb": "logger=wandb",
+    "tensorboard": "logger=tensorboard",
+    "mlflow": "logger=mlflow",
+    "trackio": "logger=trackio",
     "gradient_accumulation_steps": "trainer.micro_batch_size",
     "warmup": "trainer.warmup_steps",
     "shot": "regime",

@@ -24,6 +24,6 @@ cat <<END
 Each run left its record, its predictions and its prompt in $results/runs. Next:
   .venv/bin/dp-bench list prompts                             what can be compared
   .venv/bin/dp-bench sweep experiment=micro/position          dynamic positions with all their controls, 148 runs
-  .venv/bin/dp-bench data check --dir DIR                     are my SuperGLUE files whole?
+  .venv/bin/dp-bench data check DIR                           are my SuperGLUE files whole?
   .venv/bin/dp-bench train task=boolq prompt=dynamic          the paper's T5-base on SuperGLUE, both from the hub
 END

@@ -220,6 +220,6 @@ def _check_cache(console: Console, known: Sequence[TaskSettings]) -> int:
     console.print(
         f"The hub's cache {hub_cache_dir()} holds no task of {hub} with train and validation. "
         f"On a connected machine: hf download {hub} --repo-type dataset. Or point at the official release: "
-        "dp-bench data check --dir DIR, then dp-bench train data.dir=DIR."
+        "dp-bench data check DIR, then dp-bench train data.dir=DIR."
     )
     return 2

@@ -10,7 +10,7 @@ from logging.config import dictConfig
 from pathlib import Path
 from typing import Any
 
-from dp_bench import __version__, config, faults, ranks
+from dp_bench import __version__, config, faults, grammar, ranks
 from dp_bench.commands.finished import started_from
 from dp_bench.config import jobs
 from dp_bench.printing import say
@@ -30,6 +30,7 @@ def train(words: list[str]) -> int:
         say(f"dp-bench {__version__}")
         return 0
     words, start = _without_start(words)
+    words = grammar.as_settings(words, jobs.flags())
     typed = jobs.parse_words(words)
     _check_flags(typed)
     extra_dir = Path(typed.config_dir) if typed.config_dir else None

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dp_bench.config import hydra_keys
 from dp_bench.config.build import plain, whole_problems
 from dp_bench.config.composer import Composer, keys_of, set_value
-from dp_bench.config.files import GROUPS, options
+from dp_bench.config.files import GROUPS, option_settings, options
 from dp_bench.config.overrides import COMPOSE_ERRORS, explain, paragraph, parse, singles, typed, values_of
 from dp_bench.effective import without_effect
 from dp_bench.progress import notice
@@ -86,12 +86,27 @@ def _group_problem(override: Override, extra_dir: Path | None) -> str | None:
     for value in values:
         if value not in known:
             listing = ", ".join(known) if known else "none yet"
-            return f"There is no {group} '{value}'. {did_you_mean(value, known)}{group}= takes: {listing}."
+            hint = _checkpoint(value, extra_dir) if group == "backbone" else ""
+            hint = hint or did_you_mean(value, known)
+            return f"There is no {group} '{value}'. {hint}{group}= takes: {listing}."
     if not values:
         return f"{typed(override)} matches nothing. {group}= takes: {', '.join(known)}."
     if override.is_add() or override.is_force_add():
         return f"{typed(override)} adds a second {group}: write {typed(override).lstrip('+')}."
     return None
+
+
+def _checkpoint(name_or_path: str, extra_dir: Path | None) -> str:
+    """Return what to type for the checkpoint of a hub or a folder, or "" where a text names none."""
+    if "/" not in name_or_path:
+        return ""
+    found = [
+        f"backbone={name}"
+        for name in options("backbone", extra_dir)
+        if option_settings("backbone", name, extra_dir).get("name_or_path") == name_or_path
+    ]
+    meant = " or ".join(found) or f"backbone=local backbone.name_or_path={name_or_path}"
+    return f"Did you mean {meant}? "
 
 
 def _setting_problems(base: DictConfig, settings: Sequence[Override], extra_dir: Path | None) -> list[str]:
@@ -147,6 +162,9 @@ def _key_problem(override: Override, keys: Sequence[str], of_pieces: Collection[
     if group in GROUPS:
         value = "NAME" if override.is_delete() else values_of(override)[0]
         return f"{key} is a group of settings: write {group}={value}, or one of its keys, {key}.…"
+    inner = [known for known in keys if known.startswith(f"{key}.")]
+    if inner and not isinstance(override.value(), dict | None):
+        return f"{key} holds several settings, such as {inner[0]}. {suggest_key(key, inner)}"
     is_open = key.startswith(OPEN_KEYS) and any(known.startswith(OPEN_KEYS) for known in keys)
     if override.is_delete() and not is_open:
         return f"~{key} removes what every run needs: write {key}=VALUE."

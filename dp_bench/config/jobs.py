@@ -43,6 +43,11 @@ def parse_words(words: Sequence[str]) -> Namespace:
     return parser.parse_intermixed_args(list(words))
 
 
+def flags() -> list[str]:
+    """Return the flags that Hydra reads: --cfg, --info, --multirun …"""
+    return [name for action in get_args_parser()._actions for name in action.option_strings]
+
+
 def show(words: Sequence[str]) -> None:
     """Have Hydra print what `--help`, `--cfg` or `--info` ask for."""
     # Hydra reads sys.argv itself; it must not see the name of our command.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -26,6 +27,9 @@ def parse(override: str) -> Override:
     try:
         parsed = OverridesParser.create().parse_override(override)
     except (HydraException, ValueError, RecursionError) as error:  # numbers of thousands of digits
+        meant = [f"{group}={override}" for group in GROUPS if override in options(group)]
+        if meant and override not in GROUPS:
+            raise UserError(f"'{override}' is not KEY=VALUE. Did you mean {' or '.join(meant)}?") from None
         reason = str(error).splitlines()[0]
         raise UserError(
             f"'{override[:200]}' cannot be read ({reason}). Write KEY=VALUE, such as prompt.num_tokens=8."
@@ -97,7 +101,21 @@ def explained(*more: type[Exception]) -> Iterator[None]:
 
 
 def explain(error: Exception) -> str:
-    """Turn an error of Hydra, OmegaConf or YAML into one sentence, from its first line and its cause."""
+    """Turn an error of Hydra, OmegaConf or YAML into a sentence, from its first line and its cause, and what
+    to type for a range."""
+    sentence = _explanation(error)
+    found = re.match(r"([\w.]+): Value '(\d{1,4})(?:\.\.\.?|-|:)(\d{1,4})' .* converted to Integer", sentence)
+    if found and int(found[2]) < int(found[3]):
+        first, last = int(found[2]), int(found[3])
+        return f"{sentence} A range is written {found[1]}={_values(first, last)}."
+    return sentence
+
+
+def _values(first: int, last: int) -> str:
+    return ",".join(map(str, range(first, last + 1))) if last - first < 10 else f"range({first},{last + 1})"
+
+
+def _explanation(error: Exception) -> str:
     cause = error.__cause__ or error
     lines = [line.strip() for line in str(cause).splitlines()]
     # Hydra's first line only names the file that it was reading.
