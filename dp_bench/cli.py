@@ -421,7 +421,7 @@ class _Parser(argparse.ArgumentParser):
         """Parse flags among settings, `key=value`, in any order."""
         return self.parse_intermixed_args(grammar.as_settings(words, self.flags))
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse words, in which `key=value` may be a flag and its value."""
         with_value = [name for name, action in self.flags.items() if action.nargs != 0]
         return super().parse_known_args(grammar.as_flags(args, with_value), namespace)
