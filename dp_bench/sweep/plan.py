@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,10 +15,12 @@ from dp_bench import config, reading, records
 from dp_bench.claims import holders
 from dp_bench.config import Experiment
 from dp_bench.identity import Sources, identify
-from dp_bench.progress import notice
+from dp_bench.progress import line, notice
 from dp_bench.sweep import slurm
 from dp_bench.sweep.expand import Choice, axes_of, expand
 from dp_bench.types import UserError
+
+MANY = 60  # combinations, whose planning takes more than a second
 
 
 class State(Enum):
@@ -107,6 +110,9 @@ def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
     Raises UserError where an override is wrong, or where the data of a task cannot be found.
     """
     axes = axes_of(words, extra_dir)
+    combinations = sum(math.prod(len(values) for values in sweep.values()) for sweep in axes)
+    if combinations >= MANY:
+        line(f"planning {combinations} combinations …")
     choices = [choice for sweep in axes for choice in expand(sweep, extra_dir)]
     folders = {choice.experiment.settings.results_dir for choice in choices}
     if len(folders) > 1:
