@@ -184,7 +184,17 @@ def _mixed(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
     return _attention(*args, fused=not torch.is_grad_enabled(), **options)
 
 
-# All use the additive mask, which `_wider_mask` can extend.
+def _mask(*args: Any, **options: Any) -> Tensor:
+    """Return an additive mask, which `_wider_mask` can extend, also for a batch without padding.
+
+    To find out that there is none, the processor would wait for a GPU in each stack.
+    """
+    made: Tensor = ALL_MASK_ATTENTION_FUNCTIONS["eager"](
+        *args, **{**options, "allow_is_bidirectional_skip": False}
+    )
+    return made
+
+
 _FUNCTIONS = {
     NAMES["eager"]: partial(_attention, fused=False),
     NAMES["sdpa"]: partial(_attention, fused=True),
@@ -192,4 +202,4 @@ _FUNCTIONS = {
 }
 for _name, _function in _FUNCTIONS.items():
     AttentionInterface.register(_name, _function)
-    AttentionMaskInterface.register(_name, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    AttentionMaskInterface.register(_name, _mask)

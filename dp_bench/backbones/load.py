@@ -137,7 +137,9 @@ def default_attention(device: str, dtype: torch.dtype) -> str:
     """Return the fastest attention: fused, but plain for bf16 training on a CPU, where the fused backward
     pass is slow (dimensions of T5-small, one thread, examples per second, plain against fused: 18 and 15 in
     training, 46 and 51 in evaluation; in fp32 8.5 and 9.1, 19.8 and 20.7)."""
-    return attention.MIXED if device == "cpu" and dtype is torch.bfloat16 else "sdpa"
+    if device != "cpu":
+        return attention.NAMES["sdpa"]  # its mask needs no answer from the device
+    return attention.MIXED if dtype is torch.bfloat16 else "sdpa"
 
 
 def _folder(where: str, what: str, settings: BackboneSettings) -> Path:
