@@ -168,10 +168,9 @@ class Trainer:
             self.progress.micro_batch_size = used
         ranks.sum_gradients(self.parameters)
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.plan.trainer.max_grad_norm)
-        mean_loss = float(ranks.total(total))
-        finite.refuse_update(
-            mean_loss, float(norm), step + 1, self.bare_model, self._one_by_one(indices, step)
-        )
+        # Read together: a GPU is waited for once an update.
+        mean_loss, norm = torch.stack([ranks.total(total).double(), norm.double()]).tolist()
+        finite.refuse_update(mean_loss, norm, step + 1, self.bare_model, self._one_by_one(indices, step))
         self._step_optimizer(step, number)
         self.prompt.end_update()
         return mean_loss

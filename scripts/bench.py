@@ -334,6 +334,7 @@ class System:
     order: Callable[[Any], Any]  # the batches that it makes of a turn's
     vectors: int  # of its prompt, which pass through the encoder with each text
     answers: Callable[[], Any] = lambda: None  # logits of all texts
+    pass_once: Callable[[int], None] = lambda number: None  # so many texts forward and backward, at once
 
 
 def work(system: str, precision: str, threads: int, given: argparse.Namespace) -> int:
@@ -606,7 +607,10 @@ def ours(
     def answers() -> Any:
         return predict(prompted, splits[0], batch_size=batch, seed=0).logits_MC
 
-    return System(train, evaluate, lambda batches: batches, settings.prompt.num_tokens, answers)
+    def pass_once(number: int) -> None:
+        trainer.pass_once(splits[0], np.arange(number))
+
+    return System(train, evaluate, lambda batches: batches, settings.prompt.num_tokens, answers, pass_once)
 
 
 def shuffled(batches: list[Any]) -> Any:

@@ -2,6 +2,7 @@
 
     python scripts/bench_growth.py                # T5-small's dimensions, one thread, some ten minutes
     python scripts/bench_growth.py --memory       # only the plan of memory for the large models
+    python scripts/bench_growth.py --device cuda --fits base large xl     # what a GPU holds, by trying
 
 At each point a fixed and a dynamic prompt (instance-level vectors and position) take turns in one process on
 the same texts; time per example and their ratio are medians of the rounds. The plan of memory counts, on
@@ -18,7 +19,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import SIZES, boolq_lengths_or_like, dtype_of, machine_name, make_t5, ours, t5_config, timed
+from bench import (
+    SIZES,
+    boolq_lengths_or_like,
+    dtype_of,
+    machine_name,
+    make_t5,
+    ours,
+    peak_mb,
+    t5_config,
+    timed,
+)
 
 DYNAMIC = "prompt=adap_ins_vec_pos"
 AXES: dict[str, tuple[int, ...]] = {
@@ -52,9 +63,14 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="only the plan of memory")
+    parser.add_argument("--fits", nargs="+", choices=SIZES, help="only what fits, at these sizes")
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
     parser.set_defaults(dir=None, tokenizer=None)
     given = parser.parse_args()
+    if given.fits:
+        for size in given.fits:
+            print(largest_that_fits(size, given), flush=True)
+        return 0
     plan = memory_plan()
     print(plan, flush=True)
     if given.memory:
@@ -126,6 +142,24 @@ def point(axis: str, value: int | str, model: Any, given: argparse.Namespace) ->
             kept.append(wall / (len(places) * batch))
     fixed, dynamic = (1e3 * median(kept[1:]) for kept in seconds)  # the first turn allocates
     return Point(axis, value, fixed, dynamic)
+
+
+def largest_that_fits(size: str, given: argparse.Namespace, tokens: int = 480) -> str:
+    """Return how many texts of so many tokens pass forward and backward at once, found by doubling."""
+    import torch
+
+    most = 512 if given.device != "cpu" else 2  # a CPU has no error that tells
+    texts = [[5] * (tokens - 1) + [1]] * most
+    system = ours([DYNAMIC], texts, "bf16", argparse.Namespace(**{**vars(given), "size": size}))
+    number, peak, more = 0, 0.0, 1
+    while more <= most:
+        try:
+            system.pass_once(more)
+        except torch.OutOfMemoryError:
+            break
+        number, peak, more = more, peak_mb(given.device), 2 * more
+    limit = "" if more <= most else " at least"
+    return f"T5-{size}, bf16, texts of {tokens} tokens: micro-batches of{limit} {number}, peak {peak:.0f} MiB"
 
 
 # ------------------------------------------------------------------------------------------ memory, on paper
