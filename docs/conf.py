@@ -30,10 +30,11 @@ pygments_style = "friendly"
 
 def add_navigation(_: Sphinx, docname: str, source: list[str]) -> None:
     """Make the lists of the index, `- [Title](page.md): …` under a heading, the navigation too."""
+    if not source[0].startswith("#"):  # tables are written without a title
+        source[0] = f"# {docname}\n\n{source[0]}"
     if docname != root_doc:
         return
-    sections = re.split(r"^## ", source[0], flags=re.MULTILINE)[1:]
-    for section in sections:
+    for section in re.split(r"^## ", source[0], flags=re.MULTILINE)[1:]:
         caption, listed = section.split("\n", 1)
         pages = re.findall(r"^- \[(.+?)\]\((.+?)\.md\)", listed, flags=re.MULTILINE)
         lines = "\n".join(f"{title} <{page}>" for title, page in pages)
