@@ -21,7 +21,15 @@ from dp_bench.sweep import workers
 
 GENERATOR = runpy.run_path(str(ROOT / "scripts" / "docs.py"))
 WITH_COMMANDS = [page for page in documented.PAGES if any(documented.lines(page))]
-done: set[tuple[str, ...]] = set()  # commands without a file of the page, which need no second run
+# What the commands of a page leave; the others are checked by their exit code alone.
+LEFT = {
+    "after-training.md": (
+        *("compare.md", "run.html", "adapter/adapter_model.safetensors", "folder/README.md"),
+        "results/reproduced/runs",
+    ),
+    "tutorial.md": ("mine/task/mood.yaml", "results/tables/tables.md"),
+}
+done: set[tuple[str, ...]] = set()  # commands that need no second run: their page makes no files
 
 
 @pytest.mark.parametrize("name", GENERATOR["PAGES"])
@@ -46,7 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         patch.setenv("DP_BENCH_CACHE", str(tmp_path_factory.getbasetemp() / "dp-bench-cache"))
         words = ["experiment=micro/position", "task=boolq", "prompt=fixed,dynamic", "seed=0", "data.limit=40"]
-        assert run("train", "-m", *words, *documented.SHORT) == 0
+        assert run("train", "-m", *words, "regime.transfer=[rte]", *documented.SHORT) == 0
     (folder / "records.jsonl").write_text('{"question": "is it big", "passage": "hugo saw the tower ."}\n')
     for name in ("train", "val"):
         (folder / "mood").mkdir(exist_ok=True)
@@ -73,18 +81,21 @@ def test_every_command_of_a_page_runs(
     for name, text in documented.files(page).items():
         Path(name).write_text(text, "utf-8")
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE))
-    for line in documented.lines(page):
-        for program, *words in documented.commands(line):
-            if program == "dp-bench":
-                check(page, words)
-            elif program == "make":
-                assert {word for word in words if "=" not in word} <= targets, line
-            elif program == "python" and Path(words[0]).is_file():
-                subprocess.run([sys.executable, *words], check=True)
-            elif program == "python":
-                assert (ROOT / words[0]).is_file(), line
-            else:
-                assert program in documented.OTHERS, f"{page.name}: no test runs `{line}`"
+    with Path("records.jsonl").open() as records:  # where `--input -` reads
+        monkeypatch.setattr(sys, "stdin", records)
+        for line in documented.lines(page):
+            for program, *words in documented.commands(line):
+                if program == "dp-bench":
+                    check(page, words)
+                elif program == "make":
+                    assert {word for word in words if "=" not in word} <= targets, line
+                elif program == "python" and Path(words[0]).is_file():
+                    subprocess.run([sys.executable, *words], check=True)
+                elif program == "python":
+                    assert (ROOT / words[0]).is_file(), line
+                else:
+                    assert program in documented.OTHERS, f"{page.name}: no test runs `{line}`"
+    assert [name for name in LEFT.get(page.name, ()) if not Path(name).exists()] == []
 
 
 def check(page: Path, words: list[str]) -> None:
@@ -97,10 +108,12 @@ def check(page: Path, words: list[str]) -> None:
         f"{page.name}: what is meant by {typed}?"
     )
     if tuple(typed) not in done:
-        import time; a = time.process_time()
+        import time
+
+        a = time.process_time()
         assert run(*typed) == 0, f"{page.name}: dp-bench {' '.join(words)}\nas dp-bench {' '.join(typed)}"
         print("CPU", round(time.process_time() - a, 2), typed, file=open("/tmp/cpu.txt", "a"))
-        if not Path("make_rows.py").is_file():
+        if page.name not in LEFT:
             done.add(tuple(typed))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from conftest import FIXTURES
@@ -19,10 +20,25 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "results/README.md"))]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 MICRO = ["backbone=t5_micro", "data=micro", "trainer=micro"]
+DATA = ("data=micro", "data.dir=", "--from")
 SHORT = ["trainer.max_steps=4", "trainer.eval_every=4", "trainer.batch_size=4"]
 BUILT_IN = str(ROOT / "dp_bench" / "micro" / "backbone")
 # What is typed beside dp-bench, and needs a cluster, a network, another process or a person.
-OTHERS = {"git", "cd", ".", "pip", "hf", "sbatch", "torchrun", "echo", "source", "eval", "pre-commit"}
+OTHERS = {
+    "git",
+    "cd",
+    ".",
+    "pip",
+    "hf",
+    "sbatch",
+    "torchrun",
+    "echo",
+    "printf",
+    "head",
+    "source",
+    "eval",
+    "pre-commit",
+}
 OPERATORS = {"&&", "||", "|", ";", "&"}
 
 
@@ -90,7 +106,7 @@ def _settings(words: list[str]) -> list[str]:
         word.replace("name_or_path=DIR", f"name_or_path={BUILT_IN}").replace("=DIR", f"={FIXTURES}")
         for word in words
     ]
-    has_data = any(word.startswith(("data=micro", "data.dir=", "--from")) for word in words)
+    has_data = any(word.startswith((*DATA, "experiment=micro/")) for word in words)
     return words if has_data else [*words, f"data.dir={FIXTURES}"]
 
 
@@ -108,26 +124,31 @@ def _train(words: list[str]) -> list[str]:
 
 
 def _sweep(words: list[str]) -> list[str]:
-    """Run a sweep of the reader's rows, a seed of it; of every other print the plan, for a part of it."""
+    """Run a seed of a sweep of the reader's rows; of every other print the plan, for a part of it."""
     words = [word for word in _settings(words) if word not in ("--detach", "--dry-run")]
     typed = {word.split("=")[0] for word in words}
     is_real = "--config-dir" in words
-    axes = {"seed": "0", "task": "rte"}
-    for key in axes:
-        words = [word.split(",")[0] if word.startswith(f"{key}=") else word for word in words]
+    axes = {"seed": "0", "task": "rte", "prompt": "dynamic"}
+    for index, word in enumerate(words):
+        key, _, values = word.partition("=")
+        if key in axes and not (is_real and key == "prompt"):
+            assert key == "seed" or is_real or {*values.split(",")} <= {*config.options(key)}, word
+            words[index] = word.split(",")[0]
     for name in [word.partition("=")[2] for word in words if word.startswith("experiment=")]:
-        text = (config.config_dir() / "experiment" / f"{name}.yaml").read_text("utf-8")
-        words += [f"{key}={value}" for key, value in axes.items() if key not in typed and f"  {key}:" in text]
+        swept = {param.split("=")[0] for param in config.Composer().sweep_params(name)} - typed
+        words += [f"{key}={value}" for key, value in axes.items() if key in swept]
     if not is_real:
         return [*words, "--dry-run"]
     return [*(word for word in words if not word.startswith("trainer.max_steps=")), *SHORT]
 
 
 def _records(words: list[str]) -> list[str]:
-    """Put the experiment of the finished runs in place of others, which exist."""
-    names = [words[index + 1] for index, word in enumerate(words) if word == "--experiment"]
-    assert set(names) <= set(config.options("experiment")), names
-    return ["micro/position" if word in names else word for word in words]
+    """Put the finished runs and their experiment in place of others, which exist."""
+    after = dict(pairwise(words))
+    name, folder = after.get("--experiment"), after.get("--results-dir", "results")
+    assert name is None or name in config.options("experiment"), name
+    assert folder == "results" or (ROOT / folder / "records.parquet").is_file(), folder
+    return [{name: "micro/position", folder: "results"}.get(word, word) for word in words]
 
 
 def _inspect(words: list[str]) -> list[str]:
@@ -142,7 +163,7 @@ def _export(words: list[str]) -> list[str]:
 
 
 def _check(words: list[str]) -> list[str]:
-    return [str(FIXTURES) if word == "DIR" else word for word in words]
+    return [*words[:2], "--dir", str(FIXTURES)] if words[1:2] == ["check"] else words
 
 
 RULES: dict[str, Callable[[list[str]], list[str]]] = {
@@ -152,7 +173,7 @@ RULES: dict[str, Callable[[list[str]], list[str]]] = {
     "tables": _records,
     "plot": _records,
     "compare": _with_runs(),
-    "reproduce": _with_runs("--dry-run"),
+    "reproduce": _with_runs(),
     "predict": _with_runs(),
     "inspect": _inspect,
     "export": _export,
