@@ -43,7 +43,7 @@ bench: setup ## measure speed and memory against peft and the authors' step (20 
 	$(BIN)/python scripts/bench_growth.py
 
 docs: setup ## build the documentation into build/docs
-	$(BIN)/python -m sphinx -b html -W --keep-going -n -q -c docs . build/docs
+	$(BIN)/python -m sphinx -b html -E -W --keep-going -n -q -c docs . build/docs
 
 check: setup docs ## lint, format, types and the documentation
 	$(BIN)/ruff check .

@@ -22,8 +22,10 @@ include_patterns = [
 ]
 exclude_patterns = [".*", "build", "tests", "results/runs"]
 html_theme = "furo"
-html_extra_path = ["site"]  # index.html of the whole, which leads to docs/index.html
+html_extra_path = ["site"]  # index.html, which leads to docs/index.html, and a style sheet
+html_css_files = ["wide.css"]
 html_copy_source = False
+highlight_language = "text"
 myst_heading_anchors = 3
 pygments_style = "friendly"
 
