@@ -48,13 +48,15 @@ def test_every_setting_has_a_meaning() -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with two finished runs, a record for `predict`, and settings of a reader."""
+    """A folder with finished runs, a record for `predict`, and rows of a reader."""
     folder = tmp_path_factory.mktemp("documented")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("DP_BENCH_CACHE", str(tmp_path_factory.getbasetemp() / "dp-bench-cache"))
         words = ["experiment=micro/position", "task=boolq", "prompt=fixed,dynamic", "seed=0", "data.limit=40"]
-        assert run("train", "-m", *words, "regime.transfer=[rte]", *documented.SHORT) == 0
+        assert run("train", "-m", *words, *documented.SHORT) == 0
+        words = ["task=boolq", "prompt=postfix", "regime.transfer=[rte]", *documented.MICRO, "data.limit=40"]
+        assert run("train", *words, *documented.SHORT) == 0
     (folder / "records.jsonl").write_text('{"question": "is it big", "passage": "hugo saw the tower ."}\n')
     for name in ("train", "val"):
         (folder / "mood").mkdir(exist_ok=True)
@@ -87,6 +89,8 @@ def test_every_command_of_a_page_runs(
             for program, *words in documented.commands(line):
                 if program == "dp-bench":
                     check(page, words)
+                elif program in documented.SHELL:
+                    subprocess.run(line, shell=True, check=True, capture_output=True)
                 elif program == "make":
                     assert {word for word in words if "=" not in word} <= targets, line
                 elif program == "python" and Path(words[0]).is_file():
@@ -108,11 +112,7 @@ def check(page: Path, words: list[str]) -> None:
         f"{page.name}: what is meant by {typed}?"
     )
     if tuple(typed) not in done:
-        import time
-
-        a = time.process_time()
         assert run(*typed) == 0, f"{page.name}: dp-bench {' '.join(words)}\nas dp-bench {' '.join(typed)}"
-        print("CPU", round(time.process_time() - a, 2), typed, file=open("/tmp/cpu.txt", "a"))
         if page.name not in LEFT:
             done.add(tuple(typed))
 

@@ -17,28 +17,14 @@ from conftest import FIXTURES
 from dp_bench import config
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "results/README.md"))]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MICRO = ["backbone=t5_micro", "data=micro", "trainer=micro"]
 DATA = ("data=micro", "data.dir=", "--from")
 SHORT = ["trainer.max_steps=4", "trainer.eval_every=4", "trainer.batch_size=4"]
 BUILT_IN = str(ROOT / "dp_bench" / "micro" / "backbone")
 # What is typed beside dp-bench, and needs a cluster, a network, another process or a person.
-OTHERS = {
-    "git",
-    "cd",
-    ".",
-    "pip",
-    "hf",
-    "sbatch",
-    "torchrun",
-    "echo",
-    "printf",
-    "head",
-    "source",
-    "eval",
-    "pre-commit",
-}
+SHELL = {"echo", "printf", "head"}  # run as they are
+OTHERS = {"git", "cd", ".", "pip", "hf", "sbatch", "torchrun", "source", "eval", "pre-commit"}
 OPERATORS = {"&&", "||", "|", ";", "&"}
 
 
@@ -152,7 +138,7 @@ def _records(words: list[str]) -> list[str]:
 
 
 def _inspect(words: list[str]) -> list[str]:
-    more = ("--draws", "1", "--examples", "4") if "--gradients" in words else ()
+    more = ("--draws", "2", "--examples", "4") if "--gradients" in words else ()
     return _with_runs(*more)(words)
 
 
@@ -169,7 +155,7 @@ def _check(words: list[str]) -> list[str]:
 RULES: dict[str, Callable[[list[str]], list[str]]] = {
     "train": _train,
     "sweep": _sweep,
-    "status": _records,
+    "status": lambda words: _records(words)[:1],  # of an experiment: the ids of all its runs
     "tables": _records,
     "plot": _records,
     "compare": _with_runs(),
