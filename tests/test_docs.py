@@ -46,6 +46,19 @@ def test_every_setting_has_a_meaning() -> None:
     assert [key for key, meaning in rows if not meaning] == []
 
 
+@pytest.mark.parametrize(("kind", "page"), [("prompts", "prompts.md"), ("tasks", "tasks.md")])
+def test_every_option_is_described_with_its_count(
+    kind: str, page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    assert run("list", kind) == 0
+    listed = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert len(listed) > 8
+    assert [name for name, _ in listed if f"`{name}`" not in text] == []
+    counts = [count for _, about in listed for count in re.findall(r"([\d,]+) on T5-base", about)]
+    assert [count for count in counts if count not in text] == []
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with finished runs, a record for `predict`, and rows of a reader."""
