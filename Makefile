@@ -42,7 +42,10 @@ bench: setup ## measure speed and memory against peft and the authors' step (20 
 	$(BIN)/python scripts/bench.py
 	$(BIN)/python scripts/bench_growth.py
 
-check: setup ## lint, format and types
+docs: setup ## build the documentation into build/docs
+	$(BIN)/python -m sphinx -b html -E -W --keep-going -n -q -c docs . build/docs
+
+check: setup docs ## lint, format, types and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -56,4 +59,4 @@ table: setup ## print the comparison tables of results/
 clean: ## remove the environment and what the tools cache (results stay)
 	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help setup minilm smollm2 demo test soak compat test-gpu test-slurm bench check smoke table clean
+.PHONY: help setup minilm smollm2 demo test soak compat test-gpu test-slurm bench docs check smoke table clean

@@ -167,7 +167,7 @@ Text = Any  # text for the model, for the same reason
 class TaskSettings:
     """A task: its files, how records become text, its labels or choices, and its metrics."""
 
-    name: str = MISSING
+    name: str = MISSING  # in run ids and tables
     title: str = MISSING  # heading in tables, and the folder of the official release
     # Among the tasks of lists and tables; None: last, by name.
     order: int | None = field(default=None, compare=False)
@@ -181,7 +181,7 @@ class TaskSettings:
     format: str | None = None
     # By name: the keys of this task that have other values in that format.
     formats: Any = field(default=None, compare=False)
-    scoring: Scoring = MISSING
+    scoring: Scoring = MISSING  # how an answer is scored
     words: Words = MISSING  # scoring=words: the label word of each label, in the same order; else none
     choices: Words = field(default_factory=list)  # fields with an example's choices; none: the reader's
     template: str = MISSING  # text of the input; {field} is replaced
@@ -212,11 +212,11 @@ class TaskSettings:
 class BackboneSettings:
     """The language model: its checkpoint, family and head."""
 
-    name: str = MISSING
+    name: str = MISSING  # in run ids and tables
     family: Family | None = Family.encoder_decoder  # None: read from the checkpoint
-    head: Head = Head.verbalizer
+    head: Head = Head.verbalizer  # reads the answer: label words, or a trained classifier
     name_or_path: str | None = None  # hub name or directory; None builds random weights from `random_init`
-    revision: str | None = None
+    revision: str | None = None  # commit, branch or tag on the hub
     # Digest of the files at `name_or_path`, where a package contains them (backbones/checkpoint.py).
     sha256: str | None = None
     gguf_file: str | None = (
@@ -224,41 +224,41 @@ class BackboneSettings:
     )
     tokenizer: str | None = None  # hub name or directory; None: the checkpoint's
     random_init: dict[str, Any] | None = None  # arguments of the family's transformers config
-    init_seed: int = 0
+    init_seed: int = 0  # of random_init
     answer_prefix: Text = ""  # decoder text before the answer step; "<extra_id_0>" for span-corruption T5
     format: str | None = None  # of a task's texts, where the task has it (task.formats); None: the paper's
     answer_cue: Text | None = None  # without a decoder: the end of the text, {mask} for the mask token
     # What trainer=default has for this model in place of the paper's settings, which are for T5.
     trainer: dict[str, Any] | None = field(default=None, compare=False)
     pooling: Pooling | None = None  # input of an encoder's head=classifier; None: the first token
-    attention: Attention = Attention.auto
+    attention: Attention = Attention.auto  # of transformers
 
 
 @dataclass
 class PromptSettings:
     """A prompt or a baseline: its method, pieces and initialization."""
 
-    name: str = MISSING
+    name: str = MISSING  # in run ids and tables
     method: str = MISSING  # a row of methods/table.py: a prompt, or a baseline
-    num_tokens: int = MISSING  # P
-    init: Init = MISSING
-    summary: Summary = MISSING
+    num_tokens: int = MISSING  # P, the number of vectors; at least 1, and 0 without a prompt
+    init: Init = MISSING  # how the vectors begin
+    summary: Summary = MISSING  # what selectors read of a text
     estimator: Estimator | None = None  # of the selectors' gradient; None: gumbel_st, the paper's
     standardise: bool | None = None  # standardise the summary by the training rows
     erase_label: bool | None = None  # remove labels from the summary, linearly (LEACE)
     shuffle_input: bool | None = None  # control: selectors read the summary of another text
     selector_lr: float | None = None  # of selectors, where it is not `lr`
-    position: dict[str, Any] = field(default_factory=dict)
-    length: dict[str, Any] = field(default_factory=dict)
-    vectors: dict[str, Any] = field(default_factory=dict)
+    position: dict[str, Any] = field(default_factory=dict)  # piece: how many vectors before the text
+    length: dict[str, Any] = field(default_factory=dict)  # piece: how many vectors are used
+    vectors: dict[str, Any] = field(default_factory=dict)  # piece: which vectors
     layers: dict[str, Any] | None = None  # keys and values added to every attention; None: none
     route: dict[str, Any] | None = None  # chooses the member of vectors=routed for a text
-    init_text: Text | None = None
-    init_from: str | None = None  # folder of a finished run, or its prompt.safetensors
+    init_text: Text | None = None  # the text of init=text
+    init_from: str | None = None  # init=saved: folder of a finished run, or its prompt.safetensors
     freeze_backbone: bool | None = None  # False: the backbone is trained too, as trainer.full says
-    optimizer: OptimizerName | None = None  # these three: of this method, instead of the trainer's
-    lr: float | None = None
-    weight_decay: float | None = None
+    optimizer: OptimizerName | None = None  # of this method, instead of the trainer's
+    lr: float | None = None  # the same
+    weight_decay: float | None = None  # the same
     rank: int | None = None  # of LoRA's factors
     alpha: float | None = None  # LoRA's scale is alpha / rank
     target_modules: list[str] | None = None  # names of matrices that LoRA adapts; None: query and value
@@ -311,15 +311,16 @@ class Mixing(Enum):
 class RegimeSettings:
     """What is trained on: all rows or a few-shot draw, one task or several."""
 
-    name: str = MISSING
+    name: str = MISSING  # in run ids and tables
     shots: int | None = None  # few-shot: rows a class to train on, and as many to select on; None: all
     split: FewShotSplit = FewShotSplit.sampled  # sampled with split_seed, or FewGLUE's published rows
-    split_seed: int = 0
+    split_seed: int = 0  # of the few-shot draw
     tasks: list[str] | None = None  # multitask: tasks that one prompt is trained on; None: `task`
     mixing: Mixing | None = None  # multitask: the share of each task in an update
-    mixing_temperature: float | None = None
+    mixing_temperature: float | None = None  # of mixing=temperature; 1: proportional
     mixing_cap: int | None = None  # maximum number of rows counted for a task; None: all
-    # Mappings from task names; Hydra replaces them as a whole only if the type is open. `checks` checks them.
+    # Hydra replaces these two mappings as a whole only if the type is open. `checks` checks them.
+
     task_weights: Any = None  # multitask: factors of the tasks' losses, {rte: 2.0}; 1 unless given
     task_settings: Any = None  # multitask: settings of single tasks, {multirc: {max_length: 600}}
     transfer: list[str] | None = None  # tasks that the trained prompt is also evaluated on
@@ -329,11 +330,11 @@ class RegimeSettings:
 class DataSettings:
     """The files that tasks are read from, or the generator of the micro benchmark."""
 
-    name: str = MISSING
+    name: str = MISSING  # in run ids
     title: str = MISSING  # name in tables and plots
     dir: str | None = None  # official release layout: BoolQ/train.jsonl …; None: the hub, then its cache
     hub: str = MISSING  # dataset name on the hub, or a local directory in the hub's layout
-    revision: str | None = None
+    revision: str | None = None  # commit of data.hub
     train_file: str = MISSING  # stem of the file trained on
     validation_file: str = MISSING  # stem of the file reported on
     limit: int | None = None  # read only the first rows of each file; shown in every table header
@@ -348,9 +349,9 @@ class DataSettings:
 class TemperatureSettings:
     """How the temperature of selectors falls in training."""
 
-    schedule: Schedule = MISSING
-    start: float = MISSING
-    end: float = MISSING
+    schedule: Schedule = MISSING  # from start to end over max_steps
+    start: float = MISSING  # at the first update
+    end: float = MISSING  # at the last
     anneal: float = MISSING  # the authors' `aneal`; read by schedule=authors only
 
 
@@ -358,29 +359,29 @@ class TemperatureSettings:
 class FullSettings:
     """Settings of the trainer that training all weights (prompt=fine_tuning) uses instead."""
 
-    optimizer: OptimizerName = MISSING
-    lr: float = MISSING
-    weight_decay: float = MISSING
+    optimizer: OptimizerName = MISSING  # of all weights
+    lr: float = MISSING  # its learning rate, absolute
+    weight_decay: float = MISSING  # its weight decay
 
 
 @dataclass
 class TrainerSettings:
     """The training loop: its length, batches, optimizer and selection."""
 
-    name: str = MISSING
+    name: str = MISSING  # in no run id
     max_steps: int = MISSING  # updates
     batch_size: int = MISSING  # examples in one update
     micro_batch_size: int | None = None  # examples in one forward pass; None: all of batch_size
     step_each_micro_batch: bool | None = None  # an update after each of them, not after batch_size (B1)
-    eval_batch_size: int = MISSING
-    eval_every: int = MISSING
+    eval_batch_size: int = MISSING  # examples in one forward pass of evaluation
+    eval_every: int = MISSING  # updates from one evaluation on the selection rows to the next
     patience: int | None = None  # evaluations without a better score before stopping; None: never
-    optimizer: OptimizerName = MISSING
-    lr: float = MISSING
+    optimizer: OptimizerName = MISSING  # of the prompt
+    lr: float = MISSING  # learning rate after the warm-up, constant
     lr_unit: LrUnit | None = None  # None: absolute. Rates of a prompt or a method (prompt.lr) are absolute
-    weight_decay: float = MISSING
-    warmup_steps: int = MISSING
-    max_grad_norm: float = MISSING
+    weight_decay: float = MISSING  # of the optimizer
+    warmup_steps: int = MISSING  # updates in which the rate rises linearly
+    max_grad_norm: float = MISSING  # gradients of a greater norm are scaled down to it
     cpu_threads: int | None = None  # on a CPU; None: torch's choice, all cores
     precision: Precision = MISSING  # of the frozen weights; prompt and optimizer are always fp32
     compile: bool | None = None  # torch.compile the backbone
@@ -388,7 +389,7 @@ class TrainerSettings:
     checkpoint_minutes: float | None = None  # also save one where the last is this old; None: at evaluations
     profile: bool | None = None  # after training, record where the time goes
     bucket_batches: int = MISSING  # batches whose examples are sorted by length together; 1: no bucketing
-    selection: Selection = MISSING
+    selection: Selection = MISSING  # the rows on which the best update is selected
     heldout_fraction: float = MISSING  # share of train held out to select on
     heldout_max: int = MISSING  # maximum number of examples held out
     heldout_min: int | None = None  # the least, up to half of them, where the share is less; None: 1
@@ -401,16 +402,17 @@ class ProtocolSettings:
     """Where the paper's code differs from a clean experiment; the tags such as B5 are those of
     docs/protocol.md."""
 
-    name: str = MISSING
-    split_order: SplitOrder = MISSING
-    frozen_dropout: bool = MISSING  # B6
+    name: str = MISSING  # in run ids and tables
+    split_order: SplitOrder = MISSING  # A2: whether outcome j counts vectors before the text, or behind it
+    frozen_dropout: bool = MISSING  # B6: the frozen model has dropout in training
     summary_pad_to: int | None = None  # B5: mean over this many positions, padding included
-    sample_at_eval: bool = MISSING  # B2
+    sample_at_eval: bool = MISSING  # B2: selectors draw at evaluation too
     sum_losses: bool | None = None  # B19: micro-batches' mean losses are added up, not averaged
     warmup_from_zero: bool | None = None  # the first step has rate 0
     whole_classes: bool | None = None  # few-shot: all rows of a class with too few are trained on
     revision: int | None = None  # raised when results change with the same switches
     # What a protocol sets in other groups. Only config/build.py reads these, and writes them there.
+
     by_piece: Any = None  # settings of pieces by their class: {PerInstance: {relu: true}}
     by_prompt: Any = None  # settings by the name of the prompt: {fixed: {prompt.init: first_vocab}}
 
@@ -446,13 +448,13 @@ class RunSettings:
     """All settings of a run."""
 
     experiment: str | None = None  # set by the file in configs/experiment
-    seed: int = MISSING
+    seed: int = MISSING  # of every random stream that has none in `seeds`
     seeds: SeedSettings = field(default_factory=SeedSettings)
-    device: str = MISSING
-    results_dir: str = MISSING
-    cache_dir: str | None = None
-    on_missing: OnMissing = MISSING
-    rerun: bool = MISSING
+    device: str = MISSING  # auto, cpu, cuda, cuda:1
+    results_dir: str = MISSING  # folder that holds runs/
+    cache_dir: str | None = None  # of encodings and summaries; None: $DP_BENCH_CACHE, or the user's cache
+    on_missing: OnMissing = MISSING  # a single run without its data or checkpoint: micro benchmark, or stop
+    rerun: bool = MISSING  # run again what is finished
     logger: Logger | None = None  # None: the files of the run alone
     keep_weights: bool = False  # of a fully trained backbone: write backbone.safetensors
     task: TaskSettings | None = field(default_factory=TaskSettings)  # None where regime.tasks names several

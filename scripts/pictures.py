@@ -1,0 +1,96 @@
+"""Make the pictures of the README: docs/images/minilm.svg and docs/images/terminal.svg.
+
+    python scripts/pictures.py
+
+The first is the committed table results/minilm/tables/tables.csv as a plot, the second what a run prints.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
+from rich.text import Text
+
+ROOT = Path(__file__).parent.parent
+IMAGES = ROOT / "docs" / "images"
+TASKS = {"cb": "CB", "copa": "COPA", "rte": "RTE", "wic": "WiC", "wsc": "WSC"}
+# Rows from the top: no prompt, prompts that choose nothing, prompts that choose. Colours are Okabe and Ito's.
+ROWS = {
+    "#777777": {"linear_probe": "linear probe"},
+    "#0072B2": {
+        "fixed": "fixed",
+        "postfix": "postfix",
+        "split": "split",
+        "random_position": "random position",
+    },
+    "#D55E00": {"adap_pos": "adap_pos", "adap_ins_pos": "adap_ins_pos", "dynamic": "dynamic"},
+}
+SHOT = "train task=boolq prompt=dynamic backbone=t5_micro data=micro trainer=micro"
+COLUMNS = 106
+
+
+def draw_scores(path: Path) -> None:
+    """Draw mean and standard deviation of each row on each task; a line where the most frequent answer is."""
+    from matplotlib import pyplot as plt
+
+    mpl.rcParams |= {"svg.hashsalt": "dp-bench", "svg.fonttype": "none", "font.family": "sans-serif"}
+    table = pd.read_csv(ROOT / "results" / "minilm" / "tables" / "tables.csv")
+    cells = table[table["regime"] == "full"].set_index(["task", "prompt"])
+    names = [(prompt, label, colour) for colour, group in ROWS.items() for prompt, label in group.items()]
+    figure, grid = plt.subplots(1, len(TASKS), figsize=(9.5, 2.9), sharey=True)
+    for axes, (task, title) in zip(grid, TASKS.items(), strict=True):
+        for height, (prompt, _, colour) in enumerate(names):
+            cell = cells.loc[task, prompt]
+            axes.errorbar(cell["mean"], -height, xerr=cell["sd"], fmt="o", ms=5, color=colour, capsize=2)
+        axes.axvline(cells.loc[task, "majority"]["mean"], color="#777777", ls=":", lw=1.2)
+        axes.set_title(title, fontsize=11)
+        axes.set_yticks([-height for height in range(len(names))], [label for _, label, _ in names])
+        axes.grid(axis="x", color="#dddddd", lw=0.6)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    figure.supxlabel(
+        "score, mean ± sd of 5 seeds; dotted: the most frequent answer", fontsize=10, color="#333333"
+    )
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None}, facecolor="white")
+
+
+def shoot_terminal(path: Path) -> None:
+    """Run a command as on a terminal of COLUMNS columns, and write what it prints as an SVG."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "dp_bench", *SHOT.split()],
+            env={**os.environ, "COLUMNS": str(COLUMNS), "PYTHONPATH": str(ROOT)},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=True,
+        )
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(record=True, width=COLUMNS, file=nowhere)
+        console.print(
+            Text.assemble(("$ ", "green"), (f"dp-bench {SHOT}", "bold"), f"\n{done.stdout.strip()}")
+        )
+    # Without the fonts that rich would load from the network.
+    form = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    path.write_text(console.export_svg(title="dp-bench", code_format=form, unique_id="dp-bench"), "utf-8")
+
+
+def main() -> None:
+    """Make the pictures."""
+    draw_scores(IMAGES / "minilm.svg")
+    shoot_terminal(IMAGES / "terminal.svg")
+
+
+if __name__ == "__main__":
+    main()
