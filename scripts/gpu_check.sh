@@ -5,16 +5,14 @@
 #   scripts/gpu_check.sh [OUT]           # on the GPU: tests, speed, memory; results in OUT (default results/bench)
 #   DEVICE=cpu scripts/gpu_check.sh OUT  # the same steps at the smallest sizes without a GPU, to try this script
 #
-# The image has Python 3.11 or newer, torch 2.11 or newer and transformers 5.20 or newer; the packages below are
-# taken from build/wheels where the image does not have them. Each step has a time limit, and the next one
-# follows whatever became of it. STEPS="tests bench" runs some of the steps.
+# The image has Python 3.11 or newer, torch, transformers, pandas, pyarrow, scipy, peft and pytest; the pure-Python
+# packages below come from build/wheels where it lacks them. Each step has a time limit, and the next one follows
+# whatever became of it. STEPS="tests bench" runs some of the steps.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 wheels=build/wheels
-packages="hydra-core omegaconf antlr4-python3-runtime datasets evaluate accelerate rich filelock dill multiprocess
-  xxhash pytest pytest-xdist peft scikit-learn matplotlib hypothesis sortedcontainers iniconfig pluggy markdown-it-py
-  mdurl pygments sentencepiece protobuf scipy pandas pyarrow"
+packages="hydra-core omegaconf antlr4-python3-runtime datasets evaluate dill multiprocess"
 
 if [ "${1:-}" = wheels ]; then
   mkdir -p "$wheels"
