@@ -17,6 +17,7 @@ from dp_bench.backbones import probe
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.gguf import dequantised
 from dp_bench.backbones.load import load_backbone, load_tokenizer
+from dp_bench.compiling import compile_backbone
 from dp_bench.config import Experiment
 from dp_bench.data.prepare import TaskData, overlap_of_other_task, prepare, prepare_report
 from dp_bench.effective import is_trained, needs_fp32
@@ -74,8 +75,7 @@ def open_model(
     if settings.trainer.gradient_checkpointing:
         backbone.checkpoint_activations()
     if settings.trainer.compile:
-        for stack in backbone.stacks:
-            stack.compile(dynamic=True)  # for texts of any length
+        compile_backbone(backbone)
     tasks = (*experiment.tasks, *experiment.transfer)
     head, seed = settings.backbone.head, settings.seed_of("init")
     if head is Head.verbalizer and settings.backbone.name_or_path is not None:  # random weights read bytes

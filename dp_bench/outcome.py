@@ -18,6 +18,7 @@ from torch import Tensor
 from dp_bench import machine, ranks, records
 from dp_bench.backbones.checkpoint import commit_of, weights_sha256
 from dp_bench.checkpoints import Progress
+from dp_bench.compiling import num_graphs
 from dp_bench.data.encoded import EncodedSplit
 from dp_bench.data.prepare import TaskData
 from dp_bench.data.source import Source
@@ -81,6 +82,7 @@ def record_of(
         diagnostics={
             **{k: v for k, v in progress.history[-1].items() if k.endswith(("_mean", "_entropy"))},
             **result.diagnostics,
+            **({"compiled_graphs": num_graphs()} if settings.trainer.compile else {}),
         },
         warnings=context.reporter.share_warnings(),
         routes=result.routes,

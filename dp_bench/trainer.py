@@ -169,7 +169,7 @@ class Trainer:
         ranks.sum_gradients(self.parameters)
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.plan.trainer.max_grad_norm)
         # Read together: a GPU is waited for once an update.
-        mean_loss, norm = torch.stack([ranks.total(total).double(), norm.double()]).tolist()
+        mean_loss, norm = map(float, torch.stack([ranks.total(total).double(), norm.double()]).tolist())
         finite.refuse_update(mean_loss, norm, step + 1, self.bare_model, self._one_by_one(indices, step))
         self._step_optimizer(step, number)
         self.prompt.end_update()

@@ -23,7 +23,7 @@ LAYERS = (
     "checks config tasks backbones.checkpoint backbones.files identity claims",
     "prompts",
     "backbones micro.evaluation micro.pretrain micro.card",
-    "summaries verbalizer model",
+    "summaries verbalizer model compiling",
     "evaluation objective guards diagnostics optim trainer flops gradients",
     "methods",
     "opening outcome trained anatomy",
