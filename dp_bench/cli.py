@@ -165,21 +165,27 @@ def _tables(words: list[str]) -> int:
     descriptions = [f"  {column.name:<10}{column.title}: {column.help}" for column in all_columns]
     parser = _parser(
         "tables",
-        "Print and write comparison tables of the finished runs.",
+        "Print comparison tables of the finished runs, and write them where --out or --format is given.",
         epilog="\n".join(["columns:", *descriptions]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,  # the defaults are those of TableOptions
     )
     budget = ", ".join(column.name for column in all_columns if column.is_budget)
     _add_runs(parser)
-    parser.add_argument("--out", type=Path, help="folder to write to (default: RESULTS_DIR/tables)")
+    parser.add_argument("--out", type=Path, help="folder to write to (with --format: RESULTS_DIR/tables)")
     parser.add_argument(
         "--format",
         dest="formats",
         type=_comma_separated,
         metavar="FORMATS",
-        help="formats to write, of md, csv, tex, html (default: md,csv)",
+        help="formats to write, of md, csv, tex, html (with --out: md,csv)",
     )
+    help = "names of rows, tasks and backbones: a YAML file with lines such as `fixed: Prompt tuning`"
+    parser.add_argument("--names", type=Path, metavar="FILE", help=help)
+    help = "tables (default), or paper: backbones as the blocks of one table, as the paper has them"
+    parser.add_argument("--layout", help=help)
+    parser.add_argument("--caption", help="of the table in LaTeX")
+    parser.add_argument("--label", help="of the table in LaTeX, such as tab:main")
     parser.add_argument("--metric", help="score (default), select_score, or a metric; the paper's: accuracy")
     parser.add_argument("--columns", type=_comma_separated, help="more columns, listed below: params,seconds")
     parser.add_argument("--budget", action="store_true", help=f"the columns on compute: {budget}")
