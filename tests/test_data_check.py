@@ -111,19 +111,24 @@ def test_without_a_folder_the_cache_is_looked_at(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert check(None) == 2
-    assert "hf download aps/super_glue" in capsys.readouterr().out
-    folder = tmp_path / "datasets--aps--super_glue" / "snapshots" / "3de24cf8022e" / "rte"
+    said = capsys.readouterr().out
+    assert "hf download aps/super_glue" in said and "Missing: BoolQ, CB" in said
+    revision = option_settings("data", "superglue")["revision"]
+    folder = tmp_path / "datasets--aps--super_glue" / "snapshots" / revision / "rte"
     folder.mkdir(parents=True)
     for split in ("train", "validation"):
         (folder / f"{split}-00000-of-00001.parquet").write_bytes(b"PAR1")
     assert check(None) == 0
-    assert f"Usable from the hub's cache {tmp_path}: RTE." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"Usable from the hub's cache {tmp_path}: RTE." in said
+    assert "Missing: BoolQ" in said and f"--revision {revision}" in said
     (folder.parent / "axb").mkdir()
     (folder.parent / "axb" / "test-00000-of-00001.parquet").write_bytes(b"PAR1")
     assert check(None) == 0
     assert f"Usable from the hub's cache {tmp_path}: RTE, AX-b." in capsys.readouterr().out
-    shutil.rmtree(folder)
-    assert check(None) == 2
+    folder.parent.rename(folder.parent.with_name("a" * 40))
+    assert check(None) == 2, "a run reads the pinned revision"
+    assert "aaaaaaaaaaaa, not read" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(

@@ -67,7 +67,7 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class Made:
-    """What the formats are written from; `place_of` a run is its folder as seen from the page, if it has one."""
+    """What formats are written from; `place_of` a run is its folder as seen from the page, if it has one."""
 
     tables: Sequence[Table]
     sheets: Sequence[Sheet]
@@ -143,10 +143,8 @@ def tables(results_dir: Path, options: TableOptions) -> int:
 
 def _formats(options: TableOptions) -> Sequence[str]:
     """Return the formats to write: none unless a format or a folder is given."""
-    if options.formats is not None:
-        formats = options.formats
-    else:
-        formats = WRITTEN if options.out else ()
+    default = WRITTEN if options.out else ()
+    formats = default if options.formats is None else options.formats
     for flag, value in (("--caption", options.caption), ("--label", options.label)):
         if value is not None and "tex" not in formats:
             raise UserError(f"{flag} is of a table in LaTeX: add --format tex.")

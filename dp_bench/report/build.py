@@ -113,8 +113,8 @@ def rows_of(
     twins: Mapping[str, Twins] = MappingProxyType({}),
     shown: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Row], list[str]]:
-    """Return one row per label, sorted by label, and notes on runs that share seed, draw and task. `shown` has
-    the names of labels."""
+    """Return one row per label, sorted by label, and notes on runs that share seed, draw and task. `shown`
+    has the names of labels."""
     rows, repeated, contradictions = [], set[str](), []
     for label, records in sorted(grouped.items()):
         cells = {}

@@ -57,8 +57,8 @@ def _prompt_of(row: Row) -> str:
 
 
 def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -> str:
-    """Return how the best dynamic prompt compares with the best control, with a place for the tasks; "" if one
-    of them was not run."""
+    """Return how the best dynamic prompt compares with the best control, with a place for the tasks; "" if
+    one of them was not run."""
     scored = [
         [(cell.mean, row) for row in rows if (cell := row.cell(task, table.tasks))]
         for rows in (dynamic, controls)
@@ -73,8 +73,10 @@ def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -
             how, p = "is better than", " (one seed in common: no test)"
         else:
             differs = tests[0].p < ALPHA
-            how = "is significantly better than every control, the best of them" if differs else (
-                "is not significantly better than"
+            how = (
+                "is significantly better than every control, the best of them"
+                if differs
+                else ("is not significantly better than")
             )
             p = f" (p = {tests[0].p:.2g} over {tests[0].n} {tests[0].over})"
     braced = [name.replace("{", "{{").replace("}", "}}") for name in (best.name, against)]

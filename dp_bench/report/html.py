@@ -143,8 +143,8 @@ CLASSES = {1: ' class="first"', 2: ' class="second"'}
 
 
 def to_html(sheets: Sequence[Sheet], place_of: PlaceOf = lambda run_id: None) -> str:
-    """Return the page, with one section per sheet. `place_of` returns where a run's folder is as seen from the
-    page, or None."""
+    """Return the page, with one section per sheet. `place_of` returns where a run's folder is as seen from
+    the page, or None."""
     shared, others = split_notes(sheets)
     sections = "\n".join(
         _section(sheet, number, notes, len(shared) + 1, place_of)
@@ -221,14 +221,14 @@ def _meaning(row: Row) -> str:
 
 def _runs(name: str, row: Row, head: str, view: CellView, place_of: PlaceOf) -> list[str]:
     """Return a line per run behind a cell, with a link to its folder where there is one."""
-    lines = []
+    lines: list[str] = []
     for (seed, draw), record in view.cell.runs.items() if view.cell else ():
         assert view.cell is not None
         run = escape(record.run_id)
-        if place := place_of(record.run_id):
-            run = f'<a href="{escape(quote(place))}">{run}</a>'
-        texts = (row.name, head, f"{seed}, draw {draw}" if draw else str(seed))
-        texts = (*texts, f"{view.cell.values[seed, draw]:.2f}")
+        if folder := place_of(record.run_id):
+            run = f'<a href="{escape(quote(folder))}">{run}</a>'
+        place = f"{seed}, draw {draw}" if draw else str(seed)
+        texts = (row.name, head, place, f"{view.cell.values[seed, draw]:.2f}")
         cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
         anchor = "" if lines else f' id="{name}"'
         lines.append(f'<tr{anchor} data-cell="{name}">{cells}<td>{run}</td></tr>')

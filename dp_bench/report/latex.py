@@ -60,7 +60,10 @@ def _table(sheet: Sheet, caption: str, label: str) -> str:
     for number, line in enumerate(sheet.lines):
         if number in sheet.blocks:
             rule = ["\\midrule"] if number else []
-            lines += [*rule, f"\\multicolumn{{{num_columns}}}{{l}}{{\\textit{{{escape(sheet.blocks[number])}}}}} \\\\"]
+            lines += [
+                *rule,
+                f"\\multicolumn{{{num_columns}}}{{l}}{{\\textit{{{escape(sheet.blocks[number])}}}}} \\\\",
+            ]
         lines.append(f"{' & '.join(map(_cell, line))} \\\\")
     return "\n".join(
         [

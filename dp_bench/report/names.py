@@ -115,7 +115,9 @@ def _telling(
     kept = list(keys)
     for key in order:
         others = [*given, *(other for other in kept if other != key)]
-        seen = {(tuple(repr(row.get(other, "-")) for other in others), repr(row.get(key, "-"))) for row in rows}
+        seen = {
+            (tuple(repr(row.get(other, "-")) for other in others), repr(row.get(key, "-"))) for row in rows
+        }
         if len({rest for rest, _ in seen}) == len(seen):
             kept.remove(key)
     return kept, [key for key in keys if key not in kept]
@@ -123,6 +125,8 @@ def _telling(
 
 def _phrase(key: str, value: Any, row: Sequence[RunRecord] = ()) -> str:
     """Return a setting as a name has it: `20 steps`, `init from RUN`, `no selector_lr`."""
+    if value is None and key == INIT[0]:
+        return "fresh init"
     if value is None or value is False:
         return f"no {short(key)}"
     if value is True:
@@ -145,10 +149,10 @@ def _silent_notes(
     by_prompt: dict[str, dict[str, str]] = defaultdict(dict)
     for prompt, key in sorted(silent):
         by_prompt["" if key in labelled.common else prompt][key] = _phrase(key, usual[prompt, key])
-    texts = [
-        f"{prompt}{': ' if prompt else ''}{', '.join(phrases.values())}"
-        for prompt, phrases in sorted(by_prompt.items())
-    ]
+    prompts: dict[str, list[str]] = defaultdict(list)
+    for prompt, phrases in sorted(by_prompt.items()):
+        prompts[", ".join(phrases.values())].append(prompt)
+    texts = [f"{', '.join(of)}{': ' if of != [''] else ''}{text}" for text, of in prompts.items()]
     return [f"where a name does not say: {'; '.join(texts)}"] if texts else []
 
 
@@ -216,12 +220,12 @@ def _ruled(row: Sequence[RunRecord], rules: Sequence[Rule]) -> tuple[str, frozen
     """Return the name of a row by the rule with most settings, and these settings; else its prompt."""
     prompt = row[0].prompt.removesuffix(MULTITASK)
     suffix = row[0].prompt.removeprefix(prompt)
-    flats = [flatten(record.config) for record in row]
+    rules = [rule for rule in rules if rule[0] == prompt]
+    flats = [flatten(record.config) for record in row] if any(settings for _, settings, _ in rules) else []
     fitting = [
         (name, frozenset(settings))
-        for of, settings, name in rules
-        if of == prompt
-        and all(key in flat and _same(flat[key], value) for key, value in settings.items() for flat in flats)
+        for _, settings, name in rules
+        if all(key in flat and _same(flat[key], value) for key, value in settings.items() for flat in flats)
     ]
     if not fitting:
         return row[0].prompt, frozenset()

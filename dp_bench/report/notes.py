@@ -123,9 +123,10 @@ def _budgets(records: list[RunRecord], labels: Mapping[str, str]) -> list[str]:
     parts = {budget: rows_and_tasks(subset) for budget, subset in by_budget.items()}
     most = max(parts.values(), key=lambda part: len(part[0]), default=([], []))
     notes = []
-    for budget, (rows, tasks) in sorted(parts.items(), key=lambda part: part[1] == most):
+    several = len(most[0]) > FEW  # the other budgets come first
+    for budget, (rows, tasks) in sorted(parts.items(), key=lambda part: several and part[1] == most):
         who = everyone if rows == all_rows else ", ".join(rows)
-        if rows == most[0] and tasks == all_tasks and FEW < len(rows) < len(all_rows):
+        if several and rows == most[0] and tasks == all_tasks and len(rows) < len(all_rows):
             who = "every other trained row"
         where = "" if tasks == all_tasks else f" on {', '.join(tasks)}"
         notes.append(f"{who}{where}: {budget}")

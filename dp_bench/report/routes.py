@@ -35,8 +35,7 @@ def notes(table: Table, shares: Mapping[tuple[str, str], float]) -> list[str]:
         return []
     names = {row.label: row.name for row in table.rows}
     listed = (
-        f"{100 * share:.0f} % ({names[row]} on {table.title(task)})"
-        for (row, task), share in shares.items()
+        f"{100 * share:.0f} % ({names[row]} on {table.title(task)})" for (row, task), share in shares.items()
     )
     return [
         f"{MARK} routes by the answer: knowing the route saves so much of the errors in guessing the label: "

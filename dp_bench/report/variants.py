@@ -53,7 +53,9 @@ def by_label(
         keys = sorted({key for _, key in differing})
         for record in same_prompt:
             # Task settings are compared within the task.
-            of_task = [key for key in keys if not key.startswith("task.") or (group(record), key) in differing]
+            of_task = [
+                key for key in keys if not key.startswith("task.") or (group(record), key) in differing
+            ]
             flat = settings[_key(record)]
             label = _named(record.prompt, flat, of_task)
             named[label] = {key: flat[key] for key in of_task if key in flat}
