@@ -254,7 +254,7 @@ def test_over_draws_intervals_are_over_draws_too_and_notes_say_so() -> None:
     assert row(sheet, "fixed")[-1] == f"{low:.2f} to {high:.2f}"
     assert {(c.n, c.over) for c in sheet.comparisons} == {(8, "draws")}, "majority has one run a draw"
     assert any("sign-flip test over draws" in note for note in sheet.notes)
-    assert any("tests and intervals are over the draws" in note for note in sheet.notes)
+    assert any("tests and intervals are over draws" in note for note in sheet.notes)
     assert row(sheet, "split")[1].endswith("†")
     few = make_sheet(only([record for record in made if record.config["regime"]["split_seed"] < 5]))
     assert any(
@@ -325,7 +325,7 @@ def test_tests_over_seeds_and_over_examples_are_never_corrected_together() -> No
     assert tested is not None and (tested.num_sources, tested.num_examples) == (100, 400)
     assert found["split"].p_holm == tested.p_bootstrap, "a family of one"
     (note,) = [note for note in sheet.notes if note.startswith("† differs")]
-    assert note.endswith("for 1 comparisons") and "RTE 100 texts with 400 examples" in note
+    assert note.endswith("for 1 tests") and "RTE 100 texts with 400 examples" in note
     assert any(note.startswith("not tested: postfix on RTE") for note in sheet.notes)
     one = make_sheet(only([r for r in made if r.seed == 0]), SheetOptions(results=results))
     assert any(note.startswith("† differs") for note in one.notes), "one run each is enough for examples"
@@ -371,7 +371,7 @@ def test_a_reference_is_the_row_of_its_name_and_another_one_is_named_with_its_se
     alone = make_sheet(
         with_restarts(only([*longer, *rows(split=[70.0 + seed for seed in range(8)])]), 2), SheetOptions()
     )
-    assert any(note.startswith("† differs from fixed:") for note in alone.notes), alone.notes
+    assert any(note.startswith("† differs from fixed [99 steps]:") for note in alone.notes), alone.notes
 
 
 def test_a_control_within_reach_is_named_in_words() -> None:

@@ -22,7 +22,7 @@ img { width: 100%; height: 14rem; object-fit: contain; background: #fff; }
 
 
 def plot(results_dir: Path, kinds: Sequence[str], experiment: str | None, out: Path | None) -> int:
-    """Write each figure that the runs have data for as PNG, SVG and CSV, and a page of all. Raises UserError."""
+    """Write each figure that the runs have data for as PNG, SVG and CSV, and a page of them."""
     check_words("plot", kinds, tuple(FIGURES))
     try:
         import matplotlib as mpl

@@ -48,13 +48,20 @@ def display_names(labelled: Labelled, typed: Names) -> tuple[dict[str, str], lis
     prompts = {label: row[0].prompt for label, row in labelled.rows.items()}
     kept, settled = _kept(labelled, prompts)
     usual = _usual(labelled, prompts)
+    # What some rows of a prompt do not have, as a setting of one task, is said wherever it is.
+    partial = {
+        (prompts[label], key)
+        for label, settings in labelled.settings.items()
+        for key in {key for prompt, key in usual if prompt == prompts[label]} - settings.keys()
+    }
     names, silent = {}, set()
     for label, row in labelled.rows.items():
         prompt, settings = prompts[label], labelled.settings[label]
         name, ruled = _ruled(row, rules)
         said = [key for key in kept[prompt] if key in settings and key not in ruled]
-        silent |= {(prompt, key) for key in said if settings[key] == usual[prompt, key]}
-        parts = [_phrase(key, settings[key], row) for key in said if settings[key] != usual[prompt, key]]
+        loud = {key for key in said if (prompt, key) in partial or settings[key] != usual[prompt, key]}
+        silent |= {(prompt, key) for key in said if key not in loud}
+        parts = [_phrase(key, settings[key], row) for key in said if key in loud]
         names[label] = f"{name} [{', '.join(parts)}]" if parts else name
     repeated = {name for name, number in Counter(names.values()).items() if number > 1}
     names = {label: label if name in repeated else name for label, name in names.items()}
@@ -70,9 +77,8 @@ def _usual(labelled: Labelled, prompts: Mapping[str, str]) -> dict[tuple[str, st
             values["" if key in labelled.common else prompts[label], key].append(value)
     usual = {}
     for prompt in set(prompts.values()):
-        for scope, key in values:
+        for (scope, key), found in values.items():
             if scope in ("", prompt):
-                found = values[scope, key]
                 default = _defaults(prompt.removesuffix(MULTITASK)).get(key) if scope else None
                 counts = Counter(map(repr, found))
                 most = max(sorted(counts), key=lambda text: counts[text])

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import combinations
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -389,8 +389,8 @@ def _context(record: RunRecord) -> str:
 
 
 def _places(panels: Sequence[tuple[str, str]]) -> tuple[str, dict[str, str]]:
-    """Return what the panels, of a place and a column, have in common, and by place the words that tell it from
-    others: as few parts of it as will do."""
+    """Return what the panels, of a place and a column, have in common, and by place the words that tell it
+    from others: as few parts of it as will do."""
     split = {place: place.split(SEPARATOR) for place, _ in panels}
     columns = [sorted(set(column)) for column in zip(*split.values(), strict=True)]
     differing = [number for number, column in enumerate(columns) if len(column) > 1]
@@ -450,8 +450,8 @@ def _figure(
     level_styles = {name: LEVELS[i % len(LEVELS)] for i, name in enumerate(dict.fromkeys(levels["prompt"]))}
     columns = 2 if len(panels) == 4 else min(MOST_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    common, unlike = _places([key for key, _ in panels])
-    with mpl.rc_context(SMALL):
+    common, unlike = _places([(str(place), str(name)) for (place, name), _ in panels])
+    with mpl.rc_context(cast(Any, SMALL)):
         canvas = Canvas(figsize=(WIDE * columns + 1.8, HIGH * rows + 0.3), layout="constrained")
         grid = canvas.subplots(rows, columns, squeeze=False, sharex=look.share, sharey=look.share).flatten()
         handles: dict[str, Any] = {}
@@ -462,14 +462,14 @@ def _figure(
                 if level.prompt == CHANCE:
                     look_of = {"color": "#C8C8C8", "ls": "-", "lw": 2.0}
                 axes.axhline(level.mean, label=level.prompt, zorder=-1, **look_of)
-            title = ", ".join(filter(None, [look.titles.get(str(name), str(name)), unlike[place]]))
+            title = ", ".join(filter(None, [look.titles.get(str(name), str(name)), unlike[str(place)]]))
             axes.set_title(fill(title, TITLE_WIDTH), fontsize=8)
             axes.spines[["top", "right"]].set_visible(False)
             xlabel = axes.get_xlabel()
             if look.share:
                 axes.label_outer()
-            shown, labels = axes.get_legend_handles_labels()
-            handles |= dict(zip(labels, shown, strict=True))
+            found, labels = axes.get_legend_handles_labels()
+            handles |= dict(zip(labels, found, strict=True))
         for axes in grid[len(panels) :]:
             axes.remove()
             above = grid[list(grid).index(axes) - columns]

@@ -44,7 +44,7 @@ class Sheet:
     def compact(self) -> Sheet:
         """Return the sheet without the number of runs in cells that have the usual one, which a note says."""
         numbers = Counter(view.n for line in self.lines for view in line if view.n is not None)
-        usual = max(sorted(numbers), key=lambda n: numbers[n], default=0)
+        usual = max(sorted(numbers, reverse=True), key=lambda n: numbers[n], default=0)
         if usual < 2 or numbers[usual] < 2 or not any(RUNS in note for note in self.notes):
             return self
         lines = [
@@ -64,8 +64,8 @@ def split_notes(sheets: Sequence[Sheet]) -> tuple[list[str], list[list[str]]]:
 
 
 def in_blocks(sheets: Sequence[Sheet]) -> list[Sheet]:
-    """Return the sheets, with those that differ in their backbone only as the blocks of one: the layout of the
-    paper's tables. Small backbones come first."""
+    """Return the sheets, with those that differ in their backbone only as the blocks of one: the layout of
+    the paper's tables. Small backbones come first."""
     alike: dict[str, list[Sheet]] = defaultdict(list)
     for sheet in sheets:
         alike[repr(replace(sheet.header, backbone="", weights="", random_weights=False))].append(sheet)
@@ -94,7 +94,8 @@ def _one_of(sheets: list[Sheet]) -> Sheet:
     header = replace(
         sheets[0].header,
         backbone=", ".join(sheet.header.backbone for sheet in sheets),
-        **{"weights": "", "random_weights": False},
+        weights="",
+        random_weights=False,
     )
     comparisons = [comparison for sheet in sheets for comparison in sheet.comparisons]
     return Sheet(header, heads, lines, texts, comparisons, [r for s in sheets for r in s.rows], blocks)
@@ -224,8 +225,8 @@ def _example_notes(table: Table, compared: list[Comparison]) -> list[str]:
     )
     by_source = f" (whole texts are resampled: {grouped})" if grouped else ""
     notes = [
-        f"{DIFFERS_MARK} differs from {_name(table, compared[0].b)}: paired bootstrap over examples{by_source}, "
-        f"p < {stats.ALPHA}, Holm's correction for {len(tested)} tests"
+        f"{DIFFERS_MARK} differs from {_name(table, compared[0].b)}: paired bootstrap over "
+        f"examples{by_source}, p < {stats.ALPHA}, Holm's correction for {len(tested)} tests"
     ]
     if missing:
         pairs = ", ".join(dict.fromkeys(f"{_name(table, c.a)} on {table.title(c.task)}" for c in missing))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -44,8 +44,8 @@ def _listed(notes: Sequence[str], first: int = 1) -> str:
 
 
 def to_csv(tables: Sequence[Table], names: Sequence[str] = ()) -> str:
-    """Return one line per cell: header fields, prompt (with the settings that tell rows apart), name, task, n, mean, sd, seeds and size, then those of the
-    named columns that have a CSV field."""
+    """Return one line per cell: header fields, prompt (with the settings that tell rows apart), name, task,
+    n, mean, sd, seeds and size, then those of the named columns that have a CSV field."""
     # Seconds and memory depend on the machine, so the CSV has them on request only.
     chosen = [column for column in columns().values() if column.csv and column.name in names]
     return _csv(
@@ -96,13 +96,15 @@ def _csv(lines: list[dict[str, object]]) -> str:
 
 
 def to_terminal(sheets: Sequence[Sheet]) -> list[RenderableType]:
-    """Return tables to print with rich, each as wide as the terminal at most, and the notes on all of them."""
+    """Return tables to print with rich, each as wide as the terminal at most, and the notes on all."""
     compact = [sheet.compact() for sheet in sheets]
     shared, others = split_notes(compact)
     shown: list[RenderableType] = []
     for sheet, notes in zip(compact, others, strict=True):
         shown += [OnTerminal(sheet, notes, len(shared) + 1), Text()]
-    return [*shown, *([Text("Notes on every table", style="bold"), numbered(shared)] if shared else [])]
+    if shared:
+        shown += [Text("Notes on every table", style="bold"), numbered(shared)]
+    return shown
 
 
 STYLES = {1: "bold", 2: "underline"}
@@ -125,8 +127,8 @@ class OnTerminal:
         yield Text("\n".join(more))
         widths = [_width(column) for column in zip(sheet.heads, *_texts(sheet), strict=True)]
         names = _names_width([line[0].text for line in sheet.lines], width - GAP - max(widths[1:], default=0))
-        for columns in _fitting(widths, width - names):
-            yield _block(sheet, columns, names)
+        for block in _fitting(widths, width - names):
+            yield _block(sheet, {column: widths[column] for column in block}, names)
             yield Text()
         yield numbered(self.notes, self.first)
 
@@ -168,11 +170,12 @@ def _fitting(widths: Sequence[int], width: int) -> list[list[int]]:
     return blocks
 
 
-def _block(sheet: Sheet, columns: Sequence[int], names: int) -> RichTable:
+def _block(sheet: Sheet, columns: Mapping[int, int], names: int) -> RichTable:
+    """Return some columns with these widths, beside the names."""
     table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(Text(sheet.heads[0]), width=names, overflow="fold")
-    for column in columns:
-        table.add_column(Text(sheet.heads[column]), justify="right", overflow="fold")
+    for column, width in columns.items():
+        table.add_column(Text(sheet.heads[column]), justify="right", width=width, overflow="fold")
     for number, line in enumerate(sheet.lines):
         if number in sheet.blocks:
             table.add_row(Text(sheet.blocks[number], style="bold"))
