@@ -287,8 +287,9 @@ def test_figures_come_with_the_numbers_that_they_show(
     assert set(training["step"]) == {2, 4, 6} and set(training["piece"]) == {"position"}
     assert training.groupby("step")["share"].sum().tolist() == pytest.approx([1, 1, 1])
     lengths = pd.read_csv(tmp_path / "plots" / "length.csv")
-    assert set(lengths["num_tokens"]) == {4, 8} and set(lengths["prompt"]) == {"fixed"}, "what was varied"
-    assert set(curves["prompt"]) == {"adap_ins_pos", "fixed", "fixed [8 vectors]"}
+    varied = lengths.dropna()
+    assert set(varied["num_tokens"]) == {4, 8} and set(varied["prompt"]) == {"fixed"}
+    assert set(curves["prompt"]) - {"chance"} == {"adap_ins_pos", "fixed", "fixed [8 vectors]"}
     matrix = pd.read_csv(tmp_path / "plots" / "transfer.csv").set_index("evaluated_on")["score"]
     assert matrix["CB"] == pytest.approx(runs[0].transfer["cb"]["score"])
     with pytest.raises(UserError, match="Did you mean curves"):
@@ -308,10 +309,13 @@ def test_runs_that_differ_in_a_setting_never_make_one_point(tmp_path: Path) -> N
     made.append(make_record("prompt=fixed", score=50.0))
     figure = plots.FIGURES["members"]([plots.FinishedRun(record, tmp_path) for record in made])
     assert figure is not None
-    assert set(figure.points["prompt"]) == {"routed [9 steps]", "routed"}
-    assert set(figure.points["count"]) == {2} and set(figure.points["num_prompts"]) == {1, 2, 4}
+    chance = figure.points[figure.points["prompt"] == "chance"]
+    assert set(chance["mean"]) == {50.0}, "of two labels"
+    varied = figure.points.drop(chance.index)
+    assert set(varied["prompt"]) == {"routed [9 steps]", "routed"}
+    assert set(varied["count"]) == {2} and set(varied["num_prompts"]) == {1, 2, 4}
     pareto = plots.FIGURES["parameters"]([plots.FinishedRun(record, tmp_path) for record in made])
-    assert pareto is not None and len(pareto.points) == 7
+    assert pareto is not None and len(pareto.points[pareto.points["prompt"] != "chance"]) == 7
 
 
 # ---------------------------------------------------------------------------------------------- index

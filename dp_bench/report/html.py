@@ -158,7 +158,7 @@ def to_html(sheets: Sequence[Sheet], place_of: PlaceOf = lambda run_id: None) ->
         "point at a name for what it means. The address keeps what you chose.</p>\n"
         '<label>Show only rows and tables with these words:\n<input type="search" '
         'placeholder="adap_pos t5_base"></label>\n'
-        f"{common}{sections}\n<script>{SCRIPT}</script>",
+        f"{common}{sections}\n<script>{{{SCRIPT}}}</script>",
     )
 
 

@@ -482,7 +482,7 @@ def _figure(
             canvas.legend(
                 [handles[n] for n in names], texts, loc="outside right upper", fontsize=7, frameon=False
             )
-    return Figure(canvas, pd.concat([points, levels]) if len(levels) else points)
+    return Figure(canvas, pd.concat([points, levels], ignore_index=True) if len(levels) else points)
 
 
 def _shown_levels(levels: pd.DataFrame | None, panels: Sequence[Any]) -> pd.DataFrame:
