@@ -190,7 +190,7 @@ def test_the_page_sorts_and_filters_in_a_browser(sheets: list[Sheet], tmp_path: 
         timeout=120,
     )
     title = done.stdout.split("<title>")[1].split("</title>")[0]
-    assert title == "adap_pos|majority|1|8|#q=adap_pos&amp;s0=1up|true"
+    assert title == "adap_pos|majority|1|8|#q=adap_pos&amp;s0=2up|true"
 
 
 # ---------------------------------------------------------------------------------------------- command
@@ -287,7 +287,7 @@ def test_figures_come_with_the_numbers_that_they_show(
     assert set(training["step"]) == {2, 4, 6} and set(training["piece"]) == {"position"}
     assert training.groupby("step")["share"].sum().tolist() == pytest.approx([1, 1, 1])
     lengths = pd.read_csv(tmp_path / "plots" / "length.csv")
-    varied = lengths.dropna()
+    varied = lengths.dropna(subset=["num_tokens"])
     assert set(varied["num_tokens"]) == {4, 8} and set(varied["prompt"]) == {"fixed"}
     assert set(curves["prompt"]) - {"chance"} == {"adap_ins_pos", "fixed", "fixed [8 vectors]"}
     matrix = pd.read_csv(tmp_path / "plots" / "transfer.csv").set_index("evaluated_on")["score"]
