@@ -214,7 +214,7 @@ def test_help_names_every_command(cli: Cli, words: list[str]) -> None:
     done = cli(*words)
     assert (done.returncode, done.stderr) == (0, "")
     for command in ("train", "tables", "list", "data check", "doctor"):
-        assert f"  dp-bench {command}" in done.stdout
+        assert f"\n  {command}" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["train", "tables", "list", "data", "data check", "doctor"])
