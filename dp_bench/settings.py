@@ -449,7 +449,6 @@ class RunSettings:
 
     experiment: str | None = None  # set by the file in configs/experiment
     labels: dict[str, str] | None = None  # names of its rows, for tables and plots alone
-    labels: dict[str, str] | None = None  # names of its rows, for tables and plots alone
     seed: int = MISSING  # of every random stream that has none in `seeds`
     seeds: SeedSettings = field(default_factory=SeedSettings)
     device: str = MISSING  # auto, cpu, cuda, cuda:1
