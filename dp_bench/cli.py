@@ -25,26 +25,29 @@ from dp_bench.types import RunFailedError, UserError
 USAGE = """\
 dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language model.
 
-  dp-bench train task=boolq prompt=dynamic      one run; -m prompt=fixed,dynamic for each combination
-  dp-bench sweep experiment=micro/position      the unfinished runs of an experiment
-  dp-bench status                               the progress of sweeps
-  dp-bench tables                               comparison tables of finished runs
-  dp-bench plot                                 curves, costs and chosen positions of finished runs
-  dp-bench compare A B                          settings, scores, flips and costs of two runs
-  dp-bench reproduce RUN                        what it needs, the same run beside it, and what differs
-  dp-bench predict RUN --input FILE             its answers to your records, as JSONL or Parquet
-  dp-bench submit RUN… --out FILE.zip           its test predictions, for the SuperGLUE leaderboard
-  dp-bench inspect RUN                          what its prompt chose, its vectors, its most surprising errors
-  dp-bench export RUN --to peft|dir|hub         for other programs: an adapter, a folder, a page of the hub
-  dp-bench pack DIR                             the records of finished runs in one file, in place of runs/
-  dp-bench list tasks|backbones|prompts|…       the available options, and the runs
-  dp-bench data check DIR                       which SuperGLUE files are found, their rows and checksums
-  dp-bench new task NAME --from FILE            template files for your task or prompt
-  dp-bench doctor                               versions, device, caches, reachable data and checkpoints
-  dp-bench completion bash|zsh|fish             a script for tab completion
+  train task=boolq prompt=dynamic    one run; -m for combinations of a,b values
+  sweep experiment=micro/position    the unfinished runs of an experiment
+  status                             the progress of sweeps
+  tables                             comparison tables of finished runs
+  plot                               curves, costs, chosen positions
+  compare A B                        two runs: settings, scores, flips, costs
+  reproduce RUN                      the same run again, and what differs
+  predict RUN --input FILE           its answers to your records
+  submit RUN… --out FILE.zip         for the SuperGLUE leaderboard
+  inspect RUN                        what its prompt chose, and its errors
+  export RUN --to peft|dir|hub       an adapter, a folder, a page of the hub
+  pack DIR                           finished runs in one file, without runs/
+  list tasks|backbones|prompts|…     what can be chosen, and the runs
+  data check DIR                     which SuperGLUE files are found
+  new task NAME --from FILE          templates for your task or prompt
+  doctor                             versions, devices, and what is ready here
+  completion bash|zsh|fish           a script for tab completion
 
-`dp-bench COMMAND --help` lists its options. `--code FILE.py` adds your pieces, methods and columns to any
-command. Commands: {commands}.
+`dp-bench COMMAND --help` lists the options of a command; `--code FILE.py` adds
+your pieces, methods and columns to any of them.
+
+Next: a first run of seconds, without any data
+  dp-bench train task=boolq prompt=dynamic backbone=t5_micro data=micro trainer=micro
 """
 
 
@@ -87,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _dispatch(words: list[str]) -> int:
     _refuse_unusable(words)
     if not words or words[0] in ("-h", "--help", "help"):
-        say(USAGE.format(commands=", ".join(COMMANDS)))
+        say(USAGE, end="")
         return 0
     if words[0] in ("-V", "--version"):
         say(f"dp-bench {__version__}")
@@ -165,21 +168,27 @@ def _tables(words: list[str]) -> int:
     descriptions = [f"  {column.name:<10}{column.title}: {column.help}" for column in all_columns]
     parser = _parser(
         "tables",
-        "Print and write comparison tables of the finished runs.",
+        "Print comparison tables of the finished runs, and write them where --out or --format is given.",
         epilog="\n".join(["columns:", *descriptions]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,  # the defaults are those of TableOptions
     )
     budget = ", ".join(column.name for column in all_columns if column.is_budget)
     _add_runs(parser)
-    parser.add_argument("--out", type=Path, help="folder to write to (default: RESULTS_DIR/tables)")
+    parser.add_argument("--out", type=Path, help="folder to write to (with --format: RESULTS_DIR/tables)")
     parser.add_argument(
         "--format",
         dest="formats",
         type=_comma_separated,
         metavar="FORMATS",
-        help="formats to write, of md, csv, tex, html (default: md,csv)",
+        help="formats to write, of md, csv, tex, html (with --out: md,csv)",
     )
+    help = "names of rows, tasks and backbones: a YAML file with lines such as `fixed: Prompt tuning`"
+    parser.add_argument("--names", type=Path, metavar="FILE", help=help)
+    help = "tables (default), or paper: backbones as the blocks of one table, as the paper has them"
+    parser.add_argument("--layout", help=help)
+    parser.add_argument("--caption", help="of the table in LaTeX")
+    parser.add_argument("--label", help="of the table in LaTeX, such as tab:main")
     parser.add_argument("--metric", help="score (default), select_score, or a metric; the paper's: accuracy")
     parser.add_argument("--columns", type=_comma_separated, help="more columns, listed below: params,seconds")
     parser.add_argument("--budget", action="store_true", help=f"the columns on compute: {budget}")

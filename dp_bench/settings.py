@@ -448,6 +448,7 @@ class RunSettings:
     """All settings of a run."""
 
     experiment: str | None = None  # set by the file in configs/experiment
+    labels: dict[str, str] | None = None  # names of its rows, for tables and plots alone
     seed: int = MISSING  # of every random stream that has none in `seeds`
     seeds: SeedSettings = field(default_factory=SeedSettings)
     device: str = MISSING  # auto, cpu, cuda, cuda:1

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.segment import Segment
 
 from dp_bench.printing import visible
+
+WIDEST = 10_000  # columns of a table
 
 
 class _Console(Console):
@@ -25,3 +28,14 @@ class _Console(Console):
 def make_console(**options: Any) -> Console:
     """Return a console that prints brackets and colons as they are. Coloured text is a `rich.text.Text`."""
     return _Console(**{"markup": False, "emoji": False, "highlight": False, **options})
+
+
+def print_whole(console: Console, table: RenderableType) -> None:
+    """Print a table as wide as it is: a narrow terminal wraps its lines, and a file has all of them."""
+    usual = console.width
+    console.width = WIDEST
+    try:
+        console.width = max(usual, Measurement.get(console, console.options, table).maximum)
+        console.print(table, crop=False)
+    finally:
+        console.width = usual

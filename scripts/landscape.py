@@ -18,10 +18,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dp_bench.config import option_settings
 from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import locate
 from dp_bench.evaluation import Predictions
 from dp_bench.prompts.selectors import Fixed
+from dp_bench.report.controls import CONTROLS
+from dp_bench.report.plots import COLOURS
 from dp_bench.trained import TrainedRun, open_run
 from dp_bench.types import Example
 
@@ -71,23 +74,30 @@ def draw(lines: pd.DataFrame, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     tasks = list(lines["task"].unique())
-    figure, grid = plt.subplots(2, len(tasks), figsize=(3.2 * len(tasks), 5), squeeze=False, sharex="col")
+    size = (2.6 * len(tasks), 4.2)
+    figure, grid = plt.subplots(2, len(tasks), figsize=size, squeeze=False, sharex=True, sharey="row")
+    prompts = sorted(set(lines["prompt"]), key=lambda name: (name not in CONTROLS, name != "fixed", name))
     for column, task in enumerate(tasks):
         for row, key in enumerate(("accuracy", "loss")):
             axes = grid[row][column]
             of_task = lines[lines["task"] == task]
-            for number, (prompt, of_prompt) in enumerate(of_task.groupby("prompt", sort=False)):
-                mean = of_prompt.groupby("split", sort=False)[key].mean()
+            for prompt, colour in zip(prompts, COLOURS, strict=False):
+                mean = of_task[of_task["prompt"] == prompt].groupby("split", sort=False)[key].mean()
                 splits = mean[[name for name in mean.index if str(name).isdigit()]]
-                axes.plot([int(name) for name in splits.index], splits, color=f"C{number}", label=prompt)
-                axes.axhline(mean["run"], color=f"C{number}", ls=":", lw=1)
-                axes.axhline(mean["oracle"], color=f"C{number}", ls="--", lw=1)
-            axes.set(ylabel=key if column == 0 else "", title=task if row == 0 else "")
+                axes.plot([int(name) for name in splits.index], splits, color=colour, label=prompt)
+                axes.axhline(mean["run"], color=colour, ls=":", lw=1)
+                axes.axhline(mean["oracle"], color=colour, ls="--", lw=1)
+            axes.set(
+                ylabel=key if column == 0 else "",
+                title=option_settings("task", task)["title"] if row == 0 else "",
+            )
+            axes.spines[["top", "right"]].set_visible(False)
             axes.set_xlabel("vectors before the text" if row else "")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
     figure.suptitle(
-        "Dotted: the run's choice; dashed: the best split of each example, chosen by its label", fontsize=9
+        "mean over seeds; dotted: the run's choice, dashed: the best split of each example by its label",
+        fontsize=8,
     )
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path, dpi=150)

@@ -196,7 +196,7 @@ def test_tables_show_costs_where_they_are_known(tmp_path: Path, capsys: pytest.C
         records.save(record, tmp_path / "runs" / record.run_id)
     names = "train_ex,train_tok,eval_ex,eval_tok,train_fl,eval_fl,peak,joules"
     with pytest.raises(SystemExit) as stop:
-        main(["tables", "--results-dir", str(tmp_path), "--columns", names])
+        main(["tables", "--results-dir", str(tmp_path), "--columns", names, "--format", "md,csv"])
     said = capsys.readouterr().out
     assert stop.value.code == 0, said
     assert "| 10 | 100 | 10 | 50 | 8.00e+15 | 1.00e+12 | 101.1% | 1,234 |" in said

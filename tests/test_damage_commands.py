@@ -188,6 +188,7 @@ COMMANDS = (
     ("status", "--experiment", "a/b"),
     ("tables", "--format", "md,csv,tex,html", "--budget"),
     ("tables", "--tests", "examples", "--pairs"),
+    ("tables", "--layout", "paper", "--format", "tex,html"),
     ("tables", "--best-of", "2", "--transfer"),
 )
 

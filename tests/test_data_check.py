@@ -10,6 +10,7 @@ import yaml
 
 from dp_bench import tasks
 from dp_bench.commands.data_check import check
+from dp_bench.config import option_settings
 from dp_bench.types import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -64,7 +65,8 @@ def test_a_whole_folder_is_counted(release: Path, capsys: pytest.CaptureFixture[
     record = next(line for line in lines if line.startswith("ReCoRD"))
     assert record.split()[1:5] == ["train.jsonl", "6", "12", "all"]
     assert next(line for line in lines if line.startswith("AX-b")).split()[1:4] == ["AX-b.jsonl", "12", "all"]
-    assert "Usable: BoolQ, CB, COPA, MultiRC, ReCoRD, RTE, WiC, WSC, AX-b, AX-g." in lines[-1]
+    assert lines[-2] == "Usable: BoolQ, CB, COPA, MultiRC, ReCoRD, RTE, WiC, WSC, AX-b, AX-g."
+    assert lines[-1].startswith("Next: dp-bench train task=")
 
 
 def test_a_broken_file_is_named_and_fails(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +88,7 @@ def test_missing_files_are_listed_and_the_rest_is_usable(
     out = capsys.readouterr().out
     assert f"RTE: {release}/RTE/val.jsonl is missing." in out
     assert "CB: no val.jsonl, but dev32.jsonl" in out
-    assert f"No folder for WiC: expected {release}/WiC/train.jsonl" in out
+    assert f"Missing: WiC: expected {release}/WiC/train.jsonl" in out
     assert "Usable: BoolQ, CB, COPA, MultiRC, ReCoRD, WSC." in out  # no RTE to train the diagnostics on
 
 
@@ -111,19 +113,24 @@ def test_without_a_folder_the_cache_is_looked_at(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert check(None) == 2
-    assert "hf download aps/super_glue" in capsys.readouterr().out
-    folder = tmp_path / "datasets--aps--super_glue" / "snapshots" / "3de24cf8022e" / "rte"
+    said = capsys.readouterr().out
+    assert "hf download aps/super_glue" in said and "Missing: BoolQ, CB" in said
+    revision = option_settings("data", "superglue")["revision"]
+    folder = tmp_path / "datasets--aps--super_glue" / "snapshots" / revision / "rte"
     folder.mkdir(parents=True)
     for split in ("train", "validation"):
         (folder / f"{split}-00000-of-00001.parquet").write_bytes(b"PAR1")
     assert check(None) == 0
-    assert f"Usable from the hub's cache {tmp_path}: RTE." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"Usable from the hub's cache {tmp_path}: RTE." in said
+    assert "Missing: BoolQ" in said and f"--revision {revision}" in said
     (folder.parent / "axb").mkdir()
     (folder.parent / "axb" / "test-00000-of-00001.parquet").write_bytes(b"PAR1")
     assert check(None) == 0
     assert f"Usable from the hub's cache {tmp_path}: RTE, AX-b." in capsys.readouterr().out
-    shutil.rmtree(folder)
-    assert check(None) == 2
+    folder.parent.rename(folder.parent.with_name("a" * 40))
+    assert check(None) == 2, "a run reads the pinned revision"
+    assert "aaaaaaaaaaaa, not read" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(
@@ -134,4 +141,4 @@ def test_the_official_release_is_recognised(capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert out.count("official release") == 23
     assert not any(line.split()[-1:] == ["other"] for line in out.splitlines())
-    assert "WSC, AX-b, AX-g. Train with" in out
+    assert "WSC, AX-b, AX-g.\nNext: dp-bench train task=" in out

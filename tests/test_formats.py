@@ -23,7 +23,8 @@ from dp_bench.report import index, plots
 from dp_bench.report.build import build_tables
 from dp_bench.report.html import to_html
 from dp_bench.report.latex import escape, to_latex
-from dp_bench.report.sheet import Sheet, SheetOptions, make_sheet
+from dp_bench.report.sheet import Sheet, SheetOptions, in_blocks, make_sheet
+from dp_bench.report.tables import to_markdown
 from dp_bench.types import UserError
 
 NASTY = "task.template='50% of {premise} & {hypothesis} #1 ~ $x_1^2$ <b>\"|\"</b>'"
@@ -63,7 +64,7 @@ def test_latex_has_a_line_a_row_and_marks_the_best(sheets: list[Sheet]) -> None:
     body = text.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
     assert len(body) == len(sheets[0].lines)
     assert {line.count(" & ") for line in body} == {len(sheets[0].heads) - 1}
-    assert "\\textbf{71.17 $\\pm$ 0.82 (8)$^\\dagger$}" in text
+    assert "\\textbf{71.17$_{\\pm 0.82}$$^\\dagger$}" in text
     assert text.isascii(), "a paper's preamble may not know other letters"
 
 
@@ -71,7 +72,7 @@ def test_latex_has_a_line_a_row_and_marks_the_best(sheets: list[Sheet]) -> None:
 def test_latex_compiles(sheets: list[Sheet], tmp_path: Path) -> None:
     (tmp_path / "tables.tex").write_text(to_latex(sheets), "utf-8")
     (tmp_path / "paper.tex").write_text(
-        "\\documentclass{article}\\usepackage{booktabs}\\usepackage{graphicx}"
+        "\\documentclass{article}\\usepackage{booktabs}\\usepackage{threeparttable}"
         "\\begin{document}\\input{tables}\\end{document}",
         "utf-8",
     )
@@ -102,23 +103,40 @@ class Page(HTMLParser):
         self.asked += [str(value) for name, value in attrs if name in ("src", "href")]
         if tag not in ("meta", "input"):
             self.open.append(tag)
-        if tag == "tr":
+        if tag == "tr" and "details" not in self.open:
             self.cells.append([])
-        if tag in ("td", "th"):
+        if tag in ("td", "th") and "details" not in self.open:
             self.cells[-1].append("")
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "td" in self.open or "th" in self.open:
+        if ("td" in self.open or "th" in self.open) and "details" not in self.open:
             self.cells[-1][-1] += data
+
+
+def test_sizes_are_blocks_in_the_layout_of_the_paper() -> None:
+    made = [
+        make_record("task=rte", f"prompt={prompt}", f"backbone={name}", score=score, frozen_parameters=size)
+        for name, size in (("t5_small", 2), ("t5_base", 9))
+        for prompt, score in (("fixed", 60.0), ("split", 61.0))
+    ]
+    (sheet,) = in_blocks([make_sheet(table) for table in build_tables(made)])
+    assert sheet.blocks == {0: "t5_small", 2: "t5_base"} and len(sheet.lines) == 4
+    text = to_latex([sheet], "Two sizes", "tab:main")
+    assert "\\caption{Two sizes.}" in text and "\\label{tab:main}" in text
+    assert "\\multicolumn{2}{l}{\\textit{t5\\_base}}" in text and text.count("\\begin{tablenotes}") == 1
+    assert "resizebox" not in text
+    assert "| **t5_base** |  |" in to_markdown([sheet]) and 'class="block"' in to_html([sheet])
 
 
 def test_the_page_asks_for_nothing_and_shows_what_the_sheets_hold(sheets: list[Sheet]) -> None:
     text = to_html(sheets)
     page = Page(text)
-    assert not page.open and not page.asked
+    assert not page.open and all(target.startswith("#runs-") for target in page.asked)
+    assert all(f'id="{target[1:]}"' in text for target in page.asked), "the runs of each score are there"
+    assert 'title="adap_pos: ' in text, "what a row means"
     assert "http" not in text and "url(" not in text and "@import" not in text
     expected = [
         line
@@ -136,15 +154,19 @@ CHROMIUM = next(
 CLICK = """<script>
 const head = [...document.querySelectorAll("th button")].find(button => button.textContent === "RTE");
 head.click();
-const first = () => document.querySelector("tbody tr").cells[0].textContent;
+const first = () => document.querySelector(".scores tbody tr").cells[0].textContent;
 const down = first();
 head.click();
 const up = first();
 const input = document.querySelector("input");
 input.value = "adap_pos";
 input.dispatchEvent(new Event("input"));
-const shown = [...document.querySelectorAll("tbody tr")].filter(row => row.offsetParent !== null).length;
-document.title = [down, up, shown, document.documentElement.scrollWidth <= window.innerWidth].join("|");
+const rows = [...document.querySelectorAll(".scores tbody tr")];
+const shown = rows.filter(row => row.offsetParent !== null).length;
+document.querySelector(".scores tbody tr:not([hidden]) td a").click();
+const asked = document.querySelectorAll("tr.asked").length;
+const fits = document.documentElement.scrollWidth <= window.innerWidth;
+document.title = [down, up, shown, asked, location.hash, fits].join("|");
 </script>"""
 
 
@@ -168,7 +190,7 @@ def test_the_page_sorts_and_filters_in_a_browser(sheets: list[Sheet], tmp_path: 
         timeout=120,
     )
     title = done.stdout.split("<title>")[1].split("</title>")[0]
-    assert title == "adap_pos|majority|1|true"
+    assert title == "adap_pos|majority|1|8|#q=adap_pos&amp;s0=2up|true"
 
 
 # ---------------------------------------------------------------------------------------------- command
@@ -246,7 +268,10 @@ def test_figures_come_with_the_numbers_that_they_show(
     said = capsys.readouterr().out
     assert "shots: nothing to draw" in said
     kinds = ("curves", "length", "parameters", "seconds", "choices", "training", "entropy", "transfer")
-    assert set(written[0]) == {f"{kind}.{form}" for kind in kinds for form in ("png", "svg", "csv")}
+    assert set(written[0]) == {
+        "index.html",
+        *(f"{kind}.{form}" for kind in kinds for form in ("png", "svg", "csv")),
+    }
     curves = pd.read_csv(tmp_path / "plots" / "curves.csv")
     own = curves[(curves["prompt"] == "adap_ins_pos") & (curves["step"] == 4)].iloc[0]
     lines = [
@@ -262,8 +287,9 @@ def test_figures_come_with_the_numbers_that_they_show(
     assert set(training["step"]) == {2, 4, 6} and set(training["piece"]) == {"position"}
     assert training.groupby("step")["share"].sum().tolist() == pytest.approx([1, 1, 1])
     lengths = pd.read_csv(tmp_path / "plots" / "length.csv")
-    assert set(lengths["num_tokens"]) == {4, 8} and set(lengths["prompt"]) == {"fixed"}, "what was varied"
-    assert set(curves["prompt"]) == {"adap_ins_pos", "fixed [num_tokens=4]", "fixed [num_tokens=8]"}
+    varied = lengths.dropna(subset=["num_tokens"])
+    assert set(varied["num_tokens"]) == {4, 8} and set(varied["prompt"]) == {"fixed"}
+    assert set(curves["prompt"]) - {"chance"} == {"adap_ins_pos", "fixed", "fixed [8 vectors]"}
     matrix = pd.read_csv(tmp_path / "plots" / "transfer.csv").set_index("evaluated_on")["score"]
     assert matrix["CB"] == pytest.approx(runs[0].transfer["cb"]["score"])
     with pytest.raises(UserError, match="Did you mean curves"):
@@ -283,10 +309,13 @@ def test_runs_that_differ_in_a_setting_never_make_one_point(tmp_path: Path) -> N
     made.append(make_record("prompt=fixed", score=50.0))
     figure = plots.FIGURES["members"]([plots.FinishedRun(record, tmp_path) for record in made])
     assert figure is not None
-    assert set(figure.points["prompt"]) == {"routed [max_steps=9]", "routed [max_steps=60]"}
-    assert set(figure.points["count"]) == {2} and set(figure.points["num_prompts"]) == {1, 2, 4}
+    chance = figure.points[figure.points["prompt"] == "chance"]
+    assert set(chance["mean"]) == {50.0}, "of two labels"
+    varied = figure.points.drop(chance.index)
+    assert set(varied["prompt"]) == {"routed [9 steps]", "routed"}
+    assert set(varied["count"]) == {2} and set(varied["num_prompts"]) == {1, 2, 4}
     pareto = plots.FIGURES["parameters"]([plots.FinishedRun(record, tmp_path) for record in made])
-    assert pareto is not None and len(pareto.points) == 7
+    assert pareto is not None and len(pareto.points[pareto.points["prompt"] != "chance"]) == 7
 
 
 # ---------------------------------------------------------------------------------------------- index

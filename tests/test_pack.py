@@ -154,7 +154,11 @@ def test_commands_say_the_same_of_packed_runs(command: Command, tmp_path: Path) 
     save(tmp_path, *made)
 
     def answers() -> Iterator[str]:
-        for words in (["tables", "--columns", "params,seconds"], ["plot", "cost"], ["status"]):
+        for words in (
+            ["tables", "--columns", "params,seconds", "--out", tmp_path / "tables"],
+            ["plot", "cost"],
+            ["status"],
+        ):
             yield command(*words, "--results-dir", tmp_path)[1]
         yield from (path.read_text("utf-8") for path in sorted(tmp_path.glob("*/*.csv")))
 

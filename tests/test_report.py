@@ -93,8 +93,8 @@ def test_one_seed_has_no_spread_and_the_table_says_so() -> None:
     table = only(scored(["task=rte"], [61.25]))
     assert table.rows[0].cells["rte"].sd is None
     assert cell_text(table.rows[0].cells["rte"]) == "61.25 (1)"
-    assert any("n = 1" in note for note in table.notes)
-    assert not any("n = 1" in note for note in only(scored(["task=rte"], [1, 2])).notes)
+    assert any(note.startswith("(1): one run") for note in table.notes)
+    assert not any("(1): one run" in note for note in only(scored(["task=rte"], [1, 2])).notes)
 
 
 def test_what_was_not_run_is_a_dash() -> None:
@@ -289,10 +289,16 @@ def test_precisions_side_by_side_are_noted() -> None:
 
 def everything(made: Sequence[RunRecord]) -> str:
     tables = build_tables(made)
-    drawn = StringIO()
-    for table in tables:
-        Console(file=drawn, width=100).print(to_terminal(sheet(table, *COLUMNS)))
-    return to_markdown([sheet(table, *COLUMNS) for table in tables]) + to_csv(tables) + drawn.getvalue()
+    shown = [sheet(table, *COLUMNS) for table in tables]
+    return to_markdown(shown) + to_csv(tables) + drawn(shown, 100)
+
+
+def drawn(sheets: Sequence[Sheet], width: int) -> str:
+    console = make_console(file=StringIO(), width=width)
+    for part in to_terminal(sheets):
+        console.print(part)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
 
 
 def test_the_order_of_the_records_does_not_matter(many: list[RunRecord]) -> None:
@@ -353,21 +359,43 @@ def test_columns_show_what_a_row_cost() -> None:
     assert lines[0][-3:] == ["200", "1,000 to 2,048", "30"]
 
 
-@pytest.mark.parametrize("columns", [COLUMNS[: len(COLUMNS) // 2], COLUMNS[len(COLUMNS) // 2 :]])
-def test_nothing_is_cut_off_on_a_terminal(many: list[RunRecord], columns: list[str]) -> None:
+@pytest.mark.parametrize("width", [40, 80, 100, 200])
+def test_no_name_and_no_number_is_cut_on_a_terminal(many: list[RunRecord], width: int) -> None:
+    """What is too wide goes on below: in blocks of whole columns."""
     odd = make_record("task=rte", "backbone=t5_small", "task.words=[oui,non]")
     for table in build_tables([*many, odd]):
-        drawn = StringIO()
-        Console(file=drawn, width=100).print(to_terminal(sheet(table, *columns)))
-        text = drawn.getvalue()
-        assert max(map(len, text.splitlines())) <= 100
-        assert "…" not in text
-        assert "\\" not in text
-        heads, lines = grid(table, *columns)
-        columns = zip(heads, *lines, strict=True)
-        assert drawn_columns(text) == [squeezed("".join(column)) for column in columns]
-        for sentence in (*table.header.lines(), *sheet(table).notes):
+        own = sheet(table, "params", "seconds")
+        text = drawn([own], width)
+        assert max(map(len, text.splitlines())) <= width and "…" not in text
+        compact = own.compact()
+        for view in (view for line in compact.lines for view in line[1:]):
+            assert re.search(rf"(^| ){re.escape(view.text)}( |$)", text, re.MULTILINE), view.text
+        longest = max(len(line[0].text) for line in compact.lines)
+        for line in compact.lines if longest <= width / 2 else ():
+            assert re.search(rf"^{re.escape(line[0].text)} ", text, re.MULTILINE)
+        for sentence in (*table.header.lines(), *(word for head in own.heads for word in head.split())):
             assert squeezed(sentence) in squeezed(text)
+        for note in compact.notes:
+            assert squeezed(note) in squeezed(text)
+
+
+def test_a_usual_number_of_runs_is_said_once() -> None:
+    table = only(
+        [*scored(["task=rte"], [60, 70]), *scored(["task=cb"], [80, 81]), *scored(["task=wic"], [5])]
+    )
+    full = sheet(table)
+    short = full.compact()
+    assert [view.text for view in full.lines[0][1:4]] == ["80.50 ± 0.71 (2)", "65.00 ± 7.07 (2)", "5.00 (1)"]
+    assert [view.text for view in short.lines[0][1:4]] == ["80.50 ± 0.71", "65.00 ± 7.07", "5.00 (1)"]
+    assert "(2 runs where a cell does not say)" in short.notes[0] and "(n runs)" in full.notes[0]
+
+
+def test_a_note_that_all_tables_have_is_there_once(many: list[RunRecord]) -> None:
+    sheets = [sheet(table) for table in build_tables(many)]
+    assert len(sheets) == 2
+    shared = [note for note in sheets[0].notes if note in sheets[1].notes]
+    for text in (to_markdown(sheets), drawn(sheets, 400)):
+        assert shared and all(text.count(note.removeprefix("mean")[20:]) == 1 for note in shared)
 
 
 def test_brackets_and_colons_are_shown_on_a_terminal(many: list[RunRecord]) -> None:
@@ -378,9 +406,10 @@ def test_brackets_and_colons_are_shown_on_a_terminal(many: list[RunRecord]) -> N
     ]
     table = only([*odd, *(make_record("task=rte", "prompt=split", seed=seed) for seed in range(7))])
     table = replace(table, titles={"rte": "RTE [all]"}, notes=(*table.notes, "a :warning: [red]sign[/red]"))
-    sheet = make_sheet(table, SheetOptions(reference="fixed [max_steps=9]"))
+    sheet = make_sheet(table, SheetOptions(reference="fixed [max_steps=9]")).compact()
     for console in (Console(file=StringIO(), width=200), make_console(file=StringIO(), width=200)):
-        console.print(to_terminal(sheet))
+        for part in to_terminal([sheet]):
+            console.print(part)
         text = console.file.getvalue()  # type: ignore[attr-defined]
         for sentence in (
             *sheet.header.lines(),
@@ -393,12 +422,6 @@ def test_brackets_and_colons_are_shown_on_a_terminal(many: list[RunRecord]) -> N
 
 def squeezed(text: str) -> str:
     return re.sub(r"\s+", "", text)
-
-
-def drawn_columns(text: str) -> list[str]:
-    """Return what each column of a drawn table says from top to bottom."""
-    lines = [re.split("[┃│]", line)[1:-1] for line in text.splitlines()]
-    return [squeezed("".join(column)) for column in zip(*filter(None, lines), strict=True)]
 
 
 def test_notes_say_what_the_cells_are() -> None:
@@ -424,8 +447,8 @@ def test_two_searches_are_two_rows() -> None:
         table = only(order)
         assert {row.label: (row.cells["rte"].mean, row.cells["rte"].n) for row in table.rows} == expected
         assert sorted(note for note in table.notes if "updates of" in note) == [
-            "fixed [hpo.trials=2]: at most 60 updates of 16 examples, adafactor, lr 0.1",
-            "fixed [hpo.trials=6]: at most 60 updates of 16 examples, adafactor, lr 0.2",
+            "fixed [hpo.trials 6]: at most 60 updates of 16 examples, adafactor, lr 0.2",
+            "fixed: at most 60 updates of 16 examples, adafactor, lr 0.1",
         ]
     alike = only([*(found(2, 0.1, seed) for seed in (0, 1)), *(found(2, 0.2, seed) for seed in (0, 1))])
     assert {row.label: (row.cells["rte"].mean, row.cells["rte"].n) for row in alike.rows} == {
@@ -492,8 +515,10 @@ def show(results: Path, **options: Any) -> int:
 
 def test_tables_are_written_alike_twice(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = []
+    assert show(results) == 0
+    assert not (results / "tables").exists(), "only --out and --format write"
     for _ in range(2):
-        assert show(results) == 0
+        assert show(results, out=results / "tables") == 0
         files = sorted((results / "tables").iterdir())
         assert [file.name for file in files] == ["tables.csv", "tables.md"]
         written.append([file.read_bytes() for file in files])
@@ -502,7 +527,7 @@ def test_tables_are_written_alike_twice(results: Path, capsys: pytest.CaptureFix
 
 
 def test_a_metric_that_one_task_lacks_leaves_that_task_out(results: Path) -> None:
-    show(results, metric="macro_f1")
+    show(results, metric="macro_f1", formats=["md"])
     heads = next(
         line for line in (results / "tables" / "tables.md").read_text("utf-8").splitlines() if "|" in line
     )

@@ -69,11 +69,11 @@ def test_a_column_of_another_package_is_shown_listed_and_written(
     installed: Install, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installed("energy")
-    assert code_of("tables", "--results-dir", str(results), "--columns", "energy") == 0
+    assert code_of("tables", "--results-dir", str(results), "--columns", "energy", "--format", "csv") == 0
     said = capsys.readouterr().out
     assert "| prompt | CB | RTE | mean | energy (Wh) |" in said
     assert "| 3.5 on 2 |" in said
-    assert "- energy of 1 rows is estimated\n" in said
+    assert ". energy of 1 rows is estimated\n" in said
     head, *lines = (results / "tables" / "tables.csv").read_text("utf-8").splitlines()
     assert head.endswith(",train_seconds")
     assert [line.rsplit(",", 1)[-1] for line in lines] == ["18.0000", "54.0000"]

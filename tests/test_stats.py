@@ -254,12 +254,10 @@ def test_over_draws_intervals_are_over_draws_too_and_notes_say_so() -> None:
     assert row(sheet, "fixed")[-1] == f"{low:.2f} to {high:.2f}"
     assert {(c.n, c.over) for c in sheet.comparisons} == {(8, "draws")}, "majority has one run a draw"
     assert any("sign-flip test over draws" in note for note in sheet.notes)
-    assert any("tests and intervals are over the draws" in note for note in sheet.notes)
+    assert any("tests and intervals are over draws" in note for note in sheet.notes)
     assert row(sheet, "split")[1].endswith("†")
     few = make_sheet(only([record for record in made if record.config["regime"]["split_seed"] < 5]))
-    assert any(
-        "with 5 draws the p of the exact test over draws cannot go under 0.0625" in n for n in few.notes
-    )
+    assert any("the exact test over 5 draws has p of at least 0.0625" in note for note in few.notes)
 
 
 def test_only_seeds_that_both_have_are_compared() -> None:
@@ -325,7 +323,7 @@ def test_tests_over_seeds_and_over_examples_are_never_corrected_together() -> No
     assert tested is not None and (tested.num_sources, tested.num_examples) == (100, 400)
     assert found["split"].p_holm == tested.p_bootstrap, "a family of one"
     (note,) = [note for note in sheet.notes if note.startswith("† differs")]
-    assert note.endswith("for 1 comparisons") and "RTE 100 texts with 400 examples" in note
+    assert note.endswith("for 1 tests") and "RTE 100 texts with 400 examples" in note
     assert any(note.startswith("not tested: postfix on RTE") for note in sheet.notes)
     one = make_sheet(only([r for r in made if r.seed == 0]), SheetOptions(results=results))
     assert any(note.startswith("† differs") for note in one.notes), "one run each is enough for examples"
@@ -344,41 +342,53 @@ def test_marks_and_ranks_need_support() -> None:
     assert row(sheet, "split")[1].endswith("†") and not row(sheet, "postfix")[1].endswith("†")
     ranks = {line[0].text: line[1].rank for line in sheet.lines}
     assert ranks == {"split": 1, "fixed": None, "postfix": None}
-    assert any("after Holm's correction for 2 comparisons" in note for note in sheet.notes)
+    assert any("Holm's correction for 2 tests" in note for note in sheet.notes)
     five = make_sheet(only([record for record in ten if record.seed < 5]))
     assert not any("†" in shown.text or shown.rank for line in five.lines for shown in line)
-    assert any("5 seeds" in note and "cannot go under 0.0625" in note for note in five.notes)
+    assert any("5 seeds has p of at least 0.0625" in note for note in five.notes)
 
 
-def test_a_reference_that_stands_in_several_rows_is_asked_for_by_its_whole_name() -> None:
+def test_a_reference_is_the_row_of_its_name_and_another_one_is_named_with_its_settings() -> None:
     longer = scored(["task=rte", "prompt=fixed", "trainer.max_steps=99"], [60.0 + seed for seed in range(8)])
     table = only([*rows(fixed=[60.0] * 8, split=[70.0 + seed for seed in range(8)]), *longer])
-    (note,) = [
-        note for note in make_sheet(table, SheetOptions()).notes if note.startswith("no row is compared")
+    for reference in ("fixed", "fixed [max_steps=60]"):
+        named = make_sheet(table, SheetOptions(reference=reference))
+        assert any(note.startswith("† differs from fixed: ") for note in named.notes)
+        assert row(named, "split")[1].endswith("†")
+    other = make_sheet(table, SheetOptions(reference="fixed [99 steps]"))
+    assert any("differs from fixed [99 steps]: " in note or "differing" in note for note in other.notes)
+    rows_of_two = [
+        replace(one, label=f"fixed [{n}]", shown=f"fixed [{n}]") for n, one in enumerate(table.rows)
     ]
-    assert note.endswith('fixed is in 2 rows; name one: --reference "fixed [max_steps=60]"')
-    named = make_sheet(table, SheetOptions(reference="fixed [max_steps=60]"))
-    assert any(note.startswith("† differs from fixed [max_steps=60]") for note in named.notes)
-    assert row(named, "split [max_steps=60]")[1].endswith("†")
+    (note,) = [
+        note
+        for note in make_sheet(replace(table, rows=tuple(rows_of_two)), SheetOptions()).notes
+        if note.startswith("no row is compared")
+    ]
+    assert note.endswith('fixed is in 3 rows; name one: --reference "fixed [0]"')
     alone = make_sheet(
         with_restarts(only([*longer, *rows(split=[70.0 + seed for seed in range(8)])]), 2), SheetOptions()
     )
-    assert any(note.startswith("† differs from fixed [max_steps=99]:") for note in alone.notes), alone.notes
+    assert any(note.startswith("† differs from fixed [99 steps]:") for note in alone.notes), alone.notes
 
 
 def test_a_control_within_reach_is_named_in_words() -> None:
     def note(**scores: Sequence[float]) -> str:
-        (text,) = [n for n in control_notes(only(rows(**scores))) if n.startswith("best control / best")]
+        (text,) = [
+            n
+            for n in control_notes(only(rows(**scores)))
+            if n.startswith("the best dynamic prompt and the best control")
+        ]
         return text
 
     same = [60 + (-1) ** i * i for i in range(8)]
-    assert "RTE split 65.00 / adap_pos 63.00 (the control is at least as good)" in note(
+    assert "adap_pos is no better than split on RTE" in note(
         fixed=[60] * 3, split=[65] * 3, adap_pos=[63] * 3
     )
     reach = note(fixed=same, adap_pos=[61 + s % 3 for s in same[::-1]])
-    assert "no significant difference: p = " in reach and "over 8 seeds" in reach
+    assert "adap_pos is not significantly better than fixed on RTE (p = " in reach and "8 seeds" in reach
     ahead = note(fixed=[60.0 + i for i in range(8)], adap_pos=[70.0 + i for i in range(8)])
-    assert "significantly better than every control: p = 0.0078 over 8 seeds" in ahead
+    assert "significantly better than every control, the best of them fixed on RTE (p = 0.0078" in ahead
     assert "one seed in common: no test" in note(fixed=[60], adap_pos=[70])
 
 
@@ -388,7 +398,7 @@ def test_the_best_of_several_restarts_is_not_what_a_prompt_is_held_against() -> 
         for record in rows(fixed=[60.0, 90.0] * 4, adap_pos=[80.0] * 8)
     ]
     notes = control_notes(with_restarts(only(made), 2))
-    assert any("RTE fixed 75.00 / adap_pos 80.00" in note for note in notes), notes
+    assert any("adap_pos is" in note and "than fixed on RTE" in note for note in notes), notes
 
 
 def test_missing_controls_are_named_and_tables_without_dynamic_prompts_left_alone() -> None:
@@ -397,7 +407,7 @@ def test_missing_controls_are_named_and_tables_without_dynamic_prompts_left_alon
     some = control_notes(only(rows(fixed=[60], adap_ins_len=[61])))
     assert some[0].endswith(": zero_shot, majority, linear_probe, postfix, split, random_position")
     everything = rows(**{name: [60.0] for name in whole}, dynamic=[61.0])
-    assert not any("missing from this table" in note for note in control_notes(only(everything)))
+    assert not any("missing here" in note for note in control_notes(only(everything)))
 
 
 @pytest.mark.parametrize("name", [*CONTROLS, *MORE_CONTROLS])

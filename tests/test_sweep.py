@@ -274,7 +274,7 @@ def test_a_sweep_that_is_killed_twice_ends_with_the_records_of_an_undisturbed_on
     assert essence(tmp_path / "killed") == essence(tmp_path / "whole")
     assert not list((tmp_path / "killed" / "claims").glob("*"))
     for name in ("whole", "killed"):
-        assert sweep("--results-dir", name, command="tables")[0] == 0
+        assert sweep("--results-dir", name, "--format", "md,csv", command="tables")[0] == 0
     for name in ("tables.md", "tables.csv"):
         tables = [(tmp_path / where / "tables" / name).read_bytes() for where in ("whole", "killed")]
         assert tables[0] == tables[1]

@@ -5,6 +5,7 @@ The expected tasks and files are those of the task YAML files.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -23,6 +24,8 @@ from dp_bench.hub import hub_cache_dir
 from dp_bench.settings import TaskSettings
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
+
+FULL_COMMIT = 40  # digits; a shorter revision names a branch, whose commit the cache does not say
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,14 @@ def _check_directory(console: Console, root: Path, known: Sequence[TaskSettings]
                 console.print(f"{title}: {note}.")
     absent = [task.title for task in known if task.train_task is None and task not in present]
     if absent:
-        console.print(
-            f"No folder for {', '.join(absent)}: expected {root}/{absent[0]}/train.jsonl and val.jsonl."
-        )
+        console.print(f"Missing: {', '.join(absent)}: expected {root}/{absent[0]}/train.jsonl and val.jsonl.")
     broken = [f"{line.task.title}/{line.file}" for line in files if line.problem is not None and line.sha256]
-    return _verdict(console, root, broken, _usable(present, rows_of))
+    usable = _usable(present, rows_of)
+    first = next((task.name for task in present if task.title in usable), "")
+    return _verdict(console, root, broken, usable, first)
 
 
-def _verdict(console: Console, root: Path, broken: Sequence[str], usable: Sequence[str]) -> int:
+def _verdict(console: Console, root: Path, broken: Sequence[str], usable: Sequence[str], first: str) -> int:
     if broken:
         names = ", ".join(broken)
         console.print(f"Not usable as it is: {names} cannot be read. Download these files again.")
@@ -93,7 +96,8 @@ def _verdict(console: Console, root: Path, broken: Sequence[str], usable: Sequen
     if not usable:
         console.print(f"Nothing to train on: no task in {root} has both train.jsonl and val.jsonl.")
         return 2
-    console.print(f"Usable: {', '.join(usable)}. Train with data.dir={root}.")
+    console.print(f"Usable: {', '.join(usable)}.")
+    console.print(f"Next: dp-bench train task={first} prompt=dynamic data.dir={shlex.quote(str(root))}")
     return 0
 
 
@@ -197,29 +201,46 @@ def _usable(known: Sequence[TaskSettings], stems: Mapping[str, Container[str | N
 
 
 def _check_cache(console: Console, known: Sequence[TaskSettings]) -> int:
-    """Print which tasks are in the hub's cache, without network access."""
+    """Print which tasks are in the hub's cache at the revision that runs read, without network access."""
     from dp_bench.config import option_settings
 
-    hub = option_settings("data", "superglue")["hub"]
+    data = option_settings("data", "superglue")
     table = _empty_table("task", "file", "MB", "revision")
     stems: dict[str, set[str | None]] = defaultdict(set)
+    names = {}
     for task in sorted(known, key=lambda task: task.hub_config):
-        name = (task.hub or hub).partition("@")[0]
+        name, _, revision = (task.hub or f"{data['hub']}@{data['revision']}").partition("@")
+        names[task.title] = (name, revision)
         repository = hub_cache_dir() / f"datasets--{name.replace('/', '--')}" / "snapshots"
         for path in sorted(repository.glob(f"*/{task.hub_config}/*.parquet")):
-            size = f"{path.stat().st_size / 1e6:.1f}"
-            table.add_row(task.title, path.name, size, path.parent.parent.name[:12])
-            split = path.name.split("-")[0]
-            stems[task.title].add({"validation": "val", "test": task.only_file}.get(split, split))
+            size, found = f"{path.stat().st_size / 1e6:.1f}", path.parent.parent.name
+            is_read = not revision or found == revision or len(revision) < FULL_COMMIT
+            table.add_row(task.title, path.name, size, found[:12] if is_read else f"{found[:12]}, not read")
+            if is_read:
+                split = path.name.split("-")[0]
+                stems[task.title].add({"validation": "val", "test": task.only_file}.get(split, split))
     if table.row_count:
         console.print(table)
     usable = _usable(known, stems)
+    missing = [task.title for task in known if task.title not in usable]
     if usable:
         console.print(f"Usable from the hub's cache {hub_cache_dir()}: {', '.join(usable)}.")
+    else:
+        console.print(
+            f"The hub's cache {hub_cache_dir()} holds no task of {data['hub']} with train and validation at "
+            f"revision {data['revision']}."
+        )
+    if not missing:
         return 0
-    console.print(
-        f"The hub's cache {hub_cache_dir()} holds no task of {hub} with train and validation. "
-        f"On a connected machine: hf download {hub} --repo-type dataset. Or point at the official release: "
-        "dp-bench data check DIR, then dp-bench train data.dir=DIR."
+    sources = dict.fromkeys(names[title] for title in missing)
+    fetch = "; ".join(
+        f"hf download {name} --repo-type dataset{f' --revision {revision}' if revision else ''}"
+        for name, revision in sources
     )
-    return 2
+    console.print(f"Missing: {', '.join(missing)}. On a connected machine: {fetch}")
+    if not usable:
+        console.print(
+            "Next: dp-bench data check DIR for a folder with the official release, and dp-bench train "
+            "data.dir=DIR."
+        )
+    return 0 if usable else 2

@@ -4,32 +4,68 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from dp_bench import config, extras, records
-from dp_bench.backbones.checkpoint import locate
+from dp_bench.backbones.checkpoint import WEIGHTS, folder_sha256, locate
+from dp_bench.digests import file_sha256
 from dp_bench.hub import hub_cache_dir, hub_endpoint, hub_offline, hub_reachable, model_cache
 from dp_bench.terminal import make_console
-from dp_bench.types import UnreachableError
+from dp_bench.types import UnreachableError, UserError
 
+MICRO = "backbone=t5_micro data=micro trainer=micro"
 NEXT = "dp-bench train task=boolq prompt=dynamic"
-NEXT_WITHOUT_HUB = f"{NEXT} backbone=t5_micro data=micro trainer=micro"
+
+Lines = list[tuple[str, str]]
 
 
 def doctor() -> int:
-    """Print the facts that a bug report needs, and return 0."""
-    table = Table.grid(Column(no_wrap=True), Column(), padding=(0, 2))
-    for name, version in records.versions().items():
-        table.add_row(name, version or "not installed")
+    """Print the facts that a bug report needs, what is ready here, and what to type next; return 0."""
+    console = make_console(soft_wrap=True)
+    versions = [(name, version or "not installed") for name, version in records.versions().items()]
     git = records.git_state()
     if git:
-        table.add_row("git", f"{git['commit']}{', with changes' if git['dirty'] else ''}")
-    for name, text in (*_device(), *_locations()):
-        table.add_row(name, text)
-    make_console(soft_wrap=True).print(table)
+        versions.append(("git", f"{git['commit']}{', with changes' if git['dirty'] else ''}"))
+    experiment = config.build(config.compose())
+    show_lines(console, [*versions, *_device(), *_locations(experiment)])
+    ready, absent = _backbones(experiment.settings.cache)
+    data = _data(experiment)
+    hub = hub_reachable()
+    is_ready = not data and (experiment.settings.backbone.name in ready or hub)
+    random = [name for name in ready if config.option_settings("backbone", name).get("name_or_path") is None]
+    trained = ", ".join(name for name in ready if name not in random)
+    here = [("micro", f"the embedded benchmark: {MICRO}")] if "t5_micro" in ready else []
+    here += [("backbones", f"{trained}; with random weights, for tests: {', '.join(random)}")]
+    here += [("SuperGLUE", "from the hub or its cache")] if not data else []
+    console.print("\nReady:")
+    show_lines(console, here)
+    missing = [("SuperGLUE", data)] if data else []
+    by_family: dict[str, list[str]] = {}
+    for name in absent:
+        by_family.setdefault(name.partition("_")[0], []).append(name)
+    for family, names in by_family.items():
+        remedies = dict.fromkeys(absent[name] for name in names)
+        missing.append((family, f"{', '.join(names)}: {next(iter(remedies))}"))
+    if missing:
+        console.print("\nNot here:" if hub else "\nNot ready:")
+        show_lines(console, missing)
+    console.print(f"\nNext: {NEXT if is_ready else f'{NEXT} {MICRO}'}")
     return 0
+
+
+def show_lines(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+    """Print names and values, a line each."""
+    table = Table.grid(Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2))
+    for name, text in lines:
+        table.add_row(Text(name), Text(text))
+    console.print(table)
 
 
 def _device() -> list[tuple[str, str]]:
@@ -47,54 +83,76 @@ def _device() -> list[tuple[str, str]]:
     return [*lines, ("device=auto", f"{device}; frozen weights in {precision} (trainer.precision=auto)")]
 
 
-def _locations() -> list[tuple[str, str]]:
-    experiment = config.build(config.compose())
-    settings = experiment.settings
+def _locations(experiment: config.Experiment) -> Lines:
     if hub_offline():
         hub = "switched off by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE"
     else:
         hub = "answers" if hub_reachable() else "cannot be reached from here"
-    ready: list[str] = []
-    absent: list[str] = []
-    for name in config.options("backbone"):
-        if name != "local":  # wherever the user says
-            (ready if _is_here(name) else absent).append(name)
-    data = _data(experiment)
-    is_ready = not data and (settings.backbone.name in ready or hub_reachable())
+    cache, results = experiment.settings.cache, Path(experiment.settings.results_dir)
     return [
         ("configs", str(config.config_dir())),
-        ("cache", f"{settings.cache}, {_free_gib(settings.cache):.0f} GiB free"),
+        ("cache", f"{cache}, {_free_gib(cache):.0f} GiB free"),
+        ("results", f"{results.resolve()}, {_free_gib(results.resolve()):.0f} GiB free"),
         ("hub", f"{hub_endpoint()} {hub}; its cache is {hub_cache_dir()}"),
-        ("extras", _extras()),
-        ("backbones here", ", ".join(ready)),
-        ("to be fetched", f"{', '.join(absent)}: by the first run, or `hf download NAME` elsewhere"),
-        ("SuperGLUE", data or "here"),
-        ("Next", NEXT if is_ready else NEXT_WITHOUT_HUB),
+        *_extras(),
     ]
 
 
 def _data(experiment: config.Experiment) -> str:
-    """Return why SuperGLUE cannot be read, or ""."""
+    """Return why SuperGLUE cannot be read and what to do, or ""."""
     from dp_bench.data import source
-    from dp_bench.types import UserError
 
     settings = experiment.settings
     try:
         source.locate(experiment.tasks[0], settings.data, settings.cache)
+    except UnreachableError:
+        hub = f"{settings.data.hub} --repo-type dataset --revision {settings.data.revision}"
+        return (
+            "files of yours: dp-bench data check DIR, then data.dir=DIR; or into the hub's cache, on a "
+            f"connected machine: hf download {hub}"
+        )
     except UserError as error:
         return str(error)
     return ""
 
 
-def _is_here(name: str) -> bool:
-    """Return whether a backbone can be used without a download, without loading it."""
+def _backbones(cache: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the backbones that can be used without a download, and what the others need, by name."""
+    ready, absent = [], {}
+    for name in config.options("backbone"):
+        if name == "local":  # wherever the user says
+            continue
+        if remedy := _remedy(config.option_settings("backbone", name), cache):
+            absent[name] = remedy
+        else:
+            ready.append(name)
+    return ready, absent
+
+
+def _remedy(backbone: Mapping[str, Any], cache: Path) -> str:
+    """Return what a backbone needs before it can be used, or "". Nothing is loaded."""
     try:
-        where = locate(config.option_settings("backbone", name).get("name_or_path"))
-    except UnreachableError:  # its package is not installed
-        return False
+        where = locate(backbone.get("name_or_path"))
+    except UnreachableError as error:  # its package is not installed
+        return str(error)
+    file = backbone.get("gguf_file")
     if where is None:  # random weights
-        return True
-    return Path(where).is_dir() or (model_cache(where) / "snapshots").is_dir()
+        return ""
+    if file and find_spec("gguf") is None:
+        return "pip install gguf"
+    if not Path(where).is_dir():
+        snapshots = model_cache(where) / "snapshots"
+        is_here = any(found for pattern in WEIGHTS for found in snapshots.glob(f"*/{pattern}"))
+        remedy = "fetched by the first run" if hub_reachable() else f"hf download {where}"
+        return "" if is_here else remedy
+    path = Path(where) / str(file)
+    if file:
+        found = file_sha256(path, cache / "digests") if path.is_file() else None
+    else:
+        found = folder_sha256(where, cache)
+    if found is None or found != backbone.get("sha256", found):
+        return f"the files in {where} are not those that its configuration names: install them again"
+    return ""
 
 
 def _free_gib(folder: Path) -> float:
@@ -103,10 +161,9 @@ def _free_gib(folder: Path) -> float:
     return shutil.disk_usage(existing).free / 2**30
 
 
-def _extras() -> str:
+def _extras() -> Lines:
     """Return which optional dependencies are installed, and how to install the others."""
     missing = [name for name in extras.extras() if not extras.is_installed(name)]
     here = ", ".join(name for name in extras.extras() if name not in missing)
-    return f"{here}: installed" + (
-        f"; not {', '.join(missing)}: {extras.install(*missing)}" if missing else ""
-    )
+    lines = [("extras", f"{here or 'none'}: installed")]
+    return [*lines, ("", f"not {', '.join(missing)}: {extras.install(*missing)}")] if missing else lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from dp_bench.pack import packed_rows
 from dp_bench.sweep import slurm
 from dp_bench.sweep.grid import LEGEND, counts, grid
 from dp_bench.sweep.plan import State, failure, make_plan, saved_plans, states
-from dp_bench.terminal import make_console
+from dp_bench.terminal import make_console, print_whole
 from dp_bench.types import UserError
 
 FAILURES_SHOWN = 20
@@ -47,7 +48,20 @@ def status(results_dir: Path, experiment: str | None) -> int:
         console.print(f"failed: {run_id}: {failure(results_dir, run_id).message}")
     if len(failed) > FAILURES_SHOWN:
         console.print(f"… and {len(failed) - FAILURES_SHOWN} more; status.json in each folder has the error")
+    console.print(f"Next: {_next(results_dir, experiment, {state_of[run_id] for run_id in selected})}")
     return 0
+
+
+def _next(results_dir: Path, experiment: str | None, found: set[State]) -> str:
+    """Return what to type next."""
+    where = "" if results_dir == Path("results") else f" --results-dir {shlex.quote(str(results_dir))}"
+    only = f" --experiment {experiment}" if experiment else ""
+    if found & {State.running, State.queued}:
+        return f"dp-bench status{where}{only}, while it runs"
+    if found & {State.missing, State.interrupted, State.failed}:
+        retry = "; --retry-failed runs failed ones again" if State.failed in found else ""
+        return f"the same dp-bench sweep or train as before, which continues{retry}"
+    return f"dp-bench tables{where}{only}"
 
 
 def _sweeps(results_dir: Path, experiment: str | None) -> list[tuple[str, dict[str, dict[str, str]]]]:
@@ -73,5 +87,5 @@ def _show(
     console: Console, title: str, labels: Mapping[str, Mapping[str, str]], state_of: Mapping[str, State]
 ) -> None:
     console.print(f"{title}: {counts([state_of[run_id] for run_id in labels])}")
-    console.print(grid(labels, state_of))
+    print_whole(console, grid(labels, state_of))
     console.print(LEGEND + "\n")

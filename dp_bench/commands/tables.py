@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -20,19 +22,22 @@ from dp_bench.report.examples import ExampleResults
 from dp_bench.report.frame import Table
 from dp_bench.report.html import to_html
 from dp_bench.report.latex import to_latex
+from dp_bench.report.names import Names, read_names
 from dp_bench.report.restarts import with_restarts
-from dp_bench.report.sheet import AGGREGATES, Sheet, SheetOptions, make_sheet
+from dp_bench.report.sheet import AGGREGATES, Sheet, SheetOptions, in_blocks, make_sheet
 from dp_bench.report.transfer import transfer_tables
 from dp_bench.terminal import make_console
 from dp_bench.types import UserError
 
 # From tables, their sheets and the names of more columns to a text.
-FORMATS: dict[str, Callable[[Sequence[Table], Sequence[Sheet], Sequence[str]], str]] = {
-    "md": lambda _, sheets, names: report.to_markdown(sheets),
-    "csv": lambda tables, _, names: report.to_csv(tables, names),
-    "tex": lambda _, sheets, names: to_latex(sheets),
-    "html": lambda _, sheets, names: to_html(sheets),
+FORMATS: dict[str, Callable[[Made], str]] = {
+    "md": lambda made: report.to_markdown(made.sheets),
+    "csv": lambda made: report.to_csv(made.tables, made.columns),
+    "tex": lambda made: to_latex(made.sheets, made.options.caption, made.options.label),
+    "html": lambda made: to_html(made.sheets, made.place_of),
 }
+LAYOUTS = ("tables", "paper")
+WRITTEN = ("md", "csv")  # with --out alone
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class TableOptions:
     """The options of `dp-bench tables`, as typed."""
 
     out: Path | None = None
-    formats: Sequence[str] = ("md", "csv")
+    formats: Sequence[str] | None = None
     metric: str | None = None
     columns: Sequence[str] = ()
     transfer: bool = False
@@ -54,11 +59,29 @@ class TableOptions:
     tests: str = "seeds"
     pairs: bool = False
     best_of: int | None = None
+    names: Path | None = None
+    layout: str = "tables"
+    caption: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """What formats are written from; `place_of` a run is its folder as seen from the page, if it has one."""
+
+    tables: Sequence[Table]
+    sheets: Sequence[Sheet]
+    columns: Sequence[str]
+    options: TableOptions
+    place_of: Callable[[str], str | None]
 
 
 def tables(results_dir: Path, options: TableOptions) -> int:
-    """Print the tables of all finished runs below `results_dir` and write them to `options.out`."""
-    check_words("--format", options.formats, tuple(FORMATS))
+    """Print the tables of all finished runs below `results_dir`, and write them where a format or a folder is
+    given."""
+    check_words("--format", options.formats or (), tuple(FORMATS))
+    check_words("--layout", [options.layout], LAYOUTS)
+    formats = _formats(options)
     check_words("--columns", options.columns, tuple(columns()))
     check_words("--against", [options.against] if options.against else [], ("paper",))
     check_words("--tests", [options.tests], ("seeds", "examples"))
@@ -68,7 +91,8 @@ def tables(results_dir: Path, options: TableOptions) -> int:
     selected = _selected_records(results_dir, options)
     metric = options.metric or (paper.METRIC if options.against else "score")
     check_words("--metric", [metric], sorted({"score", "select_score", *_metrics(selected)}))
-    build = transfer_tables if options.transfer else build_tables
+    names = read_names(options.names) if options.names else {}
+    build = transfer_tables if options.transfer else partial(build_tables, names=names)
     built = build(selected, metric, options.tasks)
     if not built:
         raise UserError(
@@ -87,11 +111,21 @@ def tables(results_dir: Path, options: TableOptions) -> int:
         aggregate=options.aggregate,
     )
     sheets = [make_sheet(table, sheet_options) for table in built]
-    _print(sheets)
-    name, out = "transfer" if options.transfer else "tables", options.out or results_dir / "tables"
-    names = sheet_options.columns
-    texts = {f"{name}.{form}": FORMATS[form](built, sheets, names) for form in options.formats}
-    if options.pairs or sheet_options.results:
+    sheets = [_with_names(sheet, names) for sheet in sheets]
+    shown = in_blocks(sheets) if options.layout == "paper" else sheets
+    _print(shown)
+    if options.against and not any(paper.HEADER in line for s in sheets for line in s.header.more):
+        say(f"\n--against paper: {paper.SOURCE} has no number for any row here; it has T5 on SuperGLUE.")
+    out = options.out or results_dir / "tables"
+
+    def place_of(run_id: str) -> str | None:
+        folder = results_dir / "runs" / run_id
+        return f"{Path(os.path.relpath(folder, out)).as_posix()}/" if folder.is_dir() else None
+
+    made = Made(built, shown, sheet_options.columns, options, place_of)
+    name = "transfer" if options.transfer else "tables"
+    texts = {f"{name}.{form}": FORMATS[form](made) for form in formats}
+    if options.pairs or (sheet_options.results and formats):
         comparisons = [
             # Of the sheet, or else of all pairs.
             (not options.pairs and sheet.comparisons)
@@ -101,9 +135,25 @@ def tables(results_dir: Path, options: TableOptions) -> int:
         texts["comparisons.csv"] = report.comparisons_csv(built, comparisons)
     for file, text in texts.items():
         records.write_text(out / file, text)
-    say(f"\nwritten: {', '.join(str(out / file) for file in texts)}")
+    if texts:
+        say(f"\nwritten: {', '.join(str(out / file) for file in texts)}")
     _print_unfinished(results_dir)
     return 0
+
+
+def _formats(options: TableOptions) -> Sequence[str]:
+    """Return the formats to write: none unless a format or a folder is given."""
+    default = WRITTEN if options.out else ()
+    formats = default if options.formats is None else options.formats
+    for flag, value in (("--caption", options.caption), ("--label", options.label)):
+        if value is not None and "tex" not in formats:
+            raise UserError(f"{flag} is of a table in LaTeX: add --format tex.")
+    return formats
+
+
+def _with_names(sheet: Sheet, names: Names) -> Sheet:
+    backbone = names.get(sheet.header.backbone)
+    return sheet if backbone is None else replace(sheet, header=replace(sheet.header, backbone=backbone))
 
 
 def _selected_records(results_dir: Path, options: TableOptions) -> list[RunRecord]:
@@ -128,18 +178,19 @@ def _metrics(selected: Sequence[RunRecord]) -> set[str]:
 
 
 def _reference(label: str, built: Sequence[Table]) -> str:
-    labels = sorted({row.label for table in built for row in table.rows})
-    label = _current_name(label, labels)
-    if label not in (*labels, "fixed"):  # the default may be missing: then nothing is marked
-        check_words("--reference", [label], labels)
+    rows = [row for table in built for row in table.rows]
+    known = {text for row in rows for text in (row.label, row.name, row.records[0].prompt)}
+    label = _current_name(label, known)
+    if label not in (*known, "fixed"):  # the default may be missing: then nothing is marked
+        check_words("--reference", [label], sorted({row.name for row in rows}))
     return label
 
 
 def _print(sheets: Sequence[Sheet]) -> None:
     console = make_console()
     if console.is_terminal:
-        for sheet in sheets:
-            console.print(report.to_terminal(sheet))
+        for part in report.to_terminal(sheets):
+            console.print(part)
     else:
         say(report.to_markdown(sheets), end="")
 

@@ -303,9 +303,10 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 
 def resolved_of(cfg: DictConfig) -> dict[str, Any]:
-    """Return a composed configuration as plain data, without what is Hydra's and what only lists read."""
+    """Return a composed configuration as plain data, without what Hydra, lists and tables alone read."""
     resolved = plain(cfg) | {"task": _plain_task(cfg.task)}
-    resolved.pop("hydra", None)
+    for key in ("hydra", "labels"):
+        resolved.pop(key, None)
     return resolved
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from statistics import fmean
 from types import MappingProxyType
 from typing import Any
@@ -12,16 +13,20 @@ from dp_bench.records import RunRecord, flatten, is_volatile
 from dp_bench.report import notes
 from dp_bench.report.expand import by_task
 from dp_bench.report.frame import Cell, Header, Row, Table, Twins, by_seed_and_draw
+from dp_bench.report.names import Names, display_names
 from dp_bench.report.runs import data_title, regime_title, scored, task_run_id, title_of, value_of
 from dp_bench.report.variants import by_label
 from dp_bench.tasks import in_order
 
 
 def build_tables(
-    records: Iterable[RunRecord], metric: str = "score", tasks: Collection[str] = ()
+    records: Iterable[RunRecord],
+    metric: str = "score",
+    tasks: Collection[str] = (),
+    names: Names = MappingProxyType({}),
 ) -> list[Table]:
     """Return the tables of these records, or of their results on some tasks, in an order that depends only on
-    their content."""
+    their content. `names` are display names (names.py)."""
     in_order_of_ids = sorted(records, key=lambda r: r.run_id)
     expanded = [record for record in by_task(in_order_of_ids) if not tasks or record.task in tasks]
     with_metric = scored(expanded, metric)
@@ -37,20 +42,29 @@ def build_tables(
         left_out = [record for record in without if base_of(record) == key[:-1]]
         for suffix, part in by_data(by_header[key]):
             header = header_of(part[0], suffix, weights=weights, more=notes.searched(part))
-            tables.append(_table(header, part, metric, twins, left_out))
+            tables.append(_table(header, part, metric, twins, left_out, names))
     return tables
 
 
 def _table(
-    header: Header, records: list[RunRecord], metric: str, twins: dict[str, Twins], left_out: list[RunRecord]
+    header: Header,
+    records: list[RunRecord],
+    metric: str,
+    twins: dict[str, Twins],
+    left_out: list[RunRecord],
+    names: Names,
 ) -> Table:
-    grouped, common = by_label(records)
-    rows, repeats = rows_of(grouped, twins)
+    labelled = by_label(records)
+    shown, name_notes = display_names(labelled, names)
+    rows, repeats = rows_of(labelled.rows, twins, shown)
+    rows = [replace(row, named=labelled.settings[row.label]) for row in rows]
     rows.sort(key=lambda row: (min(r.trainable_parameters for r in row.records), row.label))
-    budgets_differ = any(key.startswith("trainer.") for key in common)
+    budgets_differ = any(key.startswith("trainer.") for key in labelled.common)
     table_notes = notes.notes_on(records, rows, metric, budgets_differ=budgets_differ)
-    table_notes += [*notes.left_out(left_out, metric), *repeats]
-    return Table(header, *tasks_of(records), tuple(rows), tuple(table_notes))
+    table_notes += [*name_notes, *notes.left_out(left_out, metric), *repeats]
+    tasks, titles = tasks_of(records)
+    titles = {task: names.get(task, names.get(title, title)) for task, title in titles.items()}
+    return Table(header, tasks, titles, tuple(rows), tuple(table_notes))
 
 
 def header_of(record: RunRecord, suffix: str, **more: Any) -> Header:
@@ -95,9 +109,12 @@ def tasks_of(records: Iterable[RunRecord]) -> tuple[tuple[str, ...], dict[str, s
 
 
 def rows_of(
-    grouped: Mapping[str, list[RunRecord]], twins: Mapping[str, Twins] = MappingProxyType({})
+    grouped: Mapping[str, list[RunRecord]],
+    twins: Mapping[str, Twins] = MappingProxyType({}),
+    shown: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Row], list[str]]:
-    """Return one row per label, sorted by label, and notes on runs that share seed, draw and task."""
+    """Return one row per label, sorted by label, and notes on runs that share seed, draw and task. `shown`
+    has the names of labels."""
     rows, repeated, contradictions = [], set[str](), []
     for label, records in sorted(grouped.items()):
         cells = {}
@@ -109,11 +126,11 @@ def rows_of(
                 if equal:
                     repeated |= {record.run_id for record in runs[1:]}
                 else:
-                    contradictions.append(notes.contradiction(label, runs))
+                    contradictions.append(notes.contradiction(shown.get(label, label), runs))
             first = {draw: runs[0] for draw, runs in by_draw.items()}
             cells[task] = Cell(scores, notes.marks(records, task), first)
         row_twins = tuple(twins[task_run_id(record)] for record in records if task_run_id(record) in twins)
-        rows.append(Row(label, cells, tuple(records), row_twins))
+        rows.append(Row(label, cells, tuple(records), row_twins, shown=shown.get(label, label)))
     return rows, [*contradictions, *notes.repeats(repeated)]
 
 

@@ -13,7 +13,7 @@ from dp_bench.costs import EVALUATION, TRAINING
 from dp_bench.plugins import by_key
 from dp_bench.records import RunRecord
 from dp_bench.report import routes, stats
-from dp_bench.report.frame import Row, Table
+from dp_bench.report.frame import Cell, Row, Table
 from dp_bench.report.runs import search_of
 
 ENTRY_POINTS = "dp_bench.columns"  # in other packages: each names a Column, or a list of them
@@ -26,6 +26,8 @@ class CellView:
     text: str
     number: float | None = None
     rank: int | None = None
+    n: int | None = None  # number of runs, of a score
+    cell: Cell | None = None  # the scores behind it
 
 
 Value = Callable[[Row, Sequence[str]], CellView]  # from a row and the tasks of its table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from dp_bench.prompts import catalogue
 from dp_bench.records import RunRecord
 from dp_bench.report.expand import MULTITASK
@@ -39,10 +41,14 @@ def control_notes(table: Table) -> list[str]:
     if any(row.records[0].config["backbone"]["head"] == "classifier" for row in table.rows):
         present.add("zero_shot")  # not possible with this head
     missing = [name for name in CONTROLS if name not in present]
-    notes = [f"controls missing from this table: {', '.join(missing)}"] if missing else []
-    verdicts = [text for task in table.columns if (text := _verdict(table, task, dynamic, controls))]
+    notes = [f"controls that are missing here: {', '.join(missing)}"] if missing else []
+    verdicts: dict[str, list[str]] = defaultdict(list)
+    for task in table.columns:
+        if text := _verdict(table, task, dynamic, controls):
+            verdicts[text].append(table.title(task))
     if verdicts:
-        notes.append(f"best control / best dynamic prompt: {'; '.join(verdicts)}")
+        texts = (text.format(tasks=", ".join(titles)) for text, titles in verdicts.items())
+        notes.append(f"the best dynamic prompt and the best control: {'; '.join(texts)}")
     return notes
 
 
@@ -51,7 +57,8 @@ def _prompt_of(row: Row) -> str:
 
 
 def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -> str:
-    """Return how the best dynamic prompt compares with the best control; "" if one of them was not run."""
+    """Return how the best dynamic prompt compares with the best control, with a place for the tasks; "" if
+    one of them was not run."""
     scored = [
         [(cell.mean, row) for row in rows if (cell := row.cell(task, table.tasks))]
         for rows in (dynamic, controls)
@@ -59,12 +66,18 @@ def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -
     if not all(scored):
         return ""
     (score, best), (control_score, control) = (max(rows, key=lambda pair: pair[0]) for rows in scored)
-    if score <= control_score:
-        verdict = "the control is at least as good"
-    elif not (tests := [c for c in compare(table, [(best, control)]) if c.task == task and c.n > 1]):
-        verdict = "one seed in common: no test"
-    else:
-        differs = tests[0].p < ALPHA
-        verdict = "significantly better than every control" if differs else "no significant difference"
-        verdict += f": p = {tests[0].p:.2g} over {tests[0].n} {tests[0].over}"
-    return f"{table.title(task)} {control.label} {control_score:.2f} / {best.label} {score:.2f} ({verdict})"
+    how, against, p = "is no better than", control.name, ""
+    if score > control_score:
+        tests = [c for c in compare(table, [(best, control)]) if c.task == task and c.n > 1]
+        if not tests:
+            how, p = "is better than", " (one seed in common: no test)"
+        else:
+            differs = tests[0].p < ALPHA
+            how = (
+                "is significantly better than every control, the best of them"
+                if differs
+                else ("is not significantly better than")
+            )
+            p = f" (p = {tests[0].p:.2g} over {tests[0].n} {tests[0].over})"
+    braced = [name.replace("{", "{{").replace("}", "}}") for name in (best.name, against)]
+    return f"{braced[0]} {how} {braced[1]} on {{tasks}}{p}"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean, stdev
+from typing import Any
 
 from dp_bench.effective import method_of
 from dp_bench.records import RunRecord
@@ -108,6 +109,13 @@ class Row:
     records: tuple[RunRecord, ...]
     twins: tuple[Twins, ...] = ()
     restarts: int = 1  # each score is the best of this many runs
+    shown: str = ""  # the name that is shown, if it is not the label
+    named: Mapping[str, Any] = field(default_factory=dict)  # the settings that the label names
+
+    @property
+    def name(self) -> str:
+        """Return what tables, plots and notes call the row."""
+        return self.shown or self.label
 
     @cached_property
     def is_seedless(self) -> bool:

@@ -12,27 +12,30 @@ from dp_bench.report.frame import Row
 from dp_bench.report.runs import search_of, seed_and_draw_of, task_run_id, title_of
 
 MEAN_SD = "mean ± sd"  # how a note on the cells begins
+RUNS = "(n runs)"  # the number in a cell, which writers may leave out where it is the usual one
+
+
+FEW = 3  # rows that a note on their budget lists, where all others have another one
 
 
 def notes_on(records: list[RunRecord], rows: list[Row], metric: str, *, budgets_differ: bool) -> list[str]:
     """Return the notes that explain the cells and the runs behind them."""
-    shown = "the mean of each task's metrics" if metric == "score" else metric
+    shown = "each task's metrics" if metric == "score" else metric
     notes = [
-        f"{MEAN_SD} over seeds (n runs), {shown}, 0 to 100; - was not run; rows in the order of their "
-        "trainable parameters"
+        f"{MEAN_SD} over seeds {RUNS} of {shown}, 0 to 100; -: not run; rows in order of trainable parameters"
     ]
     if not budgets_differ:
-        labels = {task_run_id(record): row.label for row in rows for record in row.records}
+        labels = {task_run_id(record): row.name for row in rows for record in row.records}
         notes += _budgets(records, labels)
     if any(cell.n == 1 for row in rows for cell in row.cells.values()):
-        notes.append("a cell with n = 1 says nothing about the spread over seeds")
+        notes.append("(1): one run, which says nothing about the spread over seeds")
     on_data = sorted({note for record in records for note in record.notes})
     notes += [f"{mark} {note}" for begin, mark in MARKS.items() for note in on_data if note.startswith(begin)]
     draws = {draw for row in rows for cell in row.cells.values() for draw in cell.draws}
     if len(draws) > 1:
         notes.append(
-            f"{len(draws)} draws of few-shot rows (regime.split_seed) count as runs of one cell; tests and "
-            "intervals are over the draws, each with the mean of its runs"
+            f"the runs of a cell have {len(draws)} draws of few-shot rows (regime.split_seed); tests and "
+            "intervals are over draws, each with the mean of its runs"
         )
     precisions = sorted({record.precision for record in records})
     if len(precisions) > 1:
@@ -117,10 +120,14 @@ def _budgets(records: list[RunRecord], labels: Mapping[str, str]) -> list[str]:
 
     all_rows, all_tasks = rows_and_tasks(trained)
     everyone = "every row" if len(trained) == len(records) else "every trained row"
+    parts = {budget: rows_and_tasks(subset) for budget, subset in by_budget.items()}
+    most = max(parts.values(), key=lambda part: len(part[0]), default=([], []))
     notes = []
-    for budget, subset in by_budget.items():
-        rows, tasks = rows_and_tasks(subset)
+    several = len(most[0]) > FEW  # the other budgets come first
+    for budget, (rows, tasks) in sorted(parts.items(), key=lambda part: several and part[1] == most):
         who = everyone if rows == all_rows else ", ".join(rows)
+        if several and rows == most[0] and tasks == all_tasks and len(rows) < len(all_rows):
+            who = "every other trained row"
         where = "" if tasks == all_tasks else f" on {', '.join(tasks)}"
         notes.append(f"{who}{where}: {budget}")
     return notes

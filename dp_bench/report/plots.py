@@ -1,16 +1,21 @@
 """Figures of finished runs: curves, costs, chosen positions. Each comes with its numbers, one row per point.
 
-Each function in FIGURES takes finished runs and returns a `Figure`, or None if there is nothing to draw.
+Each function in FIGURES takes finished runs and returns a `Figure`, or None if there is nothing to draw. What
+all panels share is said once, above them. Lines have the names and the order of the rows of tables; what
+trains nothing, and chance, are level lines.
 """
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -18,9 +23,11 @@ import pandas as pd
 from dp_bench import reading
 from dp_bench.progress import notice
 from dp_bench.records import RunRecord, flatten
+from dp_bench.report.columns import span_text
 from dp_bench.report.controls import is_chosen, is_dynamic
 from dp_bench.report.examples import REMEDY
-from dp_bench.report.runs import data_title, evaluations, label_of
+from dp_bench.report.names import display_names
+from dp_bench.report.runs import data_title, evaluations, label_of, title_of
 from dp_bench.report.transfer import transfer_tables
 from dp_bench.report.variants import by_label
 from dp_bench.tasks import in_order
@@ -30,15 +37,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-WIDE, HIGH = 3.6, 2.8  # inches per panel
+WIDE, HIGH = 2.9, 2.3  # inches per panel
 MOST_COLUMNS = 3
 MOST_TICKS = 6
 TITLE_WIDTH = 34  # characters per line
-LEGEND_WIDTH = 42
+LEGEND_WIDTH = 34
+SEPARATOR = " · "  # of the parts of a place
+LEVELS = (":", "--", "-.", (0, (5, 1)), (0, (1, 1)))  # line styles of what trains nothing
+PARENTHESES = re.compile(r" ?\([^)]*\)")
+SMALL = {"axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "lines.linewidth": 1.2}
 # Okabe and Ito's colours, which colour-blind readers can distinguish.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C00")
 MARKERS = "osD^vP*X"
 LINE = ["place", "task", "prompt"]  # columns that identify a line of a panel
+CHANCE = "chance"
+MEAN_SD = "mean ± sd over seeds"
 PIECES = ("position", "length")
 
 
@@ -55,6 +68,17 @@ class Figure:
 
     canvas: Canvas
     points: pd.DataFrame  # one row per point
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a figure looks: names of lines in their order, level lines, and what panels share."""
+
+    order: Sequence[str] = ()
+    levels: pd.DataFrame | None = None  # place, task, prompt, mean, count: what trains nothing
+    statistic: str = ""  # what points and bars are
+    share: bool = True  # all panels have one scale
+    titles: Mapping[str, str] = field(default_factory=dict)  # of tasks
 
 
 Styles = Mapping[Any, dict[str, Any]]  # by the label of a line
@@ -82,12 +106,14 @@ def choices_over_training(runs: Sequence[FinishedRun]) -> Figure | None:
 
     def draw(axes: Axes, panel: pd.DataFrame, styles: Styles) -> None:
         grid = panel.pivot(index="value", columns="step", values="share")
-        axes.imshow(grid, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
+        image = axes.imshow(grid, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
+        image.axes.figure.colorbar(image, ax=axes, shrink=0.8)
         shown = range(0, len(grid.columns), -(-len(grid.columns) // MOST_TICKS))
         axes.set_xticks(list(shown), [grid.columns[index] for index in shown])
-        axes.set(xlabel="updates", ylabel=f"chosen {panel['piece'].iloc[0]} (light: all)")
+        axes.set(xlabel="updates", ylabel=f"chosen {panel['piece'].iloc[0]}")
 
-    return _figure(_with_panel(points), draw, "panel")
+    look = _look(runs, None, "share of the selection examples, all seeds")
+    return _figure(_with_panel(points), draw, replace(look, share=False), "panel")
 
 
 def _curves(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
@@ -98,16 +124,17 @@ def _curves(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
         if key in entry
     ]
     points = _grouped(lines, [*LINE, "step"], key, mean="mean", min="min", max="max", count="count")
+    levels = _levels(runs, lambda record: record.select_score) if key == "select_score" else None
 
     def draw(axes: Axes, panel: pd.DataFrame, styles: Styles) -> None:
         band = 0.3 / max(2, len(styles))  # bands overlap
         for prompt, line in panel.groupby("prompt"):
             style = styles[prompt]
-            axes.plot(line["step"], line["mean"], label=prompt, markersize=3, **style)
+            axes.plot(line["step"], line["mean"], label=prompt, **{**style, "markersize": 2.5})
             axes.fill_between(line["step"], line["min"], line["max"], color=style["color"], alpha=band, lw=0)
         axes.set(xlabel="updates", ylabel=label)
 
-    return _figure(points, draw)
+    return _figure(points, draw, _look(runs, levels, _statistic(points, "mean and range over seeds")))
 
 
 def _against(runs: Sequence[FinishedRun], setting: str, label: str) -> Figure | None:
@@ -126,9 +153,10 @@ def _against(runs: Sequence[FinishedRun], setting: str, label: str) -> Figure | 
             spreads = line["std"].fillna(0)
             axes.errorbar(line[name], line["mean"], spreads, label=prompt, capsize=2, **styles[prompt])
         axes.set(xlabel=label, ylabel="score")
-        axes.locator_params(axis="x", integer=True)
+        _log_axis(axes, points[name], 2, sorted(points[name].unique()))
 
-    return _figure(points, draw)
+    levels = _levels(runs, lambda record: record.score)
+    return _figure(points, draw, _look(runs, levels, _statistic(points, MEAN_SD), [setting]))
 
 
 def _pareto(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
@@ -136,19 +164,25 @@ def _pareto(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
     lines = [
         {**names, key: max(getattr(run.record, key), 1e-3), "score": run.record.score}
         for run, names in _labelled(runs)
-        if run.record.num_updates
+        if not _is_level(run.record)
     ]
-    points = pd.DataFrame(lines, columns=[*LINE, key, "score"]).groupby(LINE).mean().reset_index()
+    points = _grouped(lines, LINE, "score", mean="mean", std="std", count="count")
+    if not points.empty:
+        costs = pd.DataFrame(lines).groupby(LINE)[key].mean()
+        points[key] = costs.reindex(pd.MultiIndex.from_frame(points[LINE])).to_numpy()
 
     def draw(axes: Axes, panel: pd.DataFrame, styles: Styles) -> None:
         for prompt, point in panel.groupby("prompt"):
-            axes.plot(point[key], point["score"], label=prompt, **{**styles[prompt], "linestyle": ""})
-        order = panel.sort_values([key, "score"], ascending=[True, False])
-        front = order[order["score"] > order["score"].cummax().shift(fill_value=-np.inf)]
-        axes.step(front[key], front["score"], where="post", color="#999999", lw=0.8, zorder=0)
-        axes.set(xscale="log", xlabel=label, ylabel="score")
+            style = {**styles[prompt], "linestyle": "", "fillstyle": "none"}  # points may lie on each other
+            axes.errorbar(point[key], point["mean"], point["std"].fillna(0), label=prompt, capsize=2, **style)
+        order = panel.sort_values([key, "mean"], ascending=[True, False])
+        front = order[order["mean"] > order["mean"].cummax().shift(fill_value=-np.inf)]
+        axes.step(front[key], front["mean"], where="post", color="#999999", lw=0.8, zorder=0)
+        axes.set(xlabel=label, ylabel="score")
+        _log_axis(axes, points[key], 10)
 
-    return _figure(points, draw)
+    levels = _levels(runs, lambda record: record.score)
+    return _figure(points, draw, _look(runs, levels, _statistic(points, MEAN_SD)))
 
 
 def choices(runs: Sequence[FinishedRun]) -> Figure | None:
@@ -183,7 +217,9 @@ def choices(runs: Sequence[FinishedRun]) -> Figure | None:
             bottom += heights
         axes.set(xlabel=f"chosen {panel['piece'].iloc[0]}", ylabel="examples, all seeds")
 
-    return _figure(_with_panel(points), draw, "panel", "label")
+    return _figure(
+        _with_panel(points), draw, replace(_look(runs, None), order=(), share=False), "panel", "label"
+    )
 
 
 def transfer(runs: Sequence[FinishedRun]) -> Figure | None:
@@ -212,7 +248,7 @@ def transfer(runs: Sequence[FinishedRun]) -> Figure | None:
         axes.set_yticks(range(len(grid.index)), grid.index)
         axes.set(xlabel="evaluated on", ylabel="trained on")
 
-    return _figure(pd.DataFrame(lines), draw)
+    return _figure(pd.DataFrame(lines), draw, Look(share=False, statistic="mean over seeds"))
 
 
 FIGURES: dict[str, Callable[[Sequence[FinishedRun]], Figure | None]] = {
@@ -229,16 +265,94 @@ FIGURES: dict[str, Callable[[Sequence[FinishedRun]], Figure | None]] = {
 }
 
 
+def _names(runs: Sequence[FinishedRun], leave_out: Collection[str] = ()) -> tuple[dict[str, str], list[str]]:
+    """Return the name of each run's line, by run id, and the names in the order of tables."""
+    by_place: dict[str, list[RunRecord]] = defaultdict(list)  # as tables have them
+    for run in runs:
+        by_place[_context(run.record)].append(run.record)
+    names: dict[str, str] = {}
+    sizes: dict[str, tuple[int, str]] = {}
+    for place in sorted(by_place):
+        labelled = by_label(by_place[place], leave_out=leave_out)
+        shown, _ = display_names(labelled, {})
+        for label, row in labelled.rows.items():
+            name, size = shown[label], (min(r.trainable_parameters for r in row), label)
+            names |= {record.run_id: name for record in row}
+            sizes[name] = min(size, sizes.get(name, size))
+    return names, sorted(sizes, key=lambda name: sizes[name])
+
+
 def _labelled(
     runs: Sequence[FinishedRun], leave_out: Collection[str] = ()
 ) -> Iterator[tuple[FinishedRun, dict[str, str]]]:
     """Yield runs with their panel (`place`, `task`) and line (`prompt`). As in tables, runs that differ in a
     setting outside `leave_out` get different lines."""
-    rows, _ = by_label([run.record for run in runs], lambda r: f"{_context(r)}, {r.task}", leave_out)
-    labels = {record.run_id: label for label, row in rows.items() for record in row}
+    labels, _ = _names(runs, leave_out)
     for run in runs:
         record = run.record
         yield run, {"place": _context(record), "task": record.task, "prompt": labels[record.run_id]}
+
+
+def _look(
+    runs: Sequence[FinishedRun],
+    levels: pd.DataFrame | None,
+    statistic: str = "",
+    leave_out: Collection[str] = (),
+) -> Look:
+    titles = {run.record.task: title_of(run.record) for run in runs}
+    return Look(_names(runs, leave_out)[1], levels, statistic, titles=titles)
+
+
+def _is_level(record: RunRecord) -> bool:
+    """Return whether a run trained nothing, so that it is a line and no point."""
+    return record.trainable_parameters == 0 and record.num_updates == 0
+
+
+def _levels(runs: Sequence[FinishedRun], score: Callable[[RunRecord], float]) -> pd.DataFrame:
+    """Return the scores of what trains nothing, and of chance where the score is accuracy alone."""
+    lines = []
+    for run, names in _labelled(runs):
+        record = run.record
+        if _is_level(record):
+            lines.append({**names, "mean": score(record)})
+        labels = record.config["task"].get("labels")
+        if labels and set(record.metrics) == {"accuracy"}:
+            lines.append({**names, "prompt": CHANCE, "mean": 100 / len(labels)})
+    return _grouped(lines, LINE, "mean", mean="mean", count="count")
+
+
+def _statistic(points: pd.DataFrame, what: str) -> str:
+    """Return what points are, with the number of runs behind one."""
+    return f"{what}, n = {span_text(points['count'].tolist())}" if len(points) else what
+
+
+def _log_axis(axes: Axes, values: pd.Series, base: int, ticks: Sequence[float] = ()) -> None:
+    """Scale the x axis logarithmically, with few ticks that do not overlap, also below a decade."""
+    from matplotlib import ticker
+
+    low, high = float(values.min()), float(values.max())
+    axes.set_xscale("log", base=base)
+    margin = (high / low) ** 0.08 * 1.05
+    axes.set_xlim(low / margin, high * margin)
+    if not ticks:
+        steps = (1, 2, 5) if high / low < 50 else (1,)
+        powers = range(int(np.floor(np.log10(low))) - 1, int(np.ceil(np.log10(high))) + 1)
+        ticks = [s * 10.0**power for power in powers for s in steps]
+        ticks = [tick for tick in ticks if low / margin <= tick <= high * margin]
+        if len(ticks) < 2:  # a short axis: its ends
+            ticks = sorted({low, high})
+    ticks = ticks[:: -(-len(ticks) // MOST_TICKS)]
+    axes.xaxis.set_major_locator(ticker.FixedLocator(list(ticks)))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: short_number(value)))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def short_number(value: float) -> str:
+    """Return a number as an axis has it: 20, 1.3k, 61k, 2M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.{0 if value >= 10 * size else 1}f}".removesuffix(".0") + unit
+    return f"{value:.3g}"
 
 
 def _evaluations(
@@ -264,50 +378,121 @@ def _grouped(lines: list[dict[str, Any]], keys: list[str], value: str, **statist
 
 def _with_panel(points: pd.DataFrame) -> pd.DataFrame:
     """Return points with a column `panel`: the task, the prompt and the piece of it that is chosen."""
-    return points.assign(panel=points["task"] + ", " + points["prompt"] + ", " + points["piece"])
+    several = points["piece"].nunique() > 1
+    piece = ", " + points["piece"] if several else ""
+    return points.assign(panel=points["task"] + ", " + points["prompt"].astype(str) + piece)
 
 
 def _context(record: RunRecord) -> str:
     """Return data, backbone, regime and protocol of a run."""
-    return f"{data_title(record)}, {record.backbone}, {record.regime}, {record.protocol}"
+    return SEPARATOR.join([data_title(record), record.backbone, record.regime, record.protocol])
+
+
+def _places(panels: Sequence[tuple[str, str]]) -> tuple[str, dict[str, str]]:
+    """Return what the panels, of a place and a column, have in common, and by place the words that tell it
+    from others: as few parts of it as will do."""
+    split = {place: place.split(SEPARATOR) for place, _ in panels}
+    columns = [sorted(set(column)) for column in zip(*split.values(), strict=True)]
+    differing = [number for number, column in enumerate(columns) if len(column) > 1]
+    chosen = next(
+        parts
+        for size in range(len(differing) + 1)
+        for parts in combinations(differing, size)
+        if len({(name, *(split[place][part] for part in parts)) for place, name in panels}) == len(panels)
+    )
+    common = [" and ".join(column) for n, column in enumerate(columns) if n not in chosen and len(column) < 4]
+    unlike = {
+        place: ", ".join(_unlike(parts[number], columns[number]) for number in chosen)
+        for place, parts in split.items()
+    }
+    return SEPARATOR.join(common), unlike
+
+
+def _unlike(text: str, texts: Collection[str]) -> str:
+    """Return a text without the words that begin and end all texts."""
+    split = [other.split() for other in texts]
+    words, shortest = text.split(), min(map(len, split))
+    start = next((i for i in range(shortest) if len({w[i] for w in split}) > 1), shortest)
+    left = shortest - start
+    end = next((i for i in range(left) if len({w[-1 - i] for w in split}) > 1), left)
+    return PARENTHESES.sub("", " ".join(words[start : len(words) - end])) or PARENTHESES.sub("", text)
 
 
 def _styles(labels: Iterable[str]) -> Styles:
     """Return a style for each label, the same in every panel; colours repeat dashed after eight."""
     styles = {}
-    for index, label in enumerate(sorted(set(labels))):
+    for index, label in enumerate(labels):
         turn, colour = divmod(index, len(COLOURS))
         line = "--" if turn % 2 else "-"
-        styles[label] = {"color": COLOURS[colour], "marker": MARKERS[(colour + turn) % 8], "linestyle": line}
+        marker = MARKERS[(colour + turn) % 8]
+        styles[label] = {"color": COLOURS[colour], "marker": marker, "linestyle": line, "markersize": 4}
     return styles
 
 
-def _figure(points: pd.DataFrame, draw: Draw, column: str = "task", line: str = "prompt") -> Figure | None:
+def _figure(
+    points: pd.DataFrame, draw: Draw, look: Look, column: str = "task", line: str = "prompt"
+) -> Figure | None:
     """Draw one panel per `place` and `column`, with a legend to the right; None without points. The labels in
     the column `line`, if there is one, have the same style in every panel."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
 
     if points.empty:
         return None
-    styles = _styles(points.get(line, ()))
+    present = set(points.get(line, ()))
+    drawn = [name for name in look.order if name in present] or sorted(present)
+    styles = _styles(drawn)
     ordered = points.assign(**{column: pd.Categorical(points[column], in_order(points[column]))})
+    if line in points:
+        ordered[line] = pd.Categorical(points[line], drawn, ordered=True)
     panels = list(ordered.groupby(["place", column], observed=True))
-    columns = min(MOST_COLUMNS, len(panels))
+    levels = _shown_levels(look.levels, panels)
+    level_styles = {name: LEVELS[i % len(LEVELS)] for i, name in enumerate(dict.fromkeys(levels["prompt"]))}
+    columns = 2 if len(panels) == 4 else min(MOST_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    canvas = Canvas(figsize=(WIDE * columns + 1.6, HIGH * rows), layout="constrained")
-    several = points["place"].nunique() > 1
-    handles: dict[str, Any] = {}
-    for number, ((context, name), panel) in enumerate(panels, 1):
-        axes = canvas.add_subplot(rows, columns, number)
-        draw(axes, panel, styles)
-        title = f"{name}\n{fill(str(context), TITLE_WIDTH)}" if several else str(name)
-        axes.set_title(title, fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        drawn, labels = axes.get_legend_handles_labels()
-        handles |= dict(zip(labels, drawn, strict=True))
-    if not several:
-        canvas.suptitle(points["place"].iloc[0], fontsize=9)
-    if handles:
-        names = [fill(label, LEGEND_WIDTH) for label in handles]
-        canvas.legend(handles.values(), names, loc="outside right upper", fontsize=8, frameon=False)
-    return Figure(canvas, points)
+    common, unlike = _places([(str(place), str(name)) for (place, name), _ in panels])
+    with mpl.rc_context(cast(Any, SMALL)):
+        canvas = Canvas(figsize=(WIDE * columns + 1.8, HIGH * rows + 0.3), layout="constrained")
+        grid = canvas.subplots(rows, columns, squeeze=False, sharex=look.share, sharey=look.share).flatten()
+        handles: dict[str, Any] = {}
+        for axes, ((place, name), panel) in zip(grid, panels, strict=False):
+            draw(axes, panel, styles)
+            for level in levels[(levels["place"] == place) & (levels["task"] == name)].itertuples():
+                look_of = {"color": "#555555", "ls": level_styles[level.prompt], "lw": 1.0}
+                if level.prompt == CHANCE:
+                    look_of = {"color": "#C8C8C8", "ls": "-", "lw": 2.0}
+                axes.axhline(level.mean, label=level.prompt, zorder=-1, **look_of)
+            title = ", ".join(filter(None, [look.titles.get(str(name), str(name)), unlike[str(place)]]))
+            axes.set_title(fill(title, TITLE_WIDTH), fontsize=8)
+            axes.spines[["top", "right"]].set_visible(False)
+            xlabel = axes.get_xlabel()
+            if look.share:
+                axes.label_outer()
+            found, labels = axes.get_legend_handles_labels()
+            handles |= dict(zip(labels, found, strict=True))
+        for axes in grid[len(panels) :]:
+            axes.remove()
+            above = grid[list(grid).index(axes) - columns]
+            above.xaxis.set_tick_params(labelbottom=True)
+            above.set_xlabel(xlabel)
+        canvas.suptitle(fill("; ".join(filter(None, [common, look.statistic])), 48 * columns), fontsize=7)
+        if handles:
+            names = [name for name in (*drawn, *level_styles) if name in handles]
+            texts = [fill(str(name), LEGEND_WIDTH) for name in names]
+            canvas.legend(
+                [handles[n] for n in names], texts, loc="outside right upper", fontsize=7, frameon=False
+            )
+    return Figure(canvas, pd.concat([points, levels], ignore_index=True) if len(levels) else points)
+
+
+def _shown_levels(levels: pd.DataFrame | None, panels: Sequence[Any]) -> pd.DataFrame:
+    """Return the level lines of the panels that are drawn, chance last."""
+    if levels is None:
+        return pd.DataFrame(columns=[*LINE, "mean", "count"])
+    keys = {(place, str(name)) for (place, name), _ in panels}
+    kept = levels[[(p, t) in keys for p, t in zip(levels["place"], levels["task"], strict=True)]]
+    return (
+        kept.assign(_last=kept["prompt"] == CHANCE)
+        .sort_values(["_last", "prompt", *LINE[:2]])
+        .drop(columns="_last")
+    )

@@ -36,7 +36,8 @@ def _best_of(row: Row, number: int) -> Row | None:
             cells[task] = Cell(values, row.cells[task].marks, chosen)
             spent += [record for group in groups for key in group for record in runs[key]]
     label = f"{row.label}, best of {number}"
-    return Row(label, cells, tuple(spent), restarts=number) if cells else None
+    shown = f"{row.name}, best of {number}"
+    return Row(label, cells, tuple(spent), restarts=number, shown=shown) if cells else None
 
 
 def _selection(record: RunRecord) -> float:

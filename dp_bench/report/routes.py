@@ -33,9 +33,12 @@ def notes(table: Table, shares: Mapping[tuple[str, str], float]) -> list[str]:
     """Return a note on the rows with these shares (`label_routes`), if any."""
     if not shares:
         return []
-    listed = (f"{100 * share:.0f} % ({row} on {table.title(task)})" for (row, task), share in shares.items())
+    names = {row.label: row.name for row in table.rows}
+    listed = (
+        f"{100 * share:.0f} % ({names[row]} on {table.title(task)})" for (row, task), share in shares.items()
+    )
     return [
-        f"{MARK} routes by the answer: of the errors in guessing the label, knowing the route saves "
+        f"{MARK} routes by the answer: knowing the route saves so much of the errors in guessing the label: "
         + ", ".join(listed)
     ]
 

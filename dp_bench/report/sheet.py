@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
@@ -10,7 +11,7 @@ from dp_bench.report import paper, routes, stats
 from dp_bench.report.columns import CellView, columns
 from dp_bench.report.controls import control_notes
 from dp_bench.report.frame import MEAN, Cell, Header, Row, Table
-from dp_bench.report.notes import MEAN_SD
+from dp_bench.report.notes import MEAN_SD, RUNS
 from dp_bench.report.stats import Comparison
 
 DIFFERS_MARK = "†"
@@ -37,6 +38,67 @@ class Sheet:
     lines: list[list[CellView]]
     notes: list[str]
     comparisons: list[Comparison] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)  # of the lines
+    blocks: Mapping[int, str] = field(default_factory=dict)  # titles, by the line that they precede
+
+    def compact(self) -> Sheet:
+        """Return the sheet without the number of runs in cells that have the usual one, which a note says."""
+        numbers = Counter(view.n for line in self.lines for view in line if view.n is not None)
+        usual = max(sorted(numbers, reverse=True), key=lambda n: numbers[n], default=0)
+        if usual < 2 or numbers[usual] < 2 or not any(RUNS in note for note in self.notes):
+            return self
+        lines = [
+            [replace(v, text=v.text.replace(f" ({usual})", "", 1)) if v.n == usual else v for v in line]
+            for line in self.lines
+        ]
+        notes = [note.replace(RUNS, f"({usual} runs where a cell does not say)") for note in self.notes]
+        return replace(self, lines=lines, notes=notes)
+
+
+def split_notes(sheets: Sequence[Sheet]) -> tuple[list[str], list[list[str]]]:
+    """Return the notes that all of several sheets have, and the other notes of each."""
+    if len(sheets) < 2:
+        return [], [sheet.notes for sheet in sheets]
+    shared = [note for note in sheets[0].notes if all(note in sheet.notes for sheet in sheets)]
+    return shared, [[note for note in sheet.notes if note not in shared] for sheet in sheets]
+
+
+def in_blocks(sheets: Sequence[Sheet]) -> list[Sheet]:
+    """Return the sheets, with those that differ in their backbone only as the blocks of one: the layout of
+    the paper's tables. Small backbones come first."""
+    alike: dict[str, list[Sheet]] = defaultdict(list)
+    for sheet in sheets:
+        alike[repr(replace(sheet.header, backbone="", weights="", random_weights=False))].append(sheet)
+    return [part[0] if len(part) == 1 else _one_of(part) for part in alike.values()]
+
+
+def _one_of(sheets: list[Sheet]) -> Sheet:
+    sheets = sorted(sheets, key=lambda sheet: sheet.rows[0].records[0].frozen_parameters)
+    longest = max(sheets, key=lambda sheet: len(sheet.heads))
+    heads = list(dict.fromkeys([*longest.heads, *(head for sheet in sheets for head in sheet.heads)]))
+    lines: list[list[CellView]] = []
+    blocks = {}
+    notes: dict[str, list[str]] = defaultdict(list)
+    for sheet in sheets:
+        header = sheet.header
+        random = "random weights" if header.random_weights else ""
+        blocks[len(lines)] = " ".join(filter(None, [header.backbone, random, header.weights]))
+        for line in sheet.lines:
+            by_head = dict(zip(sheet.heads, line, strict=True))
+            lines.append([by_head.get(head, CellView("-")) for head in heads])
+        for note in sheet.notes:
+            notes[note].append(header.backbone)
+    texts = [
+        note if len(names) == len(sheets) else f"{', '.join(names)}: {note}" for note, names in notes.items()
+    ]
+    header = replace(
+        sheets[0].header,
+        backbone=", ".join(sheet.header.backbone for sheet in sheets),
+        weights="",
+        random_weights=False,
+    )
+    comparisons = [comparison for sheet in sheets for comparison in sheet.comparisons]
+    return Sheet(header, heads, lines, texts, comparisons, [r for s in sheets for r in s.rows], blocks)
 
 
 def cell_text(cell: Cell | None, mark: str = "", aggregate: str = "mean") -> str:
@@ -70,20 +132,23 @@ def make_sheet(table: Table, options: SheetOptions = SheetOptions()) -> Sheet:
     marks = {(c.a, c.task) for c in compared if c.supported}
     routed = routes.label_routes(table)
     for row in table.rows:
-        line = [CellView(row.label)]
+        line = [CellView(row.name)]
         for task in tasks:
             cell = row.cell(task, table.tasks)
             mark = DIFFERS_MARK if (row.label, task) in marks else ""
             mark += routes.MARK if (row.label, task) in routed else ""
             text = cell_text(cell, mark, options.aggregate)
-            line.append(CellView(text, cell.mean if cell else None, ranks.get((row.label, task))))
+            if cell is None:
+                line.append(CellView(text))
+            else:
+                line.append(CellView(text, cell.mean, ranks.get((row.label, task)), cell.n, cell))
             if task in paper_tasks:
                 line += _paper_cells(paper_numbers.get((row.label, task)))
         line += [column.value(row, table.tasks) for column in extra]
         lines.append(line)
     notes = [
         *(note.replace(MEAN_SD, AGGREGATES[options.aggregate]) for note in table.notes),
-        *(_example_notes(table, compared) if options.results else _seed_notes(compared)),
+        *(_example_notes(table, compared) if options.results else _seed_notes(table, compared)),
         *_reference_notes(options.reference, references),
         *routes.notes(table, routed),
         *control_notes(table),
@@ -96,13 +161,19 @@ def make_sheet(table: Table, options: SheetOptions = SheetOptions()) -> Sheet:
     if options.against_paper and (without := [task for task in tasks if task not in paper_tasks]):
         which = "this table" if not paper_numbers else ", ".join(table.title(task) for task in without)
         notes.append(f"{paper.SOURCE} has no number for any row of {which}")
-    return Sheet(header, heads, lines, notes, compared)
+    return Sheet(header, heads, lines, notes, compared, list(table.rows))
 
 
 def _references(table: Table, name: str) -> list[Row]:
-    """Return the row with this label, or else all rows of this prompt (they differ in settings)."""
-    exact = [row for row in table.rows if row.label == name]
-    return exact or [row for row in table.rows if row.label.startswith(f"{name} [") and row.restarts == 1]
+    """Return the row with this name or label, or else all rows of this prompt (they differ in settings)."""
+    rows = [row for row in table.rows if row.restarts == 1]
+    for is_meant in (
+        lambda row: name in (row.label, row.name),
+        lambda row: row.label.startswith(f"{name} [") or row.records[0].prompt == name,
+    ):
+        if found := [row for row in rows if is_meant(row)]:
+            return found
+    return []
 
 
 def _reference_notes(name: str, references: list[Row]) -> list[str]:
@@ -111,11 +182,11 @@ def _reference_notes(name: str, references: list[Row]) -> list[str]:
         return []
     return [
         f"no row is compared: {name} is in {len(references)} rows; "
-        f'name one: --reference "{references[0].label}"'
+        f'name one: --reference "{references[0].name}"'
     ]
 
 
-def _seed_notes(compared: list[Comparison]) -> list[str]:
+def _seed_notes(table: Table, compared: list[Comparison]) -> list[str]:
     """Return a note on the test over seeds or draws."""
     several = [c for c in compared if c.n > 1]
     if not several:
@@ -125,13 +196,18 @@ def _seed_notes(compared: list[Comparison]) -> list[str]:
     lowest_p = 2 / 2 ** min(max_pairs, stats.EXACT_UP_TO)
     if lowest_p >= stats.ALPHA:
         return [
-            f"no difference is marked, nor a best row: with {max_pairs} {over} the p of the exact test over "
-            f"{over} cannot go under {lowest_p:g}; --tests examples tests over examples"
+            f"no difference is marked, nor a best row: the exact test over {max_pairs} {over} has p of at "
+            f"least {lowest_p:g}; --tests examples tests over examples"
         ]
-    return [
-        f"{DIFFERS_MARK} differs from {compared[0].b}: exact sign-flip test over {over}, p < {stats.ALPHA} "
-        f"after Holm's correction for {len(compared)} comparisons"
-    ]
+    test = f"exact sign-flip test over {over}, p < {stats.ALPHA}, Holm's correction for {len(compared)} tests"
+    reference = _name(table, compared[0].b)
+    if any(c.supported for c in compared):
+        return [f"{DIFFERS_MARK} differs from {reference}: {test}"]
+    return [f"no row is marked as differing from {reference}: {test}"]
+
+
+def _name(table: Table, label: str) -> str:
+    return next(row.name for row in table.rows if row.label == label)
 
 
 def _example_notes(table: Table, compared: list[Comparison]) -> list[str]:
@@ -149,11 +225,11 @@ def _example_notes(table: Table, compared: list[Comparison]) -> list[str]:
     )
     by_source = f" (whole texts are resampled: {grouped})" if grouped else ""
     notes = [
-        f"{DIFFERS_MARK} differs from {compared[0].b}: paired bootstrap over examples{by_source}, "
-        f"p < {stats.ALPHA} after Holm's correction for {len(tested)} comparisons"
+        f"{DIFFERS_MARK} differs from {_name(table, compared[0].b)}: paired bootstrap over "
+        f"examples{by_source}, p < {stats.ALPHA}, Holm's correction for {len(tested)} tests"
     ]
     if missing:
-        pairs = ", ".join(dict.fromkeys(f"{c.a} on {table.title(c.task)}" for c in missing))
+        pairs = ", ".join(dict.fromkeys(f"{_name(table, c.a)} on {table.title(c.task)}" for c in missing))
         notes.append(f"not tested: {pairs}; {lacking}")
     return notes
 

@@ -37,7 +37,7 @@ def transfer_tables(
 
 def _matrix(records: list[RunRecord], suffix: str, sources: dict[str, str]) -> Table:
     """Return the table of one prompt, with a row per training task and differing settings."""
-    grouped, _ = by_label(records, lambda record: f"{sources[record.run_id]}, {record.task}")
+    grouped = by_label(records, lambda record: f"{sources[record.run_id]}, {record.task}").rows
     rows: dict[str, list[RunRecord]] = defaultdict(list)
     for label, group in grouped.items():
         for record in group:

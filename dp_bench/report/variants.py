@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from dp_bench.effective import is_trained, unread
 from dp_bench.records import RunRecord, flatten, is_volatile
@@ -24,15 +24,20 @@ DIGEST = re.compile(r"([0-9a-f]{8})[0-9a-f]{32,}")  # such as prompt.init_sha256
 Group = Callable[[RunRecord], str]  # runs are compared within a group; in a table, the task
 
 
+class Labelled(NamedTuple):
+    """Runs by row label, the settings that each label names, and those outside the prompt among them."""
+
+    rows: dict[str, list[RunRecord]]
+    settings: dict[str, dict[str, Any]]
+    common: set[str]
+
+
 def by_label(
     records: Sequence[RunRecord],
     group: Group = lambda record: record.task,
     leave_out: Collection[str] = (),
-) -> tuple[dict[str, list[RunRecord]], set[str]]:
-    """Group records into rows by label: the prompt, and the settings in which runs differ.
-
-    Return also the settings outside the prompt that every label names.
-    """
+) -> Labelled:
+    """Group records into rows by label: the prompt, and the settings in which runs differ."""
     # Computed once for runs that differ only in their seed.
     settings = {key: _settings(r, leave_out) for key, r in {_key(r): r for r in records}.items()}
     common = {
@@ -41,21 +46,30 @@ def by_label(
         if not key.startswith(("prompt.", "regime."))
     }
     grouped: dict[str, list[RunRecord]] = defaultdict(list)
+    named: dict[str, dict[str, Any]] = {}
     for prompt in sorted({record.prompt for record in records}):
         same_prompt = [record for record in records if record.prompt == prompt]
         differing = common | _differing(same_prompt, settings, group)
         keys = sorted({key for _, key in differing})
         for record in same_prompt:
             # Task settings are compared within the task.
-            named = [key for key in keys if not key.startswith("task.") or (group(record), key) in differing]
-            grouped[_named(record.prompt, settings[_key(record)], named)].append(record)
+            of_task = [
+                key for key in keys if not key.startswith("task.") or (group(record), key) in differing
+            ]
+            flat = settings[_key(record)]
+            label = _named(record.prompt, flat, of_task)
+            named[label] = {key: flat[key] for key in of_task if key in flat}
+            grouped[label].append(record)
     # With settings left out, several runs per seed are expected.
-    rows = grouped if leave_out else _by_searched_values(grouped, group)
-    return rows, {key for _, key in common}
+    rows = grouped if leave_out else _by_searched_values(grouped, group, named)
+    return Labelled(rows, {label: named[label] for label in rows}, {key for _, key in common})
 
 
-def _by_searched_values(grouped: Mapping[str, list[RunRecord]], group: Group) -> dict[str, list[RunRecord]]:
-    """Split rows in which searches found different settings for one seed and draw, by these settings."""
+def _by_searched_values(
+    grouped: Mapping[str, list[RunRecord]], group: Group, named: dict[str, dict[str, Any]]
+) -> dict[str, list[RunRecord]]:
+    """Split rows in which searches found different settings for one seed and draw, by these settings, and
+    add them to `named`."""
     split: dict[str, list[RunRecord]] = defaultdict(list)
     for label, row in grouped.items():
         values = {
@@ -66,7 +80,10 @@ def _by_searched_values(grouped: Mapping[str, list[RunRecord]], group: Group) ->
         counts = Counter((key, cell) for key, cell, _ in values)
         keys = sorted({key for (key, _), number in counts.items() if number > 1})
         for record in row:
-            split[_named(label, flatten(record.config), keys)].append(record)
+            flat = flatten(record.config)
+            longer = _named(label, flat, keys)
+            named[longer] = {**named[label], **{key: flat[key] for key in keys if key in flat}}
+            split[longer].append(record)
     return split
 
 
@@ -122,18 +139,20 @@ def _piece_of(key: str) -> str:
 
 def _named(label: str, flat: Mapping[str, Any], keys: Sequence[str]) -> str:
     """Return a label with these settings appended to those that it names already."""
-    parts = ", ".join(f"{_short(key)}={_plain(flat[key])}" for key in keys if key in flat)
+    parts = ", ".join(f"{short(key)}={plain(flat[key])}" for key in keys if key in flat)
     if not parts:
         return label
     return f"{label.removesuffix(']')}, {parts}]" if label.endswith("]") else f"{label} [{parts}]"
 
 
-def _short(key: str) -> str:
+def short(key: str) -> str:
+    """Return a setting's name without the group that a label need not say."""
     name = key.removeprefix("prompt.").removeprefix("trainer.").removeprefix("regime.")
     return name.removesuffix(f".{TARGET}")
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """Return a setting's value as labels have it."""
     if value is None:
         return "null"
     text = str(value)

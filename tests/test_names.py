@@ -1,0 +1,86 @@
+"""A row is called by its prompt, or by a given name, and by what tells it from others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.records import make_record
+
+from dp_bench.config import compose, experiment, options
+from dp_bench.records import RunRecord, flatten
+from dp_bench.report.build import build_tables
+from dp_bench.report.frame import Table
+from dp_bench.report.names import experiment_names, read_names
+from dp_bench.types import UserError
+
+
+def table(made: list[RunRecord]) -> Table:
+    (only,) = build_tables(made)
+    return only
+
+
+def shown(made: list[RunRecord]) -> list[str]:
+    return sorted(row.name for row in table(made).rows)
+
+
+def test_a_name_says_what_most_rows_do_not_have_and_a_note_the_rest() -> None:
+    made = [
+        make_record("task=rte", "prompt=routed", f"prompt.vectors.num_prompts={members}", *more)
+        for members in (1, 2, 4)
+        for more in ((), ("trainer.max_steps=20", "trainer.eval_every=10"))
+        if members == 2 or not more
+    ]
+    assert shown(made) == ["routed", "routed [1 member]", "routed [20 steps]", "routed [4 members]"]
+    notes = table(made).notes
+    assert "where a name does not say: 60 steps; routed: 2 members" in notes
+    assert any(note.endswith("routed [20 steps]: eval_every 10") for note in notes), "it goes with the steps"
+
+
+def test_two_rows_never_have_one_name() -> None:
+    names = {"fixed": "one", "split": "one"}
+    (only,) = build_tables([make_record("task=rte", f"prompt={prompt}") for prompt in names], names=names)
+    assert sorted(row.name for row in only.rows) == ["fixed", "split"]
+
+
+def test_a_given_name_is_that_of_its_prompt_and_settings() -> None:
+    made = [make_record("task=rte", "prompt=fixed", f"prompt.num_tokens={number}") for number in (4, 20)]
+    names = {"fixed": "Prompt tuning", "fixed prompt.num_tokens=4": "Short prompts", "rte": "RTE (acc.)"}
+    (only,) = build_tables(made, names=names)
+    assert sorted(row.name for row in only.rows) == ["Prompt tuning", "Short prompts"]
+    assert only.title("rte") == "RTE (acc.)"
+
+
+def test_an_experiment_names_rows_without_changing_runs() -> None:
+    assert "labels" not in experiment(["experiment=routing/plain", "task=boolq", "prompt=fixed"]).resolved
+    made = [
+        make_record("task=rte", "prompt=routed", *words, experiment="earn/learners")  # its former name
+        for words in ((), ("prompt/route=instance", "prompt.estimator=reinforce"))
+    ]
+    assert "routed, REINFORCE" in shown(made)
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_names_of_experiments_are_of_prompts_and_settings_that_exist(name: str) -> None:
+    for text in experiment_names(name):
+        prompt, *settings = text.split()
+        assert prompt in options("prompt")
+        known = flatten_of(prompt) if settings else {}
+        assert all(setting.partition("=")[0] in known for setting in settings), text
+
+
+def flatten_of(prompt: str) -> dict[str, object]:
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(compose([f"prompt={prompt}", "task=rte"]))
+    assert isinstance(plain, dict)
+    return flatten({str(key): value for key, value in plain.items()})
+
+
+def test_a_file_of_names_that_is_none_is_answered(tmp_path: Path) -> None:
+    path = tmp_path / "names.yaml"
+    path.write_text("fixed: Prompt tuning\n", "utf-8")
+    assert read_names(path) == {"fixed": "Prompt tuning"}
+    path.write_text("fixed: [a]\n", "utf-8")
+    with pytest.raises(UserError, match="'fixed' needs a name"):
+        read_names(path)
