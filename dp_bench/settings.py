@@ -248,6 +248,7 @@ class PromptSettings:
     erase_label: bool | None = None  # remove labels from the summary, linearly (LEACE)
     shuffle_input: bool | None = None  # control: selectors read the summary of another text
     selector_lr: float | None = None  # of selectors, where it is not `lr`
+    network_lr: float | None = None  # of networks that make vectors or change texts, where it is not `lr`
     position: dict[str, Any] = field(default_factory=dict)  # piece: how many vectors before the text
     length: dict[str, Any] = field(default_factory=dict)  # piece: how many vectors are used
     vectors: dict[str, Any] = field(default_factory=dict)  # piece: which vectors

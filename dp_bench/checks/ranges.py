@@ -33,7 +33,13 @@ RANGES: dict[Setting, tuple[str, ...]] = {
         *("trainer.weight_decay", "trainer.full.weight_decay", "prompt.weight_decay"),
     ),
     POSITIVE: (
-        *("trainer.full.lr", "prompt.lr", "prompt.selector_lr", "regime.mixing_temperature"),
+        *(
+            "trainer.full.lr",
+            "prompt.lr",
+            "prompt.selector_lr",
+            "prompt.network_lr",
+            "regime.mixing_temperature",
+        ),
         "trainer.checkpoint_minutes",
         *(f"trainer.temperature.{name}" for name in ("start", "end", "anneal")),
     ),

@@ -72,6 +72,7 @@ class Piece:
     is_learned: bool = False  # a selector that is trained: it draws in training and not at evaluation
     looks: bool = False  # at the summary of each example
     has_members: bool = False  # chooses or mixes K prompts for each example
+    has_network: bool = False  # weights whose rate prompt.network_lr may be another
     needs_route: bool = False  # vectors whose member is chosen by a route
     is_empty: bool = False  # vectors that add nothing to the input
     is_random: bool = False  # a control that draws at evaluation as well
@@ -157,7 +158,28 @@ def _members(s: Sizes, settings: Settings) -> int:
     return int(settings["num_prompts"]) * s.num_tokens * s.width
 
 
+def _phm_problem(settings: Settings, num_tokens: int) -> str | None:
+    rules, hidden = settings.get("phm"), settings.get("hidden", 1)
+    if rules is None or hidden % rules == 0:
+        return None
+    return f"prompt.vectors.phm={rules} must divide prompt.vectors.hidden={hidden}: change one of them."
+
+
+def _generator(s: Sizes, settings: Settings) -> int:
+    hidden, rules = int(settings["hidden"]), settings.get("phm")
+    weights = hidden * (s.width + s.num_tokens * s.width)
+    weights = weights if rules is None else int(rules) ** 3 + weights // int(rules)
+    return weights + hidden + s.num_tokens * s.width
+
+
+def _rank_problem(settings: Settings, num_tokens: int) -> str | None:
+    if settings["rank"] <= num_tokens:
+        return None
+    return f"prompt.vectors.rank={settings['rank']} exceeds prompt.num_tokens={num_tokens}: lower it."
+
+
 _S, _V, _L = "dp_bench.prompts.selectors.", "dp_bench.prompts.vectors.", "dp_bench.prompts.layers."
+_N, _F = "dp_bench.prompts.networks.", "dp_bench.prompts.factors."
 LESTER = "Lester et al., EMNLP 2021"
 DYNAMIC = "Yang et al., arXiv 2303.02909"
 
@@ -266,6 +288,44 @@ PIECES = (
         "P D + N (P + D)",
         lambda s, _: s.num_tokens * s.width + s.num_tasks * (s.num_tokens + s.width),
         paper="MPT: Wang et al., ICLR 2023",
+    ),
+    Piece(
+        f"{_N}Generated",
+        ("vectors",),
+        # h: hidden. With phm = n, the weights are n^3 + h (P + 1) D / n.
+        "P D + h (P + 1) D + h",
+        _generator,
+        {"hidden": COUNT, "phm": COUNT_OR_NULL},
+        _phm_problem,
+        looks=True,
+        has_network=True,
+        paper="IDPG: Wu et al., NAACL 2022",
+    ),
+    Piece(
+        f"{_N}Residual",
+        ("vectors",),
+        "P D + 2 h D + h + 3 D",  # h: hidden
+        lambda s, k: s.num_tokens * s.width + 2 * k["hidden"] * s.width + k["hidden"] + 3 * s.width,
+        {"hidden": COUNT},
+        has_network=True,
+        paper="Razdaibiedina et al., ACL 2023",
+    ),
+    Piece(
+        f"{_F}LowRank",
+        ("vectors",),
+        "r (P + D)",  # r: rank
+        lambda s, k: k["rank"] * (s.num_tokens + s.width),
+        {"rank": COUNT},
+        _rank_problem,
+        paper="LoPT: Guo et al., 2024",
+    ),
+    Piece(
+        f"{_F}Normalised",
+        ("vectors",),
+        "P (D + 1)",
+        lambda s, k: s.num_tokens * (s.width + int(k["trained_length"])),
+        {"trained_length": SWITCH},
+        paper="weight normalisation: Salimans and Kingma, NeurIPS 2016",
     ),
     Piece(
         f"{_L}Table",

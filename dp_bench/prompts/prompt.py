@@ -91,6 +91,10 @@ class Prompt(nn.Module):
             self.vectors.selector_parameters()
         )
 
+    def network_parameters(self) -> list[nn.Parameter]:
+        """Return the weights of the networks in pieces."""
+        return self.vectors.network_parameters()
+
     def transform(self, summary_BD: Tensor | None) -> Tensor | None:
         """Return the input of the selectors, which is made from the frozen summary: [B,D]."""
         return summary_BD if self.input is None or summary_BD is None else self.input(summary_BD)
