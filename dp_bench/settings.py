@@ -95,6 +95,7 @@ class Summary(Enum):
 
     encoder_mean = "encoder_mean"
     embedding_mean = "embedding_mean"
+    embedding_max = "embedding_max"
     first = "first"  # the encoder's state of the first token
     last = "last"  # the state of the last token
 
@@ -234,6 +235,12 @@ class BackboneSettings:
     attention: Attention = Attention.auto  # of transformers
 
 
+def prompt_file(named: str) -> Path:
+    """Return the file of trained tensors that a folder of a run, or a path, names."""
+    path = Path(named).expanduser()
+    return path / "prompt.safetensors" if path.is_dir() else path
+
+
 @dataclass
 class PromptSettings:
     """A prompt or a baseline: its method, pieces and initialization."""
@@ -272,8 +279,12 @@ class PromptSettings:
     @property
     def saved_file(self) -> Path:
         """The file that init=saved reads."""
-        path = Path(self.init_from or "").expanduser()
-        return path / "prompt.safetensors" if path.is_dir() else path
+        return prompt_file(self.init_from or "")
+
+    @property
+    def source_files(self) -> list[Path]:
+        """The files of the source prompts that vectors mix."""
+        return [prompt_file(source) for source in self.vectors.get("sources") or ()]
 
     @property
     def pieces(self) -> dict[str, dict[str, Any] | None]:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 import torch
+from conftest import make_batch
 from helpers.configs import problems
 from helpers.prompts import build_prompt
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dp_bench import config
+from dp_bench.backbones.backbone import Backbone
+from dp_bench.config import Experiment
+from dp_bench.prompts.estimators import forced, gumbel
+from dp_bench.prompts.router import Router, normal
+from dp_bench.records import identify
+from dp_bench.run import run
+from dp_bench.settings import Summary
+from dp_bench.summaries import summarise
+from dp_bench.trained import open_run
 from dp_bench.types import Dims, UserError
 
 B, P, D, SUMMARY = 5, 4, 8, 16
@@ -139,3 +154,123 @@ def test_a_normalised_prompt_has_directions_and_lengths(trained: bool) -> None:
         torch.testing.assert_close(found[3, i], own.length_P[i] * own.prompt_PD[i] / size, **EXACT)
     assert len(list(own.parameters())) == 1 + trained
     assert "length_P" in own.state_dict()
+
+
+# ---------------------------------------------------------------------------------------------- sources
+
+
+@pytest.mark.parametrize("temperature", [None, 3.0])
+def test_attempt_adds_an_attention_over_sources_and_itself(texts: Tensor, temperature: float | None) -> None:
+    words = ("prompt.vectors.num_prompts=3", "prompt.vectors.hidden=6")
+    own = vectors_of("attempt", *words, f"prompt.vectors.temperature={temperature or 'null'}")
+    found, weights = own(texts, torch.zeros(B, dtype=torch.long))[:2]
+    for row in range(B):
+        x = times(own.down.weight, texts[row])
+        x = times(own.up.weight, torch.stack([each / (1 + math.exp(-each.item())) for each in x]))
+        mean, n = sum(x) / D, D
+        h = (x - mean) / (sum((each - mean) ** 2 for each in x) / n + own.norm.eps) ** 0.5
+        h = h * own.norm.weight + own.norm.bias
+        prompts = [*own.sources_KPD, own.prompt_PD]
+        maxima = [torch.stack([max(prompt[i, d] for i in range(P)) for d in range(D)]) for prompt in prompts]
+        scores = [sum(m * h) / (temperature or D * math.e) for m in maxima]
+        total = sum(math.exp(score.item()) for score in scores)
+        a = [math.exp(score.item()) / total for score in scores]
+        expected = own.prompt_PD + sum(share * prompt for share, prompt in zip(a, prompts, strict=True))
+        torch.testing.assert_close(found[row], expected, **EXACT)
+        torch.testing.assert_close(weights[row], torch.tensor(a, dtype=torch.float64), **EXACT)
+
+
+def test_the_maximum_of_embeddings_leaves_padding_out(backbone: Backbone) -> None:
+    batch = make_batch([5, 3])
+    found = summarise(backbone, batch.ids_BT, batch.mask_BT, Summary.embedding_max)
+    for row, length in ((0, 5), (1, 3)):
+        assert torch.equal(found[row], backbone.embed(batch.ids_BT)[row, :length].max(0).values)
+
+
+def test_sources_are_the_prompts_of_runs_frozen_and_named_by_their_content(
+    experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    quick = ("trainer.max_steps=2", "trainer.eval_every=2", "trainer.batch_size=4", "prompt.num_tokens=4")
+    results = tmp_path / "results" / "runs"
+    ids = [run(experiment("prompt=fixed", *quick, f"seed={seed}")).run_id for seed in (0, 1)]
+    folders = [tmp_path / name for name in ("first", "second")]
+    for name, folder in zip(ids, folders, strict=True):
+        shutil.copytree(results / name, folder)
+    words = ("prompt=attempt", *quick, "prompt.vectors.num_prompts=2")
+    named = experiment(*words, f"prompt.vectors.sources=[{folders[0]},{folders[1]}]")
+    record = run(named)
+    assert record.trainable_parameters == 4 * 64 + 2 * 101 * 64
+    tensors = load_file(results / record.run_id / "prompt.safetensors")
+    for source, folder in zip(tensors["vectors.sources_KPD"], folders, strict=True):
+        assert torch.equal(source, load_file(folder / "prompt.safetensors")["vectors.prompt_PD"])
+    # Its id does not depend on where the sources are, and its record opens without them.
+    moved = experiment(*words, f"prompt.vectors.sources=[{results / ids[0]},{results / ids[1]}]")
+    assert identify(moved.resolved, "") == identify(named.resolved, "")
+    for folder in folders:
+        shutil.rmtree(folder)
+    reopened = open_run(results / record.run_id)
+    assert torch.equal(reopened.model.prompt.vectors.sources_KPD, tensors["vectors.sources_KPD"])
+    with pytest.raises(UserError, match=r"first does not exist. Give the folder of a finished run"):
+        experiment(*words, f"prompt.vectors.sources=[{folders[0]},{folders[1]}]")
+    wrong = experiment(*words, f"prompt.vectors.sources=[{results / ids[0]},{results / record.run_id}]")
+    assert run(wrong).num_updates == 2  # the prompt of another run of attempt is a single one, too
+    shapes = experiment(
+        *words,
+        "prompt.num_tokens=5",
+        f"prompt.vectors.sources=[{results / ids[0]}]".replace("]", f",{results / ids[1]}]"),
+    )
+    with pytest.raises(UserError, match="has a prompt of 4 x 64, and 5 x 64 is needed"):
+        run(shapes)
+    (found,) = problems("data.dir=.", "prompt=attempt", "prompt.vectors.sources=[a,b]")
+    assert "names 2 runs and prompt.vectors.num_prompts=4: add prompt.vectors.num_prompts=2" in found
+
+
+# ---------------------------------------------------------------------------------------------- router
+
+
+def test_smop_takes_the_most_probable_prompt_times_its_probability(texts: Tensor) -> None:
+    typed = [
+        "data.dir=.",
+        "prompt=smop",
+        "prompt.init=uniform",
+        f"prompt.num_tokens={P}",
+        "prompt.route.balance=0.3",
+    ]
+    dims = Dims(width=D, vocab_size=0, summary_width=SUMMARY)
+    prompt = build_prompt(config.build(config.compose(typed)), dims, None).double()
+    route, members = prompt.route, prompt.vectors.prompts_KPD
+    assert isinstance(route, Router) and sum(p.numel() for p in route.parameters()) == 4 * SUMMARY
+    noise = prompt.draw_noise(B, torch.Generator().manual_seed(1), selectors=["route"])
+    task = torch.zeros(B, dtype=torch.long)
+    for given in ({}, noise):
+        out = prompt(texts, task, given, 1.0)
+        shares, chosen = [], []
+        for row in range(B):
+            logits = times(route.linear.weight, texts[row])
+            if given:
+                z = normal(given["route"][row, 4:])
+                logits = torch.stack([x * (1 + float(each)) for x, each in zip(logits, z, strict=True)])
+            p = [math.exp(x.item()) / sum(math.exp(y.item()) for y in logits) for x in logits]
+            best = max(range(4), key=lambda k: p[k])
+            torch.testing.assert_close(out.vectors_BPD[row], p[best] * members[best], **EXACT)
+            shares.append(p)
+            chosen.append(best)
+        f, mean = ([chosen.count(k) / B for k in range(4)], [sum(p[k] for p in shares) / B for k in range(4)])
+        balance = 0.3 * 4 * sum(one * other for one, other in zip(f, mean, strict=True))
+        torch.testing.assert_close(out.loss, torch.tensor(balance, dtype=torch.float64), **EXACT)
+    out.vectors_BPD.square().sum().backward()
+    assert float(route.linear.weight.grad.abs().max()) > 0, "the weight of the choice trains the router"
+    outcome_B = torch.tensor([3, 2, 1, 0, 3])
+    forced_out = prompt(texts, task, {"route": forced(outcome_B, 4).double()}, 1.0)
+    assert forced_out.pool_weights_BK.argmax(1).tolist() == outcome_B.tolist()
+
+
+def test_noise_of_the_router_is_normal() -> None:
+    noise = normal(gumbel((100_000,), torch.Generator().manual_seed(0)))
+    assert scipy.stats.kstest(noise.numpy(), "norm").pvalue > 0.01
+    assert normal(torch.tensor([-1e9, 1e9])).isfinite().all()
+
+
+def test_a_router_has_no_other_estimator() -> None:
+    (found,) = problems("data.dir=.", "prompt=smop", "prompt.estimator=reinforce")
+    assert "the route learns by the weight of its choice" in found

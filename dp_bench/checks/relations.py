@@ -143,7 +143,10 @@ def _piece_problems(prompt: PromptSettings) -> Iterator[str]:
         return
     learned = [part for part, piece in catalogue.used(prompt.pieces).items() if piece.is_learned]
     estimator = f"prompt.estimator={prompt.estimator.value}"
-    if not learned:
+    weighed = [part for part, piece in catalogue.used(prompt.pieces).items() if piece.weighs]
+    if weighed:
+        yield f"{estimator}: the {weighed[0]} learns by the weight of its choice, without one: remove it."
+    elif not learned:
         yield f"{estimator} applies to a learned position, length or route: remove it from {prompt.name}."
     if prompt.estimator in (Estimator.exact, Estimator.mixture) and len(learned) > 1:
         several = " and ".join(learned)

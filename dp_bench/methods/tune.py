@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from pkgutil import resolve_name
 
 import numpy as np
@@ -24,6 +25,7 @@ from dp_bench.methods.splits import cached_splits, make_splits
 from dp_bench.methods.table import Method
 from dp_bench.optim import TrainPlan
 from dp_bench.prompts.inputs import SelectorInput
+from dp_bench.prompts.sources import load_sources
 from dp_bench.settings import Init
 from dp_bench.trainer import Trainer
 from dp_bench.types import RunFailedError, UserError
@@ -89,7 +91,11 @@ def tune(context: RunContext) -> MethodResult:
         )
     _check_lengths(context)  # before hours of training
     if settings.prompt.init is Init.saved:
-        _warn_of_other_weights(context)
+        _warn_of_other_weights(context, settings.prompt.saved_file, "prompt.init_from")
+    if files := settings.prompt.source_files:
+        load_sources(prompt.vectors, files)
+        for path in files:
+            _warn_of_other_weights(context, path, "prompt.vectors.sources")
     model = make_model(context, prompt)
     splits = cached_splits(context, prompt)
     if prompt.input is not None:
@@ -173,9 +179,8 @@ def _check_lengths(context: RunContext) -> None:
         context.backbone.refuse_beyond(max(lengths), "Text, prompt and the longest choice")
 
 
-def _warn_of_other_weights(context: RunContext) -> None:
-    """Warn where the prompt that a run starts from was trained on another backbone."""
-    path = context.settings.prompt.saved_file
+def _warn_of_other_weights(context: RunContext, path: Path, key: str) -> None:
+    """Warn where a trained prompt that a run reads was trained on another backbone."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -189,8 +194,8 @@ def _warn_of_other_weights(context: RunContext) -> None:
     other = [name for name, digest in saved.items() if digest is not None and digest != current[name]]
     if other:
         context.reporter.warn(
-            f"prompt.init_from={path} was trained on a backbone with other {' and other '.join(other)} "
+            f"{key}={path} was trained on a backbone with other {' and other '.join(other)} "
             f"({metadata.get('backbone', 'unknown')}): its vectors were trained for another model"
         )
     if saved["weights"] is None:
-        context.reporter.warn(f"prompt.init_from={path} does not say which backbone it was trained on")
+        context.reporter.warn(f"{key}={path} does not say which backbone it was trained on")

@@ -73,6 +73,7 @@ class Piece:
     looks: bool = False  # at the summary of each example
     has_members: bool = False  # chooses or mixes K prompts for each example
     has_network: bool = False  # weights whose rate prompt.network_lr may be another
+    weighs: bool = False  # a selector whose choice is weighted by its probability, which is its gradient
     needs_route: bool = False  # vectors whose member is chosen by a route
     is_empty: bool = False  # vectors that add nothing to the input
     is_random: bool = False  # a control that draws at evaluation as well
@@ -118,6 +119,7 @@ def _are_two_numbers(value: Any, _: int) -> bool:
 COUNT = Setting(lambda value, p: is_count(value), "at least 1")
 COUNT_OR_NULL = Setting(lambda value, p: value is None or is_count(value), "at least 1, or null")
 SWITCH = Setting(lambda value, p: isinstance(value, bool), "true or false")
+NOT_NEGATIVE = Setting(number(0, low_too=True), "a number, not negative")
 SHARE = Setting(number(0, 1), "a number above 0 and at most 1")
 MEMBERS = {"num_prompts": COUNT}
 KEYS_AND_VALUES = {
@@ -172,6 +174,25 @@ def _generator(s: Sizes, settings: Settings) -> int:
     return weights + hidden + s.num_tokens * s.width
 
 
+def _are_sources(value: Any, _: int) -> bool:
+    return value is None or (isinstance(value, list | tuple) and all(isinstance(each, str) for each in value))
+
+
+def _sources_problem(settings: Settings, num_tokens: int) -> str | None:
+    sources, number = settings.get("sources"), settings["num_prompts"]
+    if sources is None or len(sources) == number:
+        return None
+    return (
+        f"prompt.vectors.sources names {len(sources)} runs and prompt.vectors.num_prompts={number}: "
+        f"add prompt.vectors.num_prompts={len(sources)}."
+    )
+
+
+def _source_attention(s: Sizes, settings: Settings) -> int:
+    trained = 1 if settings.get("sources") else 1 + int(settings["num_prompts"])  # sources of runs are frozen
+    return trained * s.num_tokens * s.width + 2 * (int(settings["hidden"]) + 1) * s.width
+
+
 def _rank_problem(settings: Settings, num_tokens: int) -> str | None:
     if settings["rank"] <= num_tokens:
         return None
@@ -179,6 +200,8 @@ def _rank_problem(settings: Settings, num_tokens: int) -> str | None:
 
 
 _S, _V, _L = "dp_bench.prompts.selectors.", "dp_bench.prompts.vectors.", "dp_bench.prompts.layers."
+_R = "dp_bench.prompts.router."
+_A = "dp_bench.prompts.sources."
 _N, _F = "dp_bench.prompts.networks.", "dp_bench.prompts.factors."
 LESTER = "Lester et al., EMNLP 2021"
 DYNAMIC = "Yang et al., arXiv 2303.02909"
@@ -251,6 +274,17 @@ PIECES = (
         is_learned=True,
         looks=True,
     ),
+    Piece(
+        f"{_R}Router",
+        ("route",),
+        "D J",
+        lambda s, _: s.width * s.outcomes,
+        {"sigma": NOT_NEGATIVE, "balance": NOT_NEGATIVE},
+        is_learned=True,
+        looks=True,
+        weighs=True,
+        paper="SMoP: Choi et al., EMNLP 2023",
+    ),
     Piece(f"{_V}NoVectors", ("vectors",), is_empty=True),
     Piece(f"{_V}Single", ("vectors",), "P D", lambda s, _: s.num_tokens * s.width, paper=LESTER),
     Piece(
@@ -273,7 +307,7 @@ PIECES = (
             **MEMBERS,
             "num_chosen": COUNT,
             "positive_keys": SWITCH,
-            "key_weight": Setting(number(0, low_too=True), "a number, not negative"),
+            "key_weight": NOT_NEGATIVE,
         },
         _chosen_problem,
         looks=True,
@@ -309,6 +343,24 @@ PIECES = (
         {"hidden": COUNT},
         has_network=True,
         paper="Razdaibiedina et al., ACL 2023",
+    ),
+    Piece(
+        f"{_A}SourceAttention",
+        ("vectors",),
+        "P D + K P D + 2 (h + 1) D",  # h: hidden; without K P D where the sources are frozen
+        _source_attention,
+        {
+            **MEMBERS,
+            "hidden": COUNT,
+            "temperature": Setting(
+                lambda value, p: value is None or number(0)(value, p), "a number above 0, or null"
+            ),
+            "sources": Setting(_are_sources, "null, or a list of folders of finished runs"),
+        },
+        _sources_problem,
+        looks=True,
+        has_members=True,
+        paper="ATTEMPT: Asai et al., EMNLP 2022",
     ),
     Piece(
         f"{_F}LowRank",

@@ -125,6 +125,9 @@ class Prompt(nn.Module):
             vectors_BPD, weights_BK, loss = self.vectors.select(drawn["route"])
         else:
             vectors_BPD, weights_BK, loss = self.vectors(summary_BD, task_B)
+        for name, selector in self.selectors.items():
+            added = selector.added_loss(drawn[name], summary_BD, task_B, noise.get(name))
+            loss = loss if added is None else added if loss is None else loss + added
         all_kept = isinstance(self.length, Fixed) and self.length.outcome == self.num_tokens
         keep_BP = None if all_kept else _keep(length_BJ)
         layers = None if self.layers is None else self.layers(len(task_B), keep_BP)
