@@ -261,6 +261,7 @@ class PromptSettings:
     vectors: dict[str, Any] = field(default_factory=dict)  # piece: which vectors
     layers: dict[str, Any] | None = None  # keys and values added to every attention; None: none
     route: dict[str, Any] | None = None  # chooses the member of vectors=routed for a text
+    text: dict[str, Any] | None = None  # changes the embeddings of the text; None: nothing
     init_text: Text | None = None  # the text of init=text
     init_from: str | None = None  # init=saved: folder of a finished run, or its prompt.safetensors
     freeze_backbone: bool | None = None  # False: the backbone is trained too, as trainer.full says

@@ -29,7 +29,7 @@ PROMPTS = (
     *("prefix_tuning", "p_tuning", "p_tuning_v2", "pool", "l2p_pool", "multitask", "mpt"),
     *("fixed_kp", "uniform_pool", "routed", "routed_full", "routed_mixture", "mixture", "random_route"),
     *("shuffled_route", "oracle_route", "ridge_position", "routed_position"),
-    *("idpg", "idpg_phm", "residual", "low_rank", "normalised", "attempt", "smop"),
+    *("idpg", "idpg_phm", "residual", "low_rank", "normalised", "attempt", "smop", "dept"),
 )
 SIZES = ("small", "base", "large", "xl", "xxl")
 BACKBONES = {
@@ -53,6 +53,7 @@ EXACT = {
     },
     "prompt/layers": {"table", "mlp"},
     "prompt/route": {"ridge", "instance", "random", "known", "router"},
+    "prompt/text": {"low_rank_update"},
     "regime": {"full", "fewshot", "multitask"},
     "protocol": {"clean", "authors"},
     "hpo": {"lr"},
@@ -84,7 +85,7 @@ def resolved(*overrides: str, extra_dir: Path | None = None) -> dict[str, Any]:
 
 def test_the_numbers_of_files_are_known() -> None:
     assert len(EXACT["task"]) == 10
-    assert len(EXACT["prompt"]) == 43
+    assert len(EXACT["prompt"]) == 44
     assert len(BACKBONES) == 30
     assert {*EXACT, *AT_LEAST} == set(GROUPS)
     for group, names in EXACT.items():

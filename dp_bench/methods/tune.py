@@ -25,6 +25,7 @@ from dp_bench.methods.splits import cached_splits, make_splits
 from dp_bench.methods.table import Method
 from dp_bench.optim import TrainPlan
 from dp_bench.prompts.inputs import SelectorInput
+from dp_bench.prompts.prompt import Prompt
 from dp_bench.prompts.sources import load_sources
 from dp_bench.settings import Init
 from dp_bench.trainer import Trainer
@@ -89,7 +90,7 @@ def tune(context: RunContext) -> MethodResult:
             f"task={context.data[0].task.name} does not have: use a mixture, such as data=micro_mix2, or "
             "the tasks of regime=multitask as sub-skills with prompt.route.group=task."
         )
-    _check_lengths(context)  # before hours of training
+    _check_lengths(context, prompt)  # before hours of training
     if settings.prompt.init is Init.saved:
         _warn_of_other_weights(context, settings.prompt.saved_file, "prompt.init_from")
     if files := settings.prompt.source_files:
@@ -160,7 +161,7 @@ def fit_input(input: SelectorInput, train: Sequence[Split]) -> None:
     input.fit(torch.cat(summaries), torch.cat(labels))
 
 
-def _check_lengths(context: RunContext) -> None:
+def _check_lengths(context: RunContext, prompt: Prompt) -> None:
     """Raise UserError where text, prompt and choice exceed the positions of the backbone, or where it does
     not know a token; warn of a prompt that is many times as long as any text."""
     splits = [split for task in context.data for split in (task.train, task.select, task.report)]
@@ -168,6 +169,11 @@ def _check_lengths(context: RunContext) -> None:
     context.backbone.refuse_unknown(max(split.largest_id for split in splits))
     num_tokens = context.settings.prompt.num_tokens
     longest = max(split.longest for split in splits)
+    if prompt.text is not None and longest > prompt.text.max_length:
+        raise UserError(
+            f"prompt.text.max_length={prompt.text.max_length}: the longest text has {longest} tokens. Set "
+            f"prompt.text.max_length={longest}, or lower task.max_length."
+        )
     context.backbone.refuse_beyond(longest + num_tokens)
     if num_tokens > LONG * longest:
         context.reporter.warn(

@@ -21,7 +21,7 @@ from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
 ENTRY_POINTS = "dp_bench.pieces"  # group of entry points that name a Piece or a list of them
-PARTS = ("position", "length", "vectors", "layers", "route")
+PARTS = ("position", "length", "vectors", "layers", "route", "text")
 SELECTORS = ("position", "length", "route")
 SITES = ("encoder", "decoder", "cross")
 OUTCOMES = ("all", "half", "none")
@@ -361,6 +361,15 @@ PIECES = (
         looks=True,
         has_members=True,
         paper="ATTEMPT: Asai et al., EMNLP 2022",
+    ),
+    Piece(
+        "dp_bench.prompts.text.LowRankUpdate",
+        ("text",),
+        "r (T + D)",  # r: rank, T: max_length
+        lambda s, k: int(k["rank"]) * (int(k["max_length"]) + s.width),
+        {"rank": COUNT, "max_length": COUNT, "alpha": Setting(number(0), "a number above 0")},
+        has_network=True,
+        paper="DePT: Shi and Lipani, ICLR 2024",
     ),
     Piece(
         f"{_F}LowRank",

@@ -21,7 +21,7 @@ class LowRank(Vectors):
         left, sizes, right = torch.linalg.svd(init(num_tokens), full_matrices=False)
         root = sizes[:rank].sqrt()
         self.left = nn.Parameter((left[:, :rank] * root).contiguous())
-        self.right = nn.Parameter(root[:, None] * right[:rank])
+        self.right = nn.Parameter((root[:, None] * right[:rank]).contiguous())
 
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         return PromptVectors((self.left @ self.right).expand(len(task_B), -1, -1))

@@ -14,6 +14,7 @@ from dp_bench.prompts.init import initialiser
 from dp_bench.prompts.inputs import SelectorInput
 from dp_bench.prompts.layers import Layers
 from dp_bench.prompts.selectors import Fixed, Selector
+from dp_bench.prompts.text import Text
 from dp_bench.prompts.vectors import Routed, Vectors
 from dp_bench.randomness import fork
 from dp_bench.settings import Estimator, PromptSettings, SplitOrder
@@ -33,6 +34,7 @@ class Prompt(nn.Module):
         vectors: Vectors,
         layers: Layers | None = None,
         route: Selector | None = None,
+        text: Text | None = None,
         estimator: Estimator = Estimator.gumbel_st,
         input: SelectorInput | None = None,
     ) -> None:
@@ -43,6 +45,7 @@ class Prompt(nn.Module):
         self.vectors = vectors
         self.layers = layers
         self.route = route  # which member of routed vectors
+        self.text = text  # changes the embeddings of the text
         self.estimator = estimator
         self.input = input  # transforms summaries before any piece reads them
         for selector in self.selectors.values():
@@ -93,7 +96,8 @@ class Prompt(nn.Module):
 
     def network_parameters(self) -> list[nn.Parameter]:
         """Return the weights of the networks in pieces."""
-        return self.vectors.network_parameters()
+        text = [] if self.text is None else list(self.text.parameters())
+        return self.vectors.network_parameters() + text
 
     def transform(self, summary_BD: Tensor | None) -> Tensor | None:
         """Return the input of the selectors, which is made from the frozen summary: [B,D]."""
@@ -202,7 +206,7 @@ def build(
     the tokens of `init=text` and `init=label_words`. Raises UserError for a piece outside the catalogue, or
     layers that name no attention of the backbone.
     """
-    position, length, vectors, layers, route = (
+    position, length, vectors, layers, route, text = (
         catalogue.build(getattr(settings, p)) for p in catalogue.PARTS
     )
     assert position is not None and length is not None and vectors is not None
@@ -217,6 +221,7 @@ def build(
             vectors=(built := vectors(settings.num_tokens, dims, init)),
             layers=None if layers is None else layers(settings.num_tokens, dims),
             route=None if route is None else route(built.num_prompts, dims),
+            text=None if text is None else text(dims),
             estimator=settings.estimator or Estimator.gumbel_st,
             input=_input(settings, dims),
         )
