@@ -42,6 +42,7 @@ class OptimizerUsed:
     selector_lr: float | None = None
     lr_unit: str | None = None
     network_lr: float | None = None  # of networks in pieces
+    adapter_lr: float | None = None  # of weights that are trained beside the prompt
 
     def absolute(self, embedding_rms: float) -> OptimizerUsed:
         """Return the same optimizer with an absolute rate."""
@@ -62,6 +63,7 @@ def optimizer_of(config: Config) -> OptimizerUsed | None:
     rates = {
         "selector_lr": selector_lr,
         "network_lr": prompt.get("network_lr") if _has_network(prompt) else None,
+        "adapter_lr": (prompt.get("adapters") or {}).get("lr"),
     }
     return OptimizerUsed(used["optimizer"], used["lr"], used["weight_decay"], lr_unit=unit, **rates)
 
@@ -78,7 +80,10 @@ def method_of(config: Config) -> Method:
 
 def needs_fp32(config: Config) -> bool:
     """Say whether the backbone is loaded in fp32 whatever trainer.precision is."""
-    return table.trains_backbone(_prompt_of(config)) or method_of(config).needs_fp32
+    prompt = _prompt_of(config)
+    beside = table.adapters_of(prompt)
+    adapts = beside is not None and beside.needs_fp32
+    return table.trains_backbone(prompt) or method_of(config).needs_fp32 or adapts
 
 
 def unread(config: Mapping[str, Any]) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -261,6 +261,7 @@ class PromptSettings:
     vectors: dict[str, Any] = field(default_factory=dict)  # piece: which vectors
     layers: dict[str, Any] | None = None  # keys and values added to every attention; None: none
     route: dict[str, Any] | None = None  # chooses the member of vectors=routed for a text
+    adapters: dict[str, Any] | None = None  # weights trained beside the prompt: method, its settings, lr
     text: dict[str, Any] | None = None  # changes the embeddings of the text; None: nothing
     init_text: Text | None = None  # the text of init=text
     init_from: str | None = None  # init=saved: folder of a finished run, or its prompt.safetensors
@@ -276,6 +277,12 @@ class PromptSettings:
     def trains_backbone(self) -> bool:
         """Whether all weights are trained, with the settings of trainer.full."""
         return table.trains_backbone(vars(self))
+
+    @property
+    def as_adapters(self) -> PromptSettings:
+        """These settings with those of the adapters in the place where their method reads them."""
+        adapters = {key: value for key, value in (self.adapters or {}).items() if key != "lr"}
+        return replace(self, **adapters)
 
     @property
     def saved_file(self) -> Path:

@@ -38,14 +38,15 @@ def summary_width(backbone: Backbone, kind: Summary) -> int:
 def summarise(
     backbone: Backbone, ids_BT: Tensor, mask_BT: Tensor, kind: Summary, *, pad_to: int | None = None
 ) -> Tensor:
-    """Return one vector per text, in fp32 or finer: [B,D]. Raises UserError for texts beyond the
-    positions."""
+    """Return one vector per text by the weights as they were loaded, in fp32 or finer: [B,D]. Raises
+    UserError for texts beyond the positions."""
     if pad_to is not None and pad_to > ids_BT.shape[1]:
         missing = pad_to - ids_BT.shape[1]
         ids_BT = torch.nn.functional.pad(ids_BT, (0, missing), value=backbone.tokenizer.pad_token_id)
         mask_BT = torch.nn.functional.pad(mask_BT, (0, missing), value=False)
     x_BTD = backbone.embed(ids_BT)
-    states_BTD = x_BTD if kind in OF_EMBEDDINGS else backbone.encode(x_BTD, mask_BT)
+    with backbone.as_loaded():
+        states_BTD = x_BTD if kind in OF_EMBEDDINGS else backbone.encode(x_BTD, mask_BT)
     states_BTD = at_least_fp32(states_BTD)
     if kind is Summary.embedding_max:
         return states_BTD.masked_fill(~mask_BT[..., None], -torch.inf).amax(1)

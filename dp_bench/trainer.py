@@ -70,6 +70,7 @@ class Trainer:
                 self.parameters,
                 (model.prompt.selector_parameters(), plan.optimizer.selector_lr),
                 (model.prompt.network_parameters(), plan.optimizer.network_lr),
+                (list(model.backbone.parameters()), plan.optimizer.adapter_lr),
             )
             self.optimizer = accelerator.prepare(make_optimizer(plan.optimizer, groups))
             self.rates = [group["lr"] for group in self.optimizer.param_groups]

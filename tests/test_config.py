@@ -54,6 +54,7 @@ EXACT = {
     "prompt/layers": {"table", "mlp"},
     "prompt/route": {"ridge", "instance", "random", "known", "router"},
     "prompt/text": {"low_rank_update"},
+    "prompt/adapters": {"lora", "bitfit"},
     "regime": {"full", "fewshot", "multitask"},
     "protocol": {"clean", "authors"},
     "hpo": {"lr"},

@@ -91,7 +91,7 @@ def _budget(record: RunRecord) -> str:
     trainer = record.config["trainer"]
     used = OptimizerUsed(**record.optimizer) if record.optimizer else optimizer_of(record.config)
     assert used is not None
-    others = {"selectors": used.selector_lr, "networks": used.network_lr}
+    others = {"selectors": used.selector_lr, "networks": used.network_lr, "adapters": used.adapter_lr}
     apart = "".join(f" ({lr} for {name})" for name, lr in others.items() if lr not in (None, used.lr))
     unit = "" if used.lr_unit is None else " times the embeddings' root mean square"
     return (
