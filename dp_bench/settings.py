@@ -256,6 +256,8 @@ class PromptSettings:
     shuffle_input: bool | None = None  # control: selectors read the summary of another text
     selector_lr: float | None = None  # of selectors, where it is not `lr`
     network_lr: float | None = None  # of networks that make vectors or change texts, where it is not `lr`
+    # J: the vectors stand together at one of so many places inside the text; None: split around it.
+    boundaries: int | None = None
     position: dict[str, Any] = field(default_factory=dict)  # piece: how many vectors before the text
     length: dict[str, Any] = field(default_factory=dict)  # piece: how many vectors are used
     vectors: dict[str, Any] = field(default_factory=dict)  # piece: which vectors

@@ -30,6 +30,7 @@ PROMPTS = (
     *("fixed_kp", "uniform_pool", "routed", "routed_full", "routed_mixture", "mixture", "random_route"),
     *("shuffled_route", "oracle_route", "ridge_position", "routed_position"),
     *("idpg", "idpg_phm", "residual", "low_rank", "normalised", "attempt", "smop", "dept"),
+    *("inside", "inside_task", "random_inside"),
 )
 SIZES = ("small", "base", "large", "xl", "xxl")
 BACKBONES = {
@@ -86,7 +87,7 @@ def resolved(*overrides: str, extra_dir: Path | None = None) -> dict[str, Any]:
 
 def test_the_numbers_of_files_are_known() -> None:
     assert len(EXACT["task"]) == 10
-    assert len(EXACT["prompt"]) == 44
+    assert len(EXACT["prompt"]) == 47
     assert len(BACKBONES) == 30
     assert {*EXACT, *AT_LEAST} == set(GROUPS)
     for group, names in EXACT.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import scipy.stats
 import torch
 from conftest import make_batch
+from helpers.backbones import DIMS, batch_of, settings_of
 from helpers.configs import problems
 from helpers.prompts import build_prompt
 from safetensors.torch import load_file
@@ -19,15 +21,20 @@ from torch import Tensor
 
 from dp_bench import config
 from dp_bench.backbones.backbone import Backbone
+from dp_bench.backbones.load import load_backbone
 from dp_bench.config import Experiment
+from dp_bench.methods import counts
+from dp_bench.model import PromptedModel
 from dp_bench.prompts.estimators import forced, gumbel
+from dp_bench.prompts.layout import insert
 from dp_bench.prompts.router import Router, normal
 from dp_bench.records import identify
 from dp_bench.run import run
-from dp_bench.settings import Summary
-from dp_bench.summaries import summarise
+from dp_bench.settings import SplitOrder, Summary
+from dp_bench.summaries import summarise, summary_width
 from dp_bench.trained import open_run
-from dp_bench.types import Dims, UserError
+from dp_bench.types import Dims, PromptOutput, UserError
+from dp_bench.verbalizer import LabelWords
 
 B, P, D, SUMMARY = 5, 4, 8, 16
 EXACT = {"atol": 1e-12, "rtol": 1e-12}
@@ -274,3 +281,225 @@ def test_noise_of_the_router_is_normal() -> None:
 def test_a_router_has_no_other_estimator() -> None:
     (found,) = problems("data.dir=.", "prompt=smop", "prompt.estimator=reinforce")
     assert "the route learns by the weight of its choice" in found
+
+
+# ---------------------------------------------------------------------------------------------- the text
+
+
+def test_dept_adds_a_matrix_of_low_rank_to_each_token_by_its_number() -> None:
+    typed = [
+        "data.dir=.",
+        "prompt=dept",
+        "prompt.init=uniform",
+        "prompt.text.rank=3",
+        "prompt.text.max_length=9",
+    ]
+    prompt = build_prompt(config.build(config.compose(typed)), Dims(width=D, vocab_size=0), None).double()
+    text = prompt.text
+    x = torch.randn(2, 7, D, dtype=torch.float64)
+    assert torch.equal(text(x), x), "it starts as nothing"
+    torch.nn.init.normal_(text.right)
+    found = text(x)
+    for row in range(2):
+        for t in range(7):
+            update = sum(text.left[t, k] * text.right[k] for k in range(3)) * 8 / 3**0.5
+            torch.testing.assert_close(found[row, t], x[row, t] + update, **EXACT)
+    assert sum(p.numel() for p in text.parameters()) == 3 * (9 + D)
+    assert {id(p) for p in prompt.network_parameters()} == {id(p) for p in text.parameters()}
+
+
+def test_the_change_goes_with_the_text_wherever_the_prompt_stands(backbone: Backbone) -> None:
+    batch = make_batch([6, 4])
+    for position in ("fixed", "random"):
+        typed = ["data.dir=.", "prompt=dept", "prompt.init=uniform", "prompt.num_tokens=3"]
+        experiment = config.build(config.compose([*typed, f"prompt/position={position}"]))
+        prompt = build_prompt(experiment, backbone.dims, None)
+        torch.nn.init.normal_(prompt.text.right)
+        words = [LabelWords(["yes", "no"], backbone.tokenizer)]
+        model = PromptedModel(backbone, prompt, words, order=SplitOrder.paper, summary=Summary.encoder_mean)
+        noise = {} if position == "fixed" else {"position": forced(torch.tensor([1, 1]), 4)}
+        prompted, output = model.prompted(replace(batch, noise=noise))
+        x = backbone.embed(batch.ids_BT) + prompt.text.scale * prompt.text.left[:6] @ prompt.text.right
+        for row in range(2):
+            torch.testing.assert_close(prompted.embeds_BSD[row, prompted.slot_of_text_BT[row]], x[row])
+        model(replace(batch, noise=noise)).logits_BC.sum().backward()
+        assert float(prompt.text.left.grad[:5].abs().min()) > 0, "which learns"
+        assert output.vectors_BPD.shape[1] == 3
+
+
+def test_a_text_that_is_too_long_for_the_change_is_refused(experiment: Callable[..., Experiment]) -> None:
+    with pytest.raises(UserError, match=r"prompt.text.max_length=5: the longest text has \d+ tokens"):
+        run(experiment("prompt=dept", "prompt.text.max_length=5"))
+
+
+# ------------------------------------------------------------------------------------- inside a text
+
+LENGTHS = [4, 9, 2, 6]
+
+
+def places(num_outcomes: int, body: int) -> list[int]:
+    return [j * (body + 1) // num_outcomes for j in range(num_outcomes)]
+
+
+@pytest.mark.parametrize("num_outcomes", [3, 9, 20])
+@pytest.mark.parametrize("start", [0, 1])
+def test_inside_a_text_value_and_gradient_are_those_of_the_naive_sum(num_outcomes: int, start: int) -> None:
+    torch.manual_seed(num_outcomes)
+    batch = make_batch([length + start for length in LENGTHS], start=start)
+    shape = batch.ids_BT.shape
+    weight = torch.randn(len(LENGTHS), shape[1] + P, D, dtype=torch.float64)
+    first = torch.randn(*shape, D, dtype=torch.float64)
+    vectors = torch.randn(len(LENGTHS), P, D, dtype=torch.float64)
+    outcome = torch.randint(num_outcomes, (len(LENGTHS),))
+    grads = []
+    for place in ("insert", "naive"):
+        x, v = (each.clone().requires_grad_() for each in (first, vectors))
+        choice = torch.nn.functional.one_hot(outcome, num_outcomes).double().requires_grad_()
+        if place == "insert":
+            embeds = insert(x, batch, PromptOutput(v, choice, is_inside=True), SplitOrder.paper).embeds_BSD
+        else:
+            rows = []
+            for b, length in enumerate(LENGTHS):
+                at = [start + s for s in places(num_outcomes, length - 1)]
+                layouts = [torch.cat([x[b, :s], v[b], x[b, s:]]) for s in at]
+                rows.append(sum(choice[b, j] * layout for j, layout in enumerate(layouts)))
+            embeds = torch.stack(rows)
+        (torch.tanh(embeds) * weight).sum().backward()
+        grads.append((embeds.detach(), choice.grad, v.grad, x.grad))
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("body", [1, 7, 20])
+def test_every_boundary_is_a_place_and_none_is_favoured(body: int) -> None:
+    counts = torch.bincount(torch.tensor(places(64, body)))
+    assert len(counts) == body + 1 and int(counts.max() - counts.min()) <= 1
+
+
+def test_slots_masks_and_the_end_are_right_inside_a_text() -> None:
+    batch = make_batch(LENGTHS)
+    x = batch.ids_BT[..., None].double()
+    vectors = torch.full((4, P, 1), 777.0, dtype=torch.float64)
+    kept = torch.tensor([[1.0] * k + [0.0] * (P - k) for k in (4, 2, 4, 1)], dtype=torch.float64)
+    choice = torch.nn.functional.one_hot(torch.tensor([0, 5, 8, 8]), 9).double()
+    prompted = insert(x, batch, PromptOutput(vectors, choice, kept, is_inside=True), SplitOrder.paper)
+    ids = prompted.embeds_BSD[..., 0]
+    assert torch.equal(ids.gather(1, prompted.slot_of_text_BT), batch.ids_BT.double())
+    assert prompted.mask_BS.sum(1).tolist() == [n + k for n, k in zip(LENGTHS, (4, 2, 4, 1), strict=True)]
+    for row, length in enumerate(LENGTHS):
+        assert int(ids[row, length + P - 1]) == 1, "</s> is last"
+        attended = ids[row] * prompted.mask_BS[row]
+        assert int((attended == 777).sum()) == int(kept[row].sum())
+        assert prompted.mask_BS[row].gather(0, prompted.slot_of_text_BT[row, :length]).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["prompt=fixed", "prompt.boundaries=8"], "needs a chosen position"),
+        (["prompt=inside", "prompt.boundaries=0"], "prompt.boundaries=0 must be at least 1"),
+        (["prompt=inside", "prompt/vectors=none", "prompt/layers=table"], "has no meaning"),
+        (["prompt=lora", "prompt/adapters=lora"], "trains weights beside a prompt, and prompt=lora has none"),
+        (
+            ["prompt=fixed", "prompt/adapters=lora", "prompt.adapters.rank=0"],
+            "prompt.adapters.rank=0 must be",
+        ),
+        (
+            ["prompt=fixed", "prompt/adapters=bitfit", "prompt.adapters.lr=-1"],
+            "prompt.adapters.lr=-1 must be",
+        ),
+        (["prompt=fixed", "prompt/adapters=lora", "prompt.adapters.method=majority"], "use lora or bitfit"),
+        (["prompt=p_tuning", "prompt/adapters=lora", "prompt.freeze_backbone=false"], "trains all weights"),
+        (["prompt=fixed", "prompt/adapters=lora", "+prompt.adapters.depth=2"], "depth"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_the_reason(words: list[str], told: str) -> None:
+    assert any(told in problem for problem in problems("data.dir=.", *words))
+
+
+# ---------------------------------------------------------------------------------------------- hybrids
+
+
+@pytest.mark.parametrize(
+    ("adapters", "backbone_name"), [("lora", "t5_tiny_random"), ("bitfit", "bert_tiny_random")]
+)
+def test_a_prompt_and_adapters_learn_together_and_open_again(
+    experiment: Callable[..., Experiment], adapters: str, backbone_name: str, tmp_path: Path
+) -> None:
+    words = ("trainer.max_steps=3", "trainer.eval_every=3", "trainer.batch_size=4", "prompt.num_tokens=4")
+    both = experiment("prompt=dynamic", f"prompt/adapters={adapters}", f"backbone={backbone_name}", *words)
+    record = run(both)
+    plain = run(experiment("prompt=dynamic", f"backbone={backbone_name}", *words))
+    assert record.trainable_parameters > plain.trainable_parameters and record.cell_id != plain.cell_id
+    assert record.optimizer["adapter_lr"] == 1e-3 and plain.optimizer["adapter_lr"] is None
+    folder = tmp_path / "results" / "runs" / record.run_id
+    tensors = load_file(folder / "prompt.safetensors")
+    named = "lora_B" if adapters == "lora" else "bias"
+    moved = [value for name, value in tensors.items() if name.startswith("backbone.") and named in name]
+    assert moved and any(float(value.abs().max()) > 0 for value in moved)
+    opened = open_run(folder)
+    # The summary is that of the backbone as it was loaded, whatever the adapters have learned.
+    batch = make_batch([7, 5])
+    bare = open_run(tmp_path / "results" / "runs" / plain.run_id)
+    options = (batch.ids_BT, batch.mask_BT, Summary.encoder_mean)
+    mine, theirs = (summarise(each.context.backbone, *options) for each in (opened, bare))
+    torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+    states = [
+        each.context.backbone.encode(each.context.backbone.embed(options[0]), options[1])
+        for each in (opened, bare)
+    ]
+    assert not torch.equal(*states)
+
+
+def test_the_numbers_of_a_hybrid_are_those_of_both() -> None:
+    sizes = counts.T5["base"]
+    alone = config.option_settings("prompt", "dynamic"), config.option_settings("prompt", "lora")
+    both = {**alone[0], "adapters": config.option_settings("prompt/adapters", "lora")}
+    each = [counts.trained(prompt, sizes, 1) for prompt in alone]
+    assert counts.trained(both, sizes, 1) == sum(each)
+    assert counts.formula(both) == " + ".join(map(counts.formula, alone))
+
+
+# ---------------------------------------------------------------------------------------------- families
+
+LATER = ("idpg", "idpg_phm", "residual", "low_rank", "normalised", "attempt", "smop", "dept", "inside")
+
+
+@pytest.mark.parametrize("kind", list(DIMS))
+def test_every_method_learns_on_every_family_and_padding_changes_nothing(kind: str) -> None:
+    """All trained numbers get a gradient. Embeddings of ALBERT and OPT are narrower than their states."""
+    own = load_backbone(settings_of(kind), device=torch.device("cpu"), dtype=torch.float32, dropout=False)
+    words = [LabelWords(["yes", "no"], own.tokenizer)]
+    batch = make_batch([9, 5, 7]) if kind == "t5" else batch_of([9, 5, 7])
+    narrow = batch_of([5]) if kind != "t5" else make_batch([5])
+    for name in LATER:
+        typed = ["data.dir=.", f"prompt={name}", "prompt.num_tokens=4", "prompt.init=uniform"]
+        built = config.build(config.compose(typed))
+        kind_of_summary = built.settings.prompt.summary
+        dims = replace(own.dims, summary_width=summary_width(own, kind_of_summary))
+        prompt = build_prompt(built, dims, None)
+        for parameter in prompt.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        model = PromptedModel(own, prompt, words, order=SplitOrder.paper, summary=kind_of_summary)
+        names = prompt.noisy_selectors(training=True, sample_at_eval=False)
+        noise = prompt.draw_noise(3, torch.Generator().manual_seed(0), selectors=names)
+        model(replace(batch, noise=noise)).logits_BC.square().sum().backward()
+        for key, parameter in prompt.named_parameters():
+            assert parameter.grad is not None and float(parameter.grad.abs().max()) > 0, (kind, name, key)
+        row = replace(
+            batch,
+            **{
+                key: value[1:2]
+                for key, value in vars(batch).items()
+                if isinstance(value, Tensor) and len(value) == 3
+            },
+        )
+        short = replace(
+            row,
+            ids_BT=row.ids_BT[:, : narrow.ids_BT.shape[1]],
+            mask_BT=row.mask_BT[:, : narrow.mask_BT.shape[1]],
+        )
+        with torch.no_grad():
+            together, alone, unpadded = (model(each).logits_BC for each in (batch, row, short))
+        torch.testing.assert_close(alone[0], together[1], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(unpadded, alone, atol=1e-5, rtol=1e-4)

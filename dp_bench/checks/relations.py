@@ -155,6 +155,8 @@ def _piece_problems(prompt: PromptSettings) -> Iterator[str]:
     if prompt.in_layers_alone and prompt.position.get("outcome") != "all":
         key = ".position.outcome" if "outcome" in prompt.position else "/position"
         yield f"prompt{key} has no meaning without vectors in the text: use prompt/position=fixed, unchanged."
+    if prompt.boundaries is not None:
+        yield from _boundary_problems(prompt)
     if prompt.is_routed and prompt.route is None:
         yield "prompt/vectors=routed needs a selector of its members: add prompt/route=ridge."
     if prompt.route is not None and not prompt.is_routed:
@@ -171,6 +173,14 @@ def _piece_problems(prompt: PromptSettings) -> Iterator[str]:
     if prompt.estimator in (Estimator.exact, Estimator.mixture) and len(learned) > 1:
         several = " and ".join(learned)
         yield f"{estimator} runs every outcome of one part; {several} are learned: make one of them fixed."
+
+
+def _boundary_problems(prompt: PromptSettings) -> Iterator[str]:
+    """Check a position inside the text."""
+    if prompt.in_layers_alone:
+        yield "prompt.boundaries has no meaning without vectors in the text: remove it."
+    elif "outcome" in prompt.position:
+        yield "prompt.boundaries needs a chosen position: add prompt/position=instance, task or random."
 
 
 def _regime_problems(settings: RunSettings) -> Iterator[str]:

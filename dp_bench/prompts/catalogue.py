@@ -498,7 +498,7 @@ def trained(prompt: Mapping[str, Any], sizes: Sizes) -> int:
     vectors = prompt.get("vectors") or {}
     in_input = 0 if "vectors" in known and known["vectors"].is_empty else num_tokens
     outcomes = {
-        "position": in_input + 1,
+        "position": int(prompt.get("boundaries") or in_input + 1),
         "length": num_tokens + 1,
         "route": int(vectors.get("num_prompts", 1)),
     }

@@ -35,6 +35,7 @@ class Prompt(nn.Module):
         layers: Layers | None = None,
         route: Selector | None = None,
         text: Text | None = None,
+        is_inside: bool = False,
         estimator: Estimator = Estimator.gumbel_st,
         input: SelectorInput | None = None,
     ) -> None:
@@ -46,6 +47,7 @@ class Prompt(nn.Module):
         self.layers = layers
         self.route = route  # which member of routed vectors
         self.text = text  # changes the embeddings of the text
+        self.is_inside = is_inside  # outcomes of the position are places inside the text
         self.estimator = estimator
         self.input = input  # transforms summaries before any piece reads them
         for selector in self.selectors.values():
@@ -143,7 +145,8 @@ class Prompt(nn.Module):
             for name, chosen_BJ in with_noise.items()
             if summary_BD is not None and self.selectors[name].observes
         }
-        return PromptOutput(vectors_BPD, before_BJ, in_input, weights_BK, layers, loss, log_prob_B, seen)
+        made = (vectors_BPD, before_BJ, in_input, weights_BK, layers, loss, log_prob_B, seen)
+        return PromptOutput(*made, self.is_inside)
 
     def begin_update(self, step: int, max_steps: int) -> None:
         """Prepare the selectors for update `step`, counted from 0."""
@@ -216,12 +219,13 @@ def build(
         in_input = 0 if settings.in_layers_alone else settings.num_tokens
         prompt = Prompt(
             num_tokens=settings.num_tokens,
-            position=position(in_input + 1, dims),
+            position=position(settings.boundaries or in_input + 1, dims),
             length=length(settings.num_tokens + 1, dims),
             vectors=(built := vectors(settings.num_tokens, dims, init)),
             layers=None if layers is None else layers(settings.num_tokens, dims),
             route=None if route is None else route(built.num_prompts, dims),
             text=None if text is None else text(dims),
+            is_inside=settings.boundaries is not None,
             estimator=settings.estimator or Estimator.gumbel_st,
             input=_input(settings, dims),
         )
