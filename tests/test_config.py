@@ -49,7 +49,16 @@ EXACT = {
     "prompt/length": {"fixed", "task", "instance", "random"},
     "prompt/vectors": {
         *("single", "pool", "none", "reparameterised", "uniform_pool", "similarity_pool", "keyed_pool"),
-        *("task_pool", "task_factor", "routed", "generated", "residual", "low_rank", "normalised"),
+        *(
+            "task_pool",
+            "task_factor",
+            "routed",
+            "generated",
+            "generated_phm",
+            "residual",
+            "low_rank",
+            "normalised",
+        ),
         "source_attention",
     },
     "prompt/layers": {"table", "mlp"},

@@ -94,9 +94,9 @@ def test_idpg_generates_by_a_bottleneck_and_adds_the_tasks_prompt(texts: Tensor)
 
 
 def test_the_layers_of_phm_are_sums_of_kronecker_products_with_shared_rules(texts: Tensor) -> None:
-    own = vectors_of("idpg_phm", "prompt.vectors.phm=4", "prompt.vectors.hidden=8")
-    first = kronecker(own.rules, own.down.weight)
-    second = kronecker(own.rules, own.up.weight)
+    own = vectors_of("idpg_phm", "prompt.vectors.rules=4", "prompt.vectors.hidden=8")
+    first = kronecker(own.rules, own.down)
+    second = kronecker(own.rules, own.up)
     assert first.shape == (SUMMARY, 8) and second.shape == (8, P * D)
     expected = gelu(texts @ first + own.bias) @ second
     torch.testing.assert_close(made(own, texts), expected.reshape(B, P, D) + own.task_PD, **EXACT)
@@ -106,12 +106,12 @@ def test_the_layers_of_phm_are_sums_of_kronecker_products_with_shared_rules(text
 
 
 def test_phm_refuses_what_it_cannot_divide() -> None:
-    (found,) = problems("data.dir=.", "prompt=idpg_phm", "prompt.vectors.hidden=6", "prompt.vectors.phm=4")
-    assert "prompt.vectors.phm=4 must divide prompt.vectors.hidden=6" in found
+    (found,) = problems("data.dir=.", "prompt=idpg_phm", "prompt.vectors.hidden=6", "prompt.vectors.rules=4")
+    assert "prompt.vectors.rules=4 must divide prompt.vectors.hidden=6" in found
     with pytest.raises(
         UserError, match="must divide the width of summaries, 16, and the numbers of a prompt, 36"
     ):
-        vectors_of("idpg_phm", "prompt.vectors.phm=16", width=9)
+        vectors_of("idpg_phm", "prompt.vectors.rules=16", width=9)
 
 
 def test_a_residual_prompt_is_itself_and_a_normalised_bottleneck_of_it() -> None:

@@ -160,18 +160,18 @@ def _members(s: Sizes, settings: Settings) -> int:
     return int(settings["num_prompts"]) * s.num_tokens * s.width
 
 
-def _phm_problem(settings: Settings, num_tokens: int) -> str | None:
-    rules, hidden = settings.get("phm"), settings.get("hidden", 1)
-    if rules is None or hidden % rules == 0:
+def _rules_problem(settings: Settings, num_tokens: int) -> str | None:
+    rules, hidden = settings["rules"], settings["hidden"]
+    if hidden % rules == 0:
         return None
-    return f"prompt.vectors.phm={rules} must divide prompt.vectors.hidden={hidden}: change one of them."
+    return f"prompt.vectors.rules={rules} must divide prompt.vectors.hidden={hidden}: change one of them."
 
 
 def _generator(s: Sizes, settings: Settings) -> int:
-    hidden, rules = int(settings["hidden"]), settings.get("phm")
-    weights = hidden * (s.width + s.num_tokens * s.width)
-    weights = weights if rules is None else int(rules) ** 3 + weights // int(rules)
-    return weights + hidden + s.num_tokens * s.width
+    hidden, rules = int(settings["hidden"]), int(settings.get("rules", 1))
+    weights = hidden * (s.num_tokens + 1) * s.width // rules
+    of_rules = rules**3 if "rules" in settings else 0
+    return s.num_tokens * s.width + weights + of_rules + hidden
 
 
 def _are_sources(value: Any, _: int) -> bool:
@@ -203,6 +203,7 @@ _S, _V, _L = "dp_bench.prompts.selectors.", "dp_bench.prompts.vectors.", "dp_ben
 _R = "dp_bench.prompts.router."
 _A = "dp_bench.prompts.sources."
 _N, _F = "dp_bench.prompts.networks.", "dp_bench.prompts.factors."
+IDPG = "IDPG: Wu et al., NAACL 2022"
 LESTER = "Lester et al., EMNLP 2021"
 DYNAMIC = "Yang et al., arXiv 2303.02909"
 
@@ -326,14 +327,23 @@ PIECES = (
     Piece(
         f"{_N}Generated",
         ("vectors",),
-        # h: hidden. With phm = n, the weights are n^3 + h (P + 1) D / n.
-        "P D + h (P + 1) D + h",
+        "P D + h (P + 1) D + h",  # h: hidden
         _generator,
-        {"hidden": COUNT, "phm": COUNT_OR_NULL},
-        _phm_problem,
+        {"hidden": COUNT},
         looks=True,
         has_network=True,
-        paper="IDPG: Wu et al., NAACL 2022",
+        paper=IDPG,
+    ),
+    Piece(
+        f"{_N}GeneratedPhm",
+        ("vectors",),
+        "P D + n^3 + h (P + 1) D / n + h",  # h: hidden, n: rules
+        _generator,
+        {"hidden": COUNT, "rules": COUNT},
+        _rules_problem,
+        looks=True,
+        has_network=True,
+        paper=IDPG,
     ),
     Piece(
         f"{_N}Residual",
