@@ -263,7 +263,7 @@ class PromptSettings:
     vectors: dict[str, Any] = field(default_factory=dict)  # piece: which vectors
     layers: dict[str, Any] | None = None  # keys and values added to every attention; None: none
     route: dict[str, Any] | None = None  # chooses the member of vectors=routed for a text
-    adapters: dict[str, Any] | None = None  # weights trained beside the prompt: method, its settings, lr
+    adapters: dict[str, Any] | None = None  # a method whose weights are trained beside the prompt
     text: dict[str, Any] | None = None  # changes the embeddings of the text; None: nothing
     init_text: Text | None = None  # the text of init=text
     init_from: str | None = None  # init=saved: folder of a finished run, or its prompt.safetensors
