@@ -41,6 +41,8 @@ class OptimizerUsed:
     weight_decay: float
     selector_lr: float | None = None
     lr_unit: str | None = None
+    network_lr: float | None = None  # of networks in pieces
+    adapter_lr: float | None = None  # of weights that are trained beside the prompt
 
     def absolute(self, embedding_rms: float) -> OptimizerUsed:
         """Return the same optimizer with an absolute rate."""
@@ -58,7 +60,12 @@ def optimizer_of(config: Config) -> OptimizerUsed | None:
     selector_lr = prompt.get("selector_lr") if _chooses_by_gradient(prompt) else None
     unit = usual.get("lr_unit") if prompt.get("lr") is None else None
     unit = None if unit == LrUnit.absolute.value else unit
-    return OptimizerUsed(used["optimizer"], used["lr"], used["weight_decay"], selector_lr, unit)
+    rates = {
+        "selector_lr": selector_lr,
+        "network_lr": prompt.get("network_lr") if _has_network(prompt) else None,
+        "adapter_lr": (prompt.get("adapters") or {}).get("lr"),
+    }
+    return OptimizerUsed(used["optimizer"], used["lr"], used["weight_decay"], lr_unit=unit, **rates)
 
 
 def is_trained(config: Config) -> bool:
@@ -73,7 +80,10 @@ def method_of(config: Config) -> Method:
 
 def needs_fp32(config: Config) -> bool:
     """Say whether the backbone is loaded in fp32 whatever trainer.precision is."""
-    return table.trains_backbone(_prompt_of(config)) or method_of(config).needs_fp32
+    prompt = _prompt_of(config)
+    beside = table.adapters_of(prompt)
+    adapts = beside is not None and beside.needs_fp32
+    return table.trains_backbone(prompt) or method_of(config).needs_fp32 or adapts
 
 
 def unread(config: Mapping[str, Any]) -> set[str]:
@@ -129,6 +139,7 @@ def without_effect(config: Mapping[str, Any]) -> set[str]:
         (not is_trained(config), "prompt.lr prompt.optimizer prompt.weight_decay seeds.order"),
         (not is_trained(config), "protocol.sum_losses protocol.warmup_from_zero"),
         (not _chooses_by_gradient(prompt), "prompt.selector_lr"),
+        (not _has_network(prompt), "prompt.network_lr"),
         (not (looks or method.reads_summaries), "prompt.summary protocol.summary_pad_to"),
         (not learns, "protocol.sample_at_eval"),
         (not draws, "seeds.gumbel"),
@@ -177,6 +188,11 @@ def _chooses_by_gradient(prompt: Mapping[str, Any]) -> bool:
         or (piece.is_learned and prompt[part].get("fit_until", 0.0) < 1.0)
         for part, piece in catalogue.used(prompt).items()
     )
+
+
+def _has_network(prompt: Mapping[str, Any]) -> bool:
+    has_prompt = table.of(prompt["method"]).has_prompt
+    return has_prompt and any(piece.has_network for piece in catalogue.used(prompt).values())
 
 
 def _prompt_of(config: Config) -> Mapping[str, Any]:

@@ -68,7 +68,7 @@ class Predictions:
     """The predictions of a split, one row an example, in the order of the split."""
 
     logits_MC: NDArray[np.float32]
-    position_M: NDArray[np.int64]  # vectors before the text
+    position_M: NDArray[np.int64]  # vectors before the text, or the place inside it
     length_M: NDArray[np.int64]  # vectors used
     pool_weights_MK: NDArray[np.float32] | None
     is_routed: bool = False  # the member with the largest weight was chosen for the example
@@ -125,10 +125,9 @@ class Asked:
         stream = generator(self.seed, "evaluate", self.split.name, self.step if self.sample else 0)
         drawn = prompt.draw_noise(len(self.split), stream, selectors=names)
         noise = {name: prompt.selectors[name].share_draws(draws) for name, draws in drawn.items()}
-        num_vectors = prompt.vectors.num_tokens
         if self.positions is not None:
             outcomes = _before(self.model, torch.from_numpy(self.positions))
-            noise["position"] = forced(outcomes, num_vectors + 1)
+            noise["position"] = forced(outcomes, prompt.position.num_outcomes)
         if self.routes is not None:
             noise["route"] = forced(torch.from_numpy(self.routes), prompt.vectors.num_prompts)
         return noise
@@ -148,8 +147,13 @@ class Asked:
 
 
 def _before(model: PromptedModel, outcomes: Tensor) -> Tensor:
-    """Turn outcomes of the position selector into numbers of vectors before the text, or back."""
-    return outcomes if model.order is SplitOrder.paper else model.prompt.vectors.num_tokens - outcomes
+    """Turn outcomes of the position selector into numbers of vectors before the text, or back; those inside
+    the text stay."""
+    return (
+        outcomes
+        if model.order is SplitOrder.paper or model.prompt.is_inside
+        else model.prompt.vectors.num_tokens - outcomes
+    )
 
 
 def predict(model: PromptedModel, split: Split, *, batch_size: int, **options: Any) -> Predictions:

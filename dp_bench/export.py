@@ -168,6 +168,10 @@ def _beyond_fixed(run: TrainedRun) -> Iterator[str]:
         yield "its prompt depends on the text"
     elif prompt.noisy_selectors(training=False, sample_at_eval=settings.protocol.sample_at_eval):
         yield "it draws at random where the prompt stands, or which it is"
+    elif prompt.is_inside:
+        yield "it stands inside the text"
+    elif prompt.text is not None:
+        yield "it changes the embeddings of the text"
     elif prompt.needs_task and len(run.experiment.tasks) > 1:
         yield "each task has its own prompt"
     elif (length_B := fixed_prompt(run).length_B) is not None and int(length_B) < prompt.num_tokens:

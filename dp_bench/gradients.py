@@ -96,7 +96,7 @@ def survey(
         with torch.no_grad():
             summary_BD = model.summarise(batch) if model.prompt.needs_summary else None
             prompt = model.prompt(summary_BD, batch.task_B, {}, 1.0, batch.skill_B)
-            x_BTD = model.backbone.embed(batch.ids_BT)
+            x_BTD = model.embed(batch)
         input_BD = model.prompt.transform(summary_BD)
         logits.append(selector.logits(input_BD, batch.task_B).double().cpu())
         for outcome in range(num_outcomes):

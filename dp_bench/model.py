@@ -83,10 +83,15 @@ class PromptedModel(nn.Module):
 
     def prompted(self, batch: Batch, temperature: float = 1.0) -> tuple[Prompted, PromptOutput]:
         """Return the input of the backbone for a batch, and what its prompt decided."""
-        x_BTD = self.backbone.embed(batch.ids_BT)
+        x_BTD = self.embed(batch)
         summary_BD = self.summarise(batch) if self.prompt.needs_summary else None
         prompt = self.prompt(summary_BD, batch.task_B, batch.noise, temperature, batch.skill_B)
         return insert(x_BTD, batch, prompt, self.order), prompt
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Return the embeddings of the texts of a batch, as the prompt changes them: [B,T,D]."""
+        x_BTD = self.backbone.embed(batch.ids_BT)
+        return x_BTD if self.prompt.text is None else self.prompt.text(x_BTD)
 
     @stage("backbone forward")
     def score(self, prompted: Prompted, batch: Batch) -> Tensor:

@@ -62,15 +62,18 @@ def temperature(settings: TemperatureSettings, step: int, max_steps: int) -> flo
 
 
 def parameter_groups(
-    parameters: list[nn.Parameter], selectors: Collection[nn.Parameter], lr: float | None
+    parameters: list[nn.Parameter], *apart: tuple[Collection[nn.Parameter], float | None]
 ) -> Groups:
-    """Put the parameters in `selectors` into a group with learning rate `lr`, unless that is None."""
-    chosen = {id(parameter) for parameter in selectors}
-    apart = [parameter for parameter in parameters if id(parameter) in chosen]
-    if lr is None or not apart:
+    """Put parameters that have a learning rate of their kind into a group each; a rate of None is that of
+    the rest."""
+    rate_of = {id(parameter): lr for chosen, lr in apart if lr is not None for parameter in chosen}
+    rates = dict.fromkeys([None, *(rate_of[id(p)] for p in parameters if id(p) in rate_of)])
+    if len(rates) == 1:
         return parameters
-    others = [parameter for parameter in parameters if id(parameter) not in chosen]
-    groups: list[dict[str, Any]] = [{"params": others}, {"params": apart, "lr": lr}]
+    groups: list[dict[str, Any]] = []
+    for rate in rates:
+        params = [p for p in parameters if rate_of.get(id(p)) == rate]
+        groups.append({"params": params} if rate is None else {"params": params, "lr": rate})
     return groups
 
 

@@ -220,6 +220,12 @@ def _misfits(run: TrainedRun, encoded: EncodedSplit) -> Iterator[tuple[int, str]
     if run.model is not None and run.model.prompt.needs_skill and encoded.skills is None:
         for row in np.flatnonzero(np.asarray(encoded.dataset["skill"]) < 0):
             yield int(row), "field skill is missing, which this prompt reads"
+    if run.model is not None and (text := run.model.prompt.text) is not None:
+        for row in np.flatnonzero(encoded.lengths > text.max_length):
+            yield (
+                int(row),
+                f"the text has {encoded.lengths[row]} tokens, and prompt.text changes {text.max_length}",
+            )
     if backbone.num_positions is None:
         return
     slots = encoded.lengths + (0 if run.model is None else prompt.num_tokens)

@@ -46,6 +46,7 @@ VOLATILE = (
     "trainer.profile",
     "trainer.checkpoint_minutes",
     "prompt.init_from",  # prompt.init_sha256 is in the id
+    "prompt.vectors.sources",  # and prompt.sources_sha256
     "data.dir",
     "data.revision",
     "data.templated",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ class Summary(Enum):
 
     encoder_mean = "encoder_mean"
     embedding_mean = "embedding_mean"
+    embedding_max = "embedding_max"
     first = "first"  # the encoder's state of the first token
     last = "last"  # the state of the last token
 
@@ -234,6 +235,12 @@ class BackboneSettings:
     attention: Attention = Attention.auto  # of transformers
 
 
+def prompt_file(named: str) -> Path:
+    """Return the file of trained tensors that a folder of a run, or a path, names."""
+    path = Path(named).expanduser()
+    return path / "prompt.safetensors" if path.is_dir() else path
+
+
 @dataclass
 class PromptSettings:
     """A prompt or a baseline: its method, pieces and initialization."""
@@ -248,11 +255,16 @@ class PromptSettings:
     erase_label: bool | None = None  # remove labels from the summary, linearly (LEACE)
     shuffle_input: bool | None = None  # control: selectors read the summary of another text
     selector_lr: float | None = None  # of selectors, where it is not `lr`
+    network_lr: float | None = None  # of networks that make vectors or change texts, where it is not `lr`
+    # J: the vectors stand together at one of so many places inside the text; None: split around it.
+    boundaries: int | None = None
     position: dict[str, Any] = field(default_factory=dict)  # piece: how many vectors before the text
     length: dict[str, Any] = field(default_factory=dict)  # piece: how many vectors are used
     vectors: dict[str, Any] = field(default_factory=dict)  # piece: which vectors
     layers: dict[str, Any] | None = None  # keys and values added to every attention; None: none
     route: dict[str, Any] | None = None  # chooses the member of vectors=routed for a text
+    adapters: dict[str, Any] | None = None  # a method whose weights are trained beside the prompt
+    text: dict[str, Any] | None = None  # changes the embeddings of the text; None: nothing
     init_text: Text | None = None  # the text of init=text
     init_from: str | None = None  # init=saved: folder of a finished run, or its prompt.safetensors
     freeze_backbone: bool | None = None  # False: the backbone is trained too, as trainer.full says
@@ -269,10 +281,20 @@ class PromptSettings:
         return table.trains_backbone(vars(self))
 
     @property
+    def as_adapters(self) -> PromptSettings:
+        """These settings with those of the adapters in the place where their method reads them."""
+        adapters = {key: value for key, value in (self.adapters or {}).items() if key != "lr"}
+        return replace(self, **adapters)
+
+    @property
     def saved_file(self) -> Path:
         """The file that init=saved reads."""
-        path = Path(self.init_from or "").expanduser()
-        return path / "prompt.safetensors" if path.is_dir() else path
+        return prompt_file(self.init_from or "")
+
+    @property
+    def source_files(self) -> list[Path]:
+        """The files of the source prompts that vectors mix."""
+        return [prompt_file(source) for source in self.vectors.get("sources") or ()]
 
     @property
     def pieces(self) -> dict[str, dict[str, Any] | None]:

@@ -26,26 +26,30 @@ from dp_bench.settings import Summary
 
 CODE_VERSION = 2  # raise it when the same input gets another summary, even by another kernel only
 FILE = "summary.safetensors"
+OF_EMBEDDINGS = (Summary.embedding_mean, Summary.embedding_max)  # no pass of the encoder
 
 
 def summary_width(backbone: Backbone, kind: Summary) -> int:
     """Return the width D of summaries of a kind."""
-    return backbone.dims.width if kind is Summary.embedding_mean else backbone.dims.summary_width
+    return backbone.dims.width if kind in OF_EMBEDDINGS else backbone.dims.summary_width
 
 
 @torch.no_grad()
 def summarise(
     backbone: Backbone, ids_BT: Tensor, mask_BT: Tensor, kind: Summary, *, pad_to: int | None = None
 ) -> Tensor:
-    """Return one vector per text, in fp32 or finer: [B,D]. Raises UserError for texts beyond the
-    positions."""
+    """Return one vector per text by the weights as they were loaded, in fp32 or finer: [B,D]. Raises
+    UserError for texts beyond the positions."""
     if pad_to is not None and pad_to > ids_BT.shape[1]:
         missing = pad_to - ids_BT.shape[1]
         ids_BT = torch.nn.functional.pad(ids_BT, (0, missing), value=backbone.tokenizer.pad_token_id)
         mask_BT = torch.nn.functional.pad(mask_BT, (0, missing), value=False)
     x_BTD = backbone.embed(ids_BT)
-    states_BTD = x_BTD if kind is Summary.embedding_mean else backbone.encode(x_BTD, mask_BT)
+    with backbone.as_loaded():
+        states_BTD = x_BTD if kind in OF_EMBEDDINGS else backbone.encode(x_BTD, mask_BT)
     states_BTD = at_least_fp32(states_BTD)
+    if kind is Summary.embedding_max:
+        return states_BTD.masked_fill(~mask_BT[..., None], -torch.inf).amax(1)
     if kind in (Summary.first, Summary.last):
         real_BT = mask_BT.long() * torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
         index_B = real_BT.argmax(1) if kind is Summary.last else mask_BT.long().argmax(1)

@@ -67,7 +67,10 @@ class Trainer:
         self.model = accelerator.prepare_model(model, evaluation_mode=ranks.size() > 1)
         if self.parameters and plan.optimizer is not None:
             groups = parameter_groups(
-                self.parameters, model.prompt.selector_parameters(), plan.optimizer.selector_lr
+                self.parameters,
+                (model.prompt.selector_parameters(), plan.optimizer.selector_lr),
+                (model.prompt.network_parameters(), plan.optimizer.network_lr),
+                (list(model.backbone.parameters()), plan.optimizer.adapter_lr),
             )
             self.optimizer = accelerator.prepare(make_optimizer(plan.optimizer, groups))
             self.rates = [group["lr"] for group in self.optimizer.param_groups]

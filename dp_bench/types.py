@@ -155,9 +155,10 @@ class LayerPrompt:
 class PromptOutput:
     """What a prompt decided for each example of a batch.
 
-    `before_BJ` is one-hot over the J = P + 1 numbers of vectors before the text. `keep_BP` is 1 for a vector
-    that is used and 0 for one that the length selector dropped; None: all are used. Both are fp32 and carry
-    the selector's gradient in training.
+    `before_BJ` is one-hot over the J = P + 1 numbers of vectors before the text or, where `is_inside`, over
+    J places inside it, at one of which all vectors stand. `keep_BP` is 1 for a vector that is used and 0 for
+    one that the length selector dropped; None: all are used. Both are fp32 and carry the selector's gradient
+    in training.
     """
 
     vectors_BPD: Tensor
@@ -169,6 +170,7 @@ class PromptOutput:
     log_prob_B: Tensor | None = None  # of the outcomes drawn, for estimators by score functions
     # For selectors that learn from losses: their inputs [B,D] and the outcomes drawn [B,J].
     seen: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    is_inside: bool = False
 
     @property
     def length_B(self) -> Tensor | None:

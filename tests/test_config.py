@@ -29,6 +29,8 @@ PROMPTS = (
     *("prefix_tuning", "p_tuning", "p_tuning_v2", "pool", "l2p_pool", "multitask", "mpt"),
     *("fixed_kp", "uniform_pool", "routed", "routed_full", "routed_mixture", "mixture", "random_route"),
     *("shuffled_route", "oracle_route", "ridge_position", "routed_position"),
+    *("idpg", "idpg_phm", "residual", "low_rank", "normalised", "attempt", "smop", "dept"),
+    *("inside", "inside_task", "random_inside"),
 )
 SIZES = ("small", "base", "large", "xl", "xxl")
 BACKBONES = {
@@ -47,10 +49,22 @@ EXACT = {
     "prompt/length": {"fixed", "task", "instance", "random"},
     "prompt/vectors": {
         *("single", "pool", "none", "reparameterised", "uniform_pool", "similarity_pool", "keyed_pool"),
-        *("task_pool", "task_factor", "routed"),
+        *(
+            "task_pool",
+            "task_factor",
+            "routed",
+            "generated",
+            "generated_phm",
+            "residual",
+            "low_rank",
+            "normalised",
+        ),
+        "source_attention",
     },
     "prompt/layers": {"table", "mlp"},
-    "prompt/route": {"ridge", "instance", "random", "known"},
+    "prompt/route": {"ridge", "instance", "random", "known", "router"},
+    "prompt/text": {"low_rank_update"},
+    "prompt/adapters": {"lora", "bitfit"},
     "regime": {"full", "fewshot", "multitask"},
     "protocol": {"clean", "authors"},
     "hpo": {"lr"},
@@ -82,7 +96,7 @@ def resolved(*overrides: str, extra_dir: Path | None = None) -> dict[str, Any]:
 
 def test_the_numbers_of_files_are_known() -> None:
     assert len(EXACT["task"]) == 10
-    assert len(EXACT["prompt"]) == 36
+    assert len(EXACT["prompt"]) == 47
     assert len(BACKBONES) == 30
     assert {*EXACT, *AT_LEAST} == set(GROUPS)
     for group, names in EXACT.items():

@@ -46,11 +46,13 @@ def test_every_setting_has_a_meaning() -> None:
     assert [key for key, meaning in rows if not meaning] == []
 
 
-@pytest.mark.parametrize(("kind", "page"), [("prompts", "prompts.md"), ("tasks", "tasks.md")])
+@pytest.mark.parametrize(
+    ("kind", "pages"), [("prompts", ("prompts.md", "later-methods.md")), ("tasks", ("tasks.md",))]
+)
 def test_every_option_is_described_with_its_count(
-    kind: str, page: str, capsys: pytest.CaptureFixture[str]
+    kind: str, pages: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (ROOT / "docs" / page).read_text("utf-8")
+    text = "".join((ROOT / "docs" / page).read_text("utf-8") for page in pages)
     assert run("list", kind) == 0
     listed = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert len(listed) > 8

@@ -97,6 +97,17 @@ def test_bad_lines_are_named_and_the_others_answered(
     assert [line["id"] for line in lines] == [f"rte/in/{row['idx']}" for row in (first, second)]
 
 
+def test_a_text_that_is_too_long_for_what_a_prompt_changes_is_named(
+    experiment: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = made(experiment, "prompt=dept", "prompt.text.max_length=200")
+    first, second, *_ = records_of()
+    long = {**first, "premise": "word " * 60}
+    code, lines = answer(folder, write(tmp_path / "in.jsonl", [first, long, second]))
+    assert code == 1 and [line["line"] for line in lines] == [1, 3]
+    assert "tokens, and prompt.text changes 200" in capsys.readouterr().err
+
+
 def test_plain_records_keep_their_ids(experiment: Build, tmp_path: Path) -> None:
     folder, _ = made(experiment, "prompt=dynamic")
     rows = [

@@ -112,7 +112,11 @@ def test_draws_follow_the_softmax_whatever_the_temperature() -> None:
 @pytest.mark.parametrize("name", PROMPTS)
 def test_evaluation_draws_only_in_the_random_control(name: str) -> None:
     prompt = build(f"prompt={name}")
-    expected = {"random_position": ["position"], "random_route": ["route"]}.get(name, [])
+    expected = {
+        "random_position": ["position"],
+        "random_inside": ["position"],
+        "random_route": ["route"],
+    }.get(name, [])
     assert prompt.noisy_selectors(training=False, sample_at_eval=False) == expected
     noise = prompt.draw_noise(4, torch.Generator().manual_seed(0), selectors=expected)
     first, second = decide(prompt, noise=noise), decide(prompt, noise=noise)

@@ -248,7 +248,7 @@ def test_a_record_says_what_it_was_trained_with_and_the_notes_say_so(
     left: list[RunRecord], made: Built
 ) -> None:
     used = {name: record.optimizer for name, (_, record) in made.items()}
-    shared = {"selector_lr": None, "lr_unit": None}
+    shared = {"selector_lr": None, "lr_unit": None, "network_lr": None, "adapter_lr": None}
     prompt = {"name": "adafactor", "lr": 0.3, "weight_decay": 0.0, **shared}
     assert used["rte 0"] == used["both 0"] == used["draw 1"] == prompt
     assert used["lora"] == {"name": "adamw", "lr": 0.002, "weight_decay": 0.0, **shared}

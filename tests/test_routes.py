@@ -291,8 +291,8 @@ def test_what_chooses_may_have_a_learning_rate_of_its_own(backbone: Backbone) ->
     model = make_model(backbone, "prompt=dynamic")
     prompt = model.prompt
     everything = [p for p in prompt.parameters() if p.requires_grad]
-    assert parameter_groups(everything, prompt.selector_parameters(), None) is everything
-    others, selectors = parameter_groups(everything, prompt.selector_parameters(), 0.03)
+    assert parameter_groups(everything, (prompt.selector_parameters(), None)) is everything
+    others, selectors = parameter_groups(everything, (prompt.selector_parameters(), 0.03))
     assert isinstance(others, dict) and isinstance(selectors, dict) and selectors["lr"] == 0.03
     names = {id(p): name for name, p in prompt.named_parameters()}
     assert [names[id(p)] for p in others["params"]] == ["vectors.prompts_KPD"]

@@ -109,6 +109,7 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.dropout = dropout  # docs/protocol.md B6: the authors leave the frozen model in training mode
         self.checkpointed: list[nn.Module] = []
+        self._before: list[tuple[nn.Parameter, Tensor]] = []  # weights trained beside a prompt
         self.train(False)
         with torch.random.fork_rng(devices=[]), requiring(model, EMBEDDINGS):
             self._examine()
@@ -159,6 +160,22 @@ class Backbone(nn.Module):
     def stacks(self) -> list[nn.Module]:
         """Return the encoder or decoder, or both, in the order of a forward pass."""
         raise NotImplementedError
+
+    def remember(self) -> None:
+        """Keep the present values of the weights that will be trained, for `as_loaded`."""
+        self._before = [(p, p.detach().clone()) for p in self.model.parameters() if p.requires_grad]
+
+    @contextmanager
+    def as_loaded(self) -> Iterator[None]:
+        """Compute with the values that `remember` kept, so that a summary does not depend on training."""
+        after = [parameter.data for parameter, _ in self._before]
+        for parameter, before in self._before:
+            parameter.data = before.to(parameter.device)
+        try:
+            yield
+        finally:
+            for (parameter, _), value in zip(self._before, after, strict=True):
+                parameter.data = value
 
     def thaw(self) -> None:
         """Make all weights trainable, with the model's own dropout while training: fine-tuning."""

@@ -25,7 +25,7 @@ RANGES: dict[Setting, tuple[str, ...]] = {
     COUNT_OR_NULL: (
         *("trainer.micro_batch_size", "trainer.patience", "trainer.cpu_threads"),
         *("trainer.heldout_min", "regime.shots", "regime.mixing_cap", "protocol.summary_pad_to"),
-        "hpo.trials",
+        *("hpo.trials", "prompt.boundaries"),
     ),
     NOT_NEGATIVE: (
         *("seed", "seeds.order", "seeds.init", "seeds.gumbel", "seeds.heldout", "backbone.init_seed"),
@@ -33,7 +33,13 @@ RANGES: dict[Setting, tuple[str, ...]] = {
         *("trainer.weight_decay", "trainer.full.weight_decay", "prompt.weight_decay"),
     ),
     POSITIVE: (
-        *("trainer.full.lr", "prompt.lr", "prompt.selector_lr", "regime.mixing_temperature"),
+        *(
+            "trainer.full.lr",
+            "prompt.lr",
+            "prompt.selector_lr",
+            "prompt.network_lr",
+            "regime.mixing_temperature",
+        ),
         "trainer.checkpoint_minutes",
         *(f"trainer.temperature.{name}" for name in ("start", "end", "anneal")),
     ),

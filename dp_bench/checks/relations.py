@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from dp_bench.checks import ranges
 from dp_bench.checks.task import task_problems
@@ -84,6 +85,8 @@ def _trainer_problems(trainer: TrainerSettings) -> Iterator[str]:
 def _prompt_problems(prompt: PromptSettings) -> Iterator[str]:
     has_prompt = table.of(prompt.method).has_prompt
     yield from _method_problems(prompt)
+    if prompt.adapters is not None:
+        yield from _adapter_problems(prompt, prompt.adapters)
     yield from _init_problems(prompt, is_in_input=has_prompt and not prompt.in_layers_alone)
     if not has_prompt:
         yield from catalogue.unknown(prompt.pieces)
@@ -108,6 +111,23 @@ def _method_problems(prompt: PromptSettings) -> Iterator[str]:
         elif value is not None:
             readers = " and ".join(method.name for method in methods if key in method.settings)
             yield f"prompt.{key} is read by prompt={readers} only: remove it."
+
+
+def _adapter_problems(prompt: PromptSettings, adapters: Mapping[str, Any]) -> Iterator[str]:
+    """Check the weights that are trained beside a prompt."""
+    name, able = adapters.get("method"), table.can_adapt()
+    if not table.of(prompt.method).has_prompt:
+        yield f"prompt/adapters trains weights beside a prompt, and prompt={prompt.name} has none: remove it."
+    if prompt.freeze_backbone is False:
+        yield "prompt.freeze_backbone=false trains all weights: remove it, or prompt/adapters."
+    if name not in able:
+        yield f"prompt.adapters.method={name} trains no weights beside a prompt: use {' or '.join(able)}."
+        return
+    read = {"lr": ranges.POSITIVE, **table.of(str(name)).settings}
+    for key, allowed in read.items():
+        yield from allowed.problem(f"prompt.adapters.{key}", adapters.get(key), prompt.num_tokens)
+    for key in adapters.keys() - {"method", *read}:
+        yield f"prompt.adapters.{key} is no setting of {name}, which has {', '.join(read)}: remove it."
 
 
 def _init_problems(prompt: PromptSettings, *, is_in_input: bool) -> Iterator[str]:
@@ -135,6 +155,8 @@ def _piece_problems(prompt: PromptSettings) -> Iterator[str]:
     if prompt.in_layers_alone and prompt.position.get("outcome") != "all":
         key = ".position.outcome" if "outcome" in prompt.position else "/position"
         yield f"prompt{key} has no meaning without vectors in the text: use prompt/position=fixed, unchanged."
+    if prompt.boundaries is not None:
+        yield from _boundary_problems(prompt)
     if prompt.is_routed and prompt.route is None:
         yield "prompt/vectors=routed needs a selector of its members: add prompt/route=ridge."
     if prompt.route is not None and not prompt.is_routed:
@@ -143,11 +165,22 @@ def _piece_problems(prompt: PromptSettings) -> Iterator[str]:
         return
     learned = [part for part, piece in catalogue.used(prompt.pieces).items() if piece.is_learned]
     estimator = f"prompt.estimator={prompt.estimator.value}"
-    if not learned:
+    weighed = [part for part, piece in catalogue.used(prompt.pieces).items() if piece.weighs]
+    if weighed:
+        yield f"{estimator}: the {weighed[0]} learns by the weight of its choice, without one: remove it."
+    elif not learned:
         yield f"{estimator} applies to a learned position, length or route: remove it from {prompt.name}."
     if prompt.estimator in (Estimator.exact, Estimator.mixture) and len(learned) > 1:
         several = " and ".join(learned)
         yield f"{estimator} runs every outcome of one part; {several} are learned: make one of them fixed."
+
+
+def _boundary_problems(prompt: PromptSettings) -> Iterator[str]:
+    """Check a position inside the text."""
+    if prompt.in_layers_alone:
+        yield "prompt.boundaries has no meaning without vectors in the text: remove it."
+    elif "outcome" in prompt.position:
+        yield "prompt.boundaries needs a chosen position: add prompt/position=instance, task or random."
 
 
 def _regime_problems(settings: RunSettings) -> Iterator[str]:

@@ -114,10 +114,12 @@ class Inspected:
         path = self.predictions_file
         if not path.is_file():
             raise UserError(f"{self.directory} has no {path.name}, only the run's record.")
-        num_tokens = self.experiment.settings.prompt.num_tokens
+        prompt = self.experiment.settings.prompt
+        num_tokens = prompt.num_tokens
+        last_place = num_tokens if prompt.boundaries is None else prompt.boundaries - 1
         limits = {
             **{"gold": (-1, MOST), "prediction": (0, MOST), "route": (0, MOST)},
-            **dict.fromkeys(("position", "length"), (0, num_tokens)),
+            **{"position": (0, last_place), "length": (0, num_tokens)},
         }
         frame: pd.DataFrame = reading.frame(path, ("id", *set(limits) - {"route"}), REMEDY)
         with reading.guarded(path, REMEDY):

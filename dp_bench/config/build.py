@@ -19,7 +19,7 @@ from dp_bench.config.composer import Composer, copied, register_schema
 from dp_bench.config.files import option_settings, options
 from dp_bench.config.overrides import explain, paragraph
 from dp_bench.prompts import catalogue
-from dp_bench.settings import Init, PromptSettings, RegimeSettings, RunSettings, TaskSettings
+from dp_bench.settings import Init, RegimeSettings, RunSettings, TaskSettings
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
@@ -50,7 +50,11 @@ def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
     searched = [k for k, v in space.items() if settings.hpo.name and settings.hpo.is_for(settings.prompt, v)]
     resolved["hpo"]["searched"] = sorted(searched)
     if settings.prompt.init is Init.saved:
-        resolved["prompt"]["init_sha256"] = _saved_sha256(settings.prompt)
+        named = f"prompt.init_from={settings.prompt.init_from}"
+        resolved["prompt"]["init_sha256"] = _sha256_of_prompt(settings.prompt.saved_file, named)
+    if files := settings.prompt.source_files:
+        digests = [_sha256_of_prompt(path, "prompt.vectors.sources") for path in files]
+        resolved["prompt"]["sources_sha256"] = digests
     transfer = {name: _other_task(name, settings, composer) for name in settings.regime.transfer or ()}
     if transfer:
         resolved["transfer"] = {name: _plain_task(node) for name, node in transfer.items()}
@@ -219,7 +223,8 @@ def reopen(resolved: Mapping[str, Any], results_dir: Path) -> Experiment:
     protocol = known["protocol"]
     former = {key.removeprefix("protocol."): value for key, value in records.FORMER.items()}
     known["protocol"] = {k: v for k, v in protocol.items() if k not in former or v != former[k]}
-    known["prompt"].pop("init_sha256", None)
+    for key in ("init_sha256", "sources_sha256"):
+        known["prompt"].pop(key, None)
     known["results_dir"] = str(results_dir)
     try:
         settings = typed_settings(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), known)))
@@ -262,12 +267,11 @@ def reseeded(experiment: Experiment, cfg: DictConfig, seed: int, extra_dir: Path
     return replace(experiment, settings=settings, resolved={**experiment.resolved, **seeded})
 
 
-def _saved_sha256(prompt: PromptSettings) -> str:
-    """Return the digest of the prompt that a run starts from, which identifies it wherever it is stored."""
-    path = prompt.saved_file
+def _sha256_of_prompt(path: Path, named: str) -> str:
+    """Return the digest of a trained prompt that a run reads, which identifies it wherever it is stored."""
     if not path.is_file():
         raise UserError(
-            f"prompt.init_from={prompt.init_from}: {path} does not exist. Give the folder of a finished run, "
+            f"{named}: {path} does not exist. Give the folder of a finished run, "
             "results/runs/RUN_ID, or its prompt.safetensors."
         )
     return sha256(path.read_bytes()).hexdigest()

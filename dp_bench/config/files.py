@@ -15,7 +15,7 @@ from dp_bench.types import UserError
 
 GROUPS = (
     *("task", "backbone", "prompt", "prompt/position", "prompt/length", "prompt/vectors", "prompt/layers"),
-    "prompt/route",
+    *("prompt/route", "prompt/text", "prompt/adapters"),
     *("regime", "data", "trainer", "protocol", "hpo", "experiment"),
 )
 RENAMED = {"earn": "routing"}  # folders of experiments: the former name, the present one

@@ -25,7 +25,14 @@ DEFAULTS = {"regime": "full", "data": "superglue", "trainer": "default", "protoc
 NAMED = ("task", "backbone", "prompt")
 PARTS = tuple(group for group in GROUPS if group.startswith("prompt/"))
 # These say where and for what a run was made, or follow from other settings.
-LEFT_OUT = {"prompt.init_sha256", "hpo", "transfer", "trainer.profile", "trainer.checkpoint_minutes"}
+LEFT_OUT = {
+    "prompt.init_sha256",
+    "prompt.sources_sha256",
+    "hpo",
+    "transfer",
+    "trainer.profile",
+    "trainer.checkpoint_minutes",
+}
 LEFT_OUT |= {key for key in records.VOLATILE if "." not in key and key != "device"}
 OF_HUB = ("backbone.revision", "data.revision")  # other revisions say how the code works
 

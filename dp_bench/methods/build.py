@@ -55,6 +55,10 @@ def make_model(context: RunContext, prompt: Prompt) -> PromptedModel:
     method = table.of(settings.prompt.method)
     if method.prepare is not None:
         resolve_name(method.prepare)(backbone, settings)
+    beside = table.adapters_of(vars(settings.prompt))
+    if beside is not None and beside.prepare is not None:
+        resolve_name(beside.prepare)(backbone, replace(settings, prompt=settings.prompt.as_adapters))
+        backbone.remember()
     model = PromptedModel(
         backbone,
         prompt,

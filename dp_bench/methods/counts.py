@@ -31,7 +31,10 @@ T5 = {
 def formula(prompt: Mapping[str, Any]) -> str:
     """Return the formula of the number of trained numbers of a method."""
     method = table.of(prompt["method"])
-    return catalogue.formula(prompt) if method.has_prompt else method.formula
+    if not method.has_prompt:
+        return method.formula
+    beside = table.adapters_of(prompt)
+    return catalogue.formula(prompt) + (f" + {beside.formula}" if beside else "")
 
 
 def trained(prompt: Mapping[str, Any], backbone: Sizes, num_tasks: int, num_labels: int = 2) -> int | None:

@@ -65,7 +65,11 @@ def _are_names(value: Any, _: int) -> bool:
 
 
 def _of_pieces(prompt: Mapping[str, Any], sizes: Sizes) -> int | None:
-    return None if prompt.get("freeze_backbone") is False else catalogue.trained(prompt, sizes)
+    if prompt.get("freeze_backbone") is False:
+        return None
+    beside = adapters_of(prompt)
+    more = 0 if beside is None else beside.count(prompt["adapters"], sizes)
+    return None if more is None else catalogue.trained(prompt, sizes) + more
 
 
 def _unknown(prompt: Mapping[str, Any], sizes: Sizes) -> None:
@@ -125,6 +129,17 @@ def of(name: str) -> Method:
             f"Methods: {', '.join(methods())}."
         )
     return methods()[name]
+
+
+def adapters_of(prompt: Mapping[str, Any]) -> Method | None:
+    """Return the method whose weights are trained beside a prompt; None for none."""
+    adapters = prompt.get("adapters")
+    return None if adapters is None else of(str(adapters.get("method")))
+
+
+def can_adapt() -> list[str]:
+    """Return the names of the methods whose weights can be trained beside a prompt."""
+    return [method.name for method in methods().values() if method.prepare and method.trains == SOME_WEIGHTS]
 
 
 def trains_backbone(prompt: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from pkgutil import resolve_name
 
 import numpy as np
@@ -24,6 +25,8 @@ from dp_bench.methods.splits import cached_splits, make_splits
 from dp_bench.methods.table import Method
 from dp_bench.optim import TrainPlan
 from dp_bench.prompts.inputs import SelectorInput
+from dp_bench.prompts.prompt import Prompt
+from dp_bench.prompts.sources import load_sources
 from dp_bench.settings import Init
 from dp_bench.trainer import Trainer
 from dp_bench.types import RunFailedError, UserError
@@ -87,9 +90,13 @@ def tune(context: RunContext) -> MethodResult:
             f"task={context.data[0].task.name} does not have: use a mixture, such as data=micro_mix2, or "
             "the tasks of regime=multitask as sub-skills with prompt.route.group=task."
         )
-    _check_lengths(context)  # before hours of training
+    _check_lengths(context, prompt)  # before hours of training
     if settings.prompt.init is Init.saved:
-        _warn_of_other_weights(context)
+        _warn_of_other_weights(context, settings.prompt.saved_file, "prompt.init_from")
+    if files := settings.prompt.source_files:
+        load_sources(prompt.vectors, files)
+        for path in files:
+            _warn_of_other_weights(context, path, "prompt.vectors.sources")
     model = make_model(context, prompt)
     splits = cached_splits(context, prompt)
     if prompt.input is not None:
@@ -154,7 +161,7 @@ def fit_input(input: SelectorInput, train: Sequence[Split]) -> None:
     input.fit(torch.cat(summaries), torch.cat(labels))
 
 
-def _check_lengths(context: RunContext) -> None:
+def _check_lengths(context: RunContext, prompt: Prompt) -> None:
     """Raise UserError where text, prompt and choice exceed the positions of the backbone, or where it does
     not know a token; warn of a prompt that is many times as long as any text."""
     splits = [split for task in context.data for split in (task.train, task.select, task.report)]
@@ -162,6 +169,11 @@ def _check_lengths(context: RunContext) -> None:
     context.backbone.refuse_unknown(max(split.largest_id for split in splits))
     num_tokens = context.settings.prompt.num_tokens
     longest = max(split.longest for split in splits)
+    if prompt.text is not None and longest > prompt.text.max_length:
+        raise UserError(
+            f"prompt.text.max_length={prompt.text.max_length}: the longest text has {longest} tokens. Set "
+            f"prompt.text.max_length={longest}, or lower task.max_length."
+        )
     context.backbone.refuse_beyond(longest + num_tokens)
     if num_tokens > LONG * longest:
         context.reporter.warn(
@@ -173,9 +185,8 @@ def _check_lengths(context: RunContext) -> None:
         context.backbone.refuse_beyond(max(lengths), "Text, prompt and the longest choice")
 
 
-def _warn_of_other_weights(context: RunContext) -> None:
-    """Warn where the prompt that a run starts from was trained on another backbone."""
-    path = context.settings.prompt.saved_file
+def _warn_of_other_weights(context: RunContext, path: Path, key: str) -> None:
+    """Warn where a trained prompt that a run reads was trained on another backbone."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -189,8 +200,8 @@ def _warn_of_other_weights(context: RunContext) -> None:
     other = [name for name, digest in saved.items() if digest is not None and digest != current[name]]
     if other:
         context.reporter.warn(
-            f"prompt.init_from={path} was trained on a backbone with other {' and other '.join(other)} "
+            f"{key}={path} was trained on a backbone with other {' and other '.join(other)} "
             f"({metadata.get('backbone', 'unknown')}): its vectors were trained for another model"
         )
     if saved["weights"] is None:
-        context.reporter.warn(f"prompt.init_from={path} does not say which backbone it was trained on")
+        context.reporter.warn(f"{key}={path} does not say which backbone it was trained on")

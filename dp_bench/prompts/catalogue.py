@@ -21,7 +21,7 @@ from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
 ENTRY_POINTS = "dp_bench.pieces"  # group of entry points that name a Piece or a list of them
-PARTS = ("position", "length", "vectors", "layers", "route")
+PARTS = ("position", "length", "vectors", "layers", "route", "text")
 SELECTORS = ("position", "length", "route")
 SITES = ("encoder", "decoder", "cross")
 OUTCOMES = ("all", "half", "none")
@@ -72,6 +72,8 @@ class Piece:
     is_learned: bool = False  # a selector that is trained: it draws in training and not at evaluation
     looks: bool = False  # at the summary of each example
     has_members: bool = False  # chooses or mixes K prompts for each example
+    has_network: bool = False  # weights whose rate prompt.network_lr may be another
+    weighs: bool = False  # a selector whose choice is weighted by its probability, which is its gradient
     needs_route: bool = False  # vectors whose member is chosen by a route
     is_empty: bool = False  # vectors that add nothing to the input
     is_random: bool = False  # a control that draws at evaluation as well
@@ -117,6 +119,7 @@ def _are_two_numbers(value: Any, _: int) -> bool:
 COUNT = Setting(lambda value, p: is_count(value), "at least 1")
 COUNT_OR_NULL = Setting(lambda value, p: value is None or is_count(value), "at least 1, or null")
 SWITCH = Setting(lambda value, p: isinstance(value, bool), "true or false")
+NOT_NEGATIVE = Setting(number(0, low_too=True), "a number, not negative")
 SHARE = Setting(number(0, 1), "a number above 0 and at most 1")
 MEMBERS = {"num_prompts": COUNT}
 KEYS_AND_VALUES = {
@@ -157,7 +160,50 @@ def _members(s: Sizes, settings: Settings) -> int:
     return int(settings["num_prompts"]) * s.num_tokens * s.width
 
 
+def _rules_problem(settings: Settings, num_tokens: int) -> str | None:
+    rules, hidden = settings["rules"], settings["hidden"]
+    if hidden % rules == 0:
+        return None
+    return f"prompt.vectors.rules={rules} must divide prompt.vectors.hidden={hidden}: change one of them."
+
+
+def _generator(s: Sizes, settings: Settings) -> int:
+    hidden, rules = int(settings["hidden"]), int(settings.get("rules", 1))
+    weights = hidden * (s.num_tokens + 1) * s.width // rules
+    of_rules = rules**3 if "rules" in settings else 0
+    return s.num_tokens * s.width + weights + of_rules + hidden
+
+
+def _are_sources(value: Any, _: int) -> bool:
+    return value is None or (isinstance(value, list | tuple) and all(isinstance(each, str) for each in value))
+
+
+def _sources_problem(settings: Settings, num_tokens: int) -> str | None:
+    sources, number = settings.get("sources"), settings["num_prompts"]
+    if sources is None or len(sources) == number:
+        return None
+    return (
+        f"prompt.vectors.sources names {len(sources)} runs and prompt.vectors.num_prompts={number}: "
+        f"add prompt.vectors.num_prompts={len(sources)}."
+    )
+
+
+def _source_attention(s: Sizes, settings: Settings) -> int:
+    trained = 1 if settings.get("sources") else 1 + int(settings["num_prompts"])  # sources of runs are frozen
+    return trained * s.num_tokens * s.width + 2 * (int(settings["hidden"]) + 1) * s.width
+
+
+def _rank_problem(settings: Settings, num_tokens: int) -> str | None:
+    if settings["rank"] <= num_tokens:
+        return None
+    return f"prompt.vectors.rank={settings['rank']} exceeds prompt.num_tokens={num_tokens}: lower it."
+
+
 _S, _V, _L = "dp_bench.prompts.selectors.", "dp_bench.prompts.vectors.", "dp_bench.prompts.layers."
+_R = "dp_bench.prompts.router."
+_A = "dp_bench.prompts.sources."
+_N, _F = "dp_bench.prompts.networks.", "dp_bench.prompts.factors."
+IDPG = "IDPG: Wu et al., NAACL 2022"
 LESTER = "Lester et al., EMNLP 2021"
 DYNAMIC = "Yang et al., arXiv 2303.02909"
 
@@ -229,6 +275,17 @@ PIECES = (
         is_learned=True,
         looks=True,
     ),
+    Piece(
+        f"{_R}Router",
+        ("route",),
+        "D J",
+        lambda s, _: s.width * s.outcomes,
+        {"sigma": NOT_NEGATIVE, "balance": NOT_NEGATIVE},
+        is_learned=True,
+        looks=True,
+        weighs=True,
+        paper="SMoP: Choi et al., EMNLP 2023",
+    ),
     Piece(f"{_V}NoVectors", ("vectors",), is_empty=True),
     Piece(f"{_V}Single", ("vectors",), "P D", lambda s, _: s.num_tokens * s.width, paper=LESTER),
     Piece(
@@ -251,7 +308,7 @@ PIECES = (
             **MEMBERS,
             "num_chosen": COUNT,
             "positive_keys": SWITCH,
-            "key_weight": Setting(number(0, low_too=True), "a number, not negative"),
+            "key_weight": NOT_NEGATIVE,
         },
         _chosen_problem,
         looks=True,
@@ -266,6 +323,80 @@ PIECES = (
         "P D + N (P + D)",
         lambda s, _: s.num_tokens * s.width + s.num_tasks * (s.num_tokens + s.width),
         paper="MPT: Wang et al., ICLR 2023",
+    ),
+    Piece(
+        f"{_N}Generated",
+        ("vectors",),
+        "P D + h (P + 1) D + h",  # h: hidden
+        _generator,
+        {"hidden": COUNT},
+        looks=True,
+        has_network=True,
+        paper=IDPG,
+    ),
+    Piece(
+        f"{_N}GeneratedPhm",
+        ("vectors",),
+        "P D + n^3 + h (P + 1) D / n + h",  # h: hidden, n: rules
+        _generator,
+        {"hidden": COUNT, "rules": COUNT},
+        _rules_problem,
+        looks=True,
+        has_network=True,
+        paper=IDPG,
+    ),
+    Piece(
+        f"{_N}Residual",
+        ("vectors",),
+        "P D + 2 h D + h + 3 D",  # h: hidden
+        lambda s, k: s.num_tokens * s.width + 2 * k["hidden"] * s.width + k["hidden"] + 3 * s.width,
+        {"hidden": COUNT},
+        has_network=True,
+        paper="Razdaibiedina et al., ACL 2023",
+    ),
+    Piece(
+        f"{_A}SourceAttention",
+        ("vectors",),
+        "P D + K P D + 2 (h + 1) D",  # h: hidden; without K P D where the sources are frozen
+        _source_attention,
+        {
+            **MEMBERS,
+            "hidden": COUNT,
+            "temperature": Setting(
+                lambda value, p: value is None or number(0)(value, p), "a number above 0, or null"
+            ),
+            "sources": Setting(_are_sources, "null, or a list of folders of finished runs"),
+        },
+        _sources_problem,
+        looks=True,
+        has_members=True,
+        paper="ATTEMPT: Asai et al., EMNLP 2022",
+    ),
+    Piece(
+        "dp_bench.prompts.text.LowRankUpdate",
+        ("text",),
+        "r (T + D)",  # r: rank, T: max_length
+        lambda s, k: int(k["rank"]) * (int(k["max_length"]) + s.width),
+        {"rank": COUNT, "max_length": COUNT, "alpha": Setting(number(0), "a number above 0")},
+        has_network=True,
+        paper="DePT: Shi and Lipani, ICLR 2024",
+    ),
+    Piece(
+        f"{_F}LowRank",
+        ("vectors",),
+        "r (P + D)",  # r: rank
+        lambda s, k: k["rank"] * (s.num_tokens + s.width),
+        {"rank": COUNT},
+        _rank_problem,
+        paper="LoPT: Guo et al., 2024",
+    ),
+    Piece(
+        f"{_F}Normalised",
+        ("vectors",),
+        "P (D + 1)",
+        lambda s, k: s.num_tokens * (s.width + int(k["trained_length"])),
+        {"trained_length": SWITCH},
+        paper="weight normalisation: Salimans and Kingma, NeurIPS 2016",
     ),
     Piece(
         f"{_L}Table",
@@ -377,7 +508,7 @@ def trained(prompt: Mapping[str, Any], sizes: Sizes) -> int:
     vectors = prompt.get("vectors") or {}
     in_input = 0 if "vectors" in known and known["vectors"].is_empty else num_tokens
     outcomes = {
-        "position": in_input + 1,
+        "position": int(prompt.get("boundaries") or in_input + 1),
         "length": num_tokens + 1,
         "route": int(vectors.get("num_prompts", 1)),
     }

@@ -14,6 +14,7 @@ from dp_bench.prompts.init import initialiser
 from dp_bench.prompts.inputs import SelectorInput
 from dp_bench.prompts.layers import Layers
 from dp_bench.prompts.selectors import Fixed, Selector
+from dp_bench.prompts.text import Text
 from dp_bench.prompts.vectors import Routed, Vectors
 from dp_bench.randomness import fork
 from dp_bench.settings import Estimator, PromptSettings, SplitOrder
@@ -33,6 +34,8 @@ class Prompt(nn.Module):
         vectors: Vectors,
         layers: Layers | None = None,
         route: Selector | None = None,
+        text: Text | None = None,
+        is_inside: bool = False,
         estimator: Estimator = Estimator.gumbel_st,
         input: SelectorInput | None = None,
     ) -> None:
@@ -43,6 +46,8 @@ class Prompt(nn.Module):
         self.vectors = vectors
         self.layers = layers
         self.route = route  # which member of routed vectors
+        self.text = text  # changes the embeddings of the text
+        self.is_inside = is_inside  # outcomes of the position are places inside the text
         self.estimator = estimator
         self.input = input  # transforms summaries before any piece reads them
         for selector in self.selectors.values():
@@ -91,6 +96,11 @@ class Prompt(nn.Module):
             self.vectors.selector_parameters()
         )
 
+    def network_parameters(self) -> list[nn.Parameter]:
+        """Return the weights of the networks in pieces."""
+        text = [] if self.text is None else list(self.text.parameters())
+        return self.vectors.network_parameters() + text
+
     def transform(self, summary_BD: Tensor | None) -> Tensor | None:
         """Return the input of the selectors, which is made from the frozen summary: [B,D]."""
         return summary_BD if self.input is None or summary_BD is None else self.input(summary_BD)
@@ -121,6 +131,9 @@ class Prompt(nn.Module):
             vectors_BPD, weights_BK, loss = self.vectors.select(drawn["route"])
         else:
             vectors_BPD, weights_BK, loss = self.vectors(summary_BD, task_B)
+        for name, selector in self.selectors.items():
+            added = selector.added_loss(drawn[name], summary_BD, task_B, noise.get(name))
+            loss = loss if added is None else added if loss is None else loss + added
         all_kept = isinstance(self.length, Fixed) and self.length.outcome == self.num_tokens
         keep_BP = None if all_kept else _keep(length_BJ)
         layers = None if self.layers is None else self.layers(len(task_B), keep_BP)
@@ -132,7 +145,8 @@ class Prompt(nn.Module):
             for name, chosen_BJ in with_noise.items()
             if summary_BD is not None and self.selectors[name].observes
         }
-        return PromptOutput(vectors_BPD, before_BJ, in_input, weights_BK, layers, loss, log_prob_B, seen)
+        made = (vectors_BPD, before_BJ, in_input, weights_BK, layers, loss, log_prob_B, seen)
+        return PromptOutput(*made, self.is_inside)
 
     def begin_update(self, step: int, max_steps: int) -> None:
         """Prepare the selectors for update `step`, counted from 0."""
@@ -195,7 +209,7 @@ def build(
     the tokens of `init=text` and `init=label_words`. Raises UserError for a piece outside the catalogue, or
     layers that name no attention of the backbone.
     """
-    position, length, vectors, layers, route = (
+    position, length, vectors, layers, route, text = (
         catalogue.build(getattr(settings, p)) for p in catalogue.PARTS
     )
     assert position is not None and length is not None and vectors is not None
@@ -205,11 +219,13 @@ def build(
         in_input = 0 if settings.in_layers_alone else settings.num_tokens
         prompt = Prompt(
             num_tokens=settings.num_tokens,
-            position=position(in_input + 1, dims),
+            position=position(settings.boundaries or in_input + 1, dims),
             length=length(settings.num_tokens + 1, dims),
             vectors=(built := vectors(settings.num_tokens, dims, init)),
             layers=None if layers is None else layers(settings.num_tokens, dims),
             route=None if route is None else route(built.num_prompts, dims),
+            text=None if text is None else text(dims),
+            is_inside=settings.boundaries is not None,
             estimator=settings.estimator or Estimator.gumbel_st,
             input=_input(settings, dims),
         )

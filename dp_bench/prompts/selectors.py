@@ -69,6 +69,12 @@ class Selector(nn.Module):
         """Return the noise of a split at evaluation, where several rows may share one draw: [M,X]."""
         return noise_MX
 
+    def added_loss(
+        self, chosen_BJ: Tensor, summary_BD: Tensor | None, task_B: Tensor, noise_BX: Tensor | None
+    ) -> Tensor | None:
+        """Return a scalar that training adds to the task's loss, of a batch's outcomes; None for none."""
+        return None
+
     def log_prob(self, chosen_BJ: Tensor, summary_BD: Tensor | None, task_B: Tensor) -> Tensor:
         """Return the log-probability of one-hot outcomes, with the gradient of the logits: [B], fp32."""
         logits_BJ = self.logits(summary_BD, task_B)

@@ -47,6 +47,10 @@ class Vectors(nn.Module):
         """Return the parameters that only decide which vectors an example gets."""
         return []
 
+    def network_parameters(self) -> list[nn.Parameter]:
+        """Return the weights of a network that makes vectors, which are in no space of vectors."""
+        return []
+
     def by_name(self, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Return the vectors [P,D] of each task or member, or the only ones as ""; nothing where every text
         has others."""

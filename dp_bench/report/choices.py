@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # What an outcome of each part is.
 MEANINGS = {"position": "vectors before the text", "length": "vectors used", "route": "member of the pool"}
+INSIDE = "the place in the text, from its start"  # of a position with prompt.boundaries
 MOST_LABELS = 4  # golds that are shown apart, where they are numbers of choices
 
 
@@ -155,6 +156,11 @@ def _padded(counts: Sequence[float], width: int) -> tuple[float, ...]:
 # ------------------------------------------------------------------------------------------ the section
 
 
+def _meaning(record: RunRecord, part: str) -> str:
+    is_inside = part == "position" and record.config["prompt"].get("boundaries") is not None
+    return INSIDE if is_inside else MEANINGS[part]
+
+
 def section(record: RunRecord, found: Sequence[Choice]) -> Section:
     """Return the section on the choices of a run; where a part always has one outcome, a sentence."""
     blocks: list[Facts | Grid | str] = []
@@ -162,11 +168,11 @@ def section(record: RunRecord, found: Sequence[Choice]) -> Section:
     always: dict[str, list[str]] = {}
     for choice in found:
         if choice.only is None:
-            blocks.append(_grid(choice, several=num_tasks > 1))
+            blocks.append(_grid(choice, _meaning(record, choice.part), several=num_tasks > 1))
         else:
             learned = is_chosen(record, "vectors" if choice.part == "route" else choice.part)
             why = "learned, and the same for every text" if learned else "fixed, not learned"
-            line = f"{choice.part}: {choice.only} ({MEANINGS[choice.part]}) for all examples: {why}."
+            line = f"{choice.part}: {choice.only} ({_meaning(record, choice.part)}) for all examples: {why}."
             always.setdefault(line, []).append(choice.task)
     for line, tasks in always.items():
         blocks.append(line if len(tasks) == num_tasks else f"{', '.join(tasks)}, {line}")
@@ -198,7 +204,7 @@ def section(record: RunRecord, found: Sequence[Choice]) -> Section:
     return Section("What the prompt chose", blocks, notes)
 
 
-def _grid(choice: Choice, *, several: bool) -> Grid:
+def _grid(choice: Choice, meaning: str, *, several: bool) -> Grid:
     title = f"{choice.task}, {choice.part}" if several else choice.part
     rows = []
     for spread in choice.spreads:
@@ -219,6 +225,6 @@ def _grid(choice: Choice, *, several: bool) -> Grid:
     return Grid(
         tuple(heads[i] for i in kept),
         [tuple(row[i] for i in kept) for row in rows],
-        f"{title}: {MEANINGS[choice.part]}",
+        f"{title}: {meaning}",
         (heads[-1],),
     )

@@ -71,6 +71,8 @@ def _draw(record: RunRecord, task: str, row: pd.Series, text: Pieces | None) -> 
         verdict += f"; member {int(row['route'])}"
     if text is not None and text.num_cut:
         verdict += f"; {text.num_cut} tokens cut"
+    if (places := record.config["prompt"].get("boundaries")) is not None:
+        verdict += f"; at place {position} of 0 to {places - 1} in the text"
     parts = () if text is None else _parts(text, *vectors_around(record, position, length))
     return Drawn(str(row["id"]), verdict, bool(row["right"]), parts)
 
@@ -82,6 +84,8 @@ def vectors_around(record: RunRecord, position: int, length: int) -> tuple[list[
     last ones are (prompts/layout.py).
     """
     prompt, num = record.config["prompt"], record.config["prompt"]["num_tokens"]
+    if prompt.get("boundaries") is not None:  # inside the text, which is drawn whole
+        return [], []
     if not table.of(prompt["method"]).has_prompt or in_layers_alone(prompt):
         return [], []
     parts = [Part("vector" if i < length else "dropped", f"P{i}") for i in range(num)]

@@ -94,11 +94,12 @@ def _budget(record: RunRecord) -> str:
     trainer = record.config["trainer"]
     used = OptimizerUsed(**record.optimizer) if record.optimizer else optimizer_of(record.config)
     assert used is not None
-    selectors = "" if used.selector_lr in (None, used.lr) else f" ({used.selector_lr} for selectors)"
+    others = {"selectors": used.selector_lr, "networks": used.network_lr, "adapters": used.adapter_lr}
+    apart = "".join(f" ({lr} for {name})" for name, lr in others.items() if lr not in (None, used.lr))
     unit = "" if used.lr_unit is None else " times the embeddings' root mean square"
     return (
         f"at most {trainer['max_steps']} updates of {trainer['batch_size']} examples, {used.name}, "
-        f"lr {used.lr}{unit}{selectors}"
+        f"lr {used.lr}{unit}{apart}"
     )
 
 

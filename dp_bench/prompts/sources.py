@@ -1,0 +1,82 @@
+"""Vectors that mix prompts of other tasks: ATTEMPT (Asai et al., EMNLP 2022)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dp_bench import reading
+from dp_bench.prompts.init import Initialiser
+from dp_bench.prompts.vectors import PromptVectors, Vectors
+from dp_bench.types import Dims, UserError
+
+PROMPT = "vectors.prompt_PD"  # the name of a single prompt in the file of its run
+
+
+class SourceAttention(Vectors):
+    """A prompt of the task plus an attention over source prompts and that prompt (section 3.3):
+
+        h = LayerNorm(W_up silu(W_down x)),   a = softmax_j(max(P_j) h / T),   P(x) = P + sum_j a_j P_j
+
+    x is the maximum of the text's embeddings, max(P_j) that of a prompt's vectors, T = e D unless
+    `temperature` is given; j = 1..K are the sources and K + 1 the task's prompt. Sources that come from runs
+    are frozen (`load_sources`); without any, K prompts are trained in their place.
+    """
+
+    needs_summary = True
+
+    def __init__(
+        self,
+        num_tokens: int,
+        dims: Dims,
+        init: Initialiser,
+        *,
+        num_prompts: int,
+        hidden: int,
+        temperature: float | None,
+        sources: Sequence[str] | None,
+    ) -> None:
+        super().__init__(num_tokens)
+        self.num_prompts = num_prompts + 1
+        self.prompt_PD = nn.Parameter(init(num_tokens))
+        sources_KPD = init(num_prompts * num_tokens).view(num_prompts, num_tokens, -1)
+        self.sources_KPD = nn.Parameter(sources_KPD, requires_grad=not sources)
+        self.down = nn.Linear(dims.summary_width, hidden, bias=False)
+        self.up = nn.Linear(hidden, dims.width, bias=False)
+        self.norm = nn.LayerNorm(dims.width)
+        self.temperature = temperature or math.e * dims.width
+
+    def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
+        prompts_KPD = torch.cat([self.sources_KPD, self.prompt_PD[None]])
+        query_BD = self.norm(self.up(nn.functional.silu(self.down(summary_BD))))
+        scores_BK = query_BD @ prompts_KPD.amax(1).T / self.temperature
+        weights_BK = torch.softmax(scores_BK, dim=-1)
+        mixed_BPD = torch.einsum("bk,kpd->bpd", weights_BK, prompts_KPD)
+        return PromptVectors(self.prompt_PD + mixed_BPD, weights_BK)
+
+    def selector_parameters(self) -> list[nn.Parameter]:
+        return [p for layer in (self.down, self.up, self.norm) for p in layer.parameters()]
+
+
+@torch.no_grad()
+def load_sources(vectors: nn.Module, files: Sequence[Path]) -> None:
+    """Load the prompts of finished runs as sources. Raises UserError for a run without a single prompt, or
+    with one of another shape."""
+    assert isinstance(vectors, SourceAttention)
+    for source_PD, path in zip(vectors.sources_KPD, files, strict=True):
+        found = reading.tensors(path, "Give another run in prompt.vectors.sources.").get(PROMPT)
+        if found is None or found.shape != source_PD.shape:
+            has = "no single prompt" if found is None else f"a prompt of {_sizes(found)}"
+            raise UserError(
+                f"prompt.vectors.sources: {path} has {has}, and {_sizes(source_PD)} is needed. Sources are "
+                "runs of prompt=fixed with the same prompt.num_tokens and backbone."
+            )
+        source_PD.copy_(found)
+
+
+def _sizes(prompt_PD: Tensor) -> str:
+    return " x ".join(map(str, prompt_PD.shape))
