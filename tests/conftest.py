@@ -113,5 +113,5 @@ def make_batch(
 
 
 ORDERS = tuple(SplitOrder)
-BASELINES = {"majority", "zero_shot", "linear_probe", "fine_tuning", "lora", "bitfit"}
+BASELINES = {"majority", "zero_shot", "linear_probe", "fine_tuning", "lora", "bitfit", "calibrated"}
 PROMPTS = [name for name in config.options("prompt") if name not in BASELINES]

@@ -59,10 +59,11 @@ def make_model(context: RunContext, prompt: Prompt) -> PromptedModel:
     if beside is not None and beside.prepare is not None:
         resolve_name(beside.prepare)(backbone, replace(settings, prompt=settings.prompt.as_adapters))
         backbone.remember()
+    verbalizers = context.verbalizers if method.scores is None else resolve_name(method.scores)(context)
     model = PromptedModel(
         backbone,
         prompt,
-        context.verbalizers,
+        verbalizers,
         order=settings.protocol.split_order,
         summary=settings.prompt.summary,
         summary_pad_to=settings.protocol.summary_pad_to,
