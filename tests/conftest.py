@@ -114,4 +114,5 @@ def make_batch(
 
 ORDERS = tuple(SplitOrder)
 BASELINES = {"majority", "zero_shot", "linear_probe", "fine_tuning", "lora", "bitfit", "calibrated"}
+BASELINES |= {"in_context", "best_template"}
 PROMPTS = [name for name in config.options("prompt") if name not in BASELINES]

@@ -2,15 +2,16 @@
 
 Zhao et al. (ICML 2021), section 5: the probabilities p of the labels are divided by those that the model
 gives where the text says nothing, p_cf, the mean over the content-free texts "N/A", "[MASK]" and the empty
-text: argmax diag(p_cf)^-1 p. It reads no example and no label, so that it is the same in every regime; a prior
-that is estimated from unlabelled training texts would depend on which rows these are. Choices that differ by
-example are scored in the same way, each with its probability behind the content-free texts, as by the
-domain-conditional mutual information of Holtzman et al. (EMNLP 2021).
+text: argmax diag(p_cf)^-1 p. It reads no example and no label, so that it is the same in every regime; a
+prior that is estimated from unlabelled training texts would depend on which rows these are. Choices that
+differ by example are scored in the same way, each with its probability behind the content-free texts, as by
+the domain-conditional mutual information of Holtzman et al. (EMNLP 2021).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ def content_free(settings: RunSettings, task: TaskSettings, backbone: Backbone) 
 
 
 def _rows(batch: Batch, rows: Tensor) -> Batch:
-    tensors = {name: x[rows] for name, x in vars(batch).items() if isinstance(x, Tensor)}
+    tensors: dict[str, Any] = {n: x[rows] for n, x in vars(batch).items() if isinstance(x, Tensor)}
     return replace(batch, **tensors)
 
 
@@ -71,14 +72,16 @@ class Calibrated(Verbalizer):
             if self._prior_C is None:
                 self._prior_C = self._shares(backbone, self.free.to(backbone.device)).mean(0).log()
             return self._prior_C.expand(len(batch), -1)
-        total_BC = torch.stack([self._of_choices(backbone, batch, number) for number in range(len(self.free))])
+        total_BC = torch.stack(
+            [self._of_choices(backbone, batch, number) for number in range(len(self.free))]
+        )
         return total_BC.mean(0).log()
 
     def _of_choices(self, backbone: Backbone, batch: Batch, number: int) -> Tensor:
         """Return the probabilities of each example's choices behind one of the content-free texts: [B,C]."""
         free = _rows(self.free, torch.full((len(batch),), number)).to(backbone.device)
-        choices = {"choice_ids_BCA": batch.choice_ids_BCA, "choice_mask_BCA": batch.choice_mask_BCA}
-        return self._shares(backbone, replace(free, **choices))
+        ids_BCA, mask_BCA = batch.choice_ids_BCA, batch.choice_mask_BCA
+        return self._shares(backbone, replace(free, choice_ids_BCA=ids_BCA, choice_mask_BCA=mask_BCA))
 
     def _shares(self, backbone: Backbone, free: Batch) -> Tensor:
         """Return the probabilities of the choices behind content-free texts, which sum to 1."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from dp_bench.plugins import by_key
 from dp_bench.prompts import catalogue
-from dp_bench.prompts.catalogue import Setting, Sizes, number
+from dp_bench.prompts.catalogue import COUNT, Setting, Sizes, number
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
@@ -95,6 +95,14 @@ METHODS = (
         is_seedless=True,
         paper="Zhao et al., ICML 2021",
     ),
+    Method(
+        "in_context",
+        writes=f"{_WRITING}:with_examples",
+        needs_continuation=True,
+        settings={"shots": COUNT},
+        paper="Brown et al., NeurIPS 2020",
+    ),
+    Method("best_template", writes=f"{_WRITING}:with_best_template", reads_templates=True),
     Method("fine_tuning", ALL_WEIGHTS, needs_fp32=True, formula="all weights", count=_unknown),
     Method(
         "lora",
