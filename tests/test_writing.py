@@ -14,7 +14,7 @@ import torch
 from conftest import FIXTURES, task_settings
 
 import dp_bench
-from dp_bench import run
+from dp_bench import cli, run
 from dp_bench.config import Experiment
 from dp_bench.data.readers import ExampleFile
 from dp_bench.data.source import locate
@@ -108,6 +108,20 @@ def test_whole_choices_follow_examples_with_their_right_choice(experiment: Build
         sentences.add(f"{row['premise'].strip().rstrip('.')} {link[row['question']]}  {ending}")
     *shown, _ = opened.tasks["copa"].template.split("\n\n")
     assert len(shown) == 3 and set(shown) <= sentences
+
+
+def test_inspect_shows_texts_as_they_were_asked(
+    experiment: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    composed = experiment(*SHOTS, LONG)
+    record = run.run(composed)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["inspect", record.run_id, "--results-dir", composed.settings.results_dir])
+    shown = capsys.readouterr().out
+    assert not stop.value.code and "Nothing was trained" in shown and "Left out" not in shown
+    # Three examples with their answers, and the text itself.
+    _, *texts = shown.partition("Texts, the most surprising first")[2].split("  says ")
+    assert texts and all(text.count("Question:") == 4 for text in texts)
 
 
 def test_braces_in_an_example_are_no_fields() -> None:
