@@ -145,6 +145,7 @@ def without_effect(config: Mapping[str, Any]) -> set[str]:
         (not draws, "seeds.gumbel"),
         (not holds_out, "seeds.heldout"),
         (method.is_seedless, "seeds.init"),
+        (not method.reads_templates, "task.templates"),
         (regime["shots"] is None, "protocol.whole_classes"),
         (regime.get("mixing") != "temperature", "regime.mixing_temperature"),
         (regime.get("mixing") == "equal", "regime.mixing_cap"),

@@ -21,6 +21,7 @@ from dp_bench import extras, records
 from dp_bench.backbones.families import class_of
 from dp_bench.data.encode import affixes, cue_ids
 from dp_bench.loader import card, loader
+from dp_bench.methods import table
 from dp_bench.records import BACKBONE_FILE, PROMPT_FILE, RunRecord
 from dp_bench.settings import Family, Head, SplitOrder
 from dp_bench.trained import TrainedRun
@@ -161,6 +162,8 @@ def _beyond_fixed(run: TrainedRun) -> Iterator[str]:
     if run.model is None:
         yield "it is a baseline without a model"
         return
+    if table.of(run.experiment.settings.prompt.method).scores is not None:
+        yield "it changes the scores of the answers"
     if run.record.keeps_backbone is not None:
         yield "it trains the whole backbone"
     prompt, settings = run.model.prompt, run.experiment.settings

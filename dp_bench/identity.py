@@ -98,7 +98,8 @@ def _modules(settings: RunSettings) -> set[str]:
     """Return the modules that a run's pieces and its method come from."""
     method = table.of(settings.prompt.method)
     pieces = {piece.target.rpartition(".")[0] for piece in catalogue.used(settings.prompt.pieces).values()}
-    return pieces | {name.partition(":")[0] for name in (method.prepare, method.fit) if name}
+    parts = (method.prepare, method.fit, method.writes, method.scores)
+    return pieces | {name.partition(":")[0] for name in parts if name}
 
 
 def _draws_always(settings: RunSettings) -> bool:

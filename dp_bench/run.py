@@ -101,6 +101,7 @@ def _run(
     resumes = (directory / "checkpoint").is_dir()
     with trackers.tracking(experiment.settings, identity.run_id, experiment.resolved, resumes) as tracked:
         result = learn(replace(context, tracking=tracked))
+        context = replace(context, data=result.data or context.data)
         memory, kind = machine.peak_memory(context.backbone.device)
         seconds = round(time.perf_counter() - began, 3)
         costs = {"started": started, "total_seconds": seconds}

@@ -188,6 +188,8 @@ class TaskSettings:
     template: str = MISSING  # text of the input; {field} is replaced
     # The end of the text, behind the vectors of a prompt; "": its last token. None: backbone.answer_cue.
     cue: Text | None = None
+    # Further templates; prompt=best_template has the best of `template` and these.
+    templates: Words | None = field(default=None, compare=False)
     shorten: str = MISSING  # the field that is shortened at its end when the text is too long
     # Rows that share the text of one of these fields are on the same side of every split, and few-shot draws
     # take one of them. None: `shorten` only.
@@ -273,6 +275,7 @@ class PromptSettings:
     weight_decay: float | None = None  # the same
     rank: int | None = None  # of LoRA's factors
     alpha: float | None = None  # LoRA's scale is alpha / rank
+    shots: int | None = None  # training examples in front of each text
     target_modules: list[str] | None = None  # names of matrices that LoRA adapts; None: query and value
 
     @property
@@ -444,7 +447,7 @@ class SeedSettings:
     """Seeds of random streams; None is `seed`. Few-shot rows are drawn by regime.split_seed."""
 
     order: int | None = None  # of the examples, and their mixture over tasks
-    init: int | None = None  # of the trained parameters
+    init: int | None = None  # of the trained parameters, and which examples are in context
     gumbel: int | None = None  # of the selectors' draws, and of dropout
     heldout: int | None = None  # which training rows are held out to select on
 

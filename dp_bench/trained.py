@@ -20,6 +20,7 @@ from dp_bench.methods.build import load_learned, make_model, make_prompt
 from dp_bench.methods.context import RunContext
 from dp_bench.methods.splits import reads_cached_summaries, shuffled
 from dp_bench.methods.tune import predict_fitted
+from dp_bench.methods.writing import from_tensors
 from dp_bench.model import PromptedModel
 from dp_bench.opening import loading, open_model, refuse_other_weights
 from dp_bench.progress import Reporter
@@ -135,6 +136,8 @@ def open_run(
         experiment = config.with_transfer(experiment, transfer)
     settings = experiment.settings
     method = table.of(settings.prompt.method)
+    if method.writes is not None:
+        experiment = replace(experiment, tasks=from_tensors(experiment.tasks, path))
     with Reporter(quiet=True) as reporter:
         backbone = None
         if method.prepare is None and not settings.prompt.trains_backbone:

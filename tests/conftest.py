@@ -113,5 +113,8 @@ def make_batch(
 
 
 ORDERS = tuple(SplitOrder)
-BASELINES = {"majority", "zero_shot", "linear_probe", "fine_tuning", "lora", "bitfit"}
+BASELINES = {
+    *("majority", "zero_shot", "calibrated", "in_context", "best_template"),
+    *("linear_probe", "fine_tuning", "lora", "bitfit"),
+}
 PROMPTS = [name for name in config.options("prompt") if name not in BASELINES]

@@ -26,6 +26,7 @@ PROMPTS = (
     *("adap_ins_len", "adap_ins_pos", "adap_ins_vec", "adap_ins_vec_pos", "adap_len", "adap_pos"),
     *("adap_pos_ins_vec", "dynamic", "fixed", "postfix", "random_position", "split"),
     *("bitfit", "fine_tuning", "linear_probe", "lora", "majority", "zero_shot"),
+    *("best_template", "calibrated", "in_context"),
     *("prefix_tuning", "p_tuning", "p_tuning_v2", "pool", "l2p_pool", "multitask", "mpt"),
     *("fixed_kp", "uniform_pool", "routed", "routed_full", "routed_mixture", "mixture", "random_route"),
     *("shuffled_route", "oracle_route", "ridge_position", "routed_position"),

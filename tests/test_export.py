@@ -57,6 +57,7 @@ REFUSED = {
     "bert bitfit": "trains .* tensors of the backbone",
     "t5 fine_tuning keep_weights=true": "whole backbone",
     "t5 zero_shot": "nothing is trained",
+    "t5 calibrated": "changes the scores of the answers",
     "t5 majority": "baseline without a model",
     "bert fixed backbone.head=classifier": "classifier head",
 }
@@ -90,7 +91,7 @@ def trained(experiment: Build, tmp_path: Path) -> Callable[[str], Path]:
         if "classifier" in words:
             more = [*more, "backbone.answer_cue=null"]
         chosen = [*backbone(kind, tmp_path / kind), f"prompt={prompt}", *QUICK]
-        if prompt in ("lora", "bitfit", "fine_tuning", "zero_shot", "majority"):
+        if prompt in ("lora", "bitfit", "fine_tuning", "zero_shot", "majority", "calibrated"):
             chosen.remove(QUICK[-1])
         made = experiment(*chosen, *more)
         return Path(made.settings.results_dir) / "runs" / run(made).run_id

@@ -201,19 +201,24 @@ class Backbone(nn.Module):
         longest: int | None = getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
         return longest
 
-    def refuse_beyond(self, num_slots: int, what: str = "Text and prompt") -> None:
+    def refuse_beyond(
+        self,
+        num_slots: int,
+        what: str = "Text and prompt",
+        remedy: str = "lower task.max_length or prompt.num_tokens",
+    ) -> None:
         """Raise UserError where text and prompt need more slots than there are positions; warn where they
         need more than in pre-training."""
         if self.num_positions is not None and num_slots > self.num_positions:
             raise UserError(
                 f"{what} take {num_slots} positions, and {type(self.model).__name__} has "
-                f"{self.num_positions}: lower task.max_length or prompt.num_tokens."
+                f"{self.num_positions}: {remedy}."
             )
         if self.trained_positions is not None and num_slots > self.trained_positions:
             notice(
                 f"{what[0].lower()}{what[1:]} take up to {num_slots} positions, and "
                 f"{type(self.model).__name__} was trained with {self.trained_positions}: it has not learned "
-                "from longer texts. Lower task.max_length or prompt.num_tokens"
+                f"from longer texts: {remedy}"
             )
 
     def refuse_unknown(self, largest_id: int) -> None:

@@ -11,6 +11,7 @@ from dp_bench.methods import table
 from dp_bench.prompts import catalogue
 from dp_bench.settings import (
     Estimator,
+    Family,
     Head,
     Init,
     Mixing,
@@ -53,6 +54,7 @@ def _run_problems(settings: RunSettings) -> Iterator[str]:
         yield "trainer.gradient_checkpointing loses the keys and values of prompt.layers: remove one of them."
     if settings.backbone.head is Head.classifier:
         yield from _head_problems(settings)
+    yield from _asking_problems(settings)
     prompt = settings.prompt
     looks = any(piece.looks for piece in catalogue.used(prompt.pieces).values())
     for key in ("standardise", "erase_label", "shuffle_input"):
@@ -60,6 +62,27 @@ def _run_problems(settings: RunSettings) -> Iterator[str]:
             yield f"prompt={prompt.name} has no selector with input, which prompt.{key} changes: remove it."
         if getattr(prompt, key) and settings.protocol.frozen_dropout:
             yield f"prompt.{key} needs cached summaries, not new ones with dropout: use protocol=clean."
+
+
+def _asking_problems(settings: RunSettings) -> Iterator[str]:
+    """Check what methods that ask the frozen model in another way need of backbone and task."""
+    backbone, name, task = settings.backbone, settings.prompt.name, settings.task
+    method = table.of(settings.prompt.method)
+    if method.needs_continuation and backbone.family not in (None, Family.decoder_only):
+        yield (
+            f"prompt={name} puts examples in front of a text that a causal language model goes on with, and "
+            f"backbone={backbone.name} is no such model: use one such as backbone=smollm2 or gpt2."
+        )
+    if not method.reads_templates:
+        return
+    if settings.regime.tasks is not None:
+        yield f"prompt={name} chooses the template of one task: use regime=full or fewshot, once a task."
+    elif task is not None and (not task.templates or task.train_task is not None):
+        form = f" in its format {task.format}" if task.format else ""
+        yield (
+            f"task={task.name} has a single template{form}, and prompt={name} chooses among several: add "
+            "'task.templates=[…]', with each of them in quotes, or use prompt=zero_shot."
+        )
 
 
 def _head_problems(settings: RunSettings) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dp_bench.checks.ranges import word_problems
 from dp_bench.data import metrics
@@ -36,9 +37,12 @@ def _relations(task: TaskSettings) -> Iterator[str]:
                 yield f"task.{key} names '{name}', which is not one of the fields {', '.join(task.fields)}."
     yield from filter(None, map(metrics.problem, task.metrics))
     try:
-        Template.of(task)
+        for template in (task.template, *(task.templates or ())):
+            Template.of(replace(task, template=template))
     except UserError as error:
         yield str(error)
+    if len(set(task.templates or ())) < len(task.templates or ()):
+        yield f"task.templates={task.templates} repeats a template: remove it."
     if task.max_length < 16:
         yield f"task.max_length={task.max_length} leaves no room for a text: use at least 16."
 

@@ -302,8 +302,11 @@ def _tokens(near: Sequence[tuple[str, float]]) -> Items:
 
 def _tensors(run: Inspected) -> Section:
     path = run.weights_file
+    from dp_bench.methods.build import TEXTS
+
     found = reading.tensors(path, REMEDY)
-    sized = {name: value.double() for name, value in found.items() if value.numel()}
+    trained = {name: value for name, value in found.items() if not name.startswith(TEXTS)}
+    sized = {name: value.double() for name, value in trained.items() if value.numel()}
     rows: list[tuple[Cell, ...]] = [
         (
             name,
@@ -404,8 +407,12 @@ def _pieces(run: Inspected, task: str, ids: set[str]) -> dict[str, drawn.Pieces]
     found = [example for example in run.examples(task) if example.id in ids]
     if not found:
         raise UserError("no example of the file has these ids.")
-    settings, tokenizer = run.experiment.settings, run.tokenizer
-    known = {each.name: each for each in (*run.experiment.tasks, *run.experiment.transfer)}
+    settings, tokenizer, tasks = run.experiment.settings, run.tokenizer, run.experiment.tasks
+    if method_of(run.record.config).writes is not None:
+        from dp_bench.methods.writing import from_tensors
+
+        tasks = from_tensors(tasks, run.weights_file)
+    known = {each.name: each for each in (*tasks, *run.experiment.transfer)}
     encoded = encoder_of(settings, known[task], tokenizer).in_memory(found)
 
     def text(ids: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ from dp_bench.checks import name_problems, problems_of, task_problems
 from dp_bench.config.composer import Composer, copied, register_schema
 from dp_bench.config.files import option_settings, options
 from dp_bench.config.overrides import explain, paragraph
+from dp_bench.methods import table
 from dp_bench.prompts import catalogue
 from dp_bench.settings import Init, RegimeSettings, RunSettings, TaskSettings
 from dp_bench.suggest import did_you_mean
@@ -57,7 +58,7 @@ def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
         resolved["prompt"]["sources_sha256"] = digests
     transfer = {name: _other_task(name, settings, composer) for name in settings.regime.transfer or ()}
     if transfer:
-        resolved["transfer"] = {name: _plain_task(node) for name, node in transfer.items()}
+        resolved["transfer"] = {name: _plain_task(node, cfg.prompt) for name, node in transfer.items()}
     several = {name: _other_task(name, settings, composer) for name in settings.regime.tasks or ()}
     tasks = tuple(map(_task_settings, several.values() or [cfg.task]))
     for task in tasks if several else ():
@@ -71,7 +72,7 @@ def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
         resolved["task"] = {
             "name": "+".join(several),
             "title": " + ".join(task.title for task in tasks),
-            "tasks": {name: _plain_task(node) for name, node in several.items()},
+            "tasks": {name: _plain_task(node, cfg.prompt) for name, node in several.items()},
         }
     return Experiment(settings, resolved, tasks, tuple(map(_task_settings, transfer.values())))
 
@@ -114,9 +115,15 @@ def apply_format(task: DictConfig, preferred: str | None, extra_dir: Path | None
         _set_unless_typed(task, formats[name], plain(task), usual)
     for key in ("template", "cue"):
         if isinstance(text := task[key], str):
-            task[key] = text.replace("\\n", "\n").replace("\\t", "\t")
+            task[key] = _unescaped(text)
+    if task.templates is not None:
+        task.templates = [_unescaped(text) if isinstance(text, str) else text for text in task.templates]
     if task.train_task is not None:
         apply_format(task.train_task, name, extra_dir)
+
+
+def _unescaped(text: str) -> str:
+    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def _apply_rate(cfg: DictConfig, extra_dir: Path | None) -> None:
@@ -308,17 +315,20 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 def resolved_of(cfg: DictConfig) -> dict[str, Any]:
     """Return a composed configuration as plain data, without what Hydra, lists and tables alone read."""
-    resolved = plain(cfg) | {"task": _plain_task(cfg.task)}
+    resolved = plain(cfg) | {"task": _plain_task(cfg.task, cfg.prompt)}
     for key in ("hydra", "labels"):
         resolved.pop(key, None)
     return resolved
 
 
-def _plain_task(node: DictConfig) -> dict[str, Any]:
-    """Return a task without the settings that only lists and `data check` read."""
+def _plain_task(node: DictConfig, prompt: DictConfig) -> dict[str, Any]:
+    """Return a task without the settings that only lists and `data check` read, or another method."""
     task = plain(node)
+    unread = ["order", "files", "formats", "submitted"]
+    if not table.of(prompt.method).reads_templates:
+        unread.append("templates")
     for content in (task, task["train_task"] or {}):
-        for key in ("order", "files", "formats", "submitted"):
+        for key in unread:
             content.pop(key, None)
     return task
 

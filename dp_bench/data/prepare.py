@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,28 @@ def prepare(settings: RunSettings, task: TaskSettings, source: Source, tokenizer
     overlap = Overlap.of(_rows(whole), _rows(report))
     notes = (*notes, *overlap.notes(len(report)), *_unknown(whole, report))
     return TaskData(task, train, report if on_report else select, report, whole, overlap, notes)
+
+
+def written_anew(
+    settings: RunSettings, data: TaskData, task: TaskSettings, source: Source, tokenizer: Any
+) -> TaskData:
+    """Return the data of a task with the selected and the reported rows as `task` writes them, a task with
+    another template. The training rows stay as they are."""
+    report = prepare_report(settings, task, source, tokenizer)
+    select = report
+    if data.select is not data.report:
+        held = examples_of(settings, task, source, data.select.ids)
+        select = _encoded(settings, tokenizer, task.training, source.train, held)
+    return replace(data, task=task, select=select, report=report)
+
+
+def examples_of(
+    settings: RunSettings, task: TaskSettings, source: Source, ids: Sequence[str]
+) -> list[Example]:
+    """Return the examples of the training file with these ids, in their order."""
+    wanted = set(ids)
+    found = {e.id: e for e in ExampleFile(task.training, source.train, settings.data.limit) if e.id in wanted}
+    return [found[each] for each in ids]
 
 
 def overlap_of_other_task(data: Sequence[TaskData], report: EncodedSplit) -> Overlap:

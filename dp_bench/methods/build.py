@@ -23,6 +23,7 @@ from dp_bench.types import UserError
 from dp_bench.verbalizer import label_word_ids
 
 BACKBONE = "backbone."  # prefix of the names of the backbone's tensors
+TEXTS = "texts."  # prefix of the names of tensors with which texts are written (writing.py)
 
 
 def make_prompt(context: RunContext) -> Prompt:
@@ -59,10 +60,11 @@ def make_model(context: RunContext, prompt: Prompt) -> PromptedModel:
     if beside is not None and beside.prepare is not None:
         resolve_name(beside.prepare)(backbone, replace(settings, prompt=settings.prompt.as_adapters))
         backbone.remember()
+    verbalizers = context.verbalizers if method.scores is None else resolve_name(method.scores)(context)
     model = PromptedModel(
         backbone,
         prompt,
-        context.verbalizers,
+        verbalizers,
         order=settings.protocol.split_order,
         summary=settings.prompt.summary,
         summary_pad_to=settings.protocol.summary_pad_to,
@@ -113,6 +115,7 @@ def load_learned(model: PromptedModel, directory: Path) -> None:
     path, backbone_path = directory / PROMPT_FILE, directory / BACKBONE_FILE
     remedy = "Train the run again with rerun=true."
     saved, expected = reading.tensors(path, remedy), _trained(model)
+    saved = {name: value for name, value in saved.items() if not name.startswith(TEXTS)}
     if backbone_path.is_file():
         saved |= reading.tensors(backbone_path, remedy)
     missing = [name for name in expected if name.startswith(BACKBONE) and name not in saved]

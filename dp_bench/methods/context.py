@@ -53,3 +53,4 @@ class MethodResult:
     diagnostics: dict[str, float] = field(default_factory=dict)
     routes: str = ""
     work: dict[str, dict[str, float]] = field(default_factory=dict)  # RunRecord.work
+    data: tuple[TaskData, ...] | None = None  # where it was written anew

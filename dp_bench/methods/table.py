@@ -3,7 +3,8 @@
 A configuration names one with `prompt.method`. Checks, guards, tables and runs look methods up here; no other
 code has the name of a method. A new baseline is a row here, or in another package that names it in the
 entry-point group `dp_bench.methods`, and a function that makes weights trainable (`prepare`) or a class that
-is fitted (`fit`).
+is fitted (`fit`). What asks the frozen model in another way changes how texts are written (`writes`) or how
+answers are scored (`scores`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from dp_bench.plugins import by_key
 from dp_bench.prompts import catalogue
-from dp_bench.prompts.catalogue import Setting, Sizes, number
+from dp_bench.prompts.catalogue import COUNT, Setting, Sizes, number
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import UserError
 
@@ -28,20 +29,26 @@ PROMPT, SOME_WEIGHTS, ALL_WEIGHTS = "prompt", "some weights", "all weights"
 class Method:
     """How a run comes to its predictions.
 
-    `prepare` and `fit` are `module:object`, imported when a run begins (pkgutil.resolve_name): a function of
-    the loaded backbone and the run's settings that makes weights trainable, and a class such as
-    `baselines.LinearProbe` that is fitted instead of the training loop.
+    `prepare`, `fit`, `writes` and `scores` are `module:object`, imported when a run begins
+    (pkgutil.resolve_name): a function of the loaded backbone and the run's settings that makes weights
+    trainable; a class such as `baselines.LinearProbe` that is fitted instead of the training loop; a function
+    of the run's context that returns how its texts are written (`writing.Written`); and one that returns the
+    verbalizers of its tasks.
     """
 
     name: str
     trains: str | None = None  # PROMPT, SOME_WEIGHTS, ALL_WEIGHTS; None: no training loop
     prepare: str | None = None
     fit: str | None = None
+    writes: str | None = None
+    scores: str | None = None
     is_seedless: bool = False  # nothing is random: one run stands for every seed
     reads_model: bool = True
     reads_summaries: bool = False  # of every text; with `fit` only
     needs_labels: bool = False  # the same for every example
     needs_fp32: bool = False  # small updates of bf16 weights are lost to rounding
+    needs_continuation: bool = False  # a causal language model, which goes on with a text
+    reads_templates: bool = False  # task.templates
     # Settings of the group `prompt` that no other method reads.
     settings: Mapping[str, Setting] = field(default_factory=dict)
     formula: str = "0"  # of the trained numbers, in the letters of prompts/catalogue.py; C: labels, r: rank
@@ -77,10 +84,25 @@ def _unknown(prompt: Mapping[str, Any], sizes: Sizes) -> None:
 
 
 _BASELINES, _PEFT = "dp_bench.methods.baselines", "dp_bench.methods.peft"
+_WRITING = "dp_bench.methods.writing"
 
 METHODS = (
     Method("prompt", PROMPT, count=_of_pieces),
     Method("zero_shot", is_seedless=True),
+    Method(
+        "calibrated",
+        scores="dp_bench.methods.calibration:calibrated",
+        is_seedless=True,
+        paper="Zhao et al., ICML 2021",
+    ),
+    Method(
+        "in_context",
+        writes=f"{_WRITING}:with_examples",
+        needs_continuation=True,
+        settings={"shots": COUNT},
+        paper="Brown et al., NeurIPS 2020",
+    ),
+    Method("best_template", writes=f"{_WRITING}:with_best_template", reads_templates=True),
     Method("fine_tuning", ALL_WEIGHTS, needs_fp32=True, formula="all weights", count=_unknown),
     Method(
         "lora",

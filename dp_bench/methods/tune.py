@@ -1,9 +1,10 @@
-"""Run a method: the training loop, or the fit of a baseline."""
+"""Run a method: the training loop, the fit of a baseline, or texts that are written in another way."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -23,6 +24,7 @@ from dp_bench.methods.build import make_model, make_prompt, tensors_to_save
 from dp_bench.methods.context import MethodResult, RunContext
 from dp_bench.methods.splits import cached_splits, make_splits
 from dp_bench.methods.table import Method
+from dp_bench.methods.writing import Written, as_tensors, written_anew
 from dp_bench.optim import TrainPlan
 from dp_bench.prompts.inputs import SelectorInput
 from dp_bench.prompts.prompt import Prompt
@@ -37,7 +39,19 @@ LONG = 8  # times the longest text, beyond which the length of a prompt is proba
 def learn(context: RunContext) -> MethodResult:
     """Run the method that `prompt.method` names. Raises UserError where it does not suit the data."""
     method = table.of(context.settings.prompt.method)
+    if method.writes is not None:
+        return write(context, method)
     return tune(context) if method.fit is None else fit(context, method)
+
+
+def write(context: RunContext, method: Method) -> MethodResult:
+    """Write the selected and the reported texts as a method says, and ask the model for the answers."""
+    written: Written = resolve_name(method.writes or "")(context)
+    context = written_anew(context, written.tasks)
+    result = tune(context)
+    diagnostics = {**result.diagnostics, **written.diagnostics}
+    weights = {**result.weights, **as_tensors(written.tasks)}
+    return replace(result, weights=weights, diagnostics=diagnostics, data=context.data)
 
 
 def fit(context: RunContext, method: Method) -> MethodResult:
