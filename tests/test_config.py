@@ -97,7 +97,7 @@ def resolved(*overrides: str, extra_dir: Path | None = None) -> dict[str, Any]:
 
 def test_the_numbers_of_files_are_known() -> None:
     assert len(EXACT["task"]) == 10
-    assert len(EXACT["prompt"]) == 47
+    assert len(EXACT["prompt"]) == 50
     assert len(BACKBONES) == 30
     assert {*EXACT, *AT_LEAST} == set(GROUPS)
     for group, names in EXACT.items():
@@ -119,7 +119,10 @@ def is_fitted_to_data(prompt: str) -> bool:
 
 @pytest.mark.parametrize("protocol", ["clean", "authors"])
 def test_every_prompt_builds_on_every_task(protocol: str) -> None:
-    prompts = [name for name in PROMPTS if protocol == "clean" or not is_fitted_to_data(name)]
+    some = ("in_context", "best_template")  # need a causal model, or templates of the task
+    prompts = [
+        name for name in PROMPTS if name not in some and (protocol == "clean" or not is_fitted_to_data(name))
+    ]
     words = (f"task={','.join(TASKS)}", f"prompt={','.join(prompts)}", f"protocol={protocol}")
     (axes,) = axes_of(words, None)
     built = [choice.experiment.resolved for choice in expand(axes, None)]
