@@ -16,6 +16,7 @@ from hydra._internal.utils import get_args_parser
 from dp_bench import cli, config, records
 from dp_bench.checks.ranges import RANGES
 from dp_bench.config import GROUPS
+from dp_bench.methods import table
 from dp_bench.settings import RunSettings, SeedSettings
 from dp_bench.sweep.expand import axes_of, expand
 from dp_bench.types import UserError
@@ -119,10 +120,8 @@ def is_fitted_to_data(prompt: str) -> bool:
 
 @pytest.mark.parametrize("protocol", ["clean", "authors"])
 def test_every_prompt_builds_on_every_task(protocol: str) -> None:
-    some = ("in_context", "best_template")  # need a causal model, or templates of the task
-    prompts = [
-        name for name in PROMPTS if name not in some and (protocol == "clean" or not is_fitted_to_data(name))
-    ]
+    prompts = [name for name in PROMPTS if protocol == "clean" or not is_fitted_to_data(name)]
+    prompts = [name for name in prompts if not needs_more(name)]
     words = (f"task={','.join(TASKS)}", f"prompt={','.join(prompts)}", f"protocol={protocol}")
     (axes,) = axes_of(words, None)
     built = [choice.experiment.resolved for choice in expand(axes, None)]
@@ -137,6 +136,21 @@ def test_the_settings_of_a_prompt_are_read_as_hydra_composes_them(name: str) -> 
     read = config.option_settings("prompt", name)
     assert read == {key: value for key, value in composed.items() if key in read}
     assert not any(value for key, value in composed.items() if key not in read)
+
+
+def needs_more(name: str) -> bool:
+    """Return whether a method suits some backbones or tasks only (test_writing.py)."""
+    method = table.of(config.option_settings("prompt", name)["method"])
+    return method.needs_continuation or method.reads_templates
+
+
+def test_what_needs_more_builds_where_it_has_it() -> None:
+    words = ["backbone=gpt2", "prompt=in_context"]
+    assert all(resolved(f"task={task}", *words)["prompt"]["shots"] for task in TASKS)
+    several = {task for task in TASKS if config.option_settings("task", task).get("templates")}
+    assert several == {"boolq", "cb", "copa", "rte", "wic", "wsc"}
+    for task in several:
+        assert len(resolved(f"task={task}", "prompt=best_template")["task"]["templates"]) == 3
 
 
 def test_what_is_fitted_to_summaries_has_no_place_where_they_are_drawn_anew() -> None:
@@ -215,7 +229,7 @@ def test_the_authors_protocol_is_what_their_code_does() -> None:
     by_prompt = {
         name: resolved("protocol=authors", f"prompt={name}")
         for name in PROMPTS
-        if not is_fitted_to_data(name)
+        if not is_fitted_to_data(name) and not needs_more(name)
     }
     as_fixed = {"fixed", "postfix", "split", "random_position"}
     combined = {"dynamic", "adap_ins_vec_pos", "adap_pos_ins_vec"}
@@ -444,7 +458,8 @@ def test_every_number_has_a_range_or_may_be_any() -> None:
     ranged = {key for keys in RANGES.values() for key in keys}
     anything = {"regime.split_seed", "data.world_seed", "backbone.init_seed", "hpo.seed"}
     anything |= {f"seeds.{stream.name}" for stream in dataclasses.fields(SeedSettings)}
-    elsewhere = {"prompt.num_tokens", "prompt.rank", "prompt.alpha", "hpo.trials"}  # where they are read
+    elsewhere = {"hpo.trials", "prompt.num_tokens"}  # where they are read
+    elsewhere |= {f"prompt.{name}" for name in ("rank", "alpha", "shots")}
     assert ranged <= numbers
     assert numbers - ranged - anything - elsewhere == {"protocol.revision"}
 
