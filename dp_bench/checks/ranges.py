@@ -24,13 +24,7 @@ RANGES: dict[Setting, tuple[str, ...]] = {
     ),
     COUNT_OR_NULL: (
         *("trainer.micro_batch_size", "trainer.patience", "trainer.cpu_threads"),
-        *(
-            "trainer.heldout_min",
-            "prompt.shots",
-            "regime.shots",
-            "regime.mixing_cap",
-            "protocol.summary_pad_to",
-        ),
+        *("trainer.heldout_min", "regime.shots", "regime.mixing_cap", "protocol.summary_pad_to"),
         *("hpo.trials", "prompt.boundaries"),
     ),
     NOT_NEGATIVE: (
