@@ -422,17 +422,13 @@ def _completion(words: list[str]) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    @property
-    def flags(self) -> dict[str, argparse.Action]:
-        return {name: action for action in self._actions for name in action.option_strings}
-
     def parse_with_settings(self, words: list[str]) -> argparse.Namespace:
         """Parse flags among settings, `key=value`, in any order."""
-        return self.parse_intermixed_args(grammar.as_settings(words, self.flags))
+        return self.parse_intermixed_args(grammar.as_settings(words, grammar.flags_of(self)))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse words, in which `key=value` may be a flag and its value."""
-        with_value = [name for name, action in self.flags.items() if action.nargs != 0]
+        with_value = [name for name, action in grammar.flags_of(self).items() if action.nargs != 0]
         return super().parse_known_args(grammar.as_flags(args, with_value), namespace)
 
     def error(self, message: str) -> NoReturn:

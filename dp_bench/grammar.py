@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+from argparse import Action, ArgumentParser
 from collections.abc import Collection, Sequence
 
 _FLAG = re.compile(r"--([a-z_][\w./-]*)(=.*)?", re.DOTALL)
 _SETTING = re.compile(r"([a-z_][\w.]*)=(.*)", re.DOTALL)
+
+
+def flags_of(parser: ArgumentParser) -> dict[str, Action]:
+    """Return the flags of a parser, with what each does."""
+    return {name: action for action in parser._actions for name in action.option_strings}
 
 
 def as_settings(words: Sequence[str], flags: Collection[str]) -> list[str]:

@@ -8,16 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import PROMPTS, make_batch
-from helpers.backbones import DIMS, batch_of, settings_of
-from helpers.batches import LENGTHS, prompted_model
+from conftest import PROMPTS
+from helpers.backbones import DIMS, settings_of
+from helpers.batches import noisy_batch, prompted_model
 from helpers.trainers import KilledError
 from safetensors.torch import load_file
 
@@ -26,7 +25,6 @@ from dp_bench.backbones.load import load_backbone
 from dp_bench.config import Experiment
 from dp_bench.sweep.plan import State, states
 from dp_bench.trainer import Trainer
-from dp_bench.types import Batch
 
 DEVICE = os.environ.get("DP_BENCH_TEST_DEVICE", "cuda")
 pytestmark = [
@@ -59,10 +57,7 @@ def test_a_gpu_gives_the_logits_of_the_cpu(name: str, kind: str) -> None:
     )
     there.load_state_dict(here.state_dict())
     there.to(DEVICE)
-    names = here.prompt.noisy_selectors(training=True, sample_at_eval=False)
-    noise = here.prompt.draw_noise(len(LENGTHS), torch.Generator().manual_seed(0), selectors=names)
-    batch: Batch = make_batch(LENGTHS) if kind == "t5" else batch_of(LENGTHS)
-    batch = replace(batch, noise=noise, skill_B=torch.zeros_like(batch.task_B))
+    batch = noisy_batch(here, kind)
     expected, found = here(batch).logits_BC, there(batch.to(DEVICE)).logits_BC
     torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)
 

@@ -84,25 +84,25 @@ def kronecker(rules: Tensor, weights: Tensor) -> Tensor:
 
 
 def test_idpg_generates_by_a_bottleneck_and_adds_the_tasks_prompt(texts: Tensor) -> None:
-    own = vectors_of("idpg", "prompt.vectors.hidden=6")
-    found = made(own, texts)
+    piece = vectors_of("idpg", "prompt.vectors.hidden=6")
+    found = made(piece, texts)
     for row in range(B):
-        hidden = gelu(times(own.down.weight, texts[row]) + own.bias)
-        flat = times(own.up.weight, hidden)
+        hidden = gelu(times(piece.down.weight, texts[row]) + piece.bias)
+        flat = times(piece.up.weight, hidden)
         for i in range(P):
-            torch.testing.assert_close(found[row, i], flat[i * D : (i + 1) * D] + own.task_PD[i], **EXACT)
+            torch.testing.assert_close(found[row, i], flat[i * D : (i + 1) * D] + piece.task_PD[i], **EXACT)
 
 
 def test_the_layers_of_phm_are_sums_of_kronecker_products_with_shared_rules(texts: Tensor) -> None:
-    own = vectors_of("idpg_phm", "prompt.vectors.rules=4", "prompt.vectors.hidden=8")
-    first = kronecker(own.rules, own.down)
-    second = kronecker(own.rules, own.up)
+    piece = vectors_of("idpg_phm", "prompt.vectors.rules=4", "prompt.vectors.hidden=8")
+    first = kronecker(piece.rules, piece.down)
+    second = kronecker(piece.rules, piece.up)
     assert first.shape == (SUMMARY, 8) and second.shape == (8, P * D)
-    expected = gelu(texts @ first + own.bias) @ second
-    torch.testing.assert_close(made(own, texts), expected.reshape(B, P, D) + own.task_PD, **EXACT)
-    named = dict(own.named_parameters())
-    assert sum(p.numel() for p in own.parameters()) == 4**3 + (SUMMARY * 8 + 8 * P * D) // 4 + 8 + P * D
-    assert {id(p) for p in own.network_parameters()} == {id(p) for n, p in named.items() if n != "task_PD"}
+    expected = gelu(texts @ first + piece.bias) @ second
+    torch.testing.assert_close(made(piece, texts), expected.reshape(B, P, D) + piece.task_PD, **EXACT)
+    named = dict(piece.named_parameters())
+    assert sum(p.numel() for p in piece.parameters()) == 4**3 + (SUMMARY * 8 + 8 * P * D) // 4 + 8 + P * D
+    assert {id(p) for p in piece.network_parameters()} == {id(p) for n, p in named.items() if n != "task_PD"}
 
 
 def test_phm_refuses_what_it_cannot_divide() -> None:
@@ -115,24 +115,24 @@ def test_phm_refuses_what_it_cannot_divide() -> None:
 
 
 def test_a_residual_prompt_is_itself_and_a_normalised_bottleneck_of_it() -> None:
-    own = vectors_of("residual", "prompt.vectors.hidden=6")
-    down, _, up, norm = own.mlp
-    found = made(own, None)
+    piece = vectors_of("residual", "prompt.vectors.hidden=6")
+    down, _, up, norm = piece.mlp
+    found = made(piece, None)
     for i in range(P):
-        hidden = times(down.weight, own.prompt_PD[i]) + down.bias
+        hidden = times(down.weight, piece.prompt_PD[i]) + down.bias
         hidden = torch.stack([x if x > 0 else 0 * x for x in hidden])
         y = times(up.weight, hidden) + up.bias
         mean = sum(y) / D
         variance = sum((each - mean) ** 2 for each in y) / D
         normed = (y - mean) / (variance + norm.eps) ** 0.5 * norm.weight + norm.bias
-        torch.testing.assert_close(found[1, i], own.prompt_PD[i] + normed, **EXACT)
+        torch.testing.assert_close(found[1, i], piece.prompt_PD[i] + normed, **EXACT)
 
 
 def test_a_prompt_of_low_rank_is_the_product_of_its_factors_and_starts_near_the_usual_vectors() -> None:
-    own = vectors_of("low_rank", "prompt.vectors.rank=2")
-    found = made(own, None)
+    piece = vectors_of("low_rank", "prompt.vectors.rank=2")
+    found = made(piece, None)
     for i in range(P):
-        expected = sum(own.left[i, k] * own.right[k] for k in range(2))
+        expected = sum(piece.left[i, k] * piece.right[k] for k in range(2))
         torch.testing.assert_close(found[2, i], expected, **EXACT)
     typed = ["data.dir=.", "prompt.init=uniform", f"prompt.num_tokens={P}"]
     start = {}
@@ -154,13 +154,13 @@ def test_a_prompt_of_low_rank_is_the_product_of_its_factors_and_starts_near_the_
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_normalised_prompt_has_directions_and_lengths(trained: bool) -> None:
-    own = vectors_of("normalised", f"prompt.vectors.trained_length={str(trained).lower()}")
-    found = made(own, None)
+    piece = vectors_of("normalised", f"prompt.vectors.trained_length={str(trained).lower()}")
+    found = made(piece, None)
     for i in range(P):
-        size = sum(x * x for x in own.prompt_PD[i]) ** 0.5
-        torch.testing.assert_close(found[3, i], own.length_P[i] * own.prompt_PD[i] / size, **EXACT)
-    assert len(list(own.parameters())) == 1 + trained
-    assert "length_P" in own.state_dict()
+        size = sum(x * x for x in piece.prompt_PD[i]) ** 0.5
+        torch.testing.assert_close(found[3, i], piece.length_P[i] * piece.prompt_PD[i] / size, **EXACT)
+    assert len(list(piece.parameters())) == 1 + trained
+    assert "length_P" in piece.state_dict()
 
 
 # ---------------------------------------------------------------------------------------------- sources
@@ -169,20 +169,20 @@ def test_a_normalised_prompt_has_directions_and_lengths(trained: bool) -> None:
 @pytest.mark.parametrize("temperature", [None, 3.0])
 def test_attempt_adds_an_attention_over_sources_and_itself(texts: Tensor, temperature: float | None) -> None:
     words = ("prompt.vectors.num_prompts=3", "prompt.vectors.hidden=6")
-    own = vectors_of("attempt", *words, f"prompt.vectors.temperature={temperature or 'null'}")
-    found, weights = own(texts, torch.zeros(B, dtype=torch.long))[:2]
+    piece = vectors_of("attempt", *words, f"prompt.vectors.temperature={temperature or 'null'}")
+    found, weights = piece(texts, torch.zeros(B, dtype=torch.long))[:2]
     for row in range(B):
-        x = times(own.down.weight, texts[row])
-        x = times(own.up.weight, torch.stack([each / (1 + math.exp(-each.item())) for each in x]))
+        x = times(piece.down.weight, texts[row])
+        x = times(piece.up.weight, torch.stack([each / (1 + math.exp(-each.item())) for each in x]))
         mean, n = sum(x) / D, D
-        h = (x - mean) / (sum((each - mean) ** 2 for each in x) / n + own.norm.eps) ** 0.5
-        h = h * own.norm.weight + own.norm.bias
-        prompts = [*own.sources_KPD, own.prompt_PD]
+        h = (x - mean) / (sum((each - mean) ** 2 for each in x) / n + piece.norm.eps) ** 0.5
+        h = h * piece.norm.weight + piece.norm.bias
+        prompts = [*piece.sources_KPD, piece.prompt_PD]
         maxima = [torch.stack([max(prompt[i, d] for i in range(P)) for d in range(D)]) for prompt in prompts]
         scores = [sum(m * h) / (temperature or D * math.e) for m in maxima]
         total = sum(math.exp(score.item()) for score in scores)
         a = [math.exp(score.item()) / total for score in scores]
-        expected = own.prompt_PD + sum(share * prompt for share, prompt in zip(a, prompts, strict=True))
+        expected = piece.prompt_PD + sum(share * prompt for share, prompt in zip(a, prompts, strict=True))
         torch.testing.assert_close(found[row], expected, **EXACT)
         torch.testing.assert_close(weights[row], torch.tensor(a, dtype=torch.float64), **EXACT)
 
@@ -468,19 +468,19 @@ LATER = ("idpg", "idpg_phm", "residual", "low_rank", "normalised", "attempt", "s
 @pytest.mark.parametrize("kind", list(DIMS))
 def test_every_method_learns_on_every_family_and_padding_changes_nothing(kind: str) -> None:
     """All trained numbers get a gradient. Embeddings of ALBERT and OPT are narrower than their states."""
-    own = load_backbone(settings_of(kind), device=torch.device("cpu"), dtype=torch.float32, dropout=False)
-    words = [LabelWords(["yes", "no"], own.tokenizer)]
+    loaded = load_backbone(settings_of(kind), device=torch.device("cpu"), dtype=torch.float32, dropout=False)
+    words = [LabelWords(["yes", "no"], loaded.tokenizer)]
     batch = make_batch([9, 5, 7]) if kind == "t5" else batch_of([9, 5, 7])
     narrow = batch_of([5]) if kind != "t5" else make_batch([5])
     for name in LATER:
         typed = ["data.dir=.", f"prompt={name}", "prompt.num_tokens=4", "prompt.init=uniform"]
         built = config.build(config.compose(typed))
         kind_of_summary = built.settings.prompt.summary
-        dims = replace(own.dims, summary_width=summary_width(own, kind_of_summary))
+        dims = replace(loaded.dims, summary_width=summary_width(loaded, kind_of_summary))
         prompt = build_prompt(built, dims, None)
         for parameter in prompt.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
-        model = PromptedModel(own, prompt, words, order=SplitOrder.paper, summary=kind_of_summary)
+        model = PromptedModel(loaded, prompt, words, order=SplitOrder.paper, summary=kind_of_summary)
         names = prompt.noisy_selectors(training=True, sample_at_eval=False)
         noise = prompt.draw_noise(3, torch.Generator().manual_seed(0), selectors=names)
         model(replace(batch, noise=noise)).logits_BC.square().sum().backward()

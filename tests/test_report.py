@@ -364,16 +364,16 @@ def test_no_name_and_no_number_is_cut_on_a_terminal(many: list[RunRecord], width
     """What is too wide goes on below: in blocks of whole columns."""
     odd = make_record("task=rte", "backbone=t5_small", "task.words=[oui,non]")
     for table in build_tables([*many, odd]):
-        own = sheet(table, "params", "seconds")
-        text = drawn([own], width)
+        wide = sheet(table, "params", "seconds")
+        text = drawn([wide], width)
         assert max(map(len, text.splitlines())) <= width and "…" not in text
-        compact = own.compact()
+        compact = wide.compact()
         for view in (view for line in compact.lines for view in line[1:]):
             assert re.search(rf"(^| ){re.escape(view.text)}( |$)", text, re.MULTILINE), view.text
         longest = max(len(line[0].text) for line in compact.lines)
         for line in compact.lines if longest <= width / 2 else ():
             assert re.search(rf"^{re.escape(line[0].text)} ", text, re.MULTILINE)
-        for sentence in (*table.header.lines(), *(word for head in own.heads for word in head.split())):
+        for sentence in (*table.header.lines(), *(word for head in wide.heads for word in head.split())):
             assert squeezed(sentence) in squeezed(text)
         for note in compact.notes:
             assert squeezed(note) in squeezed(text)

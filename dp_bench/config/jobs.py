@@ -25,6 +25,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
+from dp_bench import grammar
 from dp_bench.config.build import Experiment, build
 from dp_bench.config.composer import Composer, check_hydra, register_schema, search_path
 from dp_bench.config.files import config_dir
@@ -45,7 +46,7 @@ def parse_words(words: Sequence[str]) -> Namespace:
 
 def flags() -> list[str]:
     """Return the flags that Hydra reads: --cfg, --info, --multirun …"""
-    return [name for action in get_args_parser()._actions for name in action.option_strings]
+    return list(grammar.flags_of(get_args_parser()))
 
 
 def show(words: Sequence[str]) -> None:

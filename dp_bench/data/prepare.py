@@ -77,11 +77,21 @@ def written_anew(
     """Return the data of a task with the selected and the reported rows as `task` writes them, a task with
     another template. The training rows stay as they are."""
     report = prepare_report(settings, task, source, tokenizer)
-    select = report
-    if data.select is not data.report:
+    on_report = data.select is data.report
+    select = report if on_report else selected_anew(settings, data, task, source, tokenizer).select
+    return replace(data, task=task, select=select, report=report)
+
+
+def selected_anew(
+    settings: RunSettings, data: TaskData, task: TaskSettings, source: Source, tokenizer: Any
+) -> TaskData:
+    """Return the data of a task with the selected rows alone as `task` writes them."""
+    if data.select is data.report:
+        select = prepare_report(settings, task, source, tokenizer)
+    else:
         held = examples_of(settings, task, source, data.select.ids)
         select = _encoded(settings, tokenizer, task.training, source.train, held)
-    return replace(data, task=task, select=select, report=report)
+    return replace(data, task=task, select=select)
 
 
 def examples_of(

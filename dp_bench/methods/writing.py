@@ -109,8 +109,10 @@ def with_best_template(context: RunContext) -> Written:
     found: list[float] = []
     templates = dict.fromkeys((part.task.template, *(part.task.templates or ())))  # each once
     tasks = [replace(part.task, template=template) for template in templates]
+    source = locate(part.task, settings.data, settings.cache)
     for task in tasks:
-        (split,) = make_splits(written_anew(context, [task]), with_summaries=False).select
+        anew = prepare.selected_anew(settings, part, task, source, context.backbone.tokenizer)
+        (split,) = make_splits(replace(context, data=(anew,)), with_summaries=False).select
         size, seed = settings.trainer.eval_batch_size, settings.seed_of("gumbel")
         found.append(score(split, predict(model, split, batch_size=size, seed=seed)).value)
         context.reporter.line(f"  select {found[-1]:.2f} with {task.template!r}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dp_bench import reading
 from dp_bench.prompts.init import Initialiser
-from dp_bench.prompts.vectors import PromptVectors, Vectors
+from dp_bench.prompts.vectors import PromptVectors, Vectors, first_prompts, mixed
 from dp_bench.types import Dims, UserError
 
 PROMPT = "vectors.prompt_PD"  # the name of a single prompt in the file of its run
@@ -43,7 +43,7 @@ class SourceAttention(Vectors):
         super().__init__(num_tokens)
         self.num_prompts = num_prompts + 1
         self.prompt_PD = nn.Parameter(init(num_tokens))
-        sources_KPD = init(num_prompts * num_tokens).view(num_prompts, num_tokens, -1)
+        sources_KPD = first_prompts(init, num_prompts, num_tokens)
         self.sources_KPD = nn.Parameter(sources_KPD, requires_grad=not sources)
         self.down = nn.Linear(dims.summary_width, hidden, bias=False)
         self.up = nn.Linear(hidden, dims.width, bias=False)
@@ -55,8 +55,7 @@ class SourceAttention(Vectors):
         query_BD = self.norm(self.up(nn.functional.silu(self.down(summary_BD))))
         scores_BK = query_BD @ prompts_KPD.amax(1).T / self.temperature
         weights_BK = torch.softmax(scores_BK, dim=-1)
-        mixed_BPD = torch.einsum("bk,kpd->bpd", weights_BK, prompts_KPD)
-        return PromptVectors(self.prompt_PD + mixed_BPD, weights_BK)
+        return PromptVectors(self.prompt_PD + mixed(weights_BK, prompts_KPD), weights_BK)
 
     def selector_parameters(self) -> list[nn.Parameter]:
         return [p for layer in (self.down, self.up, self.norm) for p in layer.parameters()]

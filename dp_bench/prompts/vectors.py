@@ -115,12 +115,22 @@ class Reparameterised(Vectors):
         return PromptVectors(vectors_PD.expand(len(task_B), -1, -1))
 
 
+def first_prompts(init: Initialiser, num_prompts: int, num_tokens: int) -> Tensor:
+    """Return the first values of K prompts: [K,P,D]."""
+    return init(num_prompts * num_tokens).view(num_prompts, num_tokens, -1)
+
+
+def mixed(weights_BK: Tensor, prompts_KPD: Tensor) -> Tensor:
+    """Return the weighted sums of K prompts: [B,P,D]."""
+    return torch.einsum("bk,kpd->bpd", weights_BK, prompts_KPD)
+
+
 class Members(Vectors):
     """Base of all pools: K prompts; every other parameter only decides which of them an example gets."""
 
     def __init__(self, num_tokens: int, dims: Dims, init: Initialiser, *, num_prompts: int) -> None:
         super().__init__(num_tokens)
-        self.prompts_KPD = nn.Parameter(init(num_prompts * num_tokens).view(num_prompts, num_tokens, -1))
+        self.prompts_KPD = nn.Parameter(first_prompts(init, num_prompts, num_tokens))
         self.num_prompts = num_prompts
 
     def selector_parameters(self) -> list[nn.Parameter]:
@@ -131,7 +141,7 @@ class Members(Vectors):
 
     def mixture(self, weights_BK: Tensor) -> PromptVectors:
         """Return the weighted sums of the K prompts, with their weights."""
-        return PromptVectors(torch.einsum("bk,kpd->bpd", weights_BK, self.prompts_KPD), weights_BK)
+        return PromptVectors(mixed(weights_BK, self.prompts_KPD), weights_BK)
 
 
 class Pool(Members):

@@ -42,12 +42,12 @@ def control_notes(table: Table) -> list[str]:
         present.add("zero_shot")  # not possible with this head
     missing = [name for name in CONTROLS if name not in present]
     notes = [f"controls that are missing here: {', '.join(missing)}"] if missing else []
-    verdicts: dict[str, list[str]] = defaultdict(list)
+    verdicts: dict[tuple[str, str], list[str]] = defaultdict(list)
     for task in table.columns:
-        if text := _verdict(table, task, dynamic, controls):
-            verdicts[text].append(table.title(task))
+        if verdict := _verdict(table, task, dynamic, controls):
+            verdicts[verdict].append(table.title(task))
     if verdicts:
-        texts = (text.format(tasks=", ".join(titles)) for text, titles in verdicts.items())
+        texts = (f"{how} on {', '.join(titles)}{p}" for (how, p), titles in verdicts.items())
         notes.append(f"the best dynamic prompt and the best control: {'; '.join(texts)}")
     return notes
 
@@ -56,28 +56,22 @@ def _prompt_of(row: Row) -> str:
     return row.records[0].prompt.removesuffix(MULTITASK)
 
 
-def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -> str:
-    """Return how the best dynamic prompt compares with the best control, with a place for the tasks; "" if
-    one of them was not run."""
+def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -> tuple[str, str] | None:
+    """Return how the best dynamic prompt compares with the best control, and the p of a test; None if one of
+    them was not run."""
     scored = [
         [(cell.mean, row) for row in rows if (cell := row.cell(task, table.tasks))]
         for rows in (dynamic, controls)
     ]
     if not all(scored):
-        return ""
+        return None
     (score, best), (control_score, control) = (max(rows, key=lambda pair: pair[0]) for rows in scored)
-    how, against, p = "is no better than", control.name, ""
-    if score > control_score:
-        tests = [c for c in compare(table, [(best, control)]) if c.task == task and c.n > 1]
-        if not tests:
-            how, p = "is better than", " (one seed in common: no test)"
-        else:
-            differs = tests[0].p < ALPHA
-            how = (
-                "is significantly better than every control, the best of them"
-                if differs
-                else ("is not significantly better than")
-            )
-            p = f" (p = {tests[0].p:.2g} over {tests[0].n} {tests[0].over})"
-    braced = [name.replace("{", "{{").replace("}", "}}") for name in (best.name, against)]
-    return f"{braced[0]} {how} {braced[1]} on {{tasks}}{p}"
+    if score <= control_score:
+        return f"{best.name} is no better than {control.name}", ""
+    tests = [c for c in compare(table, [(best, control)]) if c.task == task and c.n > 1]
+    if not tests:
+        return f"{best.name} is better than {control.name}", " (one seed in common: no test)"
+    how = "is not significantly better than"
+    if tests[0].p < ALPHA:
+        how = "is significantly better than every control, the best of them"
+    return f"{best.name} {how} {control.name}", f" (p = {tests[0].p:.2g} over {tests[0].n} {tests[0].over})"

@@ -102,8 +102,9 @@ function remember() {
   tables.forEach((table, number) => {
     const cells = [...table.tHead.rows[0].cells];
     const column = cells.findIndex(cell => cell.hasAttribute("aria-sort"));
-    const sign = column >= 0 && cells[column].getAttribute("aria-sort") === "ascending" ? "+" : "-";
-    if (column >= 0) state.set("s" + number, column + (sign === "+" ? "up" : "down"));
+    if (column < 0) return;
+    const up = cells[column].getAttribute("aria-sort") === "ascending";
+    state.set("s" + number, column + (up ? "up" : "down"));
   });
   history.replaceState(null, "", "#" + state);
 }

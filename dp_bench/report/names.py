@@ -102,9 +102,9 @@ def _kept(
     common, settled_everywhere = _telling(list(settings.values()), sorted(labelled.common))
     kept, settled = {}, {}
     for prompt in dict.fromkeys(prompts.values()):
-        own = [settings[label] for label in settings if prompts[label] == prompt]
-        keys = sorted({key for row in own for key in row} - labelled.common)
-        inner, dropped = _telling(own, keys, common)
+        of_prompt = [settings[label] for label in settings if prompts[label] == prompt]
+        keys = sorted({key for row in of_prompt for key in row} - labelled.common)
+        inner, dropped = _telling(of_prompt, keys, common)
         kept[prompt] = [*inner, *common]
         settled[prompt] = [*dropped, *settled_everywhere]
     return kept, settled

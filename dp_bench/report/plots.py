@@ -11,11 +11,11 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import combinations
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -55,7 +55,8 @@ MEAN_SD = "mean ± sd over seeds"
 PIECES = ("position", "length")
 
 
-class FinishedRun(NamedTuple):
+@dataclass(frozen=True, eq=False)  # compared by identity: a key of `_names`
+class FinishedRun:
     """A finished run and its folder."""
 
     record: RunRecord
@@ -188,7 +189,8 @@ def _pareto(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
 def choices(runs: Sequence[FinishedRun]) -> Figure | None:
     """Histograms of the positions and lengths chosen for the reported examples, by label."""
     lines = []
-    for (record, folder), names in _labelled(runs):
+    for run, names in _labelled(runs):
+        record, folder = run.record, run.folder
         path = folder / "predictions.parquet"
         if not is_dynamic(record) or not path.is_file():
             continue
@@ -265,8 +267,17 @@ FIGURES: dict[str, Callable[[Sequence[FinishedRun]], Figure | None]] = {
 }
 
 
-def _names(runs: Sequence[FinishedRun], leave_out: Collection[str] = ()) -> tuple[dict[str, str], list[str]]:
+def _names(
+    runs: Sequence[FinishedRun], leave_out: Collection[str] = ()
+) -> tuple[Mapping[str, str], Sequence[str]]:
     """Return the name of each run's line, by run id, and the names in the order of tables."""
+    return _names_once(tuple(runs), tuple(leave_out))
+
+
+@lru_cache(maxsize=2)  # all figures of a command ask for the same ones
+def _names_once(
+    runs: tuple[FinishedRun, ...], leave_out: tuple[str, ...]
+) -> tuple[Mapping[str, str], Sequence[str]]:
     by_place: dict[str, list[RunRecord]] = defaultdict(list)  # as tables have them
     for run in runs:
         by_place[_context(run.record)].append(run.record)

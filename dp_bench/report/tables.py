@@ -161,12 +161,12 @@ def _fitting(widths: Sequence[int], width: int) -> list[list[int]]:
     """Return the columns of each block."""
     blocks: list[list[int]] = [[]]
     left = width
-    for column, own in list(enumerate(widths))[1:]:
-        if blocks[-1] and own + GAP > left:
+    for column, needed in list(enumerate(widths))[1:]:
+        if blocks[-1] and needed + GAP > left:
             blocks.append([])
             left = width
         blocks[-1].append(column)
-        left -= own + GAP
+        left -= needed + GAP
     return blocks
 
 

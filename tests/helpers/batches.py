@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
+from conftest import make_batch
+
 from dp_bench import config
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.probe import find_sites
 from dp_bench.model import PromptedModel
 from dp_bench.types import Batch
 from dp_bench.verbalizer import LabelWords
+from helpers.backbones import batch_of
 from helpers.prompts import build_prompt
 
 WORDS = ("no", "yes", "maybe")
@@ -31,6 +35,14 @@ def prompted_model(backbone: Backbone, *overrides: str) -> PromptedModel:
         order=experiment.settings.protocol.split_order,
         summary=experiment.settings.prompt.summary,
     ).eval()
+
+
+def noisy_batch(model: PromptedModel, kind: str) -> Batch:
+    """Return texts of LENGTHS for a model of a kind, with the noise that its prompt draws in training."""
+    names = model.prompt.noisy_selectors(training=True, sample_at_eval=False)
+    noise = model.prompt.draw_noise(len(LENGTHS), torch.Generator().manual_seed(0), selectors=names)
+    batch = make_batch(LENGTHS) if kind == "t5" else batch_of(LENGTHS)
+    return dataclasses.replace(batch, noise=noise, skill_B=torch.zeros_like(batch.task_B))
 
 
 def take(batch: Batch, row: int, length: int) -> Batch:

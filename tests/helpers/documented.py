@@ -43,9 +43,7 @@ def lines(page: Path) -> Iterator[str]:
     """Yield what a page tells the reader to type, a line each."""
     for language, text in blocks(page):
         joined = text.replace("\\\n", " ")
-        if language == "sh" and not text.startswith(
-            "#!"
-        ):  # a script has a test of its own: tests/test_slurm.py
+        if language == "sh" and not text.startswith("#!"):  # tests/test_slurm.py tests the script
             yield from joined.splitlines()
         elif language in ("", "console", "text"):
             yield from re.findall(r"^\$ (.+)$", joined, flags=re.MULTILINE)
