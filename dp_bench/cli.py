@@ -183,8 +183,7 @@ def _tables(words: list[str]) -> int:
         metavar="FORMATS",
         help="formats to write, of md, csv, tex, html (with --out: md,csv)",
     )
-    help = "names of rows, tasks and backbones: a YAML file with lines such as `fixed: Prompt tuning`"
-    parser.add_argument("--names", type=Path, metavar="FILE", help=help)
+    _add_names(parser)
     help = "tables (default), or paper: backbones as the blocks of one table, as the paper has them"
     parser.add_argument("--layout", help=help)
     parser.add_argument("--caption", help="of the table in LaTeX")
@@ -227,6 +226,7 @@ def _plot(words: list[str]) -> int:
     parser.add_argument("kinds", nargs="*", metavar="|".join(FIGURES), help="figures (default: all)")
     _add_runs(parser)
     parser.add_argument("--out", type=Path, help="folder to write to (default: RESULTS_DIR/plots)")
+    _add_names(parser)
     return _call("plot:plot", **vars(parser.parse_args(words)))
 
 
@@ -464,6 +464,12 @@ def _folder(text: str) -> Path:
     if not Path(text).is_dir():
         raise UserError(f"--config-dir {text} is not a folder. Give one that holds prompt/NAME.yaml.")
     return Path(text)
+
+
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    help = "names of rows, tasks and backbones: a YAML file with lines such as `fixed: Prompt tuning`"
+    parser.add_argument("--names", type=Path, metavar="FILE", help=help)
+    _add_config_dir(parser)
 
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:

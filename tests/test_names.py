@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from dp_bench.config import compose, experiment, options
 from dp_bench.records import RunRecord, flatten
 from dp_bench.report.build import build_tables
 from dp_bench.report.frame import Table
-from dp_bench.report.names import experiment_names, read_names
+from dp_bench.report.names import Names, experiment_names, read_names
 from dp_bench.types import UserError
 
 
@@ -39,14 +40,15 @@ def test_a_name_says_what_most_rows_do_not_have_and_a_note_the_rest() -> None:
 
 def test_two_rows_never_have_one_name() -> None:
     names = {"fixed": "one", "split": "one"}
-    (only,) = build_tables([make_record("task=rte", f"prompt={prompt}") for prompt in names], names=names)
+    made = [make_record("task=rte", f"prompt={prompt}") for prompt in names]
+    (only,) = build_tables(made, names=Names(names))
     assert sorted(row.name for row in only.rows) == ["fixed", "split"]
 
 
 def test_a_given_name_is_that_of_its_prompt_and_settings() -> None:
     made = [make_record("task=rte", "prompt=fixed", f"prompt.num_tokens={number}") for number in (4, 20)]
     names = {"fixed": "Prompt tuning", "fixed prompt.num_tokens=4": "Short prompts", "rte": "RTE (acc.)"}
-    (only,) = build_tables(made, names=names)
+    (only,) = build_tables(made, names=Names(names))
     assert sorted(row.name for row in only.rows) == ["Prompt tuning", "Short prompts"]
     assert only.title("rte") == "RTE (acc.)"
 
@@ -80,7 +82,36 @@ def flatten_of(prompt: str) -> dict[str, object]:
 def test_a_file_of_names_that_is_none_is_answered(tmp_path: Path) -> None:
     path = tmp_path / "names.yaml"
     path.write_text("fixed: Prompt tuning\n", "utf-8")
-    assert read_names(path) == {"fixed": "Prompt tuning"}
+    assert read_names(path).typed == {"fixed": "Prompt tuning"}
     path.write_text("fixed: [a]\n", "utf-8")
     with pytest.raises(UserError, match="'fixed' needs a name"):
         read_names(path)
+
+
+def test_a_user_s_experiment_names_rows_too(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("labels: {fixed: Prompt tuning}\n", "utf-8")
+    made = [make_record("task=rte", "prompt=fixed", experiment="mine")]
+    assert shown(made) == ["fixed"]
+    for names in (read_names(None, tmp_path), Names(extra_dir=tmp_path)):
+        (only,) = build_tables(made, names=names)
+        assert [row.name for row in only.rows] == ["Prompt tuning"]
+
+
+def test_figures_have_the_names_of_tables(tmp_path: Path) -> None:
+    plots = pytest.importorskip("dp_bench.report.plots")
+    made = [make_record("task=rte", "prompt=fixed", f"prompt.num_tokens={number}") for number in (4, 20)]
+    names = Names({"fixed": "Prompt tuning", made[0].backbone: "T5-base"})
+    figure = plots.FIGURES["length"]([plots.FinishedRun(record, tmp_path, names) for record in made])
+    assert set(figure.points["prompt"]) == {"Prompt tuning", plots.CHANCE}
+    assert all(made[0].backbone not in place and "T5-base" in place for place in figure.points["place"])
+
+
+def test_the_task_of_a_user_is_not_called_a_release() -> None:
+    official = make_record("task=rte", "prompt=fixed")
+    task = {**official.config["task"], "name": "reviews"}
+    local = {**official.config["data"], "dir": "data"}
+    for data, title in ((local, "local files"), ({**local, "dir": None}, "aps/super_glue on the hub")):
+        mine = replace(official, task="reviews", config={**official.config, "task": task, "data": data})
+        assert table([mine]).header.data == title
+    assert table([official]).header.data == "SuperGLUE"

@@ -10,6 +10,7 @@ from dp_bench import extras, records
 from dp_bench.commands.finished import check_words, finished_runs
 from dp_bench.printing import csv_cell, say
 from dp_bench.report.html import STYLE, document
+from dp_bench.report.names import read_names
 from dp_bench.report.plots import FIGURES, FinishedRun
 
 INDEX = "index.html"
@@ -21,7 +22,14 @@ img { width: 100%; height: 14rem; object-fit: contain; background: #fff; }
 """
 
 
-def plot(results_dir: Path, kinds: Sequence[str], experiment: str | None, out: Path | None) -> int:
+def plot(
+    results_dir: Path,
+    kinds: Sequence[str],
+    experiment: str | None,
+    out: Path | None,
+    names: Path | None = None,
+    extra_dir: Path | None = None,
+) -> int:
     """Write each figure that the runs have data for as PNG, SVG and CSV, and a page of them."""
     check_words("plot", kinds, tuple(FIGURES))
     try:
@@ -30,7 +38,8 @@ def plot(results_dir: Path, kinds: Sequence[str], experiment: str | None, out: P
         raise extras.absent("plots", "dp-bench plot") from None
     mpl.rcParams["svg.hashsalt"] = "dp-bench"  # equal runs give equal bytes
     selected = finished_runs(results_dir, experiment)
-    runs = [FinishedRun(record, results_dir / "runs" / record.run_id) for record in selected]
+    given = read_names(names, extra_dir)
+    runs = [FinishedRun(record, results_dir / "runs" / record.run_id, given) for record in selected]
     out = out or results_dir / "plots"
     drawn = []
     for kind in kinds or FIGURES:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -60,6 +59,7 @@ class TableOptions:
     pairs: bool = False
     best_of: int | None = None
     names: Path | None = None
+    extra_dir: Path | None = None
     layout: str = "tables"
     caption: str | None = None
     label: str | None = None
@@ -91,9 +91,9 @@ def tables(results_dir: Path, options: TableOptions) -> int:
     selected = _selected_records(results_dir, options)
     metric = options.metric or (paper.METRIC if options.against else "score")
     check_words("--metric", [metric], sorted({"score", "select_score", *_metrics(selected)}))
-    names = read_names(options.names) if options.names else {}
-    build = transfer_tables if options.transfer else partial(build_tables, names=names)
-    built = build(selected, metric, options.tasks)
+    names = read_names(options.names, options.extra_dir)
+    build = transfer_tables if options.transfer else build_tables
+    built = build(selected, metric, options.tasks, names)
     if not built:
         raise UserError(
             "No run was evaluated on other tasks: train with regime.transfer=[TASK], such as [boolq]."
@@ -152,8 +152,7 @@ def _formats(options: TableOptions) -> Sequence[str]:
 
 
 def _with_names(sheet: Sheet, names: Names) -> Sheet:
-    backbone = names.get(sheet.header.backbone)
-    return sheet if backbone is None else replace(sheet, header=replace(sheet.header, backbone=backbone))
+    return replace(sheet, header=replace(sheet.header, backbone=names.of(sheet.header.backbone)))
 
 
 def _selected_records(results_dir: Path, options: TableOptions) -> list[RunRecord]:

@@ -13,7 +13,7 @@ from dp_bench.records import RunRecord, flatten, is_volatile
 from dp_bench.report import notes
 from dp_bench.report.expand import by_task
 from dp_bench.report.frame import Cell, Header, Row, Table, Twins, by_seed_and_draw
-from dp_bench.report.names import Names, display_names
+from dp_bench.report.names import NO_NAMES, Names, display_names
 from dp_bench.report.runs import data_title, regime_title, scored, task_run_id, title_of, value_of
 from dp_bench.report.variants import by_label
 from dp_bench.tasks import in_order
@@ -23,7 +23,7 @@ def build_tables(
     records: Iterable[RunRecord],
     metric: str = "score",
     tasks: Collection[str] = (),
-    names: Names = MappingProxyType({}),
+    names: Names = NO_NAMES,
 ) -> list[Table]:
     """Return the tables of these records, or of their results on some tasks, in an order that depends only on
     their content. `names` are display names (names.py)."""
@@ -62,8 +62,7 @@ def _table(
     budgets_differ = any(key.startswith("trainer.") for key in labelled.common)
     table_notes = notes.notes_on(records, rows, metric, budgets_differ=budgets_differ)
     table_notes += [*name_notes, *notes.left_out(left_out, metric), *repeats]
-    tasks, titles = tasks_of(records)
-    titles = {task: names.get(task, names.get(title, title)) for task, title in titles.items()}
+    tasks, titles = tasks_of(records, names)
     return Table(header, tasks, titles, tuple(rows), tuple(table_notes))
 
 
@@ -102,9 +101,9 @@ def by_data(records: list[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
     return titled
 
 
-def tasks_of(records: Iterable[RunRecord]) -> tuple[tuple[str, ...], dict[str, str]]:
+def tasks_of(records: Iterable[RunRecord], names: Names = NO_NAMES) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the tasks of records in the benchmark's order, and their titles by task."""
-    titles = {record.task: title_of(record) for record in records}
+    titles = {record.task: names.of(record.task, title_of(record)) for record in records}
     return tuple(in_order(titles)), titles
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,31 @@ PHRASES = {
     "regime.shots": "{} a class",
 }
 INIT = ("prompt.init_sha256", "prompt.init_from")
-Names = Mapping[str, str]  # from a prompt, with settings if need be, to its display name
 
 
-def display_names(labelled: Labelled, typed: Names) -> tuple[dict[str, str], list[str]]:
+@dataclass(frozen=True)
+class Names:
+    """The display names that a user gives, and the folder of the user's experiments, which give some too."""
+
+    typed: Mapping[str, str] = field(default_factory=dict)  # from a prompt, with settings if need be
+    extra_dir: Path | None = None
+
+    def of(self, *words: str) -> str:
+        """Return the name of a task or a backbone by the first of its words that has one, else the last."""
+        return next((self.typed[word] for word in words if word in self.typed), words[-1])
+
+
+NO_NAMES = Names()
+
+
+def display_names(labelled: Labelled, names: Names) -> tuple[dict[str, str], list[str]]:
     """Return the name of each label, and notes on the settings that names leave out.
 
-    `typed` are names that the user gives; those of the experiments of the runs come after them.
+    What the user typed comes before the names of the experiments of the runs.
     """
     records = [record for row in labelled.rows.values() for record in row]
-    rules = [_rule(*entry) for entry in [*typed.items(), *_names_of(records).items()]]
+    given = [*names.typed.items(), *_names_of(records, names.extra_dir).items()]
+    rules = [_rule(*entry) for entry in given]
     prompts = {label: row[0].prompt for label, row in labelled.rows.items()}
     kept, settled = _kept(labelled, prompts)
     usual = _usual(labelled, prompts)
@@ -54,7 +70,7 @@ def display_names(labelled: Labelled, typed: Names) -> tuple[dict[str, str], lis
         for label, settings in labelled.settings.items()
         for key in {key for prompt, key in usual if prompt == prompts[label]} - settings.keys()
     }
-    names, silent = {}, set()
+    shown, silent = {}, set()
     for label, row in labelled.rows.items():
         prompt, settings = prompts[label], labelled.settings[label]
         name, ruled = _ruled(row, rules)
@@ -62,10 +78,10 @@ def display_names(labelled: Labelled, typed: Names) -> tuple[dict[str, str], lis
         loud = {key for key in said if (prompt, key) in partial or settings[key] != usual[prompt, key]}
         silent |= {(prompt, key) for key in said if key not in loud}
         parts = [_phrase(key, settings[key], row) for key in said if key in loud]
-        names[label] = f"{name} [{', '.join(parts)}]" if parts else name
-    repeated = {name for name, number in Counter(names.values()).items() if number > 1}
-    names = {label: label if name in repeated else name for label, name in names.items()}
-    return names, [*_silent_notes(usual, silent, labelled), *_settled_notes(labelled, settled, usual, names)]
+        shown[label] = f"{name} [{', '.join(parts)}]" if parts else name
+    repeated = {name for name, number in Counter(shown.values()).items() if number > 1}
+    shown = {label: label if name in repeated else name for label, name in shown.items()}
+    return shown, [*_silent_notes(usual, silent, labelled), *_settled_notes(labelled, settled, usual, shown)]
 
 
 def _usual(labelled: Labelled, prompts: Mapping[str, str]) -> dict[tuple[str, str], Any]:
@@ -182,34 +198,37 @@ def _settled_notes(
 # ---------------------------------------------------------------------------------------------- given names
 
 
-def read_names(path: Path) -> dict[str, str]:
-    """Return the names in a user's file, a mapping in YAML or JSON. Raises UserError."""
+def read_names(path: Path | None, extra_dir: Path | None = None) -> Names:
+    """Return the names in a user's file, a mapping in YAML or JSON, and of experiments. Raises UserError."""
+    if path is None:
+        return Names(extra_dir=extra_dir)
     names = reading.yaml_mapping(path)
     if wrong := [key for key, value in names.items() if not isinstance(value, str | int | float)]:
         raise UserError(f"{path}: '{wrong[0]}' needs a name, such as `fixed: Prompt tuning`.")
-    return {str(key): str(value) for key, value in names.items()}
+    return Names({str(key): str(value) for key, value in names.items()}, extra_dir)
 
 
-def _names_of(records: Iterable[RunRecord]) -> dict[str, str]:
+def _names_of(records: Iterable[RunRecord], extra_dir: Path | None) -> dict[str, str]:
     """Return the names that the experiments of runs give; the first of several experiments wins."""
     names: dict[str, str] = {}
     typed = {record.experiment for record in records if record.experiment}
-    for experiment in sorted(map(with_present_names, typed), reverse=True):
-        if experiment in options("experiment"):
-            names |= experiment_names(experiment)
+    present = {with_present_names(experiment, extra_dir) for experiment in typed}
+    for experiment in sorted(present, reverse=True):
+        if experiment in options("experiment", extra_dir):
+            names |= experiment_names(experiment, extra_dir)
     return names
 
 
 @cache
-def experiment_names(experiment: str) -> Mapping[str, str]:
+def experiment_names(experiment: str, extra_dir: Path | None = None) -> Mapping[str, str]:
     """Return `labels:` of an experiment's file and of the experiments that it begins with."""
-    content = option_file("experiment", experiment, None)
+    content = option_file("experiment", experiment, extra_dir)
     names: dict[str, str] = {}
     for base in content.get("defaults") or ():
         if isinstance(base, str) and base != "_self_":
             rooted = base.removeprefix("/").removeprefix("experiment/")
             beside = f"{experiment.rpartition('/')[0]}/{base}"
-            names |= experiment_names(rooted if "/" in rooted else beside)
+            names |= experiment_names(rooted if "/" in rooted else beside, extra_dir)
     return {**names, **(content.get("labels") or {})}
 
 

@@ -26,7 +26,7 @@ from dp_bench.records import RunRecord, flatten
 from dp_bench.report.columns import span_text
 from dp_bench.report.controls import is_chosen, is_dynamic
 from dp_bench.report.examples import REMEDY
-from dp_bench.report.names import display_names
+from dp_bench.report.names import NO_NAMES, Names, display_names
 from dp_bench.report.runs import data_title, evaluations, label_of, title_of
 from dp_bench.report.transfer import transfer_tables
 from dp_bench.report.variants import by_label
@@ -57,10 +57,11 @@ PIECES = ("position", "length")
 
 @dataclass(frozen=True, eq=False)  # compared by identity: a key of `_names`
 class FinishedRun:
-    """A finished run and its folder."""
+    """A finished run, its folder, and the display names that all runs of a figure share."""
 
     record: RunRecord
     folder: Path
+    names: Names = NO_NAMES
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def transfer(runs: Sequence[FinishedRun]) -> Figure | None:
             "evaluated_on": table.titles[task],
             "score": cell.mean,
         }
-        for table in transfer_tables([run.record for run in runs])
+        for table in transfer_tables([run.record for run in runs], names=_given(runs))
         for row in table.rows
         for task, cell in row.cells.items()
     ]
@@ -267,6 +268,10 @@ FIGURES: dict[str, Callable[[Sequence[FinishedRun]], Figure | None]] = {
 }
 
 
+def _given(runs: Sequence[FinishedRun]) -> Names:
+    return runs[0].names if runs else NO_NAMES
+
+
 def _names(
     runs: Sequence[FinishedRun], leave_out: Collection[str] = ()
 ) -> tuple[Mapping[str, str], Sequence[str]]:
@@ -280,12 +285,12 @@ def _names_once(
 ) -> tuple[Mapping[str, str], Sequence[str]]:
     by_place: dict[str, list[RunRecord]] = defaultdict(list)  # as tables have them
     for run in runs:
-        by_place[_context(run.record)].append(run.record)
+        by_place[_context(run)].append(run.record)
     names: dict[str, str] = {}
     sizes: dict[str, tuple[int, str]] = {}
     for place in sorted(by_place):
         labelled = by_label(by_place[place], leave_out=leave_out)
-        shown, _ = display_names(labelled, {})
+        shown, _ = display_names(labelled, _given(runs))
         for label, row in labelled.rows.items():
             name, size = shown[label], (min(r.trainable_parameters for r in row), label)
             names |= {record.run_id: name for record in row}
@@ -301,7 +306,7 @@ def _labelled(
     labels, _ = _names(runs, leave_out)
     for run in runs:
         record = run.record
-        yield run, {"place": _context(record), "task": record.task, "prompt": labels[record.run_id]}
+        yield run, {"place": _context(run), "task": record.task, "prompt": labels[record.run_id]}
 
 
 def _look(
@@ -310,7 +315,7 @@ def _look(
     statistic: str = "",
     leave_out: Collection[str] = (),
 ) -> Look:
-    titles = {run.record.task: title_of(run.record) for run in runs}
+    titles = {run.record.task: run.names.of(run.record.task, title_of(run.record)) for run in runs}
     return Look(_names(runs, leave_out)[1], levels, statistic, titles=titles)
 
 
@@ -394,9 +399,11 @@ def _with_panel(points: pd.DataFrame) -> pd.DataFrame:
     return points.assign(panel=points["task"] + ", " + points["prompt"].astype(str) + piece)
 
 
-def _context(record: RunRecord) -> str:
+def _context(run: FinishedRun) -> str:
     """Return data, backbone, regime and protocol of a run."""
-    return SEPARATOR.join([data_title(record), record.backbone, record.regime, record.protocol])
+    record = run.record
+    backbone = run.names.of(record.backbone)
+    return SEPARATOR.join([data_title(record), backbone, record.regime, record.protocol])
 
 
 def _places(panels: Sequence[tuple[str, str]]) -> tuple[str, dict[str, str]]:

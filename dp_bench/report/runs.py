@@ -9,6 +9,7 @@ from typing import Any
 
 from dp_bench import reading
 from dp_bench.records import RunRecord
+from dp_bench.tasks import known
 
 REMEDY = "The run's evaluations are left out: train it again with rerun=true."
 SeedAndDraw = tuple[int, int]  # seed and few-shot draw (`regime.split_seed`)
@@ -50,12 +51,27 @@ def search_of(record: RunRecord) -> Mapping[str, Any]:
 
 
 def data_title(record: RunRecord) -> str:
-    """Return the title of a run's data, with its row limit or generated world."""
+    """Return the title of a run's data, with its row limit or generated world.
+
+    A user's task is no part of a release, whichever `data` its files were read by.
+    """
     data = record.config["data"]
     details = [f"first {data['limit']} rows of each file"] if data["limit"] is not None else []
     if data["difficulty"] is not None:
         details.append(f"{data['difficulty']}, world seed {data['world_seed']}")
-    return f"{record.data} ({'; '.join(details)})" if details else record.data
+    title, released = (
+        record.data,
+        {task.name for task in known().values() if record.data in (task.files or {})},
+    )
+    if released and not released & _trained(record):
+        hub = task_of(record, record.task).get("hub") or data["hub"]
+        title = "local files" if data["dir"] is not None else f"{hub} on the hub"
+    return f"{title} ({'; '.join(details)})" if details else title
+
+
+def _trained(record: RunRecord) -> set[str]:
+    """Return the names of the tasks that a run trained on."""
+    return set(record.config["task"].get("tasks", {})) or {record.task}
 
 
 def regime_title(record: RunRecord) -> str:
