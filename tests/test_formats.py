@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from dp_bench.report.sheet import Sheet, SheetOptions, in_blocks, make_sheet
 from dp_bench.report.tables import to_markdown
 from dp_bench.types import UserError
 
+COMMITTED = Path(__file__).parent.parent / "results"
 NASTY = "task.template='50% of {premise} & {hypothesis} #1 ~ $x_1^2$ <b>\"|\"</b>'"
 
 
@@ -61,6 +63,7 @@ def test_latex_escapes_whatever_a_setting_holds() -> None:
 def test_latex_has_a_line_a_row_and_marks_the_best(sheets: list[Sheet]) -> None:
     text = to_latex(sheets)
     assert text.count("\\begin{table}") == text.count("\\end{table}") == len(sheets)
+    assert "\\begin{table*}" in to_latex([replace(sheets[0], heads=[*sheets[0].heads, *"abcd"])])
     body = text.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
     assert len(body) == len(sheets[0].lines)
     assert {line.count(" & ") for line in body} == {len(sheets[0].heads) - 1}
@@ -69,21 +72,32 @@ def test_latex_has_a_line_a_row_and_marks_the_best(sheets: list[Sheet]) -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_latex_compiles(sheets: list[Sheet], tmp_path: Path) -> None:
-    (tmp_path / "tables.tex").write_text(to_latex(sheets), "utf-8")
-    (tmp_path / "paper.tex").write_text(
-        "\\documentclass{article}\\usepackage{booktabs}\\usepackage{threeparttable}"
+def test_latex_compiles_and_a_wide_table_fits_the_page_of_a_conference(
+    sheets: list[Sheet], tmp_path: Path
+) -> None:
+    compiled(tmp_path, sheets)
+    of_six_tasks = build_tables(records.load_all(COMMITTED / "minilm"))
+    assert "Overfull" not in compiled(tmp_path, [make_sheet(table) for table in of_six_tasks])
+
+
+def compiled(folder: Path, sheets: list[Sheet]) -> str:
+    """Return what pdflatex says of tables on a page of 397 points' width."""
+    (folder / "tables.tex").write_text(to_latex(sheets), "utf-8")
+    (folder / "paper.tex").write_text(
+        "\\documentclass{article}\\usepackage[textwidth=397pt]{geometry}"
+        "\\usepackage{booktabs}\\usepackage{threeparttable}"
         "\\begin{document}\\input{tables}\\end{document}",
         "utf-8",
     )
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:]
+    return done.stdout
 
 
 # ---------------------------------------------------------------------------------------------- HTML

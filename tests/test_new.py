@@ -43,6 +43,23 @@ def test_a_task_from_a_file_trains(tmp_path: Path, suffix: str, capsys: pytest.C
         new_task("reviews", folder / f"train{suffix}", configs, "sentiment")
 
 
+def test_the_command_has_the_path_as_it_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data" / "Reviews").mkdir(parents=True)
+    for stem in ("train", "val"):
+        rows = pandas.DataFrame({"review": ["a", "b"], "sentiment": ["good", "bad"]})
+        rows.to_csv(tmp_path / "data" / "Reviews" / f"{stem}.csv", index=False)
+    for folder, source, expected in (
+        (tmp_path, "data/Reviews/train.csv", "data.dir=data "),
+        (tmp_path / "data" / "Reviews", "train.csv", "data.dir=.. "),
+        (tmp_path, f"{tmp_path}/data/Reviews/train.csv", f"data.dir={tmp_path / 'data'} "),
+    ):
+        monkeypatch.chdir(folder)
+        assert new_task("reviews", Path(source), tmp_path / source.replace("/", "_"), "sentiment") == 0
+        assert expected in capsys.readouterr().out
+
+
 def test_the_test_of_a_new_prompt_passes(tmp_path: Path) -> None:
     assert new_prompt("mine", tmp_path) == 0
     describe(tmp_path, "mine_prompt", "[dp_bench.pieces]\nmine = mine_prompt:piece\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -48,8 +49,9 @@ def new_task(name: str, source: Path | None, folder: Path, label: str | None) ->
     labels = list(dict.fromkeys(_text(value) for value in rows[label] if value is not None))
     shorten = max(fields, key=lambda field: rows[field].str.len().mean())
     rows_dir = source.resolve().parent
+    data_dir = rows_dir.parent if source.is_absolute() else Path(os.path.relpath(rows_dir.parent))
     command = (
-        f"dp-bench train --config-dir {folder} task={name} data.dir={rows_dir.parent} "
+        f"dp-bench train --config-dir {folder} task={name} data.dir={data_dir} "
         f"data.train_file={source.stem} data.validation_file={_reported(source)}"
     )
     distinct = [field for field in fields if rows[field].nunique() > len(rows) / 2]

@@ -30,6 +30,7 @@ PREAMBLE = "% needs \\usepackage{booktabs} and \\usepackage{threeparttable}\n"
 SCORE = re.compile(r"(-?\d+\.\d+) ± (\d+\.\d+)")  # the spread is set as an index, which saves width
 MARKED = re.compile(r"([†‡§]) (.*)", re.DOTALL)  # a note on a mark
 SIZES = {7: "scriptsize", 5: "footnotesize"}  # by the number of columns above which a table is set in it
+WIDE = 5  # columns above which a table spans both columns of a page
 
 
 def escape(text: str) -> str:
@@ -56,6 +57,7 @@ def to_latex(sheets: Sequence[Sheet], caption: str | None = None, label: str | N
 def _table(sheet: Sheet, caption: str, label: str) -> str:
     num_columns = len(sheet.heads)
     size = next((size for most, size in SIZES.items() if num_columns > most), None)
+    environment = "table*" if num_columns > WIDE else "table"
     lines = []
     for number, line in enumerate(sheet.lines):
         if number in sheet.blocks:
@@ -67,13 +69,13 @@ def _table(sheet: Sheet, caption: str, label: str) -> str:
         lines.append(f"{' & '.join(map(_cell, line))} \\\\")
     return "\n".join(
         [
-            "\\begin{table}[t]",
+            f"\\begin{{{environment}}}[t]",
             "\\centering",
             *([f"\\{size}", "\\setlength{\\tabcolsep}{3pt}"] if size else []),
             "\\begin{threeparttable}",
             f"\\caption{{{caption}}}",
             f"\\label{{{label}}}",
-            f"\\begin{{tabular}}{{l{'r' * (num_columns - 1)}}}",
+            f"\\begin{{tabular}}{{@{{}}l{'r' * (num_columns - 1)}@{{}}}}",
             "\\toprule",
             f"{' & '.join(map(escape, sheet.heads))} \\\\",
             "\\midrule",
@@ -82,7 +84,7 @@ def _table(sheet: Sheet, caption: str, label: str) -> str:
             "\\end{tabular}",
             *_notes(sheet.notes),
             "\\end{threeparttable}",
-            "\\end{table}",
+            f"\\end{{{environment}}}",
             "",
         ]
     )
