@@ -148,6 +148,8 @@ def _sweep(words: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the plan only")
     parser.add_argument("--retry-failed", action="store_true", help="run failed runs again")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes, each with one run (default: 1)")
+    help = "train N runs on one backbone at once in each process, of prompts at its input (default: 1)"
+    parser.add_argument("--pack", type=int, metavar="N", help=help)
     parser.add_argument("--detach", action="store_true", help="submit to Slurm and return")
     parser.add_argument("--gpus", metavar="all|0,1", help="GPUs of one process each, or of --jobs processes")
     _add_config_dir(parser)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils import flop_counter
 
-from dp_bench import ranks
+from dp_bench import lockstep, ranks
 from dp_bench.costs import EVALUATION, TRAINING
 from dp_bench.data.batches import Rows, evaluation_batches, micro_batches
 from dp_bench.evaluation import Asked, Split
@@ -79,7 +79,7 @@ def work_of(trainer: Trainer, reported: Sequence[Split], num_controls: int) -> W
     splits = {split.number: split for split in (*reported, *trainer.select_splits)}
     micro = trainer.micro_batch_size(trainer_settings.batch_size)
     try:
-        with fork(trainer.plan.noise_seed, "flops"):
+        with lockstep.alone(), fork(trainer.plan.noise_seed, "flops"):
             train = _flops(trained, dict(enumerate(trainer.train_splits)), micro, trainer.pass_once, compiled)
             eval_size = trainer_settings.eval_batch_size
             evaluate = _flops(evaluated, splits, eval_size, partial(_evaluate, trainer), compiled)

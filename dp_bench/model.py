@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.profiling import stage
-from dp_bench.prompts.layout import insert, joined, padded
+from dp_bench.prompts.layout import insert
 from dp_bench.prompts.prompt import Prompt
 from dp_bench.settings import SplitOrder, Summary
 from dp_bench.summaries import summarise
 from dp_bench.types import Batch, Prompted, PromptOutput
-from dp_bench.verbalizer import Verbalizer
+from dp_bench.verbalizer import Verbalizer, read_together
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,15 @@ def answer_together(models: Sequence[PromptedModel], batches: Sequence[Batch]) -
     if len(models) == 1:
         return [models[0](batches[0])]
     made = [model.prompted(batch) for model, batch in zip(models, batches, strict=True)]
-    together, backbone = joined([prompted for prompted, _ in made]), models[0].backbone
+    backbone = models[0].backbone
     verbalizers: list[Verbalizer] = [
         model.verbalizers[batch.task]  # type: ignore[misc]
         for model, batch in zip(models, batches, strict=True)
     ]
-    batch, choices = batches[0], [batch.choice_ids_BCA for batch in batches]
-    if batch.choice_ids_BCA is not None:
-        batch = replace(batch, choice_ids_BCA=padded([ids for ids in choices if ids is not None]))
-    parts = torch.split(verbalizers[0].read(backbone, together, batch), [len(batch) for batch in batches])
+    parts = read_together(verbalizers, backbone, [prompted for prompted, _ in made], batches)
     answers = []
-    for verbalizer, part, each, (_, prompt) in zip(verbalizers, parts, batches, made, strict=True):
-        within = () if each.choice_ids_BCA is None else tuple(map(slice, each.choice_ids_BCA.shape))
-        answers.append(Answer(verbalizer.logits(backbone, part[within], each), prompt))
+    for verbalizer, part, batch, (_, prompt) in zip(verbalizers, parts, batches, made, strict=True):
+        answers.append(Answer(verbalizer.logits(backbone, part, batch), prompt))
     return answers
 
 

@@ -12,7 +12,7 @@ import datasets
 import torch
 from transformers.utils import logging as transformers_logging
 
-from dp_bench import machine
+from dp_bench import lockstep, machine
 from dp_bench.backbones import probe
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.gguf import dequantised
@@ -64,18 +64,10 @@ def open_model(
     settings = experiment.settings
     _quieten()
     machine.set_threads(settings.trainer.cpu_threads)
-    is_loaded = backbone is not None
     if backbone is None:
-        device, dtype, dropout = loading(settings)
-        checkpoint = dequantised(settings.backbone, settings.cache)
-        backbone = load_backbone(checkpoint, device=device, dtype=dtype, dropout=dropout, tokenizer=tokenizer)
+        key = lockstep.backbone_of(experiment.resolved)
+        backbone = lockstep.shared(key, lambda: _load(settings, tokenizer))
     fingerprint = backbone.fingerprint()  # before training can change it
-    if not is_loaded:
-        probe.prove(backbone, fingerprint, settings.cache)
-    if settings.trainer.gradient_checkpointing:
-        backbone.checkpoint_activations()
-    if settings.trainer.compile:
-        compile_backbone(backbone)
     tasks = (*experiment.tasks, *experiment.transfer)
     head, seed = settings.backbone.head, settings.seed_of("init")
     if head is Head.verbalizer and settings.backbone.name_or_path is not None:  # random weights read bytes
@@ -85,6 +77,19 @@ def open_model(
         _refuse_without_cue(settings, tasks, backbone)
     verbalizers = tuple(make_verbalizer(task, backbone, head, seed) for task in tasks)
     return RunContext(experiment, backbone, fingerprint, verbalizers, directory, reporter)
+
+
+def _load(settings: RunSettings, tokenizer: Any) -> Backbone:
+    """Load the backbone of a run, prove it, and prepare it for training."""
+    device, dtype, dropout = loading(settings)
+    checkpoint = dequantised(settings.backbone, settings.cache)
+    backbone = load_backbone(checkpoint, device=device, dtype=dtype, dropout=dropout, tokenizer=tokenizer)
+    probe.prove(backbone, backbone.fingerprint(), settings.cache)
+    if settings.trainer.gradient_checkpointing:
+        backbone.checkpoint_activations()
+    if settings.trainer.compile:
+        compile_backbone(backbone)
+    return backbone
 
 
 def loading(settings: RunSettings) -> tuple[torch.device, torch.dtype, bool]:

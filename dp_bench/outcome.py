@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dp_bench import machine, ranks, records
+from dp_bench import lockstep, machine, ranks, records
 from dp_bench.backbones.checkpoint import commit_of, weights_sha256
 from dp_bench.checkpoints import Progress
 from dp_bench.compiling import num_graphs
@@ -44,6 +44,7 @@ def record_of(
     splits: dict[str, list[EncodedSplit]] = {use: [getattr(part, use) for part in data] for use in USES}
     num_examples = {use: sum(map(len, encoded)) for use, encoded in splits.items()}
     overlap = {part.task.name: part.overlap for part in data} | dict(context.transfer_overlap)
+    shared = lockstep.size()
     return RunRecord(
         run_id=identity.run_id,
         status="done",
@@ -57,11 +58,12 @@ def record_of(
         stopped_early=0 < progress.step < settings.trainer.max_steps,
         trainable_parameters=result.trainable_parameters,
         frozen_parameters=sum(p.numel() for p in backbone.parameters() if not p.requires_grad),
-        train_seconds=round(progress.train_seconds, 3),
-        eval_seconds=round(progress.eval_seconds, 3),
+        train_seconds=round(progress.train_seconds / shared, 3),
+        eval_seconds=round(progress.eval_seconds / shared, 3),
         work=result.work,
-        energy_joules=progress.energy_joules,
+        energy_joules=None if progress.energy_joules is None else progress.energy_joules / shared,
         num_processes=ranks.size(),
+        num_together=shared if shared > 1 else None,
         device=machine.device_name(backbone.device),
         precision=machine.dtype_name(backbone.dtype),
         data_sha256=sources.trained_sha256,

@@ -18,8 +18,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -139,6 +140,8 @@ class RunRecord:
     work: dict[str, dict[str, float]] = field(default_factory=dict)
     energy_joules: float | None = None  # of all GPUs in training and evaluation; None where it is unknown
     num_processes: int | None = None
+    # Of runs that were trained at once in its process (sweep --pack); seconds and joules are its equal share.
+    num_together: int | None = None
 
     @property
     def select_error(self) -> float:
@@ -495,6 +498,16 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
+_typed: ContextVar[tuple[str, ...] | None] = ContextVar("dp_bench_typed", default=None)
+
+
+def typed(words: Iterable[str]) -> None:
+    """Keep the words of the present run, of several in one process, for its record."""
+    _typed.set(tuple(words))
+
+
 def command() -> list[str]:
     """Return what was typed, with `dp-bench train`, where that was typed, in place of the script's path."""
+    if (words := _typed.get()) is not None:
+        return ["dp-bench", "train", *words]
     return [*sys.argv[0].split(" "), *sys.argv[1:]] if sys.argv[0].startswith("dp-bench") else list(sys.argv)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from dp_bench import checks, faults, ranks, records, signals, trackers
+from dp_bench import checks, faults, lockstep, ranks, records, signals, trackers
 from dp_bench.claims import claimed
 from dp_bench.config import Experiment
 from dp_bench.identity import Identity, Sources, identify
@@ -103,7 +103,7 @@ def _run(
         result = learn(replace(context, tracking=tracked))
         context = replace(context, data=result.data or context.data)
         memory, kind = machine.peak_memory(context.backbone.device)
-        seconds = round(time.perf_counter() - began, 3)
+        seconds = round((time.perf_counter() - began) / lockstep.size(), 3)
         costs = {"started": started, "total_seconds": seconds}
         costs |= {"peak_memory_mb": memory, "peak_memory_kind": kind}
         record = record_of(context, sources, identity, result, **costs)

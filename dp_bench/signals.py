@@ -63,6 +63,11 @@ def watched() -> Iterator[None]:
 @contextmanager
 def deferred(*, wait: bool = True) -> Iterator[None]:
     """Remember a signal for `arrived`, instead of raising it; inside of that, wait=False raises it."""
+    if threading.current_thread() is not threading.main_thread():  # which watches, and defers for all
+        if _state.arrived and not wait:
+            raise Preempted(_state.arrived)
+        yield
+        return
     before = _state.is_deferred
     try:
         _state.is_deferred = wait or ranks.size() > 1  # ranks stop together, or the others wait for one

@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from dp_bench import checkpoints, finite, guards, machine, profiling, ranks, signals
+from dp_bench import checkpoints, finite, guards, lockstep, machine, profiling, ranks, signals
 from dp_bench.checkpoints import Checkpoint, Progress
 from dp_bench.data.batches import Rows, micro_batches, mixing_rates, training_rows
 from dp_bench.diagnostics import describe
@@ -236,7 +236,7 @@ class Trainer:
 
     @stage("backward")
     def _backward(self, loss: Tensor) -> None:
-        self.accelerator.backward(loss)
+        lockstep.backward(loss, self.accelerator.backward)
 
     @stage("optimizer")
     def _step_optimizer(self, step: int, number: int) -> None:

@@ -7,14 +7,17 @@ example (COPA, ReCoRD) are scored whole, by the mean log-probability of their to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dp_bench import lockstep
 from dp_bench.backbones.backbone import Backbone, at_least_fp32
 from dp_bench.data.tokens import word_prefix
 from dp_bench.progress import notice
+from dp_bench.prompts.layout import joined, padded
 from dp_bench.randomness import fork
 from dp_bench.settings import Head, Scoring, TaskSettings
 from dp_bench.types import Batch, Prompted, UserError
@@ -75,7 +78,7 @@ class Verbalizer(nn.Module):
     def forward(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
         """Return the logits of the choices: [B,C], fp32 or finer, -inf for choices an example does not
         have."""
-        return self.logits(backbone, self.read(backbone, prompted, batch), batch)
+        return self.logits(backbone, lockstep.read(self, backbone, prompted, batch), batch)
 
     def read(self, backbone: Backbone, prompted: Prompted, batch: Batch) -> Tensor:
         """Return what the logits are computed from; a row an example."""
@@ -137,6 +140,26 @@ class Classifier(Verbalizer):
     def logits(self, backbone: Backbone, read: Tensor, batch: Batch) -> Tensor:
         logits_BC: Tensor = self.linear(read.to(self.linear.weight.dtype))
         return logits_BC
+
+
+def read_together(
+    verbalizers: Sequence[Verbalizer],
+    backbone: Backbone,
+    inputs: Sequence[Prompted],
+    batches: Sequence[Batch],
+) -> list[Tensor]:
+    """Return what each verbalizer reads of its input, by one forward pass of the backbone.
+
+    They are of one class. Raises ValueError for layer prompts, of which a forward pass has one.
+    """
+    if len(inputs) == 1:
+        return [verbalizers[0].read(backbone, inputs[0], batches[0])]
+    batch, choices = batches[0], [batch.choice_ids_BCA for batch in batches]
+    if batch.choice_ids_BCA is not None:
+        batch = replace(batch, choice_ids_BCA=padded([ids for ids in choices if ids is not None]))
+    parts = torch.split(verbalizers[0].read(backbone, joined(inputs), batch), list(map(len, batches)))
+    shapes = [() if ids is None else tuple(map(slice, ids.shape)) for ids in choices]
+    return [part[within] for part, within in zip(parts, shapes, strict=True)]
 
 
 def make_verbalizer(task: TaskSettings, backbone: Backbone, head: Head, seed: int) -> Verbalizer:

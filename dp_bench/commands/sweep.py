@@ -34,6 +34,7 @@ def sweep(
     dry_run: bool = False,
     retry_failed: bool = False,
     jobs: int | None = None,
+    pack: int | None = None,
     gpus: str | None = None,
     detach: bool = False,
     start: str | None = None,
@@ -54,13 +55,21 @@ def sweep(
         slurm.check_programs()
     used_gpus = _gpus(gpus)
     num_jobs = _num_jobs(jobs, used_gpus, hydra_words)
+    num_packed = _num_packed(pack, hydra_words)
     console = make_console(soft_wrap=True)
     if any(word.split("=")[0] == "hpo" for word in ours):
         from dp_bench.sweep.hpo import search
 
         if hydra_words:
             raise UserError("hpo= chooses each trial from earlier results: use --jobs, not a launcher.")
-        plan = search(ours, extra_dir, jobs=num_jobs, gpus=used_gpus, dry_run=dry_run, console=console)
+        plan = search(
+            *(ours, extra_dir),
+            jobs=num_jobs,
+            pack=num_packed,
+            gpus=used_gpus,
+            dry_run=dry_run,
+            console=console,
+        )
     else:
         plan = make_plan(ours, extra_dir)
     state_of = states(plan.results_dir, [run.run_id for run in plan.runs])
@@ -88,7 +97,7 @@ def sweep(
     elif todo and any(word.startswith("hydra/launcher=") for word in hydra_words):
         outcomes = _through_launcher(plan, todo, hydra_words, extra_dir)
     elif todo:
-        with Workers(num_jobs, plan.results_dir, used_gpus, extra_dir) as workers:
+        with Workers(num_jobs, plan.results_dir, used_gpus, extra_dir, num_packed) as workers:
             outcomes = workers.run(todo, watch)
     new = [outcome for outcome in outcomes if outcome.kind in ("failed", "refused")]
     return _conclude(console, plan, [failure(plan.results_dir, run_id) for run_id in before], new)
@@ -107,6 +116,14 @@ def _num_jobs(jobs: int | None, gpus: Sequence[str], hydra_words: Sequence[str])
     if hydra_words and (jobs or gpus):
         raise UserError("--jobs and --gpus are for this machine: leave them out with hydra/launcher=…")
     return jobs or len(gpus) or 1
+
+
+def _num_packed(pack: int | None, hydra_words: Sequence[str]) -> int:
+    if pack is not None and pack < 1:
+        raise UserError(f"--pack {pack} must be at least 1: so many runs are trained at once in a process.")
+    if hydra_words and pack:
+        raise UserError("--pack is for this machine: leave it out with hydra/launcher=…")
+    return pack or 1
 
 
 def _gpus(typed: str | None) -> list[str]:

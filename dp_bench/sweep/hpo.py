@@ -109,6 +109,7 @@ def search(
     extra_dir: Path | None,
     *,
     jobs: int,
+    pack: int,
     gpus: Sequence[str],
     dry_run: bool,
     console: Console,
@@ -143,7 +144,7 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     assert settings.trials is not None
-    with Workers(jobs, folder, gpus, extra_dir) as workers:
+    with Workers(jobs, folder, gpus, extra_dir, pack) as workers:
         for number in range(settings.trials):
             _round(number, tuned, workers, console)
     return _reported(typed, cells, folder, extra_dir)

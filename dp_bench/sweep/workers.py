@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dp_bench import signals
+from dp_bench import lockstep, signals
 from dp_bench.claims import holder
 from dp_bench.sweep.plan import Outcome, Run
 from dp_bench.sweep.watch import Watch
@@ -31,12 +31,21 @@ Events = queue.Queue["tuple[_Worker, dict[str, Any] | None]"]  # answers of work
 
 
 class Workers:
-    """Up to `jobs` processes, which live until the end of the `with`."""
+    """Up to `jobs` processes, which live until the end of the `with`.
+
+    Each has one run at a time, or up to `pack` that are trained in lockstep (lockstep.py).
+    """
 
     def __init__(
-        self, jobs: int, results_dir: Path, gpus: Sequence[str] = (), extra_dir: Path | None = None
+        self,
+        jobs: int,
+        results_dir: Path,
+        gpus: Sequence[str] = (),
+        extra_dir: Path | None = None,
+        pack: int = 1,
     ) -> None:
         self.jobs, self.results_dir, self.gpus, self.extra_dir = jobs, results_dir, gpus, extra_dir
+        self.pack = pack
         self._events: Events = queue.Queue()
         self._workers: list[_Worker] = []
 
@@ -60,17 +69,15 @@ class Workers:
         pending, outcomes = list(runs), list[Outcome]()
         with watch.live:
             while pending or self._num_busy:
-                room = self.jobs - self._num_busy
-                unclaimed = (run for run in pending if holder(self.results_dir, run.run_id) is None)
-                free = list(islice(unclaimed, max(1, room)))  # without room, to know whether all are claimed
-                if pending and not free:
+                while self._num_busy < self.jobs and (runs := self._next_runs(pending)):
+                    for run in runs:
+                        pending.remove(run)
+                    self._start(runs)
+                    for run in runs:
+                        watch.begun(run)
+                if pending and self._num_busy < self.jobs:  # others have claimed them all
                     watch.waiting(pending)
-                for run in free[:room]:
-                    pending.remove(run)
-                    self._start(run)
-                    watch.begun(run)
-                outcome = self._next_outcome(pending, watch)
-                if outcome is not None:
+                for outcome in self._next_outcomes(pending, watch):
                     outcomes.append(outcome)
                     watch.ended(outcome)
                 watch.tick()
@@ -78,17 +85,37 @@ class Workers:
 
     @property
     def _num_busy(self) -> int:
-        return sum(worker.run is not None for worker in self._workers)
+        return sum(bool(worker.runs) for worker in self._workers)
 
-    def _start(self, run: Run) -> None:
-        """Give a run to an idle worker, a new one if there is none."""
-        worker = next((worker for worker in self._workers if worker.run is None), None)
+    def _next_runs(self, pending: Sequence[Run]) -> list[Run]:
+        """Return the next run that nobody has claimed, with those that can be trained with it."""
+        unclaimed = (run for run in pending if holder(self.results_dir, run.run_id) is None)
+        first = next(unclaimed, None)
+        if first is None:
+            return []
+        others = (run for run in unclaimed if lockstep.can_join(first.resolved, run.resolved))
+        return [first, *(islice(others, self.pack - 1) if self.pack > 1 else ())]
+
+    def _start(self, runs: Sequence[Run]) -> None:
+        """Give runs to an idle worker, a new one if there is none."""
+        worker = next((worker for worker in self._workers if not worker.runs), None)
         if worker is None:
             index = min(set(range(self.jobs)) - {worker.index for worker in self._workers})
             worker = _Worker(index, self._environment(index), self._events)
             self._workers.append(worker)
-        log = self.results_dir / "logs" / f"{run.run_id}.log"
-        worker.start(run, {"words": run.words, "log": log, "extra_dir": self.extra_dir})
+        logs = self.results_dir / "logs"
+        worker.start(
+            runs,
+            [
+                {
+                    "run_id": run.run_id,
+                    "words": run.words,
+                    "log": logs / f"{run.run_id}.log",
+                    "extra_dir": self.extra_dir,
+                }
+                for run in runs
+            ],
+        )
 
     def _environment(self, index: int) -> dict[str, str]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -96,37 +123,36 @@ class Workers:
         visible = {"CUDA_VISIBLE_DEVICES": self.gpus[index % len(self.gpus)]} if self.gpus else {}
         return {**threads, **os.environ, **visible}
 
-    def _next_outcome(self, pending: list[Run], watch: Watch) -> Outcome | None:
-        """Wait at most POLL_SECONDS for an answer of a worker; return how its run ended, if it did.
+    def _next_outcomes(self, pending: list[Run], watch: Watch) -> list[Outcome]:
+        """Wait at most POLL_SECONDS for an answer of a worker; return how a run of it ended, if one did.
 
         A run that another sweep began just now is pending again.
         """
         try:
             worker, event = self._events.get(timeout=POLL_SECONDS)
         except queue.Empty:
-            return None
-        run = worker.run
+            return []
         if event is None:  # it has died
             self._workers.remove(worker)
             worker.wait(time.monotonic() + STOP_SECONDS)
-            return None if run is None else Outcome(run.run_id, "failed", worker.cause_of_death())
-        assert run is not None, "only a worker with a run answers"
+            return [Outcome(run_id, "failed", worker.cause_of_death()) for run_id in worker.runs]
+        run = worker.runs[event["run_id"]]
         if "progress" in event:
             watch.progress(run, event["progress"])
-            return None
-        worker.run = None
+            return []
+        del worker.runs[run.run_id]
         if event["outcome"] == "busy":
             pending.append(run)
-            return None
-        return Outcome(run.run_id, event["outcome"], event["message"])
+            return []
+        return [Outcome(run.run_id, event["outcome"], event["message"])]
 
 
 class _Worker:
-    """One process, and its current run."""
+    """One process, and its current runs by their ids."""
 
     def __init__(self, index: int, environment: dict[str, str], events: Events) -> None:
         self.index = index
-        self.run: Run | None = None
+        self.runs: dict[str, Run] = {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dp_bench.sweep.worker"],
             stdin=subprocess.PIPE,
@@ -141,10 +167,10 @@ class _Worker:
         self._listener = threading.Thread(target=self._listen, args=(events,), daemon=True)
         self._listener.start()
 
-    def start(self, run: Run, job: Mapping[str, Any]) -> None:
-        self.run = run
+    def start(self, runs: Sequence[Run], jobs: Sequence[Mapping[str, Any]]) -> None:
+        self.runs = {run.run_id: run for run in runs}
         with suppress(BrokenPipeError):  # it has died, which _listen reports
-            self._stdin.write(json.dumps(job, default=str) + "\n")
+            self._stdin.write(json.dumps(jobs, default=str) + "\n")
             self._stdin.flush()
 
     def _listen(self, events: Events) -> None:
