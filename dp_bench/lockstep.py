@@ -306,14 +306,12 @@ def _pass_together(passes: Sequence[_Pass]) -> _Joint | None:
     """Make a forward pass of several runs; return it where a backward pass is to follow."""
     import torch
 
-    from dp_bench.verbalizer import read_together
-
     first, is_joint = passes[0], len(passes) > 1 and passes[0].is_trained
     with torch.inference_mode(first.is_inference), torch.set_grad_enabled(first.is_trained):
         first.backbone.train(first.is_trained)
         inputs = [each.cut() if is_joint else each.prompted for each in passes]
-        verbalizers = [each.verbalizer for each in passes]
-        answers = read_together(verbalizers, first.backbone, inputs, [each.batch for each in passes])
+        batches = [each.batch for each in passes]
+        answers = first.verbalizer.read_together(first.backbone, inputs, batches)
         for each, answer in zip(passes, answers, strict=True):
             each.answer = answer.detach().requires_grad_() if is_joint else answer
     return _Joint(list(passes), answers) if is_joint else None

@@ -15,7 +15,7 @@ from dp_bench.prompts.prompt import Prompt
 from dp_bench.settings import SplitOrder, Summary
 from dp_bench.summaries import summarise
 from dp_bench.types import Batch, Prompted, PromptOutput
-from dp_bench.verbalizer import Verbalizer, read_together
+from dp_bench.verbalizer import Verbalizer
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def answer_together(models: Sequence[PromptedModel], batches: Sequence[Batch]) -
         model.verbalizers[batch.task]  # type: ignore[misc]
         for model, batch in zip(models, batches, strict=True)
     ]
-    parts = read_together(verbalizers, backbone, [prompted for prompted, _ in made], batches)
+    parts = verbalizers[0].read_together(backbone, [prompted for prompted, _ in made], batches)
     answers = []
     for verbalizer, part, batch, (_, prompt) in zip(verbalizers, parts, batches, made, strict=True):
         answers.append(Answer(verbalizer.logits(backbone, part, batch), prompt))

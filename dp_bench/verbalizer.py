@@ -85,6 +85,22 @@ class Verbalizer(nn.Module):
         state_BD: Tensor = backbone(prompted)
         return state_BD
 
+    def read_together(
+        self, backbone: Backbone, inputs: Sequence[Prompted], batches: Sequence[Batch]
+    ) -> list[Tensor]:
+        """Return what verbalizers of this one's class read of their inputs, by one forward pass.
+
+        Raises ValueError for layer prompts, of which a forward pass has one.
+        """
+        if len(inputs) == 1:
+            return [self.read(backbone, inputs[0], batches[0])]
+        batch, choices = batches[0], [batch.choice_ids_BCA for batch in batches]
+        if batch.choice_ids_BCA is not None:
+            batch = replace(batch, choice_ids_BCA=padded([ids for ids in choices if ids is not None]))
+        parts = torch.split(self.read(backbone, joined(inputs), batch), list(map(len, batches)))
+        shapes = [() if ids is None else tuple(map(slice, ids.shape)) for ids in choices]
+        return [part[within] for part, within in zip(parts, shapes, strict=True)]
+
     def logits(self, backbone: Backbone, read: Tensor, batch: Batch) -> Tensor:
         """Return the logits from what was read."""
         raise NotImplementedError
@@ -140,26 +156,6 @@ class Classifier(Verbalizer):
     def logits(self, backbone: Backbone, read: Tensor, batch: Batch) -> Tensor:
         logits_BC: Tensor = self.linear(read.to(self.linear.weight.dtype))
         return logits_BC
-
-
-def read_together(
-    verbalizers: Sequence[Verbalizer],
-    backbone: Backbone,
-    inputs: Sequence[Prompted],
-    batches: Sequence[Batch],
-) -> list[Tensor]:
-    """Return what each verbalizer reads of its input, by one forward pass of the backbone.
-
-    They are of one class. Raises ValueError for layer prompts, of which a forward pass has one.
-    """
-    if len(inputs) == 1:
-        return [verbalizers[0].read(backbone, inputs[0], batches[0])]
-    batch, choices = batches[0], [batch.choice_ids_BCA for batch in batches]
-    if batch.choice_ids_BCA is not None:
-        batch = replace(batch, choice_ids_BCA=padded([ids for ids in choices if ids is not None]))
-    parts = torch.split(verbalizers[0].read(backbone, joined(inputs), batch), list(map(len, batches)))
-    shapes = [() if ids is None else tuple(map(slice, ids.shape)) for ids in choices]
-    return [part[within] for part, within in zip(parts, shapes, strict=True)]
 
 
 def make_verbalizer(task: TaskSettings, backbone: Backbone, head: Head, seed: int) -> Verbalizer:

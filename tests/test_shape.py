@@ -19,7 +19,7 @@ LAYERS = (
     "pack digests hub profiling checkpoints costs grammar",
     "micro",
     "prompts.catalogue methods.table methods.counts settings",
-    "effective data finite machine trackers",
+    "effective data finite lockstep machine trackers",
     "checks config tasks backbones.checkpoint backbones.files identity claims",
     "prompts",
     "backbones micro.evaluation micro.pretrain micro.card",

@@ -90,13 +90,17 @@ def _work(jobs: Sequence[Job], answers: TextIO) -> list[dict[str, str]]:
 
     if len(jobs) == 1:
         return [_end_of(jobs[0], answers, is_alone=True)]
+    log = Path(jobs[0]["log"]).with_suffix(".together.log")  # what libraries print
     with suppress(OSError):  # the disk is full, which each run says
-        _print_to(Path(jobs[0]["log"]).with_suffix(".together.log"))
+        _print_to(log)
     ends = lockstep.together([partial(_end_of, job, answers, is_alone=False) for job in jobs])
     for end in ends:
         if isinstance(end, BaseException):  # KeyboardInterrupt and its kin; `_end_of` returns the others
             raise end
-    return [end for end in ends if not isinstance(end, BaseException)]
+    answered = [end for end in ends if not isinstance(end, BaseException)]
+    if all(end["outcome"] != "failed" for end in answered):
+        log.unlink(missing_ok=True)
+    return answered
 
 
 def _end_of(job: Job, answers: TextIO, *, is_alone: bool) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Property tests whose inputs are counted and timed: few in `make test`, many in `make soak`.
 
-An input that takes longer than LIMIT seconds is a hang and fails its property.
+An input that computes longer than LIMIT seconds, or waits WAITING times as long, is a hang and fails its property.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 
 SOAK = int(os.environ.get("DP_BENCH_SOAK", "0"))  # so many times the inputs of `make test`; 0: its inputs
-LIMIT = 60.0
+LIMIT = 60.0  # of computing
+WAITING = 5  # times that, by the clock
 
 
 class HangError(BaseException):
@@ -71,17 +72,21 @@ def inputs(number: int, /, **strategies: Any) -> Callable[[Callable[..., None]],
 
 @contextmanager
 def limited(seconds: float, given_input: object) -> Iterator[None]:
-    """Raise HangError in code that takes longer; end the process where not even that stops it."""
+    """Raise HangError in code that computes longer, or waits WAITING times as long, as beside other jobs a sound
+    one may; end the process where not even that stops it."""
 
     def stop(*_: object) -> None:
         raise HangError(f"more than {seconds:.0f} s for {given_input!r}"[:2000])
 
-    former = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(2 * seconds, exit=True, file=sys.__stderr__)
+    timers = {signal.SIGPROF: (signal.ITIMER_PROF, 1), signal.SIGALRM: (signal.ITIMER_REAL, WAITING)}
+    former = {number: signal.signal(number, stop) for number in timers}
+    for timer, times in timers.values():
+        signal.setitimer(timer, times * seconds)
+    faulthandler.dump_traceback_later(2 * WAITING * seconds, exit=True, file=sys.__stderr__)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
+        for number, (timer, _) in timers.items():
+            signal.setitimer(timer, 0)
+            signal.signal(number, former[number])
