@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dp_bench.verbalizer import Verbalizer
 
 T = TypeVar("T")
-WAIT_SECONDS = 1.0  # between two looks for a signal
+WAIT_SECONDS = 0.2  # between two looks for a signal
 
 
 def can_join(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
