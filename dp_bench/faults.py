@@ -17,7 +17,7 @@ NUMBER = re.compile(r"\b(?:os error|errno) (\d+)", re.IGNORECASE)
 ALLOCATING = re.compile(r"DefaultCPUAllocator|can't allocate memory|Cannot allocate memory", re.IGNORECASE)
 LESS = (
     "a smaller trainer.micro_batch_size= and trainer.eval_batch_size=, trainer.gradient_checkpointing=true, "
-    "shorter texts by task.max_length=, or a smaller backbone="
+    "shorter texts by task.max_length=, a shorter prompt.num_tokens=, or a smaller backbone="
 )
 
 

@@ -119,6 +119,7 @@ class Predictor:
         self.keys = [self._key(run) for run in self.runs]
         self.groups = together(self.runs, task)
         self.tallies = [Tally(run.tasks[task]) for run in self.runs]
+        self.num_shortened = 0  # texts, by the first run
 
     def _key(self, run: TrainedRun) -> tuple[Any, ...]:
         """Return what is equal for runs that read the same tokens, for which there is one encoder."""
@@ -135,6 +136,7 @@ class Predictor:
         chunk, encoded = self._encoded(chunk, refuse)
         if not chunk:
             return
+        self.num_shortened += encoded[self.keys[0]].num_truncated
         splits, summaries = [], dict[tuple[Any, ...], Tensor | None]()
         for run, key in zip(self.runs, self.keys, strict=True):
             settings = run.experiment.settings

@@ -25,6 +25,11 @@ def say(text: str = "", *, end: str = "\n", file: TextIO | None = None) -> None:
     print(visible(text), end=end, file=file or sys.stdout)
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number and a noun in its form: "1 line", "2 lines"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def csv_cell(value: Any) -> Any:
     """Return a cell of a CSV file that no spreadsheet takes for a formula: an apostrophe precedes it."""
     if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@")):

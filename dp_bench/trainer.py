@@ -244,7 +244,7 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.plan.warm_up(step, number)
         if (step + 1) % self.plan.trainer.eval_every == 0:
-            self._warn(guards.of_gradients(self.bare_model))
+            self._warn_once(guards.of_gradients(self.bare_model), step + 1)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -258,7 +258,7 @@ class Trainer:
         scores = {task: report.score for task, report in reports.items()}
         overall = mean_score(scores)
         if mean_loss is not None:
-            self._warn(guards.of_reports(self.prompt, reports.values()))
+            self._warn_once(guards.of_reports(self.prompt, reports.values()), progress.step)
         progress.evaluations_since_best += 1
         if overall.value > progress.best_score:
             progress.best_step = progress.step
@@ -325,6 +325,12 @@ class Trainer:
         """Add what the GPUs of all ranks have used since the last reading; all ranks call it together."""
         used = dict(ranks.from_all(self.energy.since_last()))  # by GPU, which several ranks may use
         self.progress.energy_joules = machine.total_energy([self.progress.energy_joules, *used.values()])
+
+    def _warn_once(self, warnings: Iterable[str], step: int) -> None:
+        """Warn of what was seen at an update, unless it was seen before."""
+        for text in warnings:
+            if not any(known.startswith(text) for known in self.reporter.warnings):
+                self.reporter.warn(f"{text} (first at update {step})")
 
     def _warn(self, warnings: Iterable[str]) -> None:
         for text in warnings:

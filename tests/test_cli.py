@@ -194,7 +194,7 @@ def test_a_sweep_with_one_bad_value_does_not_start(cli: Cli, words: list[str], a
         (["tables", "--format", "pdf"], "--format does not know 'pdf'. It takes: md"),
         (["tables", "--columns", "second"], "--columns does not know 'second'. Did you mean seconds?"),
         (["data"], "The following arguments are required"),
-        (["data", "check", "--dir", "nowhere"], "--dir nowhere is not a folder."),
+        (["data", "check", "--dir", "nowhere"], "nowhere is not a folder."),
         (["doctor", "--now"], "Unrecognized arguments: --now"),
         (["train", "--now"], "Unrecognized arguments: --now"),
         (["train", "--config-dir", "nowhere"], "--config-dir nowhere is not a folder."),

@@ -56,24 +56,24 @@ def test_flips_are_those_that_differ_and_the_most_confident_is_first(tmp_path: P
 
 def test_the_test_pairs_examples_and_settings_name_only_the_seed(tmp_path: Path) -> None:
     sections = compare_runs(*pair(tmp_path))
-    (row,) = section(sections, "Scores").rows
-    assert row[3:5] == (4, 50.0)
+    (row,) = section(sections, "Accuracy").rows
+    assert row[1:5] == (4, 100.0, 50.0, 50.0)
     assert row[-1] == pytest.approx(0.5)  # McNemar: two wins, no loss
     assert [row[0] for row in section(sections, "Settings").rows] == ["seed"]
 
 
 def test_other_examples_are_not_paired(tmp_path: Path) -> None:
     sections = compare_runs(*pair(tmp_path, first=1))
-    assert "different examples" in section(sections, "Scores").notes[0]
+    assert "different examples" in section(sections, "Accuracy").notes[0]
     assert not section(sections, "Flipped").rows
 
 
 def test_a_run_without_predictions_says_so(tmp_path: Path) -> None:
     a, b = pair(tmp_path)
     (b / "predictions.parquet").unlink()
-    scores = section(compare_runs(a, b), "Scores")
-    assert scores.rows[0][2] == 50.0
-    assert "B has no predictions" in scores.notes[0]
+    sections = compare_runs(a, b)
+    assert section(sections, "Scores").rows[0][2] == 50.0
+    assert "B has no predictions" in section(sections, "Accuracy").notes[0]
 
 
 @pytest.mark.parametrize(("name", "code"), [("o.md", 0), ("o.json", 0), ("o.csv", 0), ("o.txt", 2)])
@@ -87,5 +87,5 @@ def test_the_files_hold_every_flip(tmp_path: Path, name: str, code: int) -> None
         text = out.read_text()
         assert "rte/val/1" in text
         assert "rte/val/2" in text
-        assert name != "o.json" or len(json.loads(text)) == 7
+        assert name != "o.json" or len(json.loads(text)) == 8
         assert name != "o.csv" or ["Runs", "run", "id"] in list(csv.reader(text.splitlines()))

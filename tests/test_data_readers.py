@@ -270,7 +270,7 @@ def test_a_task_with_an_unknown_reader_names_its_file() -> None:
     task.reader = "nested"
     with pytest.raises(
         UserError,
-        match=r"configs/task/rte\.yaml: reader=nested is unknown; use one of flat,",
+        match=r"task=rte: reader=nested in its YAML is unknown; use one of flat,",
     ):
         read_examples(task, split_file(FIXTURES / "RTE" / "val.jsonl"), "val", None)
 

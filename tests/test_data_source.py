@@ -147,7 +147,7 @@ def test_a_parquet_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(source, "PARQUET_ROWS", 4)
     path = tmp_path / "train-00000-of-00001.parquet"
     parquet.write_table(pyarrow.table({"idx": range(10)}), path)
-    assert list(read_records(split_file(path))) == [(row + 1, {"idx": row}) for row in range(10)]
+    assert list(read_records(split_file(path))) == [(row + 1, row, {"idx": row}) for row in range(10)]
 
 
 def test_the_fewglue_layout_is_recognised(release: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_hub_that_is_not_there_is_unreachable(endpoint: str, monkeypatch: pyte
 def test_harmless_line_ends_are_read(content: str, tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_bytes(content.encode())
-    assert list(read_records(split_file(path))) == [(1, {"idx": 0}), (2, {"idx": 1})]
+    assert list(read_records(split_file(path))) == [(1, 0, {"idx": 0}), (2, 1, {"idx": 1})]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_an_unknown_field_names_the_file() -> None:
     task = task_settings("rte")
     task.template = "{premise} {hypotesis}"
     with pytest.raises(
-        UserError, match=r"configs/task/rte\.yaml: the template names \{hypotesis\}.*premise, hypothesis"
+        UserError, match=r"task\.template of task=rte: the template names \{hypotesis\}.*premise, hypothesis"
     ):
         Template.of(task)
 

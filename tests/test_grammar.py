@@ -51,6 +51,8 @@ def test_a_flag_may_be_typed_as_a_setting(typed: str, read: str) -> None:
         ("sweep task=rte seed=0-19", "seed=range(0,20)."),
         ("train task=rte seeds=3", "seed=0,1,2"),
         ("train task=rte --foo 3", "no setting 'foo'"),
+        ("train task=rte prompt.length=10", "The number of vectors is prompt.num_tokens."),
+        ("train task=mood", "--config-dir DIR"),
         ("train experiment=paper/table1", "dp-bench sweep experiment=paper/table1"),
         ("status results_dir=nowhere", "nothing below nowhere"),
         ("tables --results-dir nowhere", "below nowhere/runs"),
@@ -76,3 +78,9 @@ def test_flags_and_settings_give_one_configuration(capsys: pytest.CaptureFixture
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     assert "\nseed: 7\n" in printed[0]
+
+
+def test_a_text_with_braces_is_to_be_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "task=rte", "task.template=text: {premise}"])
+    assert "\"task.template='text: {premise}'\"" in capsys.readouterr().err

@@ -119,7 +119,7 @@ def test_half_of_a_surrogate_pair_is_named_by_its_line(half: str, experiment: Bu
 def test_whole_pairs_and_what_only_looks_like_half_of_one_are_texts(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text(r'{"text": "\ud83d\ude00 and \\ud83d"}', "utf-8")
-    assert list(read_records(split_file(path))) == [(1, {"text": "\U0001f600 and \\ud83d"})]
+    assert list(read_records(split_file(path))) == [(1, 0, {"text": "\U0001f600 and \\ud83d"})]
 
 
 def test_a_parquet_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

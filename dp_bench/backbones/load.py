@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dp_bench import faults
+from dp_bench import extras, faults
 from dp_bench.backbones import attention, files, random_init, tensors, vocabulary
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.checkpoint import commit_of, locate, remember_commit
@@ -152,8 +152,7 @@ def _folder(where: str, what: str, settings: BackboneSettings) -> Path:
         return Path(where)
     message = {
         "subject": f"The {what} of backbone={settings.name}",
-        "instead": "Use backbone=local backbone.name_or_path=DIR for a folder, or backbone=t5_tiny_random to "
-        "try dp-bench without a checkpoint.",
+        "instead": f"Use backbone=local backbone.name_or_path=DIR for a folder, or {extras.SMALL_MODEL}.",
     }
     if settings.tokenizer and what == "tokenizer":
         return fetch(where, "model", "main", files.TEXTS, files.has_vocabulary, **message)

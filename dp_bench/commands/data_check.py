@@ -57,7 +57,7 @@ def check(directory: Path | None = None, extra_dir: Path | None = None) -> int:
 def _check_directory(console: Console, root: Path, known: Sequence[TaskSettings]) -> int:
     if not root.is_dir():
         raise UserError(
-            f"--dir {root} is not a folder. Give the folder that holds BoolQ/train.jsonl and the other tasks."
+            f"{root} is not a folder. Give the folder that holds BoolQ/train.jsonl and the other tasks."
         )
     present = [task for task in known if subfolder(root, task.title) is not None]
     if not present:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 import pandas
 
-from dp_bench import records
+from dp_bench import extras, records
 from dp_bench.data.source import SUFFIXES, files_of, read_records, split_file
 from dp_bench.printing import say
+from dp_bench.progress import notice
 from dp_bench.types import UserError
 
 LABELS = ("label", "labels", "target", "class", "category")
@@ -34,19 +36,26 @@ def new_task(name: str, source: Path | None, folder: Path, label: str | None) ->
     Raises UserError if the file has no usable rows, label column or text fields.
     """
     _check_name(name)
-    if source is None or source.suffix not in SUFFIXES or not source.is_file():
+    if source is None or source.suffix not in SUFFIXES:
         raise UserError(f"--from {source or 'FILE'}: give a file of training rows, {' or '.join(SUFFIXES)}.")
-    rows = pandas.DataFrame([record for _, record in read_records(split_file(source))])
+    if not source.is_file():
+        raise UserError(f"--from {source}: there is no such file.")
+    rows = pandas.DataFrame([record for *_, record in read_records(split_file(source))])
+    if rows.empty:
+        raise UserError(f"{source} has no rows: give a file of training rows.")
     label = label or _label_column(rows, source)
     if label not in rows:
         raise UserError(f"{source} has no column {label}: its columns are {', '.join(map(str, rows))}.")
-    columns = [str(column) for column in rows if column not in (label, "idx")]
-    fields = [column for column in columns if all(isinstance(value, str) for value in rows[column])]
+    fields = [str(column) for column in rows if column != label and _has_texts(rows[column])]
     invalid = [field for field in fields if not field.isidentifier()]
     if invalid or not fields:
-        why = f"rename '{invalid[0]}' to one word of letters" if invalid else "it has no text column"
+        names = ", ".join(map(repr, invalid))
+        why = f"rename {names} to one word of letters each" if invalid else "it has no text column"
         raise UserError(f"The columns of {source} do not fit a text template: {why}.")
-    labels = list(dict.fromkeys(_text(value) for value in rows[label] if value is not None))
+    counts = Counter(_text(value) for value in rows[label] if value is not None)
+    labels = list(counts)
+    for once in (text for text, number in counts.items() if number == 1 < len(rows) // 10):
+        notice(f"the label '{once}' is that of one row of {source}: correct it, if it is a slip")
     shorten = max(fields, key=lambda field: rows[field].str.len().mean())
     rows_dir = source.resolve().parent
     data_dir = rows_dir.parent if source.is_absolute() else Path(os.path.relpath(rows_dir.parent))
@@ -68,8 +77,16 @@ def new_task(name: str, source: Path | None, folder: Path, label: str | None) ->
         "together": _yaml_list(distinct) if distinct else "null",
     }
     _write(folder, {"task.yaml": f"task/{name}.yaml"}, values)
-    say(f"Run it:\n  {command}")
+    say(f"Look through it, then run it:\n  {command}")
+    say(f"with T5-base, which is downloaded, or with {extras.SMALL_MODEL}")
     return 0
+
+
+def _has_texts(values: pandas.Series) -> bool:
+    """Say whether a column has texts that a model could read, and no numbers of rows."""
+    if not all(isinstance(value, str) for value in values):
+        return False
+    return not (values.is_unique and all(value.strip().isdecimal() for value in values))
 
 
 def new_prompt(name: str, folder: Path) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from dp_bench import faults, reading, records
 from dp_bench.commands.finished import find_run
 from dp_bench.data.source import SUFFIXES
-from dp_bench.printing import say
+from dp_bench.printing import counted, say
 from dp_bench.suggest import did_you_mean
 from dp_bench.types import RunFailedError, UserError
 
@@ -94,10 +94,11 @@ def predict(
                 file=stream,
             )
     written = f"written: {out}, " if out else ""
-    say(f"{written}{count * len(opened)} predictions, {rate:.0f} a second", file=stream)
+    cut = f"; {counted(predictor.num_shortened, 'text')} shortened" if predictor.num_shortened else ""
+    say(f"{written}{counted(count * len(opened), 'prediction')}, {rate:.0f} a second{cut}", file=stream)
     if refused:
         say(
-            f"dp-bench: {len(refused)} lines of {path} could not be read; the others are done.",
+            f"dp-bench: {counted(len(refused), 'line')} of {path} could not be read; the others are done.",
             file=sys.stderr,
         )
     return 1 if refused else 0

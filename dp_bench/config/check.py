@@ -88,7 +88,10 @@ def _group_problem(override: Override, extra_dir: Path | None) -> str | None:
             listing = ", ".join(known) if known else "none yet"
             hint = _checkpoint(value, extra_dir) if group == "backbone" else ""
             hint = hint or did_you_mean(value, known)
-            return f"There is no {group} '{value}'. {hint}{group}= takes: {listing}."
+            yours = (
+                "" if extra_dir else f" One of yours, {group}/{value}.yaml in DIR, needs --config-dir DIR."
+            )
+            return f"There is no {group} '{value}'. {hint}{group}= takes: {listing}.{yours}"
     if not values:
         return f"{typed(override)} matches nothing. {group}= takes: {', '.join(known)}."
     if override.is_add() or override.is_force_add():
@@ -156,12 +159,23 @@ def _settings_of_pieces(base: DictConfig) -> set[str]:
     return {f"prompt.{part}.{name}" for part, piece in used.items() for name in piece.settings}
 
 
+def _problem_of_a_group(override: Override, key: str, group: str) -> str:
+    """Return what to type in place of a group that was typed as a setting."""
+    known = options(group)
+    value = "NAME" if override.is_delete() else values_of(override)[0]
+    if override.is_delete() or value in known:
+        return f"{key} is a group of settings: write {group}={value}, or one of its keys, {key}.…"
+    is_number = value.lstrip("-").isdecimal() and group.startswith("prompt/")
+    meant = "The number of vectors is prompt.num_tokens. " if is_number else ""
+    takes = f"{group}= takes: {', '.join(known)}"
+    return f"{key} is a group of settings. {meant}{takes}; its keys are {key}.…"
+
+
 def _key_problem(override: Override, keys: Sequence[str], of_pieces: Collection[str]) -> str | None:
     key = override.key_or_group
     group = key.replace(".", "/")
     if group in GROUPS:
-        value = "NAME" if override.is_delete() else values_of(override)[0]
-        return f"{key} is a group of settings: write {group}={value}, or one of its keys, {key}.…"
+        return _problem_of_a_group(override, key, group)
     inner = [known for known in keys if known.startswith(f"{key}.")]
     if inner and not isinstance(override.value(), dict | None):
         return f"{key} holds several settings, such as {inner[0]}. {suggest_key(key, inner)}"

@@ -30,10 +30,11 @@ def parse(override: str) -> Override:
         meant = [f"{group}={override}" for group in GROUPS if override in options(group)]
         if meant and override not in GROUPS:
             raise UserError(f"'{override}' is not KEY=VALUE. Did you mean {' or '.join(meant)}?") from None
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"'{override[:200]}' cannot be read ({reason}). Write KEY=VALUE, such as prompt.num_tokens=8."
-        ) from None
+        reason, (key, _, value) = str(error).splitlines()[0], override.partition("=")
+        instead = "KEY=VALUE, such as prompt.num_tokens=8"
+        if re.fullmatch(r"[\w.+~/]+", key) and re.search(r"\w.*[{}\[\]:,()=#]", value) and "'" not in value:
+            instead = f"a text with such characters in quotes of two kinds: \"{key}='{value[:200]}'\""
+        raise UserError(f"'{override[:200]}' cannot be read ({reason}). Write {instead}.") from None
     is_file_glob = isinstance(parsed.value(), Glob) and parsed.key_or_group not in GROUPS
     if _length(parsed) > MOST_VALUES:
         raise UserError(f"'{override}' has more than {MOST_VALUES:,} values: list fewer.")

@@ -14,12 +14,13 @@ from dp_bench.data.encoded import EncodedSplit
 from dp_bench.data.fewshot import Draw, degenerate, draw
 from dp_bench.data.overlap import Overlap, Row
 from dp_bench.data.readers import ExampleFile
-from dp_bench.data.source import Source, SplitFile
+from dp_bench.data.source import Source, SplitFile, read_records
 from dp_bench.data.split import held_out, number_held_out
 from dp_bench.data.template import Template
 from dp_bench.progress import notice
 from dp_bench.randomness import derive
 from dp_bench.settings import RunSettings, Selection, TaskSettings
+from dp_bench.suggest import did_you_mean
 from dp_bench.types import Example, UserError
 
 MAX_UNKNOWN = 0.03  # a larger share of unknown tokens is noted
@@ -131,7 +132,7 @@ def prepare_report(settings: RunSettings, task: TaskSettings, source: Source, to
 def _drawn(settings: RunSettings, task: TaskSettings, file: SplitFile) -> Draw:
     """Draw few-shot rows from the training file, all of whose rows must have labels."""
     data = settings.data
-    whole_file = _Labels(file.path, ExampleFile(task, file, data.limit))
+    whole_file = _Labels(task, file, ExampleFile(task, file, data.limit))
     examples = list(whole_file)
     whole_file.refuse_missing()
     return draw(
@@ -153,7 +154,7 @@ def _encoded(
 ) -> EncodedSplit:
     """Encode the examples of a file, or those given; raise UserError if labels are missing."""
     whole_file = ExampleFile(task, file, settings.data.limit)
-    labels = _Labels(file.path, whole_file if examples is None else examples)
+    labels = _Labels(task, file, whole_file if examples is None else examples)
     source = {"sha256": file.sha256, "split": file.split, "limit": settings.data.limit}
     encoded = encode(
         labels,
@@ -182,12 +183,17 @@ class _Labels:
     Their lines are collected by their ids, because a line of MultiRC holds many examples.
     """
 
-    path: Path
+    task: TaskSettings
+    file: SplitFile
     examples: Iterable[Example]
     number: int = 0
     missing: dict[str, int] = field(default_factory=dict)
     unmatched: dict[str, int] = field(default_factory=dict)  # with answers, none of which is a choice
     cut: dict[str, int] = field(default_factory=dict)  # with choices that begin or end inside a word
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
 
     def __iter__(self) -> Iterator[Example]:
         for number, example in enumerate(self.examples, start=1):
@@ -200,6 +206,14 @@ class _Labels:
 
     def refuse_missing(self) -> None:
         """Raise UserError if a label is missing, or if no example has an answer among its choices."""
+        name = self.task.label_field
+        if len(self.missing) == self.number and name is not None:
+            *_, first = next(read_records(self.file))
+            near = did_you_mean(name, [*map(str, first)])
+            raise UserError(
+                f"{self.path} has no labels in the field '{name}', which task.label_field names; its fields "
+                f"are {', '.join(map(str, first))}. {near}".rstrip()
+            )
         if len(self.missing) == self.number:
             raise UserError(
                 f"{self.path} hides its labels, as the official test splits do: use another file to train or "

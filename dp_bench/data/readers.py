@@ -45,9 +45,9 @@ class ExampleFile:
         if task.reader not in READERS:
             known = ", ".join(READERS)
             raise UserError(
-                f"configs/task/{task.name}.yaml: reader={task.reader} is unknown; use one of {known}."
+                f"task={task.name}: reader={task.reader} in its YAML is unknown; use one of {known}."
             )
-        records = (_Record(file.path, line, values) for line, values in read_records(file))
+        records = (_Record(file.path, line, values, number) for line, number, values in read_records(file))
         lines_of_ids: dict[str, int] = {}
         for record, example in islice(READERS[task.reader](task, file.split, records), self.limit):
             if example.id in lines_of_ids:
@@ -79,7 +79,7 @@ def read_record(
     label = values.get(name) if with_label else None
     if isinstance(label, str) and (not label or label.lstrip("-").isdecimal()):  # of CSV
         label = int(label) if label else None
-    record = _Record(path, line, {**values, name: label, **_index(task, values, number)})
+    record = _Record(path, line, {**values, name: label, **_index(task, values, number)}, number)
     try:
         read = [example for _, example in READERS[task.reader](task, split, iter([record]))]
     except UserError:
@@ -119,7 +119,10 @@ class _Record:
     path: Path
     line: int
     values: dict[str, Any]
+    number: int  # of the record in the file, from 0
     inside: str = ""  # "passage.questions[0]." for an object inside the record
+    label_field: str = "label"
+    added: tuple[str, ...] = ()  # fields that the file does not have
 
     def text(self, name: str) -> str:
         """Return a string field; raise UserError if it is missing or something else, as all of these do."""
@@ -132,13 +135,17 @@ class _Record:
 
     def numbered(self, label_field: str) -> _Record:
         """Return the record as `flat` reads it: without an idx it gets the number of its row, from 0."""
-        return replace(self, values={"idx": self.line - 1, **self.with_label(label_field).values})
+        record = self.with_label(label_field)
+        added = () if "idx" in record.values else ("idx",)
+        return replace(record, values={"idx": self.number, **record.values}, added=(*record.added, *added))
 
     def with_label(self, label_field: str) -> _Record:
         """Return the record with the value of `label_field`, where it has one, as its label."""
         raw = self.values.get(label_field)
         label = int(raw) if isinstance(raw, float) and raw.is_integer() else raw
-        return replace(self, values={**self.values, "label": label})
+        added = () if "label" in self.values else ("label",)
+        values = {**self.values, "label": label}
+        return replace(self, values=values, label_field=label_field, added=(*self.added, *added))
 
     def with_fields(self, **fields: str) -> _Record:
         """Return the record with further fields that were derived from it."""
@@ -149,7 +156,8 @@ class _Record:
         return [items.text(item) for item in items.values]
 
     def child(self, name: str) -> _Record:
-        return _Record(self.path, self.line, self._value(name, dict, "an object"), f"{self.inside}{name}.")
+        inner = self._value(name, dict, "an object")
+        return replace(self, values=inner, inside=f"{self.inside}{name}.")
 
     def children(self, name: str) -> list[_Record]:
         items = self._items(name)
@@ -177,7 +185,8 @@ class _Record:
             return raw
         indices = "" if has_numbers else f", or their indices 0 to {len(labels) - 1}"
         raise self.error(
-            f"field {self.inside}label is {_shown(raw)}; allowed are {', '.join(labels)}{indices}"
+            f"field {self.inside}{self.label_field} is {_shown(raw)}; allowed are "
+            f"{', '.join(labels)}{indices}"
         )
 
     def error(self, problem: str) -> UserError:
@@ -185,7 +194,7 @@ class _Record:
 
     def _value(self, name: str, kind: type[T], described: str) -> T:
         if name not in self.values:
-            names = ", ".join(self.values) or "none"
+            names = ", ".join(name for name in self.values if name not in self.added) or "none"
             raise self.error(f"field {self.inside}{name} is missing; the fields are {names}")
         value = self.values[name]
         if not isinstance(value, kind) or isinstance(value, bool):

@@ -9,13 +9,14 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from dp_bench import reading
 from dp_bench.data.cache import cached_folder
@@ -144,28 +145,25 @@ def split_file(path: Path, split: str | None = None) -> SplitFile:
 # ---------------------------------------------------------------------------------------------- records
 
 
-def read_records(split_file: SplitFile) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line number (from 1) and record of a JSONL, CSV or Parquet file.
+Numbered = tuple[int, int, dict[str, Any]]  # a record with its line (from 1) and its number (from 0)
+
+
+def read_records(split_file: SplitFile) -> Iterator[Numbered]:
+    """Yield line, number and record of a JSONL, CSV or Parquet file; CSV begins with a line of column names.
 
     Raises UserError with file and line for a line that cannot be read, such as one that is no JSON object.
     """
+
+    def refuse(problem: str) -> NoReturn:
+        raise UserError(problem)
+
     path = split_file.path
-    read = {".parquet": _parquet_records, ".csv": _csv_records}.get(path.suffix, _jsonl_records)
-    yield from read(path)
-
-
-def _jsonl_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            line = _decoded(path, number, raw).strip()
-            if line:
-                yield number, _parsed(path, number, line)
+        yield from streamed(file, path, path.suffix, refuse)
 
 
-def streamed(
-    file: BinaryIO, path: Path, suffix: str, refuse: Callable[[str], None]
-) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yield line number (from 1), number of the record (from 0) and record, as they arrive.
+def streamed(file: BinaryIO, path: Path, suffix: str, refuse: Callable[[str], None]) -> Iterator[Numbered]:
+    """Yield line, number and record, as they arrive; blank lines of JSONL are numbered too.
 
     What is wrong with a line is passed to `refuse`, and the next one is read. `path` is for messages; a
     Parquet file is read from it. Raises UserError for a CSV file without a usable line of column names, or
@@ -175,7 +173,7 @@ def streamed(
         yield from _streamed_csv(file, path, refuse)
         return
     if suffix == ".parquet":
-        yield from ((number, number - 1, record) for number, record in _parquet_records(path))
+        yield from _parquet_records(path)
         return
     for number, raw in enumerate(file, start=1):
         try:
@@ -188,9 +186,7 @@ def streamed(
             yield number, number - 1, record
 
 
-def _streamed_csv(
-    file: BinaryIO, path: Path, refuse: Callable[[str], None]
-) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def _streamed_csv(file: BinaryIO, path: Path, refuse: Callable[[str], None]) -> Iterator[Numbered]:
     text = TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
     csv.field_size_limit(CSV_FIELD)
     try:
@@ -199,9 +195,7 @@ def _streamed_csv(
         text.detach()
 
 
-def _csv_rows(
-    rows: Any, path: Path, refuse: Callable[[str], None]
-) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def _csv_rows(rows: Any, path: Path, refuse: Callable[[str], None]) -> Iterator[Numbered]:
     names: list[str] | None = None
     record = 0
     while True:
@@ -210,7 +204,7 @@ def _csv_rows(
         try:
             row = next(rows)
         except StopIteration:
-            return
+            break
         except csv.Error as error:
             row, problem = [""], f"{error}"
         if not row:
@@ -218,10 +212,10 @@ def _csv_rows(
         if any("\ud800" <= char <= "\udfff" for value in row for char in value):
             problem = "not UTF-8"
         if names is None:
-            if problem or len(set(row)) < len(row) or not all(map(str.strip, row)):
+            if problem := problem or _problem_of_names(row):
                 raise UserError(
-                    f"{path}, line {line}: expected the names of the columns, each once, in UTF-8: "
-                    f"{problem or ', '.join(row)}."
+                    f"{path}, line {line}: expected the names of the columns, each once, in UTF-8, with "
+                    f"commas between them: {problem}."
                 )
             names = row
             continue
@@ -232,6 +226,18 @@ def _csv_rows(
         else:
             yield line, record, dict(zip(names, row, strict=True))
         record += 1
+    if names is None:
+        raise UserError(f"{path} is empty: expected the names of the columns in line 1, and rows after it.")
+
+
+def _problem_of_names(row: Sequence[str]) -> str:
+    """Return what is wrong with the names of columns, or ""."""
+    if repeated := [name for name, number in Counter(row).items() if number > 1]:
+        return f"'{repeated[0]}' is the name of several columns"
+    if not all(map(str.strip, row)):
+        return f"a column has no name: {', '.join(row)}"
+    other = next((sign for sign in ";\t|" if len(row) == 1 and sign in row[0]), None)
+    return f"{other!r} is between them" if other else ""
 
 
 def _decoded(path: Path, number: int, raw: bytes) -> str:
@@ -289,25 +295,7 @@ def _excerpt(line: str, position: int) -> str:
     return f"{'…' if start else ''}{line[start:end]}{'…' if end < len(line) else ''}"
 
 
-def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield number (from 1, without the header) and values, as strings, of the rows of a CSV file."""
-    import pandas
-
-    try:
-        with pandas.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", chunksize=PARQUET_ROWS
-        ) as chunks:
-            for rows in chunks:
-                for index, record in zip(rows.index, rows.to_dict("records"), strict=True):
-                    yield int(index) + 1, {str(key): value for key, value in record.items()}
-    except (ValueError, OSError) as error:  # errors of pandas are ValueErrors
-        raise UserError(
-            f"{path}: expected a CSV file in UTF-8 whose first line names the columns, but "
-            f"{str(error).splitlines()[0]}."
-        ) from None
-
-
-def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_records(path: Path) -> Iterator[Numbered]:
     import pyarrow
     from pyarrow import parquet
 
@@ -317,7 +305,7 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for rows in file.iter_batches(PARQUET_ROWS):
                 for record in rows.to_pylist():
                     number += 1
-                    yield number, record
+                    yield number, number - 1, record
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: a text after row {number} is not UTF-8 ({error.reason}). Write the file again."
@@ -333,8 +321,8 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _task_folder(root: Path, title: str) -> Path:
     if not root.is_dir():
         raise UserError(
-            f"data.dir={root} is not a folder. Give the folder that contains {title}/train.jsonl, as the "
-            "official SuperGLUE release does."
+            f"data.dir={root} is not a folder. Give the folder that contains {title}/ with the files of the "
+            "task, as the official SuperGLUE release does (BoolQ/train.jsonl, BoolQ/val.jsonl, …)."
         )
     folder = subfolder(root, title)
     if folder is None:
@@ -361,7 +349,7 @@ def _nearby(root: Path, title: str) -> str:
             return f", but {child} does: set data.dir={child}."
     if root.name.lower() == title.lower() and any(root.glob("*.jsonl")):
         return f"; it is the {title} folder itself: set data.dir={root.parent}."
-    return f"; it contains {_listing(root)}. Expected {root / title}/train.jsonl."
+    return f"; it contains {_listing(root)}. Expected {root / title}/train.jsonl (or .csv, .parquet)."
 
 
 def _release_file(folder: Path, stem: str, key: str | None) -> SplitFile:
@@ -369,7 +357,7 @@ def _release_file(folder: Path, stem: str, key: str | None) -> SplitFile:
     files = files_of(folder)
     if stem in files:
         return split_file(files[stem], stem if key else "test")
-    path, stems = folder / f"{stem}.jsonl", list(files)
+    path, stems = folder / f"{stem}{next(iter(files.values()), Path('x.jsonl')).suffix}", list(files)
     if key == "data.validation_file" and "dev32" in stems:
         raise UserError(
             f"{path} is missing, but there is a dev32.jsonl, as in FewGLUE: set {key}=dev32 "

@@ -46,7 +46,7 @@ class Template:
     @classmethod
     def of(cls, task: TaskSettings) -> Template:
         """Parse the template of a task; raise UserError if it names a field that the task lacks."""
-        origin = f"configs/task/{task.name}.yaml"
+        origin = f"task.template of task={task.name}"
         template = cls.parse(task.template, task.shorten, origin)
         unknown = [field for field in template.fields if field not in task.fields]
         if unknown:

@@ -45,13 +45,15 @@ def compare_runs(folder_a: Path, folder_b: Path) -> list[Section]:
     a, b = record_in(folder_a), record_in(folder_b)
     notes: list[str] = []
     frames = predictions_in(folder_a, a, "A", notes), predictions_in(folder_b, b, "B", notes)
-    scores, flips = _scores(a, b, *frames)
-    for section in (scores, flips):
+    scores = Section("Scores", ("task", "A", "B"), _scores(a, b))
+    tests, flips = _tests(a, b, *frames)
+    for section in (tests, flips):
         section.notes.extend(notes)
     return [
         Section("Runs", ("run", "id"), [("A", a.run_id), ("B", b.run_id)]),
         differences("Settings that differ", used(a), used(b)),
         scores,
+        tests,
         flips,
         _sides("Cost", _cost(a), _cost(b)),
         differences("Environment that differs", environment(a), environment(b)),
@@ -116,31 +118,32 @@ def _task_scores(record: RunRecord) -> dict[str, float]:
     return {**(several or {record.task: record.score}), **others}
 
 
-def _scores(
+def _scores(a: RunRecord, b: RunRecord) -> list[tuple[Any, ...]]:
+    scores_a, scores_b = _task_scores(a), _task_scores(b)
+    return [(task, scores_a.get(task), scores_b.get(task)) for task in {**scores_a, **scores_b}]
+
+
+def _tests(
     a: RunRecord, b: RunRecord, frames_a: dict[str, pd.DataFrame], frames_b: dict[str, pd.DataFrame]
 ) -> tuple[Section, Section]:
-    """Return the scores with the tests over examples, and the examples that flipped."""
-    columns = ("task", "A", "B", "n", "A-B", "low", "high", "p boot", "p McN")
-    scores = Section("Scores; test over examples: accuracy, A less B, 95 % interval", columns, [])
+    """Return the tests over examples, and the examples that flipped."""
+    columns = ("task", "n", "A", "B", "A-B", "low", "high", "p bootstrap", "p McNemar")
+    tests = Section("Accuracy on the same examples: A less B, 95 % interval", columns, [])
     flips = Section(FLIPS, ("id", "gold", "A", "p(A)", "B", "p(B)"), [])
-    scores_a, scores_b = _task_scores(a), _task_scores(b)
     flipped: list[tuple[Any, ...]] = []
-    for task in {**scores_a, **scores_b}:
-        row: tuple[Any, ...] = (task, scores_a.get(task), scores_b.get(task))
-        if task in frames_a and task in frames_b:
-            part_a, part_b = frames_a[task].set_index("id"), frames_b[task].set_index("id")
-            if set(part_a.index) != set(part_b.index) or not part_a.index.is_unique or not len(part_a):
-                scores.notes.append(f"{task}: A and B report different examples; they are not paired.")
-            elif not part_a["gold"].equals(part_b["gold"].reindex(part_a.index)):
-                scores.notes.append(f"{task}: the gold labels of A and B differ; they are not paired.")
-            else:
-                row += _tested(a, b, task, frames_a[task], frames_b[task])
-                flipped += flips_of(a, task, part_a, part_b.reindex(part_a.index))
-        scores.rows.append((*row, *[None] * (len(columns) - len(row))))
+    for task in (task for task in frames_a if task in frames_b):
+        part_a, part_b = frames_a[task].set_index("id"), frames_b[task].set_index("id")
+        if set(part_a.index) != set(part_b.index) or not part_a.index.is_unique or not len(part_a):
+            tests.notes.append(f"{task}: A and B report different examples; they are not paired.")
+        elif not part_a["gold"].equals(part_b["gold"].reindex(part_a.index)):
+            tests.notes.append(f"{task}: the gold labels of A and B differ; they are not paired.")
+        else:
+            tests.rows.append((task, *_tested(a, b, task, frames_a[task], frames_b[task])))
+            flipped += flips_of(a, task, part_a, part_b.reindex(part_a.index))
     flips.rows.extend(sorted(flipped, key=_confidence, reverse=True))
     if not flipped:
         flips.notes.append("none among the examples that can be paired")
-    return scores, flips
+    return tests, flips
 
 
 def _tested(a: RunRecord, b: RunRecord, task: str, *frames: pd.DataFrame) -> tuple[Any, ...]:
@@ -148,8 +151,9 @@ def _tested(a: RunRecord, b: RunRecord, task: str, *frames: pd.DataFrame) -> tup
     right = [of["correct"].to_numpy(dtype=np.bool_)[None] for of in (of_a, of_b)]
     seed = derive(0, "bootstrap", a.run_id, b.run_id, task)
     test = over_examples(right[0], right[1], seed, of_a["source"].tolist())
-    gain = 100 * float(right[0].mean() - right[1].mean())
-    return test.num_examples, gain, test.low, test.high, test.p_bootstrap, test.p_mcnemar
+    accuracies = [100 * float(of_run.mean()) for of_run in right]
+    gain = accuracies[0] - accuracies[1]
+    return test.num_examples, *accuracies, gain, test.low, test.high, test.p_bootstrap, test.p_mcnemar
 
 
 def flips_of(record: RunRecord, task: str, a: pd.DataFrame, b: pd.DataFrame) -> list[tuple[Any, ...]]:

@@ -42,6 +42,7 @@ MOST_COLUMNS = 3
 MOST_TICKS = 6
 TITLE_WIDTH = 34  # characters per line
 LEGEND_WIDTH = 34
+SHARED_WIDTH = 48  # of what all panels share, per column
 SEPARATOR = " · "  # of the parts of a place
 LEVELS = (":", "--", "-.", (0, (5, 1)), (0, (1, 1)))  # line styles of what trains nothing
 PARENTHESES = re.compile(r" ?\([^)]*\)")
@@ -120,13 +121,13 @@ def choices_over_training(runs: Sequence[FinishedRun]) -> Figure | None:
 
 def _curves(runs: Sequence[FinishedRun], key: str, label: str) -> Figure | None:
     """Draw a value of each evaluation against updates: the mean over seeds, and their range as a band."""
+    levels = _levels(runs, lambda record: record.select_score) if key == "select_score" else None
     lines = [
         {**names, "step": entry["step"], key: entry[key]}
-        for _, names, entry in _evaluations(runs)
-        if key in entry
+        for record, names, entry in _evaluations(runs)
+        if key in entry and (levels is None or not _is_level(record))
     ]
     points = _grouped(lines, [*LINE, "step"], key, mean="mean", min="min", max="max", count="count")
-    levels = _levels(runs, lambda record: record.select_score) if key == "select_score" else None
 
     def draw(axes: Axes, panel: pd.DataFrame, styles: Styles) -> None:
         band = 0.3 / max(2, len(styles))  # bands overlap
@@ -493,7 +494,8 @@ def _figure(
             above = grid[list(grid).index(axes) - columns]
             above.xaxis.set_tick_params(labelbottom=True)
             above.set_xlabel(xlabel)
-        canvas.suptitle(fill("; ".join(filter(None, [common, look.statistic])), 48 * columns), fontsize=7)
+        shared = "; ".join(filter(None, [common, look.statistic]))
+        canvas.suptitle(fill(shared, SHARED_WIDTH * columns), fontsize=7, x=0.01, ha="left")
         if handles:
             names = [name for name in (*drawn, *level_styles) if name in handles]
             texts = [fill(str(name), LEGEND_WIDTH) for name in names]
@@ -508,7 +510,8 @@ def _shown_levels(levels: pd.DataFrame | None, panels: Sequence[Any]) -> pd.Data
     if levels is None:
         return pd.DataFrame(columns=[*LINE, "mean", "count"])
     keys = {(place, str(name)) for (place, name), _ in panels}
-    kept = levels[[(p, t) in keys for p, t in zip(levels["place"], levels["task"], strict=True)]]
+    is_drawn = [(p, t) in keys for p, t in zip(levels["place"], levels["task"], strict=True)]
+    kept = levels[np.array(is_drawn, dtype=bool)]
     return (
         kept.assign(_last=kept["prompt"] == CHANCE)
         .sort_values(["_last", "prompt", *LINE[:2]])

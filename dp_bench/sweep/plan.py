@@ -113,14 +113,12 @@ def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
     combinations = sum(math.prod(len(values) for values in sweep.values()) for sweep in axes)
     if combinations >= MANY:
         line(f"planning {combinations} combinations …")
-    choices = [choice for sweep in axes for choice in expand(sweep, extra_dir)]
-    folders = {choice.experiment.settings.results_dir for choice in choices}
-    if len(folders) > 1:
-        raise UserError(f"results_dir={','.join(sorted(folders))}: a sweep writes to one folder.")
+    folders: set[str] = set()
     located: dict[str, Sources] = {}  # once for all runs that read the same data
     runs: dict[str, Run] = {}
-    for choice in choices:
+    for choice in (choice for sweep in axes for choice in expand(sweep, extra_dir)):
         resolved = choice.experiment.resolved
+        folders.add(choice.experiment.settings.results_dir)
         key = json.dumps([resolved["task"], resolved.get("transfer"), resolved["data"]], sort_keys=True)
         if key not in located:
             located[key] = Sources.of(choice.experiment)
@@ -131,6 +129,13 @@ def make_plan(words: Sequence[str], extra_dir: Path | None = None) -> Plan:
             *(choice.experiment, located[key]),
         )
         runs.setdefault(run_id, run)
+    if len(folders) > 1:
+        raise UserError(f"results_dir={','.join(sorted(folders))}: a sweep writes to one folder.")
+    if combinations >= MANY and len(runs) < combinations:
+        same = combinations - len(runs)
+        line(
+            f"{same} of them are the same runs as others, such as the seeds of a baseline that draws nothing"
+        )
     experiments = tuple(sweep["experiment"][0].split("=", 1)[1] for sweep in axes if "experiment" in sweep)
     return Plan(_name(experiments, words), Path(folders.pop()), tuple(runs.values()), experiments)
 
