@@ -1,4 +1,4 @@
-"""The benchmarks: what they time is a real update and a real evaluation, and a target is missed by so much."""
+"""The benchmarks: what they time is a real update and a real evaluation, and a target says how far it is."""
 
 from __future__ import annotations
 
