@@ -38,6 +38,7 @@ def main(name: str, words: list[str]) -> int:
         for size in given.sizes:
             printed.append(largest_that_fits(Setup(given.family, size, "bf16", given.device)))
             print(printed[-1], flush=True)
+        name = f"fits-{given.family}"
     report.save(given.out, name, origin, {"printed": "\n".join(printed).splitlines()})
     return 0
 
@@ -90,7 +91,7 @@ def _num_weights(t5: T5, size: str) -> int:
     import torch
 
     with torch.device("meta"):
-        return sum(p.numel() for p in t5.classes()[0](t5.config(size)).parameters())
+        return sum(p.numel() for p in t5.model_class()(t5.config(size)).parameters())
 
 
 def _kept_bytes(t5: T5, size: str, layers: int, batch: int, tokens: int) -> int:
@@ -98,7 +99,7 @@ def _kept_bytes(t5: T5, size: str, layers: int, batch: int, tokens: int) -> int:
     import torch
 
     with torch.device("meta"):
-        model = t5.classes()[0](t5.config(size, num_layers=layers)).to(torch.bfloat16).eval()
+        model = t5.model_class()(t5.config(size, num_layers=layers)).to(torch.bfloat16).eval()
         embeds = torch.zeros(batch, tokens, t5.sizes[size][0], dtype=torch.bfloat16, requires_grad=True)
     weights = {p.untyped_storage()._cdata for p in model.requires_grad_(False).parameters()}
     seen: dict[int, int] = {}

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 NUM_TEXTS = 512
-Dims = tuple[int, ...]
+LABELS = [150, 4273]  # the tokens of the two labels: any will do
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,18 @@ class Family:
     """What differs between families of models."""
 
     title: str
-    sizes: ClassVar[dict[str, Dims]]
+    config_class: str
+    classes: tuple[str, str]  # of transformers, for the product and for a peer
+    dims: tuple[str, ...]  # the names of what `sizes` has
+    sizes: ClassVar[dict[str, tuple[int, ...]]]
     usual: str  # the size that targets are set for
-    vocabulary: int
+    fixed: ClassVar[dict[str, Any]] = {}  # what all sizes have in common
     batch: int
     words: tuple[str, ...]  # the settings of dp-bench that name its task and backbone
     lengths: tuple[float, float, int, int]  # mean and deviation of their logarithm, least, most
     around: tuple[int, int]  # tokens before and behind the part of a text that a prompt may split
     answer_offset: int | None = None  # from that part's end to the token at which the answer is read
     task_type: str  # peft's
-
-    def config(self, size: str, attention: str = "sdpa", **changed: int) -> Any:
-        """Return the dimensions of a size as transformers has them."""
-        raise NotImplementedError
-
-    def classes(self) -> tuple[Any, Any]:
-        """Return the class of transformers that the product loads, and that which a peer loads."""
-        raise NotImplementedError
-
-    def reader(self, model: Any) -> Any:
-        """Return the part of a model that reads the text."""
-        raise NotImplementedError
 
     def backbone(self, model: Any, settings: Any) -> Any:
         """Return the product's backbone."""
@@ -74,31 +65,43 @@ class Family:
         """Return the logits of the two labels from what a peer's model returns."""
         raise NotImplementedError
 
+    def config(self, size: str, attention: str = "sdpa", **changed: int) -> Any:
+        """Return the dimensions of a size as transformers has them."""
+        import transformers
+
+        dims = dict(zip(self.dims, self.sizes[size], strict=True)) | changed
+        config = getattr(transformers, self.config_class)(**self.fixed, **dims)
+        config._attn_implementation = attention
+        return config
+
+    def model_class(self, *, for_peer: bool = False) -> Any:
+        import transformers
+
+        return getattr(transformers, self.classes[for_peer])
+
     def make(self, setup: Setup, attention: str = "sdpa", *, for_peer: bool = True) -> Any:
         """Build a model with random weights."""
         import torch
 
         with torch.device(setup.device):
-            model = self.classes()[for_peer](self.config(setup.size, attention))
+            model = self.model_class(for_peer=for_peer)(self.config(setup.size, attention))
         return model.to(setup.dtype).eval()
 
     def weights(self, model: Any) -> int:
         """Return the weights that a token of the text meets in matrices."""
         from torch import nn
 
-        modules = self.reader(model).modules()
-        return sum(module.weight.numel() for module in modules if isinstance(module, nn.Linear))
-
-    def label_ids(self, label: Any) -> Any:
-        """Return the token of each label: any two will do."""
-        return label.new_tensor([150, 4273])[label]
+        reader = getattr(model.base_model, "encoder", model.base_model)
+        return sum(module.weight.numel() for module in reader.modules() if isinstance(module, nn.Linear))
 
 
 class T5(Family):
-    """T5 1.1, as the paper's LM-adapted checkpoints: d_model, d_ff, layers, heads (each 64 wide)."""
+    """T5 1.1, as the paper's LM-adapted checkpoints; heads are 64 wide."""
 
-    title, usual, vocabulary, batch = "T5", "small", 32128, 8
-    sizes: ClassVar[dict[str, Dims]] = {
+    title, usual, batch, task_type = "T5", "small", 8, "SEQ_2_SEQ_LM"
+    config_class, classes = "T5Config", 2 * ("T5ForConditionalGeneration",)
+    dims = ("d_model", "d_ff", "num_layers", "num_heads")
+    sizes: ClassVar[dict[str, tuple[int, ...]]] = {
         "tiny": (64, 128, 2, 2),
         "small": (512, 1024, 8, 6),
         "base": (768, 2048, 12, 12),
@@ -106,26 +109,17 @@ class T5(Family):
         "xl": (2048, 5120, 24, 32),
         "xxl": (4096, 10240, 24, 64),
     }
+    fixed: ClassVar[dict[str, Any]] = {
+        "vocab_size": 32128,
+        "d_kv": 64,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "decoder_start_token_id": 0,
+    }
     words = ("task=boolq",)
     lengths = (4.82, 0.46, 24, 480)  # of BoolQ's training set
     around = (0, 1)  # </s>
-    task_type = "SEQ_2_SEQ_LM"
-
-    def config(self, size: str, attention: str = "sdpa", **changed: int) -> Any:
-        from transformers import T5Config
-
-        d_model, d_ff, layers, heads = self.sizes[size]
-        dims = {"d_model": d_model, "d_ff": d_ff, "d_kv": 64, "num_layers": layers, "num_heads": heads}
-        kind = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 0}
-        return _attending(T5Config(vocab_size=self.vocabulary, **kind, **(dims | changed)), attention)
-
-    def classes(self) -> tuple[Any, Any]:
-        from transformers import T5ForConditionalGeneration
-
-        return T5ForConditionalGeneration, T5ForConditionalGeneration
-
-    def reader(self, model: Any) -> Any:
-        return model.get_encoder()
+    decoder_ids = (0, 32099)  # <pad>, <extra_id_0>
 
     def backbone(self, model: Any, settings: Any) -> Any:
         import torch
@@ -134,43 +128,41 @@ class T5(Family):
         from dp_bench.backbones.random_init import byte_tokenizer
 
         backbone = EncoderDecoder(model, byte_tokenizer(), answer_prefix="<extra_id_0>")
-        backbone.decoder_ids_A = torch.tensor([0, self.vocabulary - 29])  # <pad>, <extra_id_0>
+        backbone.decoder_ids_A = torch.tensor(self.decoder_ids)
         return backbone
 
     def inputs(self, ids: Any, mask: Any, label: Any, *, training: bool) -> dict[str, Any]:
-        return {"input_ids": ids, "attention_mask": mask, "labels": self.label_ids(label)[:, None]}
+        return {"input_ids": ids, "attention_mask": mask, "labels": _tokens(label)[:, None]}
 
     def answers(self, logits: Any, mask: Any) -> Any:
-        return logits[:, 0, [150, 4273]]
+        return logits[:, 0, LABELS]
 
 
 class Decoder(Family):
-    """Llama with the dimensions of SmolLM2-135M: width, width inside, layers, heads, those of keys and
-    values."""
+    """Llama with the dimensions of SmolLM2-135M."""
 
-    title, usual, vocabulary, batch = "Llama", "smollm2", 49152, 16
-    sizes: ClassVar[dict[str, Dims]] = {"tiny": (64, 128, 2, 4, 2), "smollm2": (576, 1536, 30, 9, 3)}
+    title, usual, batch, task_type = "Llama", "smollm2", 16, "CAUSAL_LM"
+    config_class, classes = "LlamaConfig", 2 * ("LlamaForCausalLM",)
+    dims = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    )
+    sizes: ClassVar[dict[str, tuple[int, ...]]] = {
+        "tiny": (64, 128, 2, 4, 2),
+        "smollm2": (576, 1536, 30, 9, 3),
+    }
+    fixed: ClassVar[dict[str, Any]] = {
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 8192,
+        "use_cache": False,
+    }
     words = ("task=rte", "backbone=smollm2")
     lengths = (4.27, 0.48, 21, 307)  # of RTE's training set, as this backbone writes it
     around, answer_offset = (0, 3), 2  # a line break, "Answer", ":"
-    task_type = "CAUSAL_LM"
-
-    def config(self, size: str, attention: str = "sdpa", **changed: int) -> Any:
-        from transformers import LlamaConfig
-
-        width, inside, layers, heads, kv_heads = self.sizes[size]
-        dims = {"hidden_size": width, "intermediate_size": inside, "num_hidden_layers": layers}
-        dims |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
-        kind = {"tie_word_embeddings": True, "max_position_embeddings": 8192, "use_cache": False}
-        return _attending(LlamaConfig(vocab_size=self.vocabulary, **kind, **(dims | changed)), attention)
-
-    def classes(self) -> tuple[Any, Any]:
-        from transformers import LlamaForCausalLM
-
-        return LlamaForCausalLM, LlamaForCausalLM
-
-    def reader(self, model: Any) -> Any:
-        return model.get_decoder()
 
     def backbone(self, model: Any, settings: Any) -> Any:
         from dp_bench.backbones.decoder_only import DecoderOnly
@@ -184,47 +176,32 @@ class Decoder(Family):
             return {"input_ids": ids, "attention_mask": mask}
         from torch.nn.functional import pad
 
-        end, answer = mask.sum(1, keepdim=True), self.label_ids(label)[:, None]
+        end, answer = mask.sum(1, keepdim=True), _tokens(label)[:, None]
         ids, mask = pad(ids, (0, 1)).scatter(1, end, answer), pad(mask, (0, 1)).scatter(1, end, 1)
         labels = ids.new_full(ids.shape, -100).scatter(1, end, answer)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def answers(self, logits: Any, mask: Any) -> Any:
         last = mask.sum(1) - 1 + logits.shape[1] - mask.shape[1]  # behind the vectors of the prompt
-        return logits[range(len(mask)), last][:, [150, 4273]]
+        return logits[range(len(mask)), last][:, LABELS]
 
 
 class Encoder(Family):
-    """BERT with the dimensions of MiniLM or its own, and a classifier head: width, width inside, layers,
-    heads."""
+    """BERT with the dimensions of MiniLM or its own, and a classifier head."""
 
-    title, usual, vocabulary, batch = "BERT", "minilm", 30522, 16
-    sizes: ClassVar[dict[str, Dims]] = {
+    title, usual, batch, task_type = "BERT", "minilm", 16, "SEQ_CLS"
+    config_class, classes = "BertConfig", ("BertModel", "BertForSequenceClassification")
+    dims = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    sizes: ClassVar[dict[str, tuple[int, ...]]] = {
         "tiny": (64, 128, 2, 2),
         "minilm": (384, 1536, 6, 12),
         "base": (768, 3072, 12, 12),
         "large": (1024, 4096, 24, 16),
     }
+    fixed: ClassVar[dict[str, Any]] = {"vocab_size": 30522}
     words = ("task=rte", "backbone=minilm")
     lengths = (4.19, 0.48, 18, 294)  # of RTE's training set
     around = (1, 1)  # [CLS], [SEP]
-    task_type = "SEQ_CLS"
-
-    def config(self, size: str, attention: str = "sdpa", **changed: int) -> Any:
-        from transformers import BertConfig
-
-        width, inside, layers, heads = self.sizes[size]
-        dims = {"hidden_size": width, "intermediate_size": inside, "num_hidden_layers": layers}
-        dims |= {"num_attention_heads": heads}
-        return _attending(BertConfig(vocab_size=self.vocabulary, **(dims | changed)), attention)
-
-    def classes(self) -> tuple[Any, Any]:
-        from transformers import BertForSequenceClassification, BertModel
-
-        return BertModel, BertForSequenceClassification
-
-    def reader(self, model: Any) -> Any:
-        return model.base_model.encoder
 
     def backbone(self, model: Any, settings: Any) -> Any:
         from dp_bench.backbones.encoder_only import EncoderOnly
@@ -239,12 +216,11 @@ class Encoder(Family):
         return logits
 
 
+def _tokens(label: Any) -> Any:
+    return label.new_tensor(LABELS)[label]
+
+
 FAMILIES: dict[str, Family] = {"t5": T5(), "decoder": Decoder(), "encoder": Encoder()}
-
-
-def _attending(config: Any, attention: str) -> Any:
-    config._attn_implementation = attention
-    return config
 
 
 # ------------------------------------------------------------------------------------------ texts
@@ -256,7 +232,9 @@ def make_texts(setup: Setup) -> list[list[int]]:
 
     rng = np.random.default_rng(0)
     lengths = lengths_of_texts(setup, NUM_TEXTS)
-    return [[*rng.integers(3, setup.kind.vocabulary - 128, size=int(n) - 1).tolist(), 1] for n in lengths]
+    return [
+        [*rng.integers(3, setup.kind.fixed["vocab_size"] - 128, size=int(n) - 1).tolist(), 1] for n in lengths
+    ]
 
 
 def lengths_of_texts(setup: Setup, number: int) -> Any:

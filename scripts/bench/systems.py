@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .models import Setup
+from .models import T5, Setup
 
 NUM_TOKENS, PADDED = 20, 480
 FIXED, MAIN = "dp-bench fixed", "dp-bench adap_ins_vec_pos"  # fixed, and instance-level vectors and position
@@ -191,7 +191,7 @@ def authors(texts: Texts, setup: Setup) -> System:
     head = nn.Linear(width, NUM_TOKENS + 1).to(device)
     parameters = [pool, *mix.parameters(), *head.parameters()]
     optimizer = _adafactor(parameters)
-    answer = torch.tensor([0, kind.vocabulary - 29, 1], device=device)
+    answer = torch.tensor([*T5.decoder_ids, 1], device=device)
 
     def logits(places: Any) -> tuple[Any, Any]:
         ids, mask, label = _padded(texts, places, PADDED, device)
