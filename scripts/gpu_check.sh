@@ -77,7 +77,7 @@ export python wheels packages device out rounds texts
 step image 120 image
 step tests 420 "$python" -m pytest -m gpu tests/test_gpu.py
 step bench 540 bench t5 $sizes
-step decoder 120 bench decoder $decoder
+step decoder 180 bench decoder $decoder
 step memory 180 "$python" scripts/bench fits $sizes --device "$device" --out "$out"
 step profile 60 "$python" -m dp_bench train $micro prompt=dynamic device="$device" trainer.profile=true \
   results_dir="$out/profiled" rerun=true
