@@ -53,7 +53,8 @@ def main(name: str, words: list[str]) -> int:
     most = all_threads[-1]  # which the targets speak of
     judged = [figure for figure in figures if figure.threads == most]
     text, good = report.verdicts(setup, judged, products[most])
-    show(printed, f"\n{text}\n\n{deviation(setup, most)}")
+    show(printed, f"\n{text}")
+    show(printed, f"\n{deviation(setup, most)}")
     content = {
         "size": given.size,
         "rounds": given.rounds,
