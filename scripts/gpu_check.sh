@@ -32,7 +32,7 @@ log=$out/gpu_check.txt
 failed=0
 
 step() { # NAME SECONDS COMMAND…: run a step and write down how it ended
-  case " ${STEPS:-image tests sweep bench memory profile} " in *" $1 "*) ;; *) return ;; esac
+  case " ${STEPS:-image tests bench decoder memory profile} " in *" $1 "*) ;; *) return ;; esac
   local name=$1 limit=$2 began=$SECONDS code=0
   shift 2
   echo "== $name: $*" | tee -a "$log"
@@ -53,20 +53,21 @@ image() {
   "$python" -m dp_bench doctor
 }
 
-bench() { # SIZE…
-  local code=0
+bench() { # NAME SIZE…
+  local name=$1 code=0
+  shift
   for size in "$@"; do
-    "$python" scripts/bench.py --device "$device" --size "$size" --precision bf16 --threads 1 --rounds "$rounds" \
-      --texts "$texts" --out "$out/$size"
+    "$python" scripts/bench "$name" --device "$device" --size "$size" --precision bf16 --threads 1 --rounds "$rounds" \
+      --texts "$texts" --out "$out"
     [ $? -le 1 ] || code=1 # 1: a target was missed, which is a result
   done
   return $code
 }
 
 if [ "$device" = cpu ]; then
-  sizes=tiny rounds=1 texts=16
+  sizes=tiny decoder=tiny rounds=1 texts=16
 else
-  sizes="small base large xl" rounds=5 texts=96
+  sizes="small base large xl" decoder=smollm2 rounds=5 texts=96
 fi
 micro="task=rte backbone=t5_micro data=micro trainer=micro trainer.max_steps=20 trainer.eval_every=10"
 
@@ -75,8 +76,9 @@ export python wheels packages device out rounds texts
 
 step image 120 image
 step tests 420 "$python" -m pytest -m gpu tests/test_gpu.py
-step bench 540 bench $sizes
-step memory 180 "$python" scripts/bench_growth.py --fits $sizes --device "$device"
+step bench 540 bench t5 $sizes
+step decoder 180 bench decoder $decoder
+step memory 180 "$python" scripts/bench fits $sizes --device "$device" --out "$out"
 step profile 60 "$python" -m dp_bench train $micro prompt=dynamic device="$device" trainer.profile=true \
   results_dir="$out/profiled" rerun=true
 

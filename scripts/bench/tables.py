@@ -1,7 +1,5 @@
 """How long `dp-bench tables` and `dp-bench status` take over many runs, and how much memory.
 
-    python scripts/bench_report.py              # 10,000 generated records, in a folder that is removed
-
 The records are those of a sweep over backbones, tasks, prompts, learning rates and seeds, with made-up
 scores. Every command is a new process; the first `tables` makes the index, the others use it, and the
 last read a pack in place of the folders.
@@ -23,6 +21,8 @@ from typing import Any
 
 from dp_bench import config, records
 
+from . import report
+
 BACKBONES = ("t5_small", "t5_base", "t5_large", "t5_xl")
 TASKS = ("boolq", "cb", "multirc", "rte", "wic")
 PROMPTS = ("fixed", "postfix", "split", "random_position", "adap_pos", "adap_ins_pos", "dynamic", "pool")
@@ -30,14 +30,14 @@ SEEDS = range(5)
 LIMITS = {"seconds": 3.0, "megabytes": 1000.0}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(name: str, words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog=f"python scripts/bench {name}", description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000)
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results"
         generate(results, given.runs)
-        print(f"{given.runs} runs, Python {sys.version.split()[0]}, {os.cpu_count()} cores\n")
+        print(f"{report.origin_line(report.origin())}\n\n**{given.runs:,} runs**\n")
         print("| command | seconds | peak MB | |\n|---|---:|---:|---|")
         where = ["--results-dir", str(results)]
         good = all(
@@ -145,7 +145,3 @@ def measured(words: list[str]) -> tuple[float, float]:
     if os.waitstatus_to_exitcode(status) != 0:
         raise RuntimeError(f"dp-bench {' '.join(words)} failed")
     return seconds, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,5 @@
 """Time reading, rendering, tokenising and caching: BoolQ, MultiRC, and a generated ReCoRD of its real size.
 
-    python scripts/bench_data.py --dir ../shared/superglue --tokenizer ../shared/t5-tokenizer
-
 Each measurement is a process of its own, twice on one cache: cold, then warm. Seconds are those from opening
 the file to an encoded split, without imports; peak memory is that of the whole process, torch included. Ends
 with exit code 1 where a limit is exceeded: BoolQ and MultiRC together 30 s cold and 2 s warm, any peak 2 GB.
@@ -20,21 +18,24 @@ import time
 from itertools import accumulate
 from pathlib import Path
 
+from . import report
+
 COLD_SECONDS, WARM_SECONDS, PEAK_MB = 30.0, 2.0, 2000.0
 QUERIES, QUERIES_OF_A_PASSAGE = 100_000, 1.5  # ReCoRD's train set: 100,730 queries on 65,709 passages
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(name: str, words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog=f"python scripts/bench {name}", description=__doc__)
     parser.add_argument("--dir", type=Path, default=Path("../shared/superglue"), help="the official release")
     parser.add_argument("--tokenizer", type=Path, default=Path("../shared/t5-tokenizer"))
     parser.add_argument("--queries", type=int, default=QUERIES, help="of the generated ReCoRD; 0: none")
     parser.add_argument("--one", nargs=3, metavar=("TASK", "FILE", "CACHE"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     if given.one:
         task, file, cache = given.one
         print(json.dumps(measure(task, Path(file), Path(cache), given.tokenizer)))
         return 0
+    print(f"{report.origin_line(report.origin())}\n", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         files = {
             "boolq": given.dir / "BoolQ" / "train.jsonl",
@@ -43,14 +44,15 @@ def main() -> int:
         if given.queries:
             files["record"] = Path(scratch) / "train.jsonl"
             write_record(files["record"], given.queries)
-        print(f"{'task':8} {'':5} {'rows':>7} {'MB read':>8} {'seconds':>8} {'rows/s':>8} {'peak MB':>8}")
+        print("| task | cache | rows | MB read | seconds | rows/s | peak MB |")
+        print("|---|---|---:|---:|---:|---:|---:|")
         found = {}
         for task, file in files.items():
             for state in ("cold", "warm"):
                 found[task, state] = line = alone(task, file, Path(scratch) / "cache", given.tokenizer)
                 print(
-                    f"{task:8} {state:5} {line['rows']:7.0f} {file.stat().st_size / 1e6:8.1f} "
-                    f"{line['seconds']:8.2f} {line['rows'] / line['seconds']:8.0f} {line['peak_mb']:8.0f}",
+                    f"| {task} | {state} | {line['rows']:.0f} | {file.stat().st_size / 1e6:.1f} | "
+                    f"{line['seconds']:.2f} | {line['rows'] / line['seconds']:.0f} | {line['peak_mb']:.0f} |",
                     flush=True,
                 )
     return verdict(found)
@@ -58,6 +60,7 @@ def main() -> int:
 
 def verdict(found: dict[tuple[str, str], dict[str, float]]) -> int:
     good = True
+    print()
     for state, limit in (("cold", COLD_SECONDS), ("warm", WARM_SECONDS)):
         seconds = found["boolq", state]["seconds"] + found["multirc", state]["seconds"]
         good &= seconds < limit
@@ -69,7 +72,17 @@ def verdict(found: dict[tuple[str, str], dict[str, float]]) -> int:
 
 def alone(task: str, file: Path, cache: Path, tokenizer: Path) -> dict[str, float]:
     """Measure in a process of its own."""
-    words = [sys.executable, __file__, "--tokenizer", tokenizer, "--one", task, file, cache]
+    words = [
+        sys.executable,
+        Path(__file__).parent,
+        "data",
+        "--tokenizer",
+        tokenizer,
+        "--one",
+        task,
+        file,
+        cache,
+    ]
     done = subprocess.run(list(map(str, words)), check=True, capture_output=True, text=True)
     line: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return line
@@ -84,7 +97,7 @@ def measure(name: str, file: Path, cache: Path, tokenizer_dir: Path) -> dict[str
     from dp_bench.data.source import split_file
     from dp_bench.data.template import Template
 
-    task = config.build(config.compose([f"task={name}"])).settings.task
+    (task,) = config.build(config.compose([f"task={name}"])).tasks
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     started = time.perf_counter()
     found = split_file(file)
@@ -151,7 +164,3 @@ def _query(
     sentence = " ".join(rng.choices(words, cum_weights=weights, k=20))
     answer = {**gold, "text": text[gold["start"] : gold["end"] + 1]}
     return {"query": f"@placeholder {sentence}", "answers": [answer], "idx": idx}
-
-
-if __name__ == "__main__":
-    sys.exit(main())
