@@ -32,7 +32,7 @@ PROMPTS = (
     *("fixed_kp", "uniform_pool", "routed", "routed_full", "routed_mixture", "mixture", "random_route"),
     *("shuffled_route", "oracle_route", "ridge_position", "routed_position"),
     *("idpg", "idpg_phm", "residual", "low_rank", "normalised", "attempt", "smop", "dept"),
-    *("inside", "inside_task", "random_inside"),
+    *("inside", "inside_task", "random_inside", "lpt", "lpt_generated", "lpt_pooled"),
 )
 SIZES = ("small", "base", "large", "xl", "xxl")
 BACKBONES = {
@@ -63,7 +63,7 @@ EXACT = {
         ),
         "source_attention",
     },
-    "prompt/layers": {"table", "mlp"},
+    "prompt/layers": {"table", "mlp", "late", "late_generated", "late_pooled"},
     "prompt/route": {"ridge", "instance", "random", "known", "router"},
     "prompt/text": {"low_rank_update"},
     "prompt/adapters": {"lora", "bitfit"},

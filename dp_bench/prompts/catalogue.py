@@ -76,6 +76,7 @@ class Piece:
     weighs: bool = False  # a selector whose choice is weighted by its probability, which is its gradient
     needs_route: bool = False  # vectors whose member is chosen by a route
     is_empty: bool = False  # vectors that add nothing to the input
+    is_late: bool = False  # in layers: vectors that enter between two of them, not keys and values
     is_random: bool = False  # a control that draws at evaluation as well
     rates: str = "prompt"  # key of the usual learning rates in guards.py
     paper: str = ""
@@ -116,9 +117,17 @@ def _are_two_numbers(value: Any, _: int) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(finite(each, 0) for each in value)
 
 
+def among(*values: str) -> Setting:
+    """Return the setting of one of these values."""
+    return Setting(lambda value, p: value in values, " or ".join(values))
+
+
 COUNT = Setting(lambda value, p: is_count(value), "at least 1")
 COUNT_OR_NULL = Setting(lambda value, p: value is None or is_count(value), "at least 1, or null")
 SWITCH = Setting(lambda value, p: isinstance(value, bool), "true or false")
+LAYER = Setting(
+    lambda value, p: value is None or value == 0 or is_count(value), "a number of layers from 0 on, or null"
+)
 NOT_NEGATIVE = Setting(number(0, low_too=True), "a number, not negative")
 SHARE = Setting(number(0, 1), "a number above 0 and at most 1")
 MEMBERS = {"num_prompts": COUNT}
@@ -199,6 +208,19 @@ def _rank_problem(settings: Settings, num_tokens: int) -> str | None:
     return f"prompt.vectors.rank={settings['rank']} exceeds prompt.num_tokens={num_tokens}: lower it."
 
 
+def _late(name: str, formula: str, count: Count, rates: str, settings: Mapping[str, Setting] = {}) -> Piece:
+    """Return vectors that enter between two layers; D is the width of the states there."""
+    paper = "LPT: Liu et al., EMNLP Findings 2022"
+    target = f"dp_bench.prompts.late.{name}"
+    settings = {"layer": LAYER, **settings}
+    return Piece(target, ("layers",), formula, count, settings, is_late=True, rates=rates, paper=paper)
+
+
+def _bottleneck(s: Sizes, settings: Settings, vectors: int) -> int:
+    hidden = int(settings["hidden"])
+    return (s.width + 1) * hidden + (hidden + 1) * vectors * s.width
+
+
 _S, _V, _L = "dp_bench.prompts.selectors.", "dp_bench.prompts.vectors.", "dp_bench.prompts.layers."
 _R = "dp_bench.prompts.router."
 _A = "dp_bench.prompts.sources."
@@ -255,7 +277,7 @@ PIECES = (
     Piece(
         f"{_S}Known",
         SELECTORS,
-        settings={"group": Setting(lambda value, p: value in ("task", "skill"), "task or skill")},
+        settings={"group": among("task", "skill")},
     ),
     Piece(
         "dp_bench.prompts.ridge.Ridge",
@@ -415,6 +437,21 @@ PIECES = (
         {**KEYS_AND_VALUES, "hidden": COUNT_OR_NULL},
         rates="keys and values out of an MLP",
         paper="prefix tuning: Li and Liang, ACL 2021",
+    ),
+    _late("LateVectors", "P D", lambda s, _: s.num_tokens * s.width, "late vectors"),
+    _late(
+        "LateGenerated",
+        "(D + 1) h + (h + 1) P D",  # h: hidden
+        lambda s, k: _bottleneck(s, k, s.num_tokens),
+        "a network",
+        {"hidden": COUNT, "read": among("mean", "first", "last")},
+    ),
+    _late(
+        "LatePooled",
+        "(D + 1) h + (h + 1) D",  # h: hidden
+        lambda s, k: _bottleneck(s, k, 1),
+        "a network",
+        {"hidden": COUNT, "pooling": among("average", "max")},
     ),
 )
 

@@ -12,6 +12,7 @@ from dp_bench.prompts import catalogue
 from dp_bench.prompts.estimators import SCORE, forwards, gumbel
 from dp_bench.prompts.init import initialiser
 from dp_bench.prompts.inputs import SelectorInput
+from dp_bench.prompts.late import Late
 from dp_bench.prompts.layers import Layers
 from dp_bench.prompts.selectors import Fixed, Selector
 from dp_bench.prompts.text import Text
@@ -32,7 +33,7 @@ class Prompt(nn.Module):
         position: Selector,
         length: Selector,
         vectors: Vectors,
-        layers: Layers | None = None,
+        layers: Layers | Late | None = None,
         route: Selector | None = None,
         text: Text | None = None,
         is_inside: bool = False,
