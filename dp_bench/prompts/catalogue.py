@@ -130,6 +130,9 @@ LAYER = Setting(
 )
 NOT_NEGATIVE = Setting(number(0, low_too=True), "a number, not negative")
 SHARE = Setting(number(0, 1), "a number above 0 and at most 1")
+LEFT_OUT = Setting(
+    lambda value, p: number(0, 1, low_too=True)(value, p) and value < 1, "a number from 0 and below 1"
+)
 MEMBERS = {"num_prompts": COUNT}
 KEYS_AND_VALUES = {
     "sites": Setting(_are_sites, f"a list of some of {', '.join(SITES)}, such as [encoder]"),
@@ -195,6 +198,25 @@ def _sources_problem(settings: Settings, num_tokens: int) -> str | None:
         f"prompt.vectors.sources names {len(sources)} runs and prompt.vectors.num_prompts={number}: "
         f"add prompt.vectors.num_prompts={len(sources)}."
     )
+
+
+def _pruned_problem(settings: Settings, num_tokens: int) -> str | None:
+    if len(settings["sources"] or ()) == 1:
+        return None
+    return (
+        "prompt.vectors.sources must name the one run whose prompt is pruned: train prompt=fixed, and add "
+        "'prompt.vectors.sources=[results/runs/ID]'."
+    )
+
+
+def left_over(num_tokens: int, settings: Settings) -> tuple[int, int]:
+    """Return how many vectors and how many pieces are left of a pruned prompt; shares are rounded down."""
+
+    def rest(number: int, share: float) -> int:
+        return number - math.floor(share * number + 1e-9)
+
+    vectors = rest(num_tokens, settings["token_share"])
+    return vectors, rest(vectors * int(settings["pieces"]), settings["piece_share"])
 
 
 def _source_attention(s: Sizes, settings: Settings) -> int:
@@ -393,6 +415,20 @@ PIECES = (
         looks=True,
         has_members=True,
         paper="ATTEMPT: Asai et al., EMNLP 2022",
+    ),
+    Piece(
+        "dp_bench.prompts.pruned.Pruned",
+        ("vectors",),
+        "(1 - a) (1 - b) P D",  # a: token_share, b: piece_share
+        lambda s, k: left_over(s.num_tokens, k)[1] * s.width // int(k["pieces"]),
+        {
+            "pieces": COUNT,
+            "token_share": LEFT_OUT,
+            "piece_share": LEFT_OUT,
+            "sources": Setting(_are_sources, "a list of one folder of a finished run"),
+        },
+        _pruned_problem,
+        paper="XPrompt: Ma et al., EMNLP 2022",
     ),
     Piece(
         "dp_bench.prompts.text.LowRankUpdate",
