@@ -249,6 +249,15 @@ def test_what_a_late_prompt_cannot_be_is_refused(words: list[str], told: str) ->
     assert any(told in problem for problem in problems("data.dir=.", *words))
 
 
+def test_a_generator_beside_a_prompt_has_the_rate_of_networks(experiment: Callable[..., Experiment]) -> None:
+    words = ("prompt=split", "prompt/layers=late_pooled", "prompt.network_lr=1e-4", *QUICK)
+    assert run(experiment(*words)).optimizer["network_lr"] == 1e-4
+    prompt = build_prompt(
+        experiment(*words), dp_bench.types.Dims(8, 9, layer_widths=(8, 8)), torch.zeros(9, 8)
+    )
+    assert {id(p) for p in prompt.network_parameters()} == {id(p) for p in prompt.layers.parameters()}
+
+
 def test_a_layer_that_a_model_does_not_have_is_refused(experiment: Callable[..., Experiment]) -> None:
     with pytest.raises(UserError, match=r"prompt.layers.layer=9: this backbone has 2 layers.*use at most 1"):
         run(experiment("prompt=lpt", *QUICK, "prompt.layers.layer=9"))

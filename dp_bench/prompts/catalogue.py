@@ -230,12 +230,20 @@ def _rank_problem(settings: Settings, num_tokens: int) -> str | None:
     return f"prompt.vectors.rank={settings['rank']} exceeds prompt.num_tokens={num_tokens}: lower it."
 
 
-def _late(name: str, formula: str, count: Count, rates: str, settings: Mapping[str, Setting] = {}) -> Piece:
-    """Return vectors that enter between two layers; D is the width of the states there."""
-    paper = "LPT: Liu et al., EMNLP Findings 2022"
-    target = f"dp_bench.prompts.late.{name}"
-    settings = {"layer": LAYER, **settings}
-    return Piece(target, ("layers",), formula, count, settings, is_late=True, rates=rates, paper=paper)
+def _late(name: str, formula: str, count: Count, settings: Mapping[str, Setting] = {}) -> Piece:
+    """Return vectors that enter between two layers; D is the width of the states there. A network makes them
+    if there are `settings` beside the layer."""
+    return Piece(
+        f"dp_bench.prompts.late.{name}",
+        ("layers",),
+        formula,
+        count,
+        {"layer": LAYER, **settings},
+        is_late=True,
+        has_network=bool(settings),
+        rates="a network" if settings else "late vectors",
+        paper="LPT: Liu et al., EMNLP Findings 2022",
+    )
 
 
 def _bottleneck(s: Sizes, settings: Settings, vectors: int) -> int:
@@ -474,19 +482,17 @@ PIECES = (
         rates="keys and values out of an MLP",
         paper="prefix tuning: Li and Liang, ACL 2021",
     ),
-    _late("LateVectors", "P D", lambda s, _: s.num_tokens * s.width, "late vectors"),
+    _late("LateVectors", "P D", lambda s, _: s.num_tokens * s.width),
     _late(
         "LateGenerated",
         "(D + 1) h + (h + 1) P D",  # h: hidden
         lambda s, k: _bottleneck(s, k, s.num_tokens),
-        "a network",
         {"hidden": COUNT, "read": among("mean", "first", "last")},
     ),
     _late(
         "LatePooled",
         "(D + 1) h + (h + 1) D",  # h: hidden
         lambda s, k: _bottleneck(s, k, 1),
-        "a network",
         {"hidden": COUNT, "pooling": among("average", "max")},
     ),
 )

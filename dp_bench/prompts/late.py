@@ -18,8 +18,6 @@ class Late(nn.Module):
     Raises UserError where there are no more than `layer` layers.
     """
 
-    depends_on_text = True
-
     def __init__(self, num_tokens: int, dims: Dims, layer: int | None) -> None:
         super().__init__()
         num_layers = len(dims.layer_widths)
@@ -36,6 +34,10 @@ class Late(nn.Module):
         """Return the vectors [B,P,D] of texts with these states below the prompt."""
         raise NotImplementedError
 
+    def network_parameters(self) -> list[nn.Parameter]:
+        """Return the weights of a network that makes vectors."""
+        return list(self.parameters())
+
     def forward(self, num_rows: int, keep_BP: Tensor | None) -> LatePrompt:
         """Return the late prompt of a batch."""
         return LatePrompt(self.layer, self.num_tokens, self.make, keep_BP)
@@ -45,14 +47,15 @@ class LateVectors(Late):
     """The same trained vectors for all texts. They start as rows of torch's embedding layers, as in the
     authors' code."""
 
-    depends_on_text = False
-
     def __init__(self, num_tokens: int, dims: Dims, *, layer: int | None = None) -> None:
         super().__init__(num_tokens, dims, layer)
         self.prompt_PD = nn.Parameter(torch.randn(num_tokens, self.width))
 
     def make(self, states_BSD: Tensor, mask_BS: Tensor) -> Tensor:
         return self.prompt_PD.expand(len(states_BSD), -1, -1)
+
+    def network_parameters(self) -> list[nn.Parameter]:
+        return []
 
 
 class LateGenerated(Late):

@@ -100,7 +100,8 @@ class Prompt(nn.Module):
     def network_parameters(self) -> list[nn.Parameter]:
         """Return the weights of the networks in pieces."""
         text = [] if self.text is None else list(self.text.parameters())
-        return self.vectors.network_parameters() + text
+        late = self.layers.network_parameters() if isinstance(self.layers, Late) else []
+        return self.vectors.network_parameters() + late + text
 
     def transform(self, summary_BD: Tensor | None) -> Tensor | None:
         """Return the input of the selectors, which is made from the frozen summary: [B,D]."""
