@@ -22,8 +22,10 @@ import dp_bench
 from dp_bench import records
 from dp_bench.backbones.load import load_backbone
 from dp_bench.config import Experiment
+from dp_bench.methods import counts
 from dp_bench.methods.pruning import prune
 from dp_bench.objective import losses_of
+from dp_bench.prompts.catalogue import Sizes
 from dp_bench.prompts.layout import insert
 from dp_bench.prompts.pruned import Pruned
 from dp_bench.run import run
@@ -97,6 +99,7 @@ def test_a_pruned_run_starts_from_its_source_and_opens_without_it(
     words = (*PRUNED, "prompt.vectors.piece_share=0.25")
     first = run(experiment(*words, f"prompt.vectors.sources=[{source}]", "prompt.lr=1e-30"))
     assert first.trainable_parameters == 9 * D // K
+    assert first.trainable_parameters == counts.trained(first.config["prompt"], Sizes(0, D), 1)
     tensors = load_file(tmp_path / "results" / "runs" / first.run_id / "prompt.safetensors")
     of_source = load_file(source / "prompt.safetensors")["vectors.prompt_PD"].view(P * K, -1)
     assert torch.equal(tensors["vectors.pieces_NX"], of_source[tensors["vectors.where_N"]])
