@@ -20,7 +20,7 @@ from dp_bench.digests import file_sha256
 from dp_bench.methods.build import make_prompt
 from dp_bench.settings import Head, Init
 from dp_bench.trained import TrainedRun
-from dp_bench.types import Batch, Example, LayerPrompt, Prompted, UserError
+from dp_bench.types import Batch, Example, LatePrompt, LayerPrompt, Prompted, UserError
 
 CHUNK = 8192  # rows of the vocabulary that are compared at once
 SAMPLED = 256  # rows of the vocabulary whose neighbours are looked up, for comparison
@@ -240,16 +240,20 @@ def attention_of(backbone: Backbone, prompted: Prompted, *, pooled: bool = False
 
     The backbone has the attention functions for per-layer prompts. Raises UserError where they see nothing.
     """
-    num_slots = prompted.mask_BS.shape[1]
-    kinds = backbone.site_kinds(num_slots)
+    num_slots, late = prompted.mask_BS.shape[1], prompted.layers
+    late = late if isinstance(late, LatePrompt) else None
+    num_late = 0 if late is None else late.num_tokens
+    kinds = backbone.site_kinds(num_late + num_slots)
     kind = next((name for name in ("cross", "decoder") if name in kinds.values()), "encoder")
     reads_BQ = backbone.reads(prompted, pooled=pooled)
+    if kind != "cross":  # the slots of a late prompt are in front
+        reads_BQ = nn.functional.pad(reads_BQ, (num_late, 0))
     rows: list[tuple[Tensor, int]] = []
 
     def watch(weights_BHQY: Tensor, num_keys: int) -> None:
         if kinds.get((weights_BHQY.shape[2], num_keys), "encoder") == kind:
             row_BY = torch.einsum("bhqy,bq->by", weights_BHQY.double(), reads_BQ) / weights_BHQY.shape[1]
-            rows.append((row_BY.cpu(), row_BY.shape[1] - num_keys))
+            rows.append((row_BY.cpu(), row_BY.shape[1] - num_keys + num_late))
 
     with attention.watched(watch):
         (backbone.pooled if pooled else backbone)(prompted)
@@ -260,19 +264,23 @@ def attention_of(backbone: Backbone, prompted: Prompted, *, pooled: bool = False
     slots_BP = slots_BP.cpu()
     mask_BS = prompted.mask_BS.cpu()
     if kind == "decoder":  # what follows is not seen
-        mask_BS = mask_BS & (torch.arange(num_slots) <= reads_BQ.argmax(1).cpu()[:, None])
+        mask_BS = mask_BS & (torch.arange(num_slots) <= reads_BQ.argmax(1).cpu()[:, None] - num_late)
     most = max(added for _, added in rows)
     input_LMP = torch.stack([row[:, added:].gather(1, slots_BP) for row, added in rows])
     layers_LMP = torch.stack([nn.functional.pad(row[:, :added], (0, most - added)) for row, added in rows])
     kept_B = _kept(prompted.layers, most, len(mask_BS))
     in_input_B = mask_BS.gather(1, slots_BP).sum(1).double()
+    first = 0 if late is None or kind == "cross" else late.layer  # that sees the vectors in the layers
     even_LM = torch.stack(
-        [(in_input_B + kept_B * (added > 0)) / (mask_BS.sum(1) + kept_B * (added > 0)) for _, added in rows]
+        [
+            (in_input_B + kept_B * is_seen) / (mask_BS.sum(1) + kept_B * is_seen)
+            for is_seen in (added > 0 and number >= first for number, (_, added) in enumerate(rows))
+        ]
     )
     return Attention(kind, input_LMP, layers_LMP, even_LM)
 
 
-def _kept(layers: LayerPrompt | None, num_vectors: int, num_rows: int) -> Tensor:
+def _kept(layers: LayerPrompt | LatePrompt | None, num_vectors: int, num_rows: int) -> Tensor:
     """Return how many vectors in the layers each text has [B], fp64."""
     if layers is None or layers.keep_BP is None:
         return torch.full((num_rows,), float(num_vectors), dtype=torch.float64)

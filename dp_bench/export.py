@@ -22,10 +22,11 @@ from dp_bench.backbones.families import class_of
 from dp_bench.data.encode import affixes, cue_ids
 from dp_bench.loader import card, loader
 from dp_bench.methods import table
+from dp_bench.prompts.late import Late
 from dp_bench.records import BACKBONE_FILE, PROMPT_FILE, RunRecord
 from dp_bench.settings import Family, Head, SplitOrder
 from dp_bench.trained import TrainedRun
-from dp_bench.types import LayerPrompt, UserError
+from dp_bench.types import LatePrompt, LayerPrompt, UserError
 
 VECTORS_FILE = "vectors.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -38,7 +39,7 @@ class FixedPrompt:
 
     before: Tensor
     behind: Tensor
-    layers: LayerPrompt | None
+    layers: LayerPrompt | LatePrompt | None
     length_B: Tensor | None
 
 
@@ -100,7 +101,7 @@ def _virtual_tokens(run: TrainedRun, peft: Any, shared: Mapping[str, Any]) -> Ma
 
 def _prefix(run: TrainedRun, peft: Any, shared: Mapping[str, Any]) -> Made:
     layers = fixed_prompt(run).layers
-    assert layers is not None
+    assert isinstance(layers, LayerPrompt)
     pairs = [pair for both in zip(layers.keys, layers.values, strict=True) for pair in both]
     stacked = torch.stack([pair[0] for pair in pairs if pair is not None])  # [2 S,H,P,E]
     _, heads, num_tokens, width = stacked.shape
@@ -171,6 +172,8 @@ def _beyond_fixed(run: TrainedRun) -> Iterator[str]:
         yield "its prompt depends on the text"
     elif prompt.noisy_selectors(training=False, sample_at_eval=settings.protocol.sample_at_eval):
         yield "it draws at random where the prompt stands, or which it is"
+    elif isinstance(prompt.layers, Late):
+        yield "it enters between two layers"
     elif prompt.is_inside:
         yield "it stands inside the text"
     elif prompt.text is not None:
@@ -200,7 +203,7 @@ def _beyond_peft(run: TrainedRun) -> Iterator[str]:
             f"{len(fixed.behind)} of its vectors stand behind the text, and PEFT puts all before it "
             "(prompt.position.outcome=all trains such a prompt)"
         )
-    if fixed.layers is None:
+    if not isinstance(fixed.layers, LayerPrompt):
         return
     keys = fixed.layers.keys
     if len(fixed.before):

@@ -26,6 +26,8 @@ from dp_bench.settings import PromptSettings, RunSettings
 USUAL = {
     table.PROMPT: {"adafactor": (0.005, 1.0), "adamw": (1e-3, 0.2)},
     "keys and values": {"adafactor": (1e-3, 0.1), "adamw": (1e-3, 0.1)},
+    "late vectors": {"adafactor": (1e-3, 1.0), "adamw": (1e-4, 0.1)},
+    "a network": {"adafactor": (1e-4, 0.1), "adamw": (1e-5, 1e-2)},
     "keys and values out of an MLP": {"adafactor": (1e-5, 2e-3), "adamw": (1e-5, 2e-3)},
     "some weights": {"adafactor": (1e-4, 0.1), "adamw": (1e-5, 1e-2)},
     "all weights": {"adafactor": (1e-5, 1e-2), "adamw": (1e-6, 2e-3)},

@@ -209,7 +209,7 @@ def why_alone(run: TrainedRun) -> str | None:
     if not run.trains_prompt_alone:
         return "it trained weights of the backbone"
     if run.experiment.settings.prompt.layers is not None:
-        return "its prompt is in the attentions of each layer"
+        return "its prompt is in the layers of the backbone"
     return None
 
 

@@ -16,7 +16,7 @@ masks bool with True for a real token, and vectors, noise and logits of prompts 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +127,7 @@ class Dims:
     special_ids: tuple[int, ...] = ()
     sites: tuple[Site, ...] = ()  # in the order of a forward pass
     summary_width: int = 0  # D of summaries; 0: as `width`
+    layer_widths: tuple[int, ...] = ()  # D of the states that enter each layer of the first stack
 
     def __post_init__(self) -> None:
         if not self.summary_width:
@@ -142,13 +143,26 @@ class LayerPrompt:
     values: tuple[Tensor | None, ...]
     keep_BP: Tensor | None = None  # as in PromptOutput; vectors with 0 are masked
 
-    @property
-    def length_B1(self) -> Tensor | int:
-        """Return how many vectors each example has, which is the position of the first token of the text, as
-        with `past_key_values`."""
+    def first_position(self, num_rows: int) -> Tensor | int:
+        """Return the position of the first token of the text: the number of vectors, as with
+        `past_key_values`. Each example has one or several of `num_rows` rows."""
         if self.keep_BP is not None:
-            return self.keep_BP.detach().sum(1, keepdim=True).long()
+            length_B1 = self.keep_BP.detach().sum(1, keepdim=True).long()
+            return length_B1.repeat_interleave(num_rows // len(length_B1), 0)
         return next(key.shape[2] for key in self.keys if key is not None)
+
+
+@dataclass(frozen=True)
+class LatePrompt:
+    """P vectors that enter before layer `layer` of the first stack, counted from 0, in front of all slots.
+
+    `make` returns them [B,P,D] from the states [B,S,D] that enter this layer and the mask [B,S].
+    """
+
+    layer: int
+    num_tokens: int
+    make: Callable[[Tensor, Tensor], Tensor]
+    keep_BP: Tensor | None = None  # as in PromptOutput; vectors with 0 are masked
 
 
 @dataclass(frozen=True)
@@ -165,7 +179,7 @@ class PromptOutput:
     before_BJ: Tensor
     keep_BP: Tensor | None = None
     pool_weights_BK: Tensor | None = None
-    layers: LayerPrompt | None = None
+    layers: LayerPrompt | LatePrompt | None = None
     loss: Tensor | None = None  # a scalar that training adds to the task's loss, such as key matching
     log_prob_B: Tensor | None = None  # of the outcomes drawn, for estimators by score functions
     # For selectors that learn from losses: their inputs [B,D] and the outcomes drawn [B,J].
@@ -190,5 +204,5 @@ class Prompted:
     mask_BS: Tensor  # bool, False on padding and dropped vectors
     slot_of_text_BT: Tensor
     answer_slot_B: Tensor | None = None  # the slot of the token at `Batch.answer_B`
-    layers: LayerPrompt | None = None
+    layers: LayerPrompt | LatePrompt | None = None
     slot_of_vector_BP: Tensor | None = None  # None for a text without a prompt

@@ -392,6 +392,7 @@ KINDS = {
     "dynamic": "member 1",
     "adap_ins_len": "length",
     "prefix_tuning": "no vectors in the input: it adds keys",
+    "lpt": "its vectors enter between two layers",
     "linear_probe": "weights",
     "majority": "shares",
     "lora": "adds to matrices",

@@ -32,7 +32,7 @@ PROMPTS = (
     *("fixed_kp", "uniform_pool", "routed", "routed_full", "routed_mixture", "mixture", "random_route"),
     *("shuffled_route", "oracle_route", "ridge_position", "routed_position"),
     *("idpg", "idpg_phm", "residual", "low_rank", "normalised", "attempt", "smop", "dept"),
-    *("inside", "inside_task", "random_inside"),
+    *("inside", "inside_task", "random_inside", "lpt", "lpt_generated", "lpt_pooled", "xprompt"),
 )
 SIZES = ("small", "base", "large", "xl", "xxl")
 BACKBONES = {
@@ -62,8 +62,9 @@ EXACT = {
             "normalised",
         ),
         "source_attention",
+        "pruned",
     },
-    "prompt/layers": {"table", "mlp"},
+    "prompt/layers": {"table", "mlp", "late", "late_generated", "late_pooled"},
     "prompt/route": {"ridge", "instance", "random", "known", "router"},
     "prompt/text": {"low_rank_update"},
     "prompt/adapters": {"lora", "bitfit"},
@@ -98,7 +99,7 @@ def resolved(*overrides: str, extra_dir: Path | None = None) -> dict[str, Any]:
 
 def test_the_numbers_of_files_are_known() -> None:
     assert len(EXACT["task"]) == 10
-    assert len(EXACT["prompt"]) == 50
+    assert len(EXACT["prompt"]) == 54
     assert len(BACKBONES) == 30
     assert {*EXACT, *AT_LEAST} == set(GROUPS)
     for group, names in EXACT.items():
@@ -149,7 +150,7 @@ def test_the_settings_of_a_prompt_are_read_as_hydra_composes_them(name: str) -> 
 def needs_more(name: str) -> bool:
     """Return whether a method suits some backbones or tasks only (test_writing.py)."""
     method = table.of(config.option_settings("prompt", name)["method"])
-    return method.needs_continuation or method.reads_templates
+    return method.needs_continuation or method.reads_templates or name == "xprompt"  # a finished run
 
 
 def test_what_needs_more_builds_where_it_has_it() -> None:
@@ -183,7 +184,7 @@ def test_data_and_experiments_build_without_the_command_of_their_file(group: str
 def test_a_piece_is_exchanged_whole_and_alone(piece: str) -> None:
     whole = resolved("prompt=dynamic")["prompt"]
     for name in config.options(f"prompt/{piece}"):
-        if name in ("none", "routed"):  # have a meaning in the company of layers, or of a route
+        if name in ("none", "routed", "pruned"):  # need layers, a route, or a finished run beside them
             continue
         shipped = yaml.safe_load((CONFIGS / "prompt" / piece / f"{name}.yaml").read_text("utf-8"))
         assert resolved("prompt=dynamic", f"prompt/{piece}={name}")["prompt"] == {**whole, piece: shipped}

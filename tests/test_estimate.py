@@ -186,6 +186,7 @@ def test_what_has_no_prompt_has_no_slots() -> None:
 
     assert "[P0" not in drawn("majority") and "no prompt" in drawn("majority")
     assert "[P0" not in drawn("prefix_tuning") and "in each layer" in drawn("prefix_tuning")
+    assert "[P0" not in drawn("lpt") and "that enter at one layer" in drawn("lpt")
     assert drawn("majority,fixed").count("[P0") == 2, "the first run with a prompt is drawn"
 
 

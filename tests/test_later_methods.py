@@ -22,6 +22,7 @@ from torch import Tensor
 from dp_bench import config
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.load import load_backbone
+from dp_bench.backbones.probe import find_layers
 from dp_bench.config import Experiment
 from dp_bench.methods import counts
 from dp_bench.model import PromptedModel
@@ -463,6 +464,7 @@ def test_the_numbers_of_a_hybrid_are_those_of_both() -> None:
 # ---------------------------------------------------------------------------------------------- families
 
 LATER = ("idpg", "idpg_phm", "residual", "low_rank", "normalised", "attempt", "smop", "dept", "inside")
+LATE = ("lpt", "lpt_generated", "lpt_pooled")
 
 
 @pytest.mark.parametrize("kind", list(DIMS))
@@ -472,11 +474,13 @@ def test_every_method_learns_on_every_family_and_padding_changes_nothing(kind: s
     words = [LabelWords(["yes", "no"], loaded.tokenizer)]
     batch = make_batch([9, 5, 7]) if kind == "t5" else batch_of([9, 5, 7])
     narrow = batch_of([5]) if kind != "t5" else make_batch([5])
-    for name in LATER:
+    layer_widths = find_layers(loaded)
+    for name in (*LATER, *LATE):
         typed = ["data.dir=.", f"prompt={name}", "prompt.num_tokens=4", "prompt.init=uniform"]
         built = config.build(config.compose(typed))
         kind_of_summary = built.settings.prompt.summary
         dims = replace(loaded.dims, summary_width=summary_width(loaded, kind_of_summary))
+        dims = replace(dims, layer_widths=layer_widths)
         prompt = build_prompt(built, dims, None)
         for parameter in prompt.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)

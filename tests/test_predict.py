@@ -210,7 +210,7 @@ def test_runs_that_cannot_be_mixed_are_answered_alone(
     assert [why_alone(each) is None for each in runs] == [True, False, False, True]
     usual = {"format": None, "task": None, "score": False, "device": "cpu", "out": tmp_path / "x.jsonl"}
     assert predict(list(map(str, folders)), tmp_path, input=str(VAL), **usual) == 0
-    assert "prompt is in the attentions" in capsys.readouterr().err
+    assert "prompt is in the layers" in capsys.readouterr().err
     lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     names = [folder.name for folder in folders]
     assert [line["run"] for line in lines] == names * len(records_of())

@@ -48,6 +48,7 @@ def build(
         vocab_size=0 if embedding is None else len(embedding),
         num_tasks=num_tasks,
         sites=sites or (Site("encoder", 2, 4), Site("decoder", 2, 4)),
+        layer_widths=(width, width),
     )
     return build_prompt(experiment, dims, embedding)
 
@@ -183,7 +184,7 @@ def test_the_pool_is_the_softmax_mixture_of_its_prompts() -> None:
     prompt = build("prompt=adap_ins_vec", "prompt.num_tokens=3")
     assert isinstance(prompt.vectors, Pool)
     summary = torch.randn(5, 8)
-    vectors, weights, _ = prompt.vectors(summary, torch.zeros(5, dtype=torch.long))
+    vectors, weights, *_ = prompt.vectors(summary, torch.zeros(5, dtype=torch.long))
     beta = prompt.vectors.linear(summary).softmax(-1)
     expected = torch.stack(
         [sum(beta[b, k] * prompt.vectors.prompts_KPD[k] for k in range(4)) for b in range(5)]
@@ -195,7 +196,7 @@ def test_the_pool_is_the_softmax_mixture_of_its_prompts() -> None:
 def test_tanh_keeps_pool_weights_within_the_paper_codes_bounds() -> None:
     prompt = build("prompt=adap_ins_vec", "protocol=authors", embedding=torch.randn(100, 8))
     assert isinstance(prompt.vectors, Pool) and prompt.vectors.tanh
-    _, weights, _ = prompt.vectors(1e4 * torch.randn(200, 8), torch.zeros(200, dtype=torch.long))
+    _, weights, *_ = prompt.vectors(1e4 * torch.randn(200, 8), torch.zeros(200, dtype=torch.long))
     assert weights is not None
     assert bool(((weights > 0.042) & (weights < 0.712)).all())  # the bounds of softmax(tanh(.)) for k = 4
 

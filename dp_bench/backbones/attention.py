@@ -5,6 +5,9 @@ transformers lets most models look up their attention function by name. Ours is 
 the keys and values of that site. `past_key_values` would serve decoders only: T5's encoder drops it. Sites
 are identified by the order of calls, since some models (ALBERT) use one module for all layers. A vector has
 no position in the text, so that its relative-position bias is 0.
+
+A `LatePrompt` has slots in front of the text from the start, which every query is kept from seeing until the
+vectors enter: they replace the states of these slots before their layer, by a hook that counts the layers.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from dp_bench.types import LayerPrompt, Site
+from dp_bench.types import LatePrompt, LayerPrompt, Site
 
 NAMES = {"eager": "dp_bench_eager", "sdpa": "dp_bench_sdpa"}
 MIXED = "dp_bench_mixed"  # plain in training, fused without gradients
@@ -30,12 +33,26 @@ MIXED = "dp_bench_mixed"  # plain in training, fused without gradients
 
 @dataclass
 class _Pass:
-    """A running forward pass: its layer prompt, and how many attentions it has called."""
+    """A running forward pass: its layer prompt or late prompt, and what it has called."""
 
-    layers: LayerPrompt | None
+    layers: LayerPrompt | None = None
     kinds: Mapping[tuple[int, int], str] = field(default_factory=dict)  # by the numbers of queries and keys
-    sites: list[Site] = field(default_factory=list)
-    calls: int = 0
+    sites: list[Site] | None = None  # collects the attentions
+    calls: int = 0  # of attentions
+    late: LatePrompt | None = None
+    mask_BS: Tensor | None = None  # of what a late prompt is made from
+    widths: list[int] = field(default_factory=list)  # of the states that entered each layer so far
+    hidden: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # masks before and after, by id
+
+    def hiding(self, mask: Tensor | None) -> Tensor | None:
+        """Return an additive mask under which a late prompt is not seen, until it has entered."""
+        if self.late is None or mask is None or len(self.widths) > self.late.layer:
+            return mask
+        if id(mask) not in self.hidden:  # once for all layers, which share it
+            hidden = mask.clone()
+            hidden[..., : self.late.num_tokens] = torch.finfo(mask.dtype).min
+            self.hidden[id(mask)] = mask, hidden
+        return self.hidden[id(mask)][1]
 
 
 _running: ContextVar[_Pass | None] = ContextVar("dp_bench_attention", default=None)
@@ -64,9 +81,9 @@ def _observing(running: _Pass) -> Iterator[_Pass]:
 
 
 @contextmanager
-def attending(layers: LayerPrompt | None) -> Iterator[None]:
-    """Use a layer prompt for the forward pass of one model."""
-    if layers is None:
+def attending(layers: LayerPrompt | LatePrompt | None) -> Iterator[None]:
+    """Use a layer prompt for the forward pass of one model; a late prompt is used by `entering`."""
+    if not isinstance(layers, LayerPrompt):
         yield
         return
     with _observing(_Pass(layers)):
@@ -76,8 +93,52 @@ def attending(layers: LayerPrompt | None) -> Iterator[None]:
 @contextmanager
 def finding_sites(kinds: Mapping[tuple[int, int], str]) -> Iterator[list[Site]]:
     """Collect the sites that a forward pass calls; `kinds` maps numbers of queries and keys to kinds."""
-    with _observing(_Pass(None, kinds)) as running:
-        yield running.sites
+    sites: list[Site] = []
+    with _observing(_Pass(kinds=kinds, sites=sites)):
+        yield sites
+
+
+@contextmanager
+def entering(late: LatePrompt | None, mask_BS: Tensor | None = None) -> Iterator[list[int]]:
+    """Use a late prompt for the forward pass of one stack, made from the slots that `mask_BS` marks; yield a
+    list of the widths of the states that enter the layers."""
+    with _observing(_Pass(late=late, mask_BS=mask_BS)) as running:
+        yield running.widths
+
+
+def count_layers(stack: nn.Module) -> None:
+    """Let late prompts enter before the layers of a stack: the members of its outermost lists."""
+    lists = {name: m for name, m in stack.named_modules() if isinstance(m, nn.ModuleList)}
+    for name, found in lists.items():
+        if not any(name.startswith(f"{other}.") for other in lists):
+            for layer in found:
+                layer.register_forward_pre_hook(_before_layer, with_kwargs=True)
+
+
+def _before_layer(
+    layer: nn.Module, args: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Let the late prompt of the running pass enter where this layer is its layer."""
+    running = _running.get()
+    if running is None:
+        return None
+    states: Tensor = args[0] if args else options["hidden_states"]
+    running.widths.append(states.shape[-1])
+    late = running.late
+    if late is None or len(running.widths) != late.layer + 1:
+        return None
+    states = _entered(states, late, running.mask_BS)
+    return ((states, *args[1:]), options) if args else (args, {**options, "hidden_states": states})
+
+
+def _entered(states: Tensor, late: LatePrompt, mask_BS: Tensor | None) -> Tensor:
+    """Return states with a late prompt in the first slots; each choice of an example has a row."""
+    assert mask_BS is not None
+    rows, first = len(states) // len(mask_BS), late.num_tokens
+    vectors = late.make(states[::rows, first : first + mask_BS.shape[1]], mask_BS)
+    if late.keep_BP is not None:
+        vectors = vectors * late.keep_BP[..., None]
+    return torch.cat([vectors.to(states.dtype).repeat_interleave(rows, 0), states[:, first:]], dim=1)
 
 
 def _attention(
@@ -93,10 +154,11 @@ def _attention(
 ) -> tuple[Tensor, Tensor | None]:
     running, watcher, num_keys = _running.get(), _watcher.get(), key.shape[2]
     if running is not None:
-        if running.layers is None:
+        attention_mask = running.hiding(attention_mask)
+        if running.sites is not None:
             kind = running.kinds.get((query.shape[2], key.shape[2]), "encoder")
             running.sites.append(Site(kind, key.shape[1], key.shape[3]))
-        else:
+        elif running.layers is not None:
             keys, values = running.layers.keys[running.calls], running.layers.values[running.calls]
             if keys is not None and values is not None:
                 rows = len(key) // len(keys)  # each choice of an example has a row

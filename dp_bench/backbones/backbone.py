@@ -18,7 +18,7 @@ from dp_bench import faults
 from dp_bench.backbones import attention
 from dp_bench.backbones.head import WordHead
 from dp_bench.progress import notice
-from dp_bench.types import Dims, Prompted, UserError
+from dp_bench.types import Dims, LatePrompt, LayerPrompt, Prompted, UserError
 
 EMBEDDINGS = "input embeddings give the same answer as their tokens"
 OTHER = "another checkpoint, or the other backbone.family of a masked that is also a causal language model"
@@ -110,6 +110,7 @@ class Backbone(nn.Module):
         self.dropout = dropout  # docs/protocol.md B6: the authors leave the frozen model in training mode
         self.checkpointed: list[nn.Module] = []
         self._before: list[tuple[nn.Parameter, Tensor]] = []  # weights trained beside a prompt
+        self._counts_layers = False
         self.train(False)
         with torch.random.fork_rng(devices=[]), requiring(model, EMBEDDINGS):
             self._examine()
@@ -280,17 +281,56 @@ class Backbone(nn.Module):
         embedded: Tensor = self._embedding(ids_BT)
         return embedded
 
-    def encode(self, x_BTD: Tensor, mask_BT: Tensor, first_B1: Tensor | int = 0) -> Tensor:
-        """Return the states of a text with or without a prompt: [B,T,D], in `dtype`.
+    def encode(
+        self,
+        x_BTD: Tensor,
+        mask_BT: Tensor,
+        layers: LayerPrompt | LatePrompt | None = None,
+        read_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Return the states of a text with or without a prompt: [B,T,D], in `dtype`; with a late prompt
+        [B,P+T,D], its vectors first.
 
-        `x_BTD` is in `dtype`, `mask_BT` bool; the first slot has position `first_B1`, int64.
+        `x_BTD` is in `dtype`, `mask_BT` bool, with one row or several for each example of `layers`. A late
+        prompt is made from the slots that `read_BT` marks, with one row for each example; None: `mask_BT`.
         Raises UserError where the text needs more slots than there are positions.
         """
-        positions_BT = position_ids(mask_BT) + first_B1
+        late = layers if isinstance(layers, LatePrompt) else None
+        positions_BT = position_ids(mask_BT)
+        if late is not None:
+            x_BTD = nn.functional.pad(x_BTD, (0, 0, late.num_tokens, 0))
+            mask_BT = self.wide_mask(mask_BT, late)
+            # Positions of a table are added below the layer at which the vectors enter; relative ones are
+            # read by every layer, and there the vectors have some.
+            is_table = self.num_positions is not None
+            added = (late.num_tokens, 0)
+            positions_BT = nn.functional.pad(positions_BT, added) if is_table else position_ids(mask_BT)
+        elif isinstance(layers, LayerPrompt):
+            positions_BT = positions_BT + layers.first_position(len(mask_BT))
         if "position_ids" not in self._arguments:
             positions_BT = torch.arange(mask_BT.shape[1], device=mask_BT.device)[None]
         self._refuse_positions(positions_BT)
-        return self._read(x_BTD, mask_BT, position_ids=positions_BT + self.first_position)
+        more = {"position_ids": positions_BT + self.first_position}
+        if late is None:
+            return self._read(x_BTD, mask_BT, **more)
+        with attention.entering(late, mask_BT[:, late.num_tokens :] if read_BT is None else read_BT):
+            return self._read(x_BTD, mask_BT, **more)
+
+    def wide_mask(self, mask_BT: Tensor, layers: LayerPrompt | LatePrompt | None) -> Tensor:
+        """Return the mask of what `encode` returns: that of a text, behind the vectors of a late prompt."""
+        if not isinstance(layers, LatePrompt):
+            return mask_BT
+        made = mask_BT.new_ones(len(mask_BT), layers.num_tokens)
+        if layers.keep_BP is not None:
+            made = layers.keep_BP.detach().repeat_interleave(len(mask_BT) // len(layers.keep_BP), 0) > 0.5
+        return torch.cat([made, mask_BT], dim=1)
+
+    def use_late_prompts(self) -> None:
+        """Use the attention functions for prompts in layers, and let late prompts enter between layers."""
+        self.use_prompt_attention()
+        if not self._counts_layers:
+            attention.count_layers(self.stacks[0])
+            self._counts_layers = True
 
     def _read(self, x_BTD: Tensor, mask_BT: Tensor, **more: Tensor) -> Tensor:
         options = {"inputs_embeds": x_BTD, "attention_mask": mask_BT.long(), "use_cache": False, **more}
@@ -305,9 +345,9 @@ class Backbone(nn.Module):
 
     def states(self, prompted: Prompted) -> Tensor:
         """Return the state at each slot: [B,S,D], in `dtype`. Raises UserError as `encode` does."""
-        first_B1 = 0 if prompted.layers is None else prompted.layers.length_B1
         with attention.attending(prompted.layers):
-            return self.encode(prompted.embeds_BSD, prompted.mask_BS, first_B1)
+            states = self.encode(prompted.embeds_BSD, prompted.mask_BS, prompted.layers)
+        return states[:, -prompted.mask_BS.shape[1] :]
 
     def forward(self, prompted: Prompted) -> Tensor:
         """Return the state at the answer step: [B,D], in `dtype`.

@@ -37,15 +37,14 @@ class DecoderOnly(Backbone):
             for part in (prompted.embeds_BSD, prompted.mask_BS, prompted.answer_slot_B)
         )
         num_slots = mask.shape[1]
-        first = 0 if prompted.layers is None else prompted.layers.length_B1
-        if isinstance(first, Tensor):
-            first = first.repeat_interleave(num_choices, 0)
         with attending(prompted.layers):
             states = self.encode(
                 torch.cat([embeds, self.embed(choices[:, :-1]).to(embeds.dtype)], dim=1),
                 torch.cat([mask, mask.new_ones(len(choices), num_tokens - 1)], dim=1),
-                first,
+                prompted.layers,
+                prompted.mask_BS,
             )
+        states = states[:, 1 - num_slots - num_tokens :]  # without those of a late prompt
         at_answer = states[torch.arange(len(choices), device=states.device), answer]
         states = torch.cat([at_answer[:, None], states[:, num_slots:]], dim=1)
         return self.logprobs(states, choice_ids_BCA)

@@ -45,15 +45,20 @@ class EncoderDecoder(Backbone):
         """Return the decoder's state at the answer step: [B,D], in `dtype`. Raises UserError as `encode`
         does."""
         with attending(prompted.layers):
-            encoded_BSD = self.encode(prompted.embeds_BSD, prompted.mask_BS)
+            encoded_BSD, mask_BS = self._encoded(prompted)
             prefix = self.get_buffer("decoder_ids_A").expand(len(encoded_BSD), -1)
-            return self._decode(prefix, encoded_BSD, prompted.mask_BS)[:, -1]
+            return self._decode(prefix, encoded_BSD, mask_BS)[:, -1]
 
     def reads(self, prompted: Prompted, *, pooled: bool = False) -> Tensor:
         num_steps = len(self.get_buffer("decoder_ids_A"))
         shares_BA = prompted.mask_BS.new_zeros(len(prompted.mask_BS), num_steps, dtype=torch.float64)
         shares_BA[:, -1] = 1
         return shares_BA
+
+    def _encoded(self, prompted: Prompted) -> tuple[Tensor, Tensor]:
+        """Return the states and the mask that the decoder reads; the vectors of a late prompt are in them."""
+        encoded_BSD = self.encode(prompted.embeds_BSD, prompted.mask_BS, prompted.layers)
+        return encoded_BSD, self.wide_mask(prompted.mask_BS, prompted.layers)
 
     def _decode(self, decoder_ids: Tensor, encoded_BSD: Tensor, mask_BS: Tensor) -> Tensor:
         """Return the decoder's state at each of its tokens: [rows, tokens, D]."""
@@ -72,11 +77,11 @@ class EncoderDecoder(Backbone):
         choices = choice_ids_BCA.flatten(0, 1)  # (B * C, A)
         decoder_ids = torch.cat([prefix.expand(len(choices), -1), choices[:, :-1]], dim=1)
         with attending(prompted.layers):
-            encoded_BSD = self.encode(prompted.embeds_BSD, prompted.mask_BS)
+            encoded_BSD, mask_BS = self._encoded(prompted)
             states = self._decode(
                 decoder_ids,
                 encoded_BSD.repeat_interleave(num_choices, 0),
-                prompted.mask_BS.repeat_interleave(num_choices, 0),
+                mask_BS.repeat_interleave(num_choices, 0),
             )[:, -num_tokens:]
         return self.logprobs(states, choice_ids_BCA)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from dp_bench.backbones import attention
 from dp_bench.backbones.backbone import EMBEDDINGS, Backbone, LacksError, requiring
 from dp_bench.records import write_json
-from dp_bench.types import LayerPrompt, Prompted, Site
+from dp_bench.types import LatePrompt, LayerPrompt, Prompted, Site
 
 PROBE_VERSION = 1  # raise it when more is required
 LENGTHS = (7, 11)  # of the two texts, in tokens
@@ -71,7 +71,7 @@ def answers(
     rows: Sequence[Tensor],
     masks: Sequence[Tensor] | None = None,
     ends: Sequence[int] | None = None,
-    layers: LayerPrompt | None = None,
+    layers: LayerPrompt | LatePrompt | None = None,
 ) -> Tensor:
     """Return the logits of some tokens, or the states, at the last slots or at `ends`: [B,C] or [B,D], fp64.
 
@@ -190,6 +190,7 @@ PROPERTIES: dict[str, Callable[[Backbone], None]] = {
     "a gradient reaches the input embeddings": _has_gradient,
 }
 INSTEAD = "a prompt without layers, such as prompt=fixed"
+LAYERS = "its layers take the states of a text one after another, so that a prompt can enter between them"
 SITES = "attentions are looked up by name, and take additional keys and values"
 
 
@@ -219,3 +220,33 @@ def find_sites(backbone: Backbone) -> tuple[Site, ...]:
         if torch.equal(answers(backbone, text, layers=LayerPrompt(ones, ones)), plain):
             raise LacksError("added keys and values change no answer")
     return tuple(sites)
+
+
+@torch.no_grad()
+def find_layers(backbone: Backbone) -> tuple[int, ...]:
+    """Prepare a backbone for late prompts; return the widths of the states that enter each layer of its first
+    stack.
+
+    Raises UserError where layers are not found, where vectors that have not entered change the answer, or
+    those that have do not.
+    """
+    x_BTD = backbone.embed(texts(backbone)[1])[None]
+    mask_BT = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=backbone.device)
+
+    def ones(states_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+        return torch.ones_like(states_BSD[:, :2])
+
+    with torch.random.fork_rng(devices=[]), requiring(backbone.model, LAYERS, INSTEAD):
+        plain_BTD = backbone.encode(x_BTD, mask_BT)
+        backbone.use_late_prompts()
+        with attention.entering(None) as widths:
+            backbone.encode(x_BTD, mask_BT)
+        if not widths:
+            raise LacksError("none was found")
+        late = [LatePrompt(layer, 2, ones) for layer in (len(widths), len(widths) // 2)]
+        never, entered = (backbone.encode(x_BTD, mask_BT, each)[:, 2:].double() for each in late)
+        if bool(plain_BTD.isfinite().all()):
+            _refuse_different(backbone, never, plain_BTD.double())
+        if torch.equal(never, entered):
+            raise LacksError("vectors that enter change no state")
+    return tuple(widths)

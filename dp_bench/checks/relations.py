@@ -51,7 +51,7 @@ def _run_problems(settings: RunSettings) -> Iterator[str]:
     if settings.backbone.name_or_path is None and settings.backbone.random_init is None:
         yield f"backbone={settings.backbone.name} names no checkpoint: add backbone.name_or_path=DIR."
     if settings.prompt.layers is not None and settings.trainer.gradient_checkpointing:
-        yield "trainer.gradient_checkpointing loses the keys and values of prompt.layers: remove one of them."
+        yield "trainer.gradient_checkpointing loses what prompt.layers adds: remove one of them."
     if settings.backbone.head is Head.classifier:
         yield from _head_problems(settings)
     yield from _asking_problems(settings)

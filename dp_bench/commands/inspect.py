@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dp_bench import config, reading, records
 from dp_bench.commands.finished import find_run
 from dp_bench.effective import method_of
+from dp_bench.prompts import catalogue
 from dp_bench.records import RunRecord
 from dp_bench.report import choices, drawn
 from dp_bench.report.page import Bars, Cell, Drawn, Facts, Grid, Items, Section, show, to_html
@@ -228,12 +229,18 @@ def _vectors(run: Inspected, number: int) -> Section:
     if not method_of(record.config).has_prompt:
         return _changes(run)
     if choices.in_layers_alone(prompt):
+        layers = catalogue.of(prompt["layers"])
+        is_late = layers is not None and layers.is_late
+        adds = (
+            "its vectors enter between two layers"
+            if is_late
+            else "it adds keys and values to attentions of the backbone"
+        )
         return Section(
             "",
             [
-                "This prompt has no vectors in the input: it adds keys and values to attentions of the "
-                "backbone. They are in no space of words, so that no token is near them; --attention shows "
-                "how much of the attention each gets."
+                f"This prompt has no vectors in the input: {adds}. They are in no space of words, so that no "
+                "token is near them; --attention shows how much of the attention each gets."
             ],
         )
     from dp_bench.anatomy import anatomy

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from dp_bench import reading
-from dp_bench.backbones.probe import find_sites
+from dp_bench.backbones.probe import find_layers, find_sites
 from dp_bench.methods import table
 from dp_bench.methods.context import RunContext
 from dp_bench.model import PromptedModel
+from dp_bench.prompts import catalogue
 from dp_bench.prompts.init import differences, load_saved
 from dp_bench.prompts.prompt import Prompt, build
 from dp_bench.records import BACKBONE_FILE, PROMPT_FILE
@@ -29,10 +30,12 @@ TEXTS = "texts."  # prefix of the names of tensors with which texts are written 
 def make_prompt(context: RunContext) -> Prompt:
     """Build the prompt that the settings describe for the run's backbone and tasks."""
     settings, backbone = context.settings, context.backbone
+    layers = catalogue.of(settings.prompt.layers)
     dims = replace(
         backbone.dims,
         num_tasks=len(context.experiment.tasks),
-        sites=() if settings.prompt.layers is None else find_sites(backbone),
+        sites=find_sites(backbone) if layers is not None and not layers.is_late else (),
+        layer_widths=find_layers(backbone) if layers is not None and layers.is_late else (),
         summary_width=summary_width(backbone, settings.prompt.summary),
     )
     prompt = build(

@@ -22,12 +22,14 @@ from dp_bench.methods import table
 from dp_bench.methods.baselines import Baseline, predictions_of
 from dp_bench.methods.build import make_model, make_prompt, tensors_to_save
 from dp_bench.methods.context import MethodResult, RunContext
+from dp_bench.methods.pruning import prune
 from dp_bench.methods.splits import cached_splits, make_splits
 from dp_bench.methods.table import Method
 from dp_bench.methods.writing import Written, as_tensors, written_anew
 from dp_bench.optim import TrainPlan
 from dp_bench.prompts.inputs import SelectorInput
 from dp_bench.prompts.prompt import Prompt
+from dp_bench.prompts.pruned import Pruned
 from dp_bench.prompts.sources import load_sources
 from dp_bench.settings import Init
 from dp_bench.trainer import Trainer
@@ -108,13 +110,16 @@ def tune(context: RunContext) -> MethodResult:
     if settings.prompt.init is Init.saved:
         _warn_of_other_weights(context, settings.prompt.saved_file, "prompt.init_from")
     if files := settings.prompt.source_files:
-        load_sources(prompt.vectors, files)
+        load_sources(prompt.vectors, context.backbone.dims.width, files)
         for path in files:
             _warn_of_other_weights(context, path, "prompt.vectors.sources")
     model = make_model(context, prompt)
     splits = cached_splits(context, prompt)
     if prompt.input is not None:
         fit_input(prompt.input, splits.train)
+    if isinstance(prompt.vectors, Pruned):
+        batch_size = settings.trainer.micro_batch_size or settings.trainer.batch_size
+        prune(model, splits.train, batch_size, settings.seed_of("gumbel"))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     context.reporter.line(f"  {trainable:,} trainable parameters")
     trainer = Trainer(

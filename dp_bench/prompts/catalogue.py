@@ -76,6 +76,7 @@ class Piece:
     weighs: bool = False  # a selector whose choice is weighted by its probability, which is its gradient
     needs_route: bool = False  # vectors whose member is chosen by a route
     is_empty: bool = False  # vectors that add nothing to the input
+    is_late: bool = False  # in layers: vectors that enter between two of them, not keys and values
     is_random: bool = False  # a control that draws at evaluation as well
     rates: str = "prompt"  # key of the usual learning rates in guards.py
     paper: str = ""
@@ -116,11 +117,22 @@ def _are_two_numbers(value: Any, _: int) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(finite(each, 0) for each in value)
 
 
+def among(*values: str) -> Setting:
+    """Return the setting of one of these values."""
+    return Setting(lambda value, p: value in values, " or ".join(values))
+
+
 COUNT = Setting(lambda value, p: is_count(value), "at least 1")
 COUNT_OR_NULL = Setting(lambda value, p: value is None or is_count(value), "at least 1, or null")
 SWITCH = Setting(lambda value, p: isinstance(value, bool), "true or false")
+LAYER = Setting(
+    lambda value, p: value is None or value == 0 or is_count(value), "a number of layers from 0 on, or null"
+)
 NOT_NEGATIVE = Setting(number(0, low_too=True), "a number, not negative")
 SHARE = Setting(number(0, 1), "a number above 0 and at most 1")
+LEFT_OUT = Setting(
+    lambda value, p: number(0, 1, low_too=True)(value, p) and value < 1, "a number from 0 and below 1"
+)
 MEMBERS = {"num_prompts": COUNT}
 KEYS_AND_VALUES = {
     "sites": Setting(_are_sites, f"a list of some of {', '.join(SITES)}, such as [encoder]"),
@@ -188,6 +200,25 @@ def _sources_problem(settings: Settings, num_tokens: int) -> str | None:
     )
 
 
+def _pruned_problem(settings: Settings, num_tokens: int) -> str | None:
+    if len(settings["sources"] or ()) == 1:
+        return None
+    return (
+        "prompt.vectors.sources must name the one run whose prompt is pruned: train prompt=fixed, and add "
+        "'prompt.vectors.sources=[results/runs/ID]'."
+    )
+
+
+def left_over(num_tokens: int, settings: Settings) -> tuple[int, int]:
+    """Return how many vectors and how many pieces are left of a pruned prompt; shares are rounded down."""
+
+    def rest(number: int, share: float) -> int:
+        return number - math.floor(share * number + 1e-9)
+
+    vectors = rest(num_tokens, settings["token_share"])
+    return vectors, rest(vectors * int(settings["pieces"]), settings["piece_share"])
+
+
 def _source_attention(s: Sizes, settings: Settings) -> int:
     trained = 1 if settings.get("sources") else 1 + int(settings["num_prompts"])  # sources of runs are frozen
     return trained * s.num_tokens * s.width + 2 * (int(settings["hidden"]) + 1) * s.width
@@ -197,6 +228,27 @@ def _rank_problem(settings: Settings, num_tokens: int) -> str | None:
     if settings["rank"] <= num_tokens:
         return None
     return f"prompt.vectors.rank={settings['rank']} exceeds prompt.num_tokens={num_tokens}: lower it."
+
+
+def _late(name: str, formula: str, count: Count, settings: Mapping[str, Setting] = {}) -> Piece:
+    """Return vectors that enter between two layers; D is the width of the states there. A network makes them
+    if there are `settings` beside the layer."""
+    return Piece(
+        f"dp_bench.prompts.late.{name}",
+        ("layers",),
+        formula,
+        count,
+        {"layer": LAYER, **settings},
+        is_late=True,
+        has_network=bool(settings),
+        rates="a network" if settings else "late vectors",
+        paper="LPT: Liu et al., EMNLP Findings 2022",
+    )
+
+
+def _bottleneck(s: Sizes, settings: Settings, vectors: int) -> int:
+    hidden = int(settings["hidden"])
+    return (s.width + 1) * hidden + (hidden + 1) * vectors * s.width
 
 
 _S, _V, _L = "dp_bench.prompts.selectors.", "dp_bench.prompts.vectors.", "dp_bench.prompts.layers."
@@ -255,7 +307,7 @@ PIECES = (
     Piece(
         f"{_S}Known",
         SELECTORS,
-        settings={"group": Setting(lambda value, p: value in ("task", "skill"), "task or skill")},
+        settings={"group": among("task", "skill")},
     ),
     Piece(
         "dp_bench.prompts.ridge.Ridge",
@@ -373,6 +425,20 @@ PIECES = (
         paper="ATTEMPT: Asai et al., EMNLP 2022",
     ),
     Piece(
+        "dp_bench.prompts.pruned.Pruned",
+        ("vectors",),
+        "(1 - a) (1 - b) P D",  # a: token_share, b: piece_share
+        lambda s, k: left_over(s.num_tokens, k)[1] * s.width // int(k["pieces"]),
+        {
+            "pieces": COUNT,
+            "token_share": LEFT_OUT,
+            "piece_share": LEFT_OUT,
+            "sources": Setting(_are_sources, "a list of one folder of a finished run"),
+        },
+        _pruned_problem,
+        paper="XPrompt: Ma et al., EMNLP 2022",
+    ),
+    Piece(
         "dp_bench.prompts.text.LowRankUpdate",
         ("text",),
         "r (T + D)",  # r: rank, T: max_length
@@ -415,6 +481,19 @@ PIECES = (
         {**KEYS_AND_VALUES, "hidden": COUNT_OR_NULL},
         rates="keys and values out of an MLP",
         paper="prefix tuning: Li and Liang, ACL 2021",
+    ),
+    _late("LateVectors", "P D", lambda s, _: s.num_tokens * s.width),
+    _late(
+        "LateGenerated",
+        "(D + 1) h + (h + 1) P D",  # h: hidden
+        lambda s, k: _bottleneck(s, k, s.num_tokens),
+        {"hidden": COUNT, "read": among("mean", "first", "last")},
+    ),
+    _late(
+        "LatePooled",
+        "(D + 1) h + (h + 1) D",  # h: hidden
+        lambda s, k: _bottleneck(s, k, 1),
+        {"hidden": COUNT, "pooling": among("average", "max")},
     ),
 )
 

@@ -12,6 +12,7 @@ from dp_bench.prompts import catalogue
 from dp_bench.prompts.estimators import SCORE, forwards, gumbel
 from dp_bench.prompts.init import initialiser
 from dp_bench.prompts.inputs import SelectorInput
+from dp_bench.prompts.late import Late
 from dp_bench.prompts.layers import Layers
 from dp_bench.prompts.selectors import Fixed, Selector
 from dp_bench.prompts.text import Text
@@ -32,7 +33,7 @@ class Prompt(nn.Module):
         position: Selector,
         length: Selector,
         vectors: Vectors,
-        layers: Layers | None = None,
+        layers: Layers | Late | None = None,
         route: Selector | None = None,
         text: Text | None = None,
         is_inside: bool = False,
@@ -99,7 +100,8 @@ class Prompt(nn.Module):
     def network_parameters(self) -> list[nn.Parameter]:
         """Return the weights of the networks in pieces."""
         text = [] if self.text is None else list(self.text.parameters())
-        return self.vectors.network_parameters() + text
+        late = self.layers.network_parameters() if isinstance(self.layers, Late) else []
+        return self.vectors.network_parameters() + late + text
 
     def transform(self, summary_BD: Tensor | None) -> Tensor | None:
         """Return the input of the selectors, which is made from the frozen summary: [B,D]."""
@@ -128,9 +130,10 @@ class Prompt(nn.Module):
         }
         before_BJ, length_BJ = drawn["position"], drawn["length"]
         if isinstance(self.vectors, Routed):
-            vectors_BPD, weights_BK, loss = self.vectors.select(drawn["route"])
+            made = self.vectors.select(drawn["route"])
         else:
-            vectors_BPD, weights_BK, loss = self.vectors(summary_BD, task_B)
+            made = self.vectors(summary_BD, task_B)
+        vectors_BPD, weights_BK, loss, used_BP = made
         for name, selector in self.selectors.items():
             added = selector.added_loss(drawn[name], summary_BD, task_B, noise.get(name))
             loss = loss if added is None else added if loss is None else loss + added
@@ -138,6 +141,8 @@ class Prompt(nn.Module):
         keep_BP = None if all_kept else _keep(length_BJ)
         layers = None if self.layers is None else self.layers(len(task_B), keep_BP)
         in_input = keep_BP if vectors_BPD.shape[1] else None
+        if used_BP is not None:
+            in_input = used_BP if in_input is None else in_input * used_BP
         with_noise = {name: drawn[name] for name in noise}
         log_prob_B = self._log_prob(with_noise, summary_BD, task_B)
         seen = {
@@ -145,8 +150,8 @@ class Prompt(nn.Module):
             for name, chosen_BJ in with_noise.items()
             if summary_BD is not None and self.selectors[name].observes
         }
-        made = (vectors_BPD, before_BJ, in_input, weights_BK, layers, loss, log_prob_B, seen)
-        return PromptOutput(*made, self.is_inside)
+        decided = (vectors_BPD, before_BJ, in_input, weights_BK, layers, loss, log_prob_B, seen)
+        return PromptOutput(*decided, self.is_inside)
 
     def begin_update(self, step: int, max_steps: int) -> None:
         """Prepare the selectors for update `step`, counted from 0."""

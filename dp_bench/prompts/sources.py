@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dp_bench import reading
 from dp_bench.prompts.init import Initialiser
+from dp_bench.prompts.pruned import Pruned
 from dp_bench.prompts.vectors import PromptVectors, Vectors, first_prompts, mixed
 from dp_bench.types import Dims, UserError
 
@@ -50,6 +51,11 @@ class SourceAttention(Vectors):
         self.norm = nn.LayerNorm(dims.width)
         self.temperature = temperature or math.e * dims.width
 
+    @torch.no_grad()
+    def take_sources(self, prompts_KPD: Sequence[Tensor]) -> None:
+        """Use these prompts as sources."""
+        self.sources_KPD.copy_(torch.stack(list(prompts_KPD)))
+
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         prompts_KPD = torch.cat([self.sources_KPD, self.prompt_PD[None]])
         query_BD = self.norm(self.up(nn.functional.silu(self.down(summary_BD))))
@@ -61,21 +67,23 @@ class SourceAttention(Vectors):
         return [p for layer in (self.down, self.up, self.norm) for p in layer.parameters()]
 
 
-@torch.no_grad()
-def load_sources(vectors: nn.Module, files: Sequence[Path]) -> None:
-    """Load the prompts of finished runs as sources. Raises UserError for a run without a single prompt, or
-    with one of another shape."""
-    assert isinstance(vectors, SourceAttention)
-    for source_PD, path in zip(vectors.sources_KPD, files, strict=True):
+def load_sources(vectors: Vectors, width: int, files: Sequence[Path]) -> None:
+    """Give vectors the prompts of finished runs. Raises UserError for a run without a single prompt, or with
+    one of another shape."""
+    assert isinstance(vectors, SourceAttention | Pruned)
+    shape = torch.Size((vectors.num_tokens, width))
+    prompts = []
+    for path in files:
         found = reading.tensors(path, "Give another run in prompt.vectors.sources.").get(PROMPT)
-        if found is None or found.shape != source_PD.shape:
-            has = "no single prompt" if found is None else f"a prompt of {_sizes(found)}"
+        if found is None or found.shape != shape:
+            has = "no single prompt" if found is None else f"a prompt of {_sizes(found.shape)}"
             raise UserError(
-                f"prompt.vectors.sources: {path} has {has}, and {_sizes(source_PD)} is needed. Sources are "
+                f"prompt.vectors.sources: {path} has {has}, and {_sizes(shape)} is needed. Sources are "
                 "runs of prompt=fixed with the same prompt.num_tokens and backbone."
             )
-        source_PD.copy_(found)
+        prompts.append(found)
+    vectors.take_sources(prompts)
 
 
-def _sizes(prompt_PD: Tensor) -> str:
-    return " x ".join(map(str, prompt_PD.shape))
+def _sizes(shape: torch.Size) -> str:
+    return " x ".join(map(str, shape))

@@ -14,12 +14,13 @@ from dp_bench.types import Dims
 
 
 class PromptVectors(NamedTuple):
-    """The vectors of a batch; of a pool also the weights of its members; and a scalar that training adds to
-    the task's loss. All are fp32."""
+    """The vectors of a batch; of a pool also the weights of its members; a scalar that training adds to the
+    task's loss; and which vectors are used. All are fp32."""
 
     vectors_BPD: Tensor
     weights_BK: Tensor | None = None
     loss: Tensor | None = None
+    keep_BP: Tensor | None = None  # 1 for a vector that is used and 0 for one that is masked; None: all are
 
 
 class Vectors(nn.Module):

@@ -83,7 +83,9 @@ def _remark(prompt: Mapping[str, Any]) -> str:
     ]
     in_layers = "; vectors also in the layers" if prompt.get("layers") else ""
     if _is_empty(prompt):
-        in_layers = f": {prompt['num_tokens']} vectors in each layer"
+        layers = catalogue.used(prompt).get("layers")
+        where = "that enter at one layer" if layers is not None and layers.is_late else "in each layer"
+        in_layers = f": {prompt['num_tokens']} vectors {where}"
     return in_layers + (f"; {' and '.join(chosen)} will be chosen" if chosen else "")
 
 

@@ -9,7 +9,7 @@ from conftest import make_batch
 
 from dp_bench import config
 from dp_bench.backbones.backbone import Backbone
-from dp_bench.backbones.probe import find_sites
+from dp_bench.backbones.probe import find_layers, find_sites
 from dp_bench.model import PromptedModel
 from dp_bench.types import Batch
 from dp_bench.verbalizer import LabelWords
@@ -25,8 +25,12 @@ LENGTHS = [5, 11, 3, 8]
 def prompted_model(backbone: Backbone, *overrides: str) -> PromptedModel:
     two = ["prompt.vectors.num_chosen=2"] if "prompt=l2p_pool" in overrides else []  # of 4 vectors
     experiment = config.build(config.compose(["data.dir=.", "prompt.num_tokens=4", *overrides, *two]))
-    sites = find_sites(backbone) if experiment.settings.prompt.layers else ()
-    dims = dataclasses.replace(backbone.dims, sites=sites)
+    has_layers = experiment.settings.prompt.layers is not None
+    dims = dataclasses.replace(
+        backbone.dims,
+        sites=find_sites(backbone) if has_layers else (),
+        layer_widths=find_layers(backbone) if has_layers else (),
+    )
     prompt = build_prompt(experiment, dims, backbone.embedding_VD)
     return PromptedModel(
         backbone,
