@@ -173,7 +173,8 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.plan.trainer.max_grad_norm)
         # Read together: a GPU is waited for once an update.
         mean_loss, norm = map(float, torch.stack([ranks.total(total).double(), norm.double()]).tolist())
-        finite.refuse_update(mean_loss, norm, step + 1, self.bare_model, self._one_by_one(indices, step))
+        with lockstep.alone():  # gradients are taken without `_backward`
+            finite.refuse_update(mean_loss, norm, step + 1, self.bare_model, self._one_by_one(indices, step))
         self._step_optimizer(step, number)
         self.prompt.end_update()
         return mean_loss

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dp_bench import lockstep
 from dp_bench.data.batches import evaluation_batches
 from dp_bench.evaluation import Asked, Split
 from dp_bench.model import PromptedModel
@@ -22,9 +23,10 @@ def prune(model: PromptedModel, train: Sequence[Split], batch_size: int, seed: i
     """Remove vectors, measure the rest anew, remove pieces, and rewind."""
     vectors = model.prompt.vectors
     assert isinstance(vectors, Pruned)
-    tokens_P, _ = importance(model, train, batch_size, seed)
-    vectors.remove(tokens_P.repeat_interleave(vectors.pieces), vectors.num_kept * vectors.pieces)
-    _, pieces_Q = importance(model, train, batch_size, seed)
+    with lockstep.alone():  # gradients are taken without the trainer
+        tokens_P, _ = importance(model, train, batch_size, seed)
+        vectors.remove(tokens_P.repeat_interleave(vectors.pieces), vectors.num_kept * vectors.pieces)
+        _, pieces_Q = importance(model, train, batch_size, seed)
     vectors.remove(pieces_Q, len(vectors.pieces_NX))
     vectors.rewind()
 
