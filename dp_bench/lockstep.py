@@ -72,8 +72,8 @@ def together(tasks: Sequence[Callable[[], T]]) -> list[T | BaseException]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Let what the present run computes not pass with others: to count it, or where gradients are not taken by
-    `backward`, for what passes with others ends at the backbone."""
+    """Let what the present run computes not pass with others: to count it, or where its gradients are taken
+    without `backward`; those of what passes with others end at the backbone."""
     token = _present.set(None)
     try:
         yield

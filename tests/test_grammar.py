@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dp_bench.cli import main
+from dp_bench.config import Composer, check
 from dp_bench.grammar import as_flags, as_settings
+from dp_bench.types import UserError
 
 
 @pytest.mark.parametrize(
@@ -84,3 +86,12 @@ def test_a_text_with_braces_is_to_be_quoted(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["train", "task=rte", "task.template=text: {premise}"])
     assert "\"task.template='text: {premise}'\"" in capsys.readouterr().err
+
+
+def test_several_runs_are_refused_before_each_is_composed(monkeypatch: pytest.MonkeyPatch) -> None:
+    composer, asked = Composer(), list[object]()
+    of_choices = composer.of_choices
+    monkeypatch.setattr(composer, "of_choices", lambda choice: asked.append(choice) or of_choices(choice))
+    with pytest.raises(UserError, match=r"prompt=glob\(\*\) describes several runs: add -m"):
+        check(["task=rte", "prompt=glob(*)"], composer, sweep=False)
+    assert len(asked) == 1
