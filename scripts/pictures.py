@@ -1,8 +1,7 @@
-"""Make the pictures of the README: docs/images/minilm.svg and docs/images/terminal.svg.
+"""Make the pictures of the README and of docs/results.md, in docs/images.
 
-    python scripts/pictures.py
-
-The first is the committed table results/minilm/tables/tables.csv as a plot, the second what a run prints.
+python scripts/pictures.py             # smollm2.svg, minilm.svg: the committed tables of whole training sets
+python scripts/pictures.py terminal    # terminal.svg: what a run prints, with the seconds that it takes
 """
 
 from __future__ import annotations
@@ -23,9 +22,11 @@ from rich.text import Text
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
 TASKS = {"cb": "CB", "copa": "COPA", "rte": "RTE", "wic": "WiC", "wsc": "WSC"}
+TABLES = ("smollm2", "minilm")  # folders of results/
+LEVELS = {"majority": ":", "zero_shot": "--"}  # rows that are lines
 # Rows from the top: no prompt, prompts that choose nothing, prompts that choose. Colours are Okabe and Ito's.
 ROWS = {
-    "#777777": {"linear_probe": "linear probe"},
+    "#777777": {"linear_probe": "linear probe", "lora": "LoRA"},
     "#0072B2": {
         "fixed": "fixed",
         "postfix": "postfix",
@@ -38,28 +39,35 @@ SHOT = "train task=boolq prompt=dynamic backbone=t5_micro data=micro trainer=mic
 COLUMNS = 106
 
 
-def draw_scores(path: Path) -> None:
-    """Draw mean and standard deviation of each row on each task; a line where the most frequent answer is."""
+def draw_scores(name: str, path: Path) -> None:
+    """Draw mean and standard deviation of each row of a table on each task that has most rows."""
     from matplotlib import pyplot as plt
 
     mpl.rcParams |= {"svg.hashsalt": "dp-bench", "svg.fonttype": "none", "font.family": "sans-serif"}
-    table = pd.read_csv(ROOT / "results" / "minilm" / "tables" / "tables.csv")
+    table = pd.read_csv(ROOT / "results" / name / "tables" / "tables.csv")
     cells = table[table["regime"] == "full"].set_index(["task", "prompt"])
-    names = [(prompt, label, colour) for colour, group in ROWS.items() for prompt, label in group.items()]
-    figure, grid = plt.subplots(1, len(TASKS), figsize=(9.5, 2.9), sharey=True)
-    for axes, (task, title) in zip(grid, TASKS.items(), strict=True):
+    every = [(prompt, label, colour) for colour, group in ROWS.items() for prompt, label in group.items()]
+    tasks = [task for task in TASKS if sum((task, row[0]) in cells.index for row in every) > len(every) / 2]
+    names = [row for row in every if any((task, row[0]) in cells.index for task in tasks)]
+    seeds = int(cells["n"].max())
+    width = 1.9 * len(tasks) + 1.4
+    figure, grid = plt.subplots(1, len(tasks), figsize=(width, 0.26 * len(names) + 0.9), sharey=True)
+    for axes, task in zip(grid, tasks, strict=True):
         for height, (prompt, _, colour) in enumerate(names):
-            cell = cells.loc[task, prompt]
-            axes.errorbar(cell["mean"], -height, xerr=cell["sd"], fmt="o", ms=5, color=colour, capsize=2)
-        axes.axvline(cells.loc[task, "majority"]["mean"], color="#777777", ls=":", lw=1.2)
-        axes.set_title(title, fontsize=11)
+            if (task, prompt) in cells.index:
+                cell = cells.loc[task, prompt]
+                axes.errorbar(cell["mean"], -height, xerr=cell["sd"], fmt="o", ms=5, color=colour, capsize=2)
+        for prompt, line in LEVELS.items():
+            if (task, prompt) in cells.index:
+                axes.axvline(cells.loc[task, prompt]["mean"], color="#777777", ls=line, lw=1.2)
+        axes.set_title(TASKS[task], fontsize=11)
         axes.set_yticks([-height for height in range(len(names))], [label for _, label, _ in names])
         axes.grid(axis="x", color="#dddddd", lw=0.6)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    figure.supxlabel(
-        "score, mean ± sd of 5 seeds; dotted: the most frequent answer", fontsize=10, color="#333333"
-    )
+    has_zero_shot = any(prompt == "zero_shot" for _, prompt in cells.index)
+    lines = "dotted: the most frequent answer" + ("; dashed: no prompt" if has_zero_shot else "")
+    figure.supxlabel(f"score, mean ± sd of {seeds} seeds; {lines}", fontsize=10, color="#333333")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None}, facecolor="white")
 
@@ -88,8 +96,11 @@ def shoot_terminal(path: Path) -> None:
 
 def main() -> None:
     """Make the pictures."""
-    draw_scores(IMAGES / "minilm.svg")
-    shoot_terminal(IMAGES / "terminal.svg")
+    if sys.argv[1:] == ["terminal"]:
+        shoot_terminal(IMAGES / "terminal.svg")
+        return
+    for name in TABLES:
+        draw_scores(name, IMAGES / f"{name}.svg")
 
 
 if __name__ == "__main__":
