@@ -1,7 +1,7 @@
 """Make the pictures of the README and of docs/results.md, in docs/images.
 
-python scripts/pictures.py             # smollm2.svg, minilm.svg: the committed tables of whole training sets
-python scripts/pictures.py terminal    # terminal.svg: what a run prints, with the seconds that it takes
+python scripts/pictures.py             # smollm2.svg, minilm.svg: whole training sets, by the committed tables
+python scripts/pictures.py terminal    # terminal.svg: what a run prints, and how many seconds it takes
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib as mpl
 import pandas as pd
@@ -67,7 +68,8 @@ def draw_scores(name: str, path: Path) -> None:
         axes.tick_params(axis="y", length=0)
     has_zero_shot = any(prompt == "zero_shot" for _, prompt in cells.index)
     lines = "dotted: the most frequent answer" + ("; dashed: no prompt" if has_zero_shot else "")
-    figure.supxlabel(f"score, mean ± sd of {seeds} seeds; {lines}", fontsize=10, color="#333333")
+    said = fill(f"score, mean ± sd of {seeds} seeds; {lines}", int(12 * width))
+    figure.supxlabel(said, fontsize=10, color="#333333")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None}, facecolor="white")
 
