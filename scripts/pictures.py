@@ -1,7 +1,9 @@
 """Make the pictures of the README and of docs/results.md, in docs/images.
 
-python scripts/pictures.py             # smollm2.svg, minilm.svg: whole training sets, by the committed tables
-python scripts/pictures.py terminal    # terminal.svg: what a run prints, and how many seconds it takes
+    python scripts/pictures.py             # smollm2.svg, minilm.svg: the committed tables
+    python scripts/pictures.py terminal    # terminal.svg: what a run prints, and its seconds
+
+Rows of the tables are those of whole training sets; a task is drawn where most of them are there.
 """
 
 from __future__ import annotations
