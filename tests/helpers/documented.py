@@ -157,6 +157,7 @@ RULES: dict[str, Callable[[list[str]], list[str]]] = {
     "tables": _records,
     "plot": _records,
     "compare": _with_runs(),
+    "nearest": _as_it_is,
     "reproduce": _with_runs(),
     "predict": _with_runs(),
     "inspect": _inspect,
