@@ -349,6 +349,8 @@ class RegimeSettings:
     task_weights: Any = None  # multitask: factors of the tasks' losses, {rte: 2.0}; 1 unless given
     task_settings: Any = None  # multitask: settings of single tasks, {multirc: {max_length: 600}}
     transfer: list[str] | None = None  # tasks that the trained prompt is also evaluated on
+    reptile_updates: int | None = None  # Reptile: updates on one task before each outer step; None: mixed
+    reptile_rate: float | None = None  # Reptile: of the way to where they end, what an outer step goes
 
 
 @dataclass

@@ -68,7 +68,7 @@ EXACT = {
     "prompt/route": {"ridge", "instance", "random", "known", "router"},
     "prompt/text": {"low_rank_update"},
     "prompt/adapters": {"lora", "bitfit"},
-    "regime": {"full", "fewshot", "multitask"},
+    "regime": {"full", "fewshot", "multitask", "reptile"},
     "protocol": {"clean", "authors"},
     "hpo": {"lr"},
 }

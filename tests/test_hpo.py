@@ -86,7 +86,7 @@ def test_a_search_of_a_method_leaves_settings_of_others_alone() -> None:
 
 def test_choices_are_tried_each_once_in_turn(sweep: Sweep, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    words = (*TINY, "hpo=rates", "prompt=fixed", "seed=0", "hpo.space.trainer.lr.choices=[0.3,0.1]")
+    words = (*TINY, "hpo=rates", "prompt=fixed", "seed=0", "+hpo.space={trainer.lr: {choices: [0.3, 0.1]}}")
     for number in (2, 4):  # the last two trials are runs that are there
         assert sweep(*words, f"hpo.trials={number}")[0] == 0
         trials = records.load_all(tmp_path / "results" / "hpo" / "rates")
