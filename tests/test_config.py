@@ -70,7 +70,7 @@ EXACT = {
     "prompt/adapters": {"lora", "bitfit"},
     "regime": {"full", "fewshot", "multitask", "reptile"},
     "protocol": {"clean", "authors"},
-    "hpo": {"lr"},
+    "hpo": {"lr", "rates"},
 }
 AT_LEAST: dict[str, set[str]] = {
     "backbone": BACKBONES,

@@ -89,9 +89,8 @@ class Cell:
         """The study, named by all that a trial's score depends on: another search is another study."""
         import optuna
 
-        words = [*sorted(w for w in self.words if w.split("=")[0] not in records.VOLATILE), *self.on_heldout]
         space = sorted((key, sorted(entry.items())) for key, entry in self.space.items())
-        digest = sha256(repr((words, self.settings.seed, space)).encode()).hexdigest()[:8]
+        digest = sha256(repr((self.runs[0].cell_id, self.settings.seed, space)).encode()).hexdigest()[:8]
         return optuna.create_study(
             storage=f"sqlite:///{self.folder / 'studies.db'}",
             study_name=f"{self.title} {digest}",
