@@ -158,7 +158,7 @@ RULES: dict[str, Callable[[list[str]], list[str]]] = {
     "tables": _records,
     "plot": _records,
     "compare": _with_runs(),
-    "nearest": _as_it_is,
+    "nearest": _with_runs(runs=("fixed",)),
     "reproduce": _with_runs(),
     "predict": _with_runs(),
     "inspect": _inspect,
