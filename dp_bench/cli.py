@@ -31,6 +31,7 @@ dp-bench: compare prompt-tuning methods on SuperGLUE with a frozen language mode
   tables                             comparison tables of finished runs
   plot                               curves, costs, chosen positions
   compare A B                        two runs: settings, scores, flips, costs
+  nearest RUN                        runs of other tasks with the most similar prompt
   reproduce RUN                      the same run again, and what differs
   predict RUN --input FILE           its answers to your records
   submit RUN… --out FILE.zip         for the SuperGLUE leaderboard
@@ -239,6 +240,17 @@ def _compare(words: list[str]) -> int:
     _add_results_dir(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it: .md, .json or .csv")
     return _call("compare:compare", **vars(parser.parse_args(words)))
+
+
+def _nearest(words: list[str]) -> int:
+    parser = _parser(
+        "nearest",
+        "Rank the finished runs of other tasks by how similar their prompt is to that of a run, which may "
+        "start from the first with prompt.init=saved (SPoT: Vu et al., 2022).",
+    )
+    _add_run(parser, "run")
+    _add_results_dir(parser)
+    return _call("nearest:nearest", **vars(parser.parse_args(words)))
 
 
 def _reproduce(words: list[str]) -> int:
@@ -486,6 +498,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "tables": _tables,
     "plot": _plot,
     "compare": _compare,
+    "nearest": _nearest,
     "reproduce": _reproduce,
     "predict": _predict,
     "submit": _submit,

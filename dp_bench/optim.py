@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dp_bench import guards
 from dp_bench.effective import OptimizerUsed, optimizer_of
-from dp_bench.settings import OptimizerName, RunSettings, Schedule, TemperatureSettings
+from dp_bench.settings import OptimizerName, RegimeSettings, RunSettings, Schedule, TemperatureSettings
 
 
 class TrainPlan:
@@ -43,6 +43,29 @@ class TrainPlan:
             done = step * -(-t.batch_size // (t.micro_batch_size or t.batch_size)) + number
         steps = done if self.warmup_from_zero else done + 1
         return min(1.0, steps / t.warmup_steps) if t.warmup_steps else 1.0
+
+
+class Reptile:
+    """The outer step of Reptile (Nichol et al., 2018, algorithm 1), after every k updates on one task: from
+    the start phi of these updates, a share of the way to their end, phi <- phi + rate (theta - phi)."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], regime: RegimeSettings) -> None:
+        self.parameters = parameters if regime.reptile_updates else ()
+        self.updates, self.rate = regime.reptile_updates or 1, regime.reptile_rate or 1.0
+        self.start = [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def end_update(self, step: int) -> None:
+        """Make an outer step where update `step`, counted from 0, is the last on its task."""
+        if (step + 1) % self.updates == 0:
+            for start, parameter in zip(self.start, self.parameters, strict=True):
+                parameter.copy_(start.lerp_(parameter, self.rate))
+
+    @torch.no_grad()
+    def load(self, start: Sequence[Tensor]) -> None:
+        """Go on with the updates that began here."""
+        for mine, saved in zip(self.start, start, strict=True):
+            mine.copy_(saved)
 
 
 Groups = Sequence[nn.Parameter] | Sequence[dict[str, Any]]  # with a learning rate a group

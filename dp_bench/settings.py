@@ -349,6 +349,8 @@ class RegimeSettings:
     task_weights: Any = None  # multitask: factors of the tasks' losses, {rte: 2.0}; 1 unless given
     task_settings: Any = None  # multitask: settings of single tasks, {multirc: {max_length: 600}}
     transfer: list[str] | None = None  # tasks that the trained prompt is also evaluated on
+    reptile_updates: int | None = None  # Reptile: updates on one task before each outer step; None: mixed
+    reptile_rate: float | None = None  # Reptile: of the way to where they end, what an outer step goes
 
 
 @dataclass
@@ -459,13 +461,15 @@ class HpoSettings:
     name: str | None = None  # None: no search
     trials: int | None = None  # of each method
     seed: int | None = None  # of all trials and of the sampler; should differ from the reported seeds
-    space: dict[str, dict[str, Any]] = field(default_factory=dict)  # by setting: low, high, log, or choices
+    # By setting: low, high, log, or choices; `methods` and `prompts` (names) restrict it to some.
+    space: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @staticmethod
     def is_for(prompt: PromptSettings, entry: Mapping[str, Any]) -> bool:
-        """Say whether an entry of the space applies to a prompt: `methods` may restrict it."""
-        method = prompt.method
-        return table.of(method).is_trained and method in entry.get("methods", [method])
+        """Say whether an entry of the space applies to a prompt: `methods` and `prompts` may restrict it."""
+        method, name = prompt.method, prompt.name
+        is_named = method in entry.get("methods", [method]) and name in entry.get("prompts", [name])
+        return table.of(method).is_trained and is_named
 
 
 @dataclass

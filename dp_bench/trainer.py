@@ -27,13 +27,15 @@ from dp_bench.evaluation import Report, Score, Split, mean_score, predict, score
 from dp_bench.machine import EnergyMeter, in_smaller_passes
 from dp_bench.model import PromptedModel
 from dp_bench.objective import Objective, objective
-from dp_bench.optim import TrainPlan, make_optimizer, parameter_groups
+from dp_bench.optim import Reptile, TrainPlan, make_optimizer, parameter_groups
 from dp_bench.profiling import stage
 from dp_bench.progress import Reporter
 from dp_bench.randomness import derive, generator
 from dp_bench.records import write_lines
 from dp_bench.trackers import Tracking
 from dp_bench.types import Batch
+
+START = "reptile_start"  # in the state of the optimizer
 
 
 class Trainer:
@@ -74,6 +76,7 @@ class Trainer:
             )
             self.optimizer = accelerator.prepare(make_optimizer(plan.optimizer, groups))
             self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.reptile = Reptile(self.parameters, plan.regime)
         factors = plan.regime.task_weights or {}
         self.weights = [factors.get(split.task.name, 1.0) for split in train]
         self.progress = Progress(trained_on=dict(trained_on or {}), energy_joules=0.0)
@@ -126,6 +129,7 @@ class Trainer:
             bucket_batches=self.plan.trainer.bucket_batches,
             seed=self.plan.order_seed,
             start=start,
+            turn=self.plan.regime.reptile_updates,
         )
 
     def _is_due(self) -> bool:
@@ -177,6 +181,7 @@ class Trainer:
             finite.refuse_update(mean_loss, norm, step + 1, self.bare_model, self._one_by_one(indices, step))
         self._step_optimizer(step, number)
         self.prompt.end_update()
+        self.reptile.end_update(step)
         return mean_loss
 
     def _accumulate(self, indices: tuple[Rows, ...], step: int, size: int) -> tuple[Tensor, int]:
@@ -348,7 +353,10 @@ class Trainer:
         if ranks.size() == 1:  # ranks come here at different times
             self.read_energy()
         self.progress.warnings = list(self.reporter.warnings)
-        state = Checkpoint(self.progress, self._state(), self.best, self.optimizer.state_dict())
+        optimizer = self.optimizer.state_dict()
+        if self.reptile.start:
+            optimizer |= {START: self.reptile.start}
+        state = Checkpoint(self.progress, self._state(), self.best, optimizer)
         checkpoints.save(state, self.checkpoints)
 
     def _resume(self) -> None:
@@ -358,5 +366,6 @@ class Trainer:
         self.progress, self.best = saved.progress, saved.best
         self._warn(self.progress.warnings)
         self.bare_model.load_trained(saved.learned)
+        self.reptile.load(saved.optimizer.pop(START, []))
         self.optimizer.load_state_dict(saved.optimizer)
         self.reporter.line(f"resuming after update {self.progress.step} from {self.checkpoints}")

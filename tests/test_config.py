@@ -68,9 +68,9 @@ EXACT = {
     "prompt/route": {"ridge", "instance", "random", "known", "router"},
     "prompt/text": {"low_rank_update"},
     "prompt/adapters": {"lora", "bitfit"},
-    "regime": {"full", "fewshot", "multitask"},
+    "regime": {"full", "fewshot", "multitask", "reptile"},
     "protocol": {"clean", "authors"},
-    "hpo": {"lr"},
+    "hpo": {"lr", "rates"},
 }
 AT_LEAST: dict[str, set[str]] = {
     "backbone": BACKBONES,

@@ -70,7 +70,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("DP_BENCH_CACHE", str(tmp_path_factory.getbasetemp() / "dp-bench-cache"))
         words = ["experiment=micro/position", "task=boolq", "prompt=fixed,dynamic", "seed=0", "data.limit=40"]
         assert run("train", "-m", *words, *documented.SHORT) == 0
-        words = ["task=boolq", "prompt=postfix", "regime.transfer=[rte]", *documented.MICRO, "data.limit=40"]
+        words = ["task=rte", "prompt=postfix", "regime.transfer=[boolq]", *documented.MICRO, "data.limit=40"]
         assert run("train", *words, *documented.SHORT) == 0
     (folder / "records.jsonl").write_text('{"question": "is it big", "passage": "hugo saw the tower ."}\n')
     for name in ("train", "val"):

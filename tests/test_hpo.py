@@ -84,6 +84,39 @@ def test_a_search_of_a_method_leaves_settings_of_others_alone() -> None:
     assert config.build(config.compose([])).resolved["hpo"]["searched"] == []
 
 
+def test_choices_are_tried_each_once_in_turn(sweep: Sweep, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    words = (*TINY, "hpo=rates", "prompt=fixed", "seed=0", "+hpo.space={trainer.lr: {choices: [0.3, 0.1]}}")
+    for number in (2, 4):  # the last two trials are runs that are there
+        assert sweep(*words, f"hpo.trials={number}")[0] == 0
+        trials = records.load_all(tmp_path / "results" / "hpo" / "rates")
+        assert sorted(record.config["trainer"]["lr"] for record in trials) == [0.1, 0.3]
+
+
+def test_experiments_that_differ_in_their_settings_alone_have_searches_each(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    """What an experiment sets is no word that is typed."""
+    pytest.importorskip("optuna")
+    folder = tmp_path / "configs" / "experiment"
+    folder.mkdir(parents=True)
+    for number in (2, 3):
+        lines = ["# @package _global_", f"experiment: steps{number}", "trainer:", f"  warmup_steps: {number}"]
+        (folder / f"steps{number}.yaml").write_text("\n".join(lines), "utf-8")
+    for number in (2, 3):
+        words = (*TINY, "hpo=lr", "hpo.trials=1", "prompt=fixed", "seed=0", f"experiment=steps{number}")
+        code, said = sweep(*words, "--config-dir", str(tmp_path / "configs"))
+        assert code == 0, said
+    trials = records.load_all(tmp_path / "results" / "hpo" / "lr")
+    assert sorted(record.config["trainer"]["warmup_steps"] for record in trials) == [2, 3]
+
+
+def test_an_entry_of_a_search_may_be_for_some_prompts() -> None:
+    names = ("fixed", "idpg", "lora", "postfix", "majority")
+    own = [config.build(config.compose(["hpo=rates", f"prompt={name}"])).resolved["hpo"] for name in names]
+    assert [hpo["searched"] for hpo in own] == [["trainer.lr"], ["prompt.network_lr"], ["prompt.lr"], [], []]
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [

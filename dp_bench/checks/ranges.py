@@ -25,7 +25,7 @@ RANGES: dict[Setting, tuple[str, ...]] = {
     COUNT_OR_NULL: (
         *("trainer.micro_batch_size", "trainer.patience", "trainer.cpu_threads"),
         *("trainer.heldout_min", "regime.shots", "regime.mixing_cap", "protocol.summary_pad_to"),
-        *("hpo.trials", "prompt.boundaries"),
+        *("hpo.trials", "prompt.boundaries", "regime.reptile_updates"),
     ),
     NOT_NEGATIVE: (
         *("seed", "seeds.order", "seeds.init", "seeds.gumbel", "seeds.heldout", "backbone.init_seed"),
@@ -46,6 +46,7 @@ RANGES: dict[Setting, tuple[str, ...]] = {
     Setting(number(0), "positive: Adafactor usually takes 0.3 here, AdamW 0.03"): ("trainer.lr",),
     Setting(number(0), "positive; a large number turns clipping off"): ("trainer.max_grad_norm",),
     Setting(number(1, 10_000, low_too=True), "at least 1 and at most 10,000"): ("trainer.bucket_batches",),
+    Setting(number(0, 1), "above 0 and at most 1"): ("regime.reptile_rate",),
     OPEN_SHARE: ("trainer.heldout_fraction",),
     ROWS: ("data.limit",),
 }

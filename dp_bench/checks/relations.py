@@ -213,12 +213,31 @@ def _regime_problems(settings: RunSettings) -> Iterator[str]:
         yield from _mixture_problems(regime, regime.tasks)
         if method.fit is not None:
             yield f"prompt={prompt.name} is fitted to one task: use regime=full or fewshot, once a task."
+    if regime.reptile_updates is not None or regime.reptile_rate is not None:
+        yield from _reptile_problems(settings)
     trained = regime.tasks or ([] if task is None else [task.training.name, task.name])
     for name in regime.transfer or ():
         if name in trained:
             yield f"regime.transfer names '{name}', on which the prompt is trained and scored: remove it."
     if regime.transfer and not method.has_prompt:
         yield f"regime.transfer evaluates a prompt on other tasks; prompt={prompt.name} has none: remove it."
+
+
+def _reptile_problems(settings: RunSettings) -> Iterator[str]:
+    regime, trainer = settings.regime, settings.trainer
+    updates = regime.reptile_updates
+    if updates is None or regime.reptile_rate is None or regime.tasks is None:
+        yield (
+            "regime.reptile_updates and regime.reptile_rate learn a start over several tasks, together: use "
+            "regime=reptile regime.tasks=[cb,rte], which sets both, or remove them."
+        )
+        return
+    for key in ("max_steps", "eval_every"):
+        if (value := getattr(trainer, key)) % max(1, updates):
+            yield (
+                f"trainer.{key}={value} is no multiple of regime.reptile_updates={updates}: evaluations are "
+                f"of the start that is learned, after an outer step. Use {-(-value // updates) * updates}."
+            )
 
 
 def _mixture_problems(regime: RegimeSettings, tasks: list[str]) -> Iterator[str]:

@@ -3,7 +3,8 @@
 The rows of a task come in a new random order each epoch. With `bucket_batches` = k, the rows of each k
 updates are sorted by length before they are cut into batches, and the k batches are shuffled: a batch has
 texts of similar length and little padding, while k updates see the same rows as without bucketing. With
-several tasks, the number of examples of each task in an update is drawn from the mixing rates.
+several tasks, the number of examples of each task in an update is drawn from the mixing rates; or tasks take
+turns of k updates, and the mixing rates are their chances of a turn.
 """
 
 from __future__ import annotations
@@ -38,17 +39,28 @@ def mixing_rates(sizes: Sequence[int], regime: RegimeSettings) -> Rates:
 
 
 def training_rows(
-    lengths: Sequence[Rows], rates: Rates, *, batch_size: int, bucket_batches: int, seed: int, start: int = 0
+    lengths: Sequence[Rows],
+    rates: Rates,
+    *,
+    batch_size: int,
+    bucket_batches: int,
+    seed: int,
+    start: int = 0,
+    turn: int | None = None,
 ) -> Iterator[tuple[Rows, ...]]:
     """Yield the rows of each task for update `start`, `start` + 1, … without end.
 
     `lengths` holds, for each task, the length of each row. Batches cross the end of an epoch: the rows that
-    remain of one come first in the next.
+    remain of one come first in the next. With a `turn`, so many updates in sequence are of one task.
     """
     seen = np.zeros(len(lengths), dtype=np.int64)
     for stretch in count():
-        drawn = np.random.default_rng(derive(seed, "mixture", stretch))
-        counts = drawn.multinomial(batch_size, rates, size=bucket_batches)  # [updates, tasks]
+        if turn is None:
+            drawn = np.random.default_rng(derive(seed, "mixture", stretch))
+            counts = drawn.multinomial(batch_size, rates, size=bucket_batches)  # [updates, tasks]
+        else:
+            turns = (stretch * bucket_batches + np.arange(bucket_batches)) // turn
+            counts = batch_size * np.stack([_whose(int(number), rates, seed) for number in turns])
         if (stretch + 1) * bucket_batches > start:
             shuffle = np.random.default_rng(derive(seed, "buckets", stretch))
             chunk_of_update = shuffle.permutation(bucket_batches)
@@ -63,6 +75,11 @@ def training_rows(
             ]
             yield from list(zip(*parts, strict=True))[max(0, start - stretch * bucket_batches) :]
         seen += counts.sum(0)
+
+
+def _whose(turn: int, rates: Rates, seed: int) -> Rows:
+    """Return 1 for the task that has this turn, and 0 for others."""
+    return np.random.default_rng(derive(seed, "turn", turn)).multinomial(1, rates)
 
 
 def micro_batches(update: Sequence[Rows], size: int) -> list[tuple[int, int, Rows]]:

@@ -59,12 +59,18 @@ def initialiser(
 
 def load_saved(prompt: nn.Module, path: Path) -> None:
     """Load the prompt of a finished run; raises UserError for an unreadable file or other names or shapes."""
-    saved = reading.tensors(path, "Give another file as prompt.init_from.")
-    others = ("backbone.", "verbalizers.")
-    saved = {name: value for name, value in saved.items() if not name.startswith(others)}
+    saved = tensors_of_prompt(path, "Give another file as prompt.init_from.")
     if wrong := differences(saved, prompt.state_dict()):
         raise UserError(f"prompt.init_from: {path} holds another prompt than this one: {'; '.join(wrong)}.")
     prompt.load_state_dict(saved)
+
+
+def tensors_of_prompt(path: Path, remedy: str) -> dict[str, Tensor]:
+    """Return the prompt's tensors in the file of a finished run, without those of the backbone and heads."""
+    others = ("backbone.", "verbalizers.")
+    return {
+        name: value for name, value in reading.tensors(path, remedy).items() if not name.startswith(others)
+    }
 
 
 def differences(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> list[str]:

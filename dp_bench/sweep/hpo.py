@@ -13,11 +13,13 @@ only. The search is in the record's `config.hpo`, which is not part of the id.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
 
 HELDOUT = Selection.heldout.value
 FORMS = (
-    "{low: 0.01, high: 1.0, log: true} or {choices: [1, 2, 4]}, and methods: [prompt, lora] to restrict it"
+    "{low: 0.01, high: 1.0, log: true} or {choices: [1, 2, 4]}, and methods: [prompt, lora] or prompts: "
+    "[fixed, dynamic] to restrict it"
 )
 
 
@@ -68,6 +71,14 @@ class Cell:
         return {key: entry for key, entry in self.settings.space.items() if key in searched}
 
     @property
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination of the values, where all entries of the space have `choices`."""
+        if not all("choices" in entry for entry in self.space.values()):
+            return []
+        values = product(*(entry["choices"] for entry in self.space.values()))
+        return [dict(zip(self.space, chosen, strict=True)) for chosen in values]
+
+    @property
     def title(self) -> str:
         """Task, backbone and prompt, for messages and the names of studies."""
         labels = self.runs[0].labels
@@ -78,9 +89,8 @@ class Cell:
         """The study, named by all that a trial's score depends on: another search is another study."""
         import optuna
 
-        words = [*sorted(w for w in self.words if w.split("=")[0] not in records.VOLATILE), *self.on_heldout]
         space = sorted((key, sorted(entry.items())) for key, entry in self.space.items())
-        digest = sha256(repr((words, self.settings.seed, space)).encode()).hexdigest()[:8]
+        digest = sha256(repr((self.runs[0].cell_id, self.settings.seed, space)).encode()).hexdigest()[:8]
         return optuna.create_study(
             storage=f"sqlite:///{self.folder / 'studies.db'}",
             study_name=f"{self.title} {digest}",
@@ -98,7 +108,12 @@ class Cell:
         assert self.settings.seed is not None and self.settings.trials is not None
         seed = derive(self.settings.seed, "hpo", self.study.study_name, number) % 2**32
         startup = max(2, self.settings.trials // 3)
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        sampler: Any = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        if 0 < len(self.grid) <= self.settings.trials:  # each once, in turn
+            fixed = self.grid[number % len(self.grid)]
+            with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+                sampler = optuna.samplers.PartialFixedSampler(fixed, sampler)
+        self.study.sampler = sampler
         begun = self.study.trials[number:]
         trial = optuna.trial.Trial(self.study, begun[0]._trial_id) if begun else self.study.ask()
         return [f"{key}={_suggest(trial, key, entry)}" for key, entry in self.space.items()]

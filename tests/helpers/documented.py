@@ -103,6 +103,7 @@ def _train(words: list[str]) -> list[str]:
     words = _settings(words)
     if "backbone=t5_micro" in words:
         limit = ["data.limit=40"] if "data=micro" in words else []
+        limit += ["regime.reptile_updates=2"] if "regime=reptile" in words else []
         return [*(word for word in words if not word.startswith("trainer.max_steps=")), *SHORT, *limit]
     return [*words, *SHORT] if "--from" in words else [*words, "--cfg", "job"]
 
@@ -157,6 +158,7 @@ RULES: dict[str, Callable[[list[str]], list[str]]] = {
     "tables": _records,
     "plot": _records,
     "compare": _with_runs(),
+    "nearest": _with_runs(runs=("fixed",)),
     "reproduce": _with_runs(),
     "predict": _with_runs(),
     "inspect": _inspect,
