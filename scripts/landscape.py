@@ -111,8 +111,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the CSV; only drawn where no run is given")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    if arguments.runs:
-        pd.concat([landscape(folder) for folder in arguments.runs]).to_csv(arguments.out, index=False)
+    found: list[pd.DataFrame] = []
+    for folder in arguments.runs:  # on a language model one takes minutes: what is done is kept
+        found.append(landscape(folder))
+        pd.concat(found).to_csv(arguments.out, index=False)
+        print(f"{folder.name}: {len(found)} of {len(arguments.runs)}", flush=True)
     if arguments.plot:
         draw(pd.read_csv(arguments.out, dtype={"split": str}), arguments.plot)
 
