@@ -371,7 +371,7 @@ def test_few_runs_need_no_index(tmp_path: Path) -> None:
     assert index.load_all(tmp_path / "nothing") == []
 
 
-def test_an_own_task_without_a_baseline_has_figures(tmp_path: Path) -> None:
+def test_a_task_without_a_baseline_has_figures(tmp_path: Path) -> None:
     made = [make_record("task=cb", "prompt=fixed", f"prompt.num_tokens={number}") for number in (4, 20)]
     made = [replace(record, metrics={"accuracy": 50.0, "macro_f1": 40.0}) for record in made]
     for kind in ("length", "parameters", "seconds"):

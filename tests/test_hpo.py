@@ -79,8 +79,8 @@ def test_a_search_never_looks_at_the_reported_rows(sweep: Sweep, tmp_path: Path)
 
 def test_a_search_of_a_method_leaves_settings_of_others_alone() -> None:
     names = ("fixed", "lora", "majority")
-    own = [config.build(config.compose(["hpo=lr", f"prompt={name}"])).resolved["hpo"] for name in names]
-    assert [hpo["searched"] for hpo in own] == [["trainer.lr"], ["prompt.lr"], []]
+    found = [config.build(config.compose(["hpo=lr", f"prompt={name}"])).resolved["hpo"] for name in names]
+    assert [hpo["searched"] for hpo in found] == [["trainer.lr"], ["prompt.lr"], []]
     assert config.build(config.compose([])).resolved["hpo"]["searched"] == []
 
 
@@ -113,8 +113,14 @@ def test_experiments_that_differ_in_their_settings_alone_have_searches_each(
 
 def test_an_entry_of_a_search_may_be_for_some_prompts() -> None:
     names = ("fixed", "idpg", "lora", "postfix", "majority")
-    own = [config.build(config.compose(["hpo=rates", f"prompt={name}"])).resolved["hpo"] for name in names]
-    assert [hpo["searched"] for hpo in own] == [["trainer.lr"], ["prompt.network_lr"], ["prompt.lr"], [], []]
+    found = [config.build(config.compose(["hpo=rates", f"prompt={name}"])).resolved["hpo"] for name in names]
+    assert [hpo["searched"] for hpo in found] == [
+        ["trainer.lr"],
+        ["prompt.network_lr"],
+        ["prompt.lr"],
+        [],
+        [],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ assert sweep  # the fixture
 
 Build = Callable[..., Experiment]
 SHORT = ("trainer.max_steps=4", "trainer.eval_every=2", "trainer.batch_size=6", "trainer.micro_batch_size=4")
-# Estimators of one forward pass and of several, an own rhythm of evaluations, another task, a baseline.
+# Estimators of one forward pass and of several, another rhythm of evaluations, another task, a baseline.
 MIXED = (
     ("prompt=fixed",),
     ("prompt=dynamic", "seed=1"),

@@ -206,15 +206,13 @@ class _Labels:
 
     def refuse_missing(self) -> None:
         """Raise UserError if a label is missing, or if no example has an answer among its choices."""
-        name = self.task.label_field
-        if len(self.missing) == self.number and name is not None:
-            *_, first = next(read_records(self.file))
-            near = did_you_mean(name, [*map(str, first)])
-            raise UserError(
-                f"{self.path} has no labels in the field '{name}', which task.label_field names; its fields "
-                f"are {', '.join(map(str, first))}. {near}".rstrip()
-            )
         if len(self.missing) == self.number:
+            if name := self.task.label_field:
+                *_, first = next(read_records(self.file))
+                raise UserError(
+                    f"{self.path} has no labels in the field '{name}', which task.label_field names; its "
+                    f"fields are {', '.join(first)}. {did_you_mean(name, [*first])}".rstrip()
+                )
             raise UserError(
                 f"{self.path} hides its labels, as the official test splits do: use another file to train or "
                 "report on."

@@ -94,10 +94,11 @@ def _work(jobs: Sequence[Job], answers: TextIO) -> list[dict[str, str]]:
     with suppress(OSError):  # the disk is full, which each run says
         _print_to(log)
     ends = lockstep.together([partial(_end_of, job, answers, is_alone=False) for job in jobs])
+    answered = []
     for end in ends:
         if isinstance(end, BaseException):  # KeyboardInterrupt and its kin; `_end_of` returns the others
             raise end
-    answered = [end for end in ends if not isinstance(end, BaseException)]
+        answered.append(end)
     if all(end["outcome"] != "failed" for end in answered):
         log.unlink(missing_ok=True)
     return answered

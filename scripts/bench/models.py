@@ -187,7 +187,7 @@ class Decoder(Family):
 
 
 class Encoder(Family):
-    """BERT with the dimensions of MiniLM or its own, and a classifier head."""
+    """BERT with its usual dimensions or those of MiniLM, and a classifier head."""
 
     title, usual, batch, task_type = "BERT", "minilm", 16, "SEQ_CLS"
     config_class, classes = "BertConfig", ("BertModel", "BertForSequenceClassification")

@@ -1,4 +1,4 @@
-"""How things are measured: systems in processes of their own, which take turns on the same texts.
+"""How things are measured: systems in a process each, which take turns on the same texts.
 
 A turn is some batches of the product's order, from short texts to long ones in equal steps; the peers get the
 same texts shuffled, as they batch, and the authors' step, which pads to 480 and costs the same for any text,
@@ -82,7 +82,7 @@ def measure(
 
 
 class Worker:
-    """A system in its own process, which waits for its turn."""
+    """A system in a process, which waits for its turn."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -184,7 +184,9 @@ def turn_batches(texts: list[list[int]], batch: int, turn: int, number: int) -> 
     lengths = np.array(list(map(len, texts)))
     start = turn * stretch
     rows = training_rows([lengths], np.ones(1), batch_size=batch, bucket_batches=stretch, seed=0, start=start)
-    batches = sorted((own for (own,) in islice(rows, stretch)), key=lambda own: float(lengths[own].mean()))
+    batches = sorted(
+        (part for (part,) in islice(rows, stretch)), key=lambda part: float(lengths[part].mean())
+    )
     shift = ((turn * 2) % 5 + 0.5) / 5
     return [batches[int((place + shift) * stretch / number)] for place in range(number)]
 
