@@ -187,7 +187,9 @@ def predict_together(asked: Sequence[Asked], batch_size: int) -> list[Prediction
         return evaluation_batches(asked[0].split.encoded.lengths, max(1, size // len(asked)))
 
     def outputs_of(size: int) -> list[list[dict[str, Tensor]]]:
-        outputs = [output_of(rows) for rows in ranks.share_of_rank(batches_of(size))]
+        shares = ranks.share_of_rank(batches_of(size), in_step=backbone.is_sharded)
+        made = [(output_of(rows), counts) for rows, counts in shares]
+        outputs = [output for output, counts in made if counts]
         return [[{name: x.cpu() for name, x in output.items()} for output in batch] for batch in outputs]
 
     where = (f"on {asked[0].split.name}", "trainer.eval_batch_size")

@@ -67,11 +67,11 @@ def _positions(length_B: Rows, num_tokens: int) -> int:
 
 
 def work_of(trainer: Trainer, reported: Sequence[Split], num_controls: int) -> Work:
-    """Return the work of a run whose training has ended; {} on ranks other than the first.
+    """Return the work of a run whose training has ended; {} on ranks that need not count it.
 
     `reported` was evaluated once and once for each control. Trained tensors are afterwards as before.
     """
-    if not ranks.leads():
+    if not ranks.leads() and not trainer.bare_model.backbone.is_sharded:
         return {}
     trained, evaluated = _trained(trainer), _evaluated(trainer, reported, num_controls)
     work = {TRAINING: _counts(trained), EVALUATION: _counts(evaluated)}

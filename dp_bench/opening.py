@@ -12,7 +12,7 @@ import datasets
 import torch
 from transformers.utils import logging as transformers_logging
 
-from dp_bench import lockstep, machine
+from dp_bench import lockstep, machine, ranks
 from dp_bench.backbones import probe
 from dp_bench.backbones.backbone import Backbone
 from dp_bench.backbones.gguf import dequantised
@@ -83,12 +83,16 @@ def _load(settings: RunSettings, tokenizer: Any) -> Backbone:
     """Load the backbone of a run, prove it, and prepare it for training."""
     device, dtype, dropout = loading(settings)
     checkpoint = dequantised(settings.backbone, settings.cache)
-    backbone = load_backbone(checkpoint, device=device, dtype=dtype, dropout=dropout, tokenizer=tokenizer)
+    is_sharded = settings.backbone.shard and ranks.size() > 1
+    first = torch.device("cpu") if is_sharded else device  # one GPU need not hold the whole model
+    backbone = load_backbone(checkpoint, device=first, dtype=dtype, dropout=dropout, tokenizer=tokenizer)
     probe.prove(backbone, backbone.fingerprint(), settings.cache)
     if settings.trainer.gradient_checkpointing:
         backbone.checkpoint_activations()
     if settings.trainer.compile:
         compile_backbone(backbone)
+    if is_sharded:
+        backbone.shard(device)
     return backbone
 
 
@@ -141,6 +145,11 @@ def announce(context: RunContext) -> None:
             f"  {trainer.max_steps} updates of {trainer.batch_size} examples "
             f"({-(-trainer.batch_size // micro)} × {micro}); {machine.device_name(backbone.device)}, "
             f"weights in {machine.dtype_name(backbone.dtype)}"
+        )
+    if backbone.is_sharded:
+        here, whole = backbone.num_here(), sum(p.numel() for p in backbone.parameters())
+        reporter.line(
+            f"  layers divided among {ranks.size()} processes: {here:,} of {whole:,} weights in each"
         )
     for part in context.data:
         for note in part.notes:

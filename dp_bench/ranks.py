@@ -1,9 +1,9 @@
 """One run on several processes, as torchrun and `accelerate launch` start them: rank 0 decides and writes.
 
-Each rank has the whole model and prompt. The micro-batches of an update and the batches of an evaluation are
-distributed over the ranks; gradients are summed once an update, a few kilobytes for a prompt. The result
-equals that of one process with the same micro-batches, up to the order of a sum. In one process every
-function here returns at once.
+Each rank has the whole prompt, and the whole model unless `backbone.shard` divides its layers among the
+ranks. The micro-batches of an update and the batches of an evaluation are distributed; gradients are summed
+once an update, a few kilobytes for a prompt. The result equals that of one process with the same
+micro-batches, up to the order of a sum. In one process every function here returns at once.
 """
 
 from __future__ import annotations
@@ -83,9 +83,15 @@ def from_all(value: T) -> list[T]:
     return [each for each in values if each is not None]
 
 
-def share_of_rank(items: Sequence[T]) -> list[T]:
-    """Return every `size()`-th item, from that of this rank on."""
-    return list(items[rank() :: size()])
+def share_of_rank(items: Sequence[T], *, in_step: bool = False) -> list[tuple[T, bool]]:
+    """Return every `size()`-th item, from that of this rank on, and that it counts.
+
+    `in_step` gives every rank the same number of items: one that would have fewer also has the first item,
+    which does not count there.
+    """
+    mine = [(item, True) for item in items[rank() :: size()]]
+    missing = -(-len(items) // size()) - len(mine) if in_step else 0
+    return mine + [(items[0], False)] * missing
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:

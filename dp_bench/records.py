@@ -52,6 +52,7 @@ VOLATILE = (
     "data.revision",
     "data.templated",
     "backbone.sha256",
+    "backbone.shard",
 )
 PACKAGES = (
     "torch",

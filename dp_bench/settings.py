@@ -235,6 +235,7 @@ class BackboneSettings:
     trainer: dict[str, Any] | None = field(default=None, compare=False)
     pooling: Pooling | None = None  # input of an encoder's head=classifier; None: the first token
     attention: Attention = Attention.auto  # of transformers
+    shard: bool = False  # divide the weights of each layer over the processes of a run on several
 
 
 def prompt_file(named: str) -> Path:

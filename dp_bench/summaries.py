@@ -16,10 +16,10 @@ from filelock import FileLock
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dp_bench import finite, reading
+from dp_bench import finite, ranks, reading
 from dp_bench.backbones.backbone import Backbone, at_least_fp32
 from dp_bench.data.batches import evaluation_batches
-from dp_bench.data.cache import cached_folder
+from dp_bench.data.cache import cached_folder, is_intact
 from dp_bench.data.encoded import EncodedSplit
 from dp_bench.machine import in_smaller_passes
 from dp_bench.settings import Summary
@@ -111,12 +111,20 @@ def cached_summaries(
     parts = (CODE_VERSION, whole.fingerprint, *model, kind.value, pad_to)
     folder = cache_dir / "summaries" / hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
-    def write(new: Path) -> None:
-        summary_MD = summaries_of(
-            backbone, whole, kind, pad_to=pad_to, batch_size=batch_size, advance=advance
-        )
-        save_file({"summary": summary_MD}, new / FILE)
+    def compute() -> Tensor:
+        return summaries_of(backbone, whole, kind, pad_to=pad_to, batch_size=batch_size, advance=advance)
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # a second process waits and reads what the first computed
-        return reading.tensors(cached_folder(folder, write) / FILE)["summary"]
+    def read(compute: Callable[[], Tensor]) -> Tensor:
+        def write(new: Path) -> None:
+            save_file({"summary": compute()}, new / FILE)
+
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # a second process waits and reads what the first computed
+            return reading.tensors(cached_folder(folder, write) / FILE)["summary"]
+
+    if not backbone.is_sharded:
+        return read(compute)
+    if ranks.from_leader(ranks.leads() and is_intact(folder)):
+        return ranks.from_leader(read(compute) if ranks.leads() else torch.empty(0))
+    summary_MD = compute()  # by all together: each rank has a part of every layer
+    return read(lambda: summary_MD) if ranks.leads() else summary_MD

@@ -195,30 +195,35 @@ class Trainer:
         num_examples = sum(map(len, indices))
         self.prompt.begin_update(step, plan.trainer.max_steps)
         number = 0
-        for number, (micro_batch, is_last) in enumerate(self._micro_batches(indices, step, size)):
-            share = len(micro_batch) / num_examples
+        for number, (micro_batch, is_last, counts) in enumerate(self._micro_batches(indices, step, size)):
+            share = counts * len(micro_batch) / num_examples
+            self.prompt.is_observing = counts
             goal = objective(self.model, self.prompt, micro_batch, plan.temperature(step))
             total += goal.loss * share
             loss = goal.to_minimise * self.weights[micro_batch.task]
             if goal.added is not None:
                 loss = loss + goal.added
-            self._backward(loss if plan.sum_losses else loss * share)
+            self._backward(loss * counts if plan.sum_losses else loss * share)
             if plan.trainer.step_each_micro_batch and not is_last:
                 self._step_optimizer(step, number)
         return total, number
 
-    def _micro_batches(self, indices: tuple[Rows, ...], step: int, size: int) -> Iterator[tuple[Batch, bool]]:
+    def _micro_batches(
+        self, indices: tuple[Rows, ...], step: int, size: int
+    ) -> Iterator[tuple[Batch, bool, bool]]:
         """Split an update's examples, task by task, into micro-batches with their noise, which is drawn once
-        for the whole update; yield those of this rank, and whether one is the last of the update."""
+        for the whole update; yield those of this rank, whether one is the last of the update, and whether it
+        counts here."""
         plan, total = self.plan, sum(map(len, indices))
         names = self.prompt.noisy_selectors(training=True, sample_at_eval=plan.sample_at_eval)
         noise = self.prompt.draw_noise(total, generator(plan.noise_seed, "noise", step), selectors=names)
         pad_id = int(self.bare_model.backbone.tokenizer.pad_token_id)
-        for task, first, part in ranks.share_of_rank(micro_batches(indices, size)):
+        in_step = self.bare_model.backbone.is_sharded
+        for (task, first, part), counts in ranks.share_of_rank(micro_batches(indices, size), in_step=in_step):
             end = first + len(part)
             batch = self.train_splits[task].batch(part, pad_id, {})
             batch = replace(batch, noise={name: draws[first:end] for name, draws in noise.items()})
-            yield batch.to(self.accelerator.device), end == total
+            yield batch.to(self.accelerator.device), end == total, counts
 
     def micro_batch_size(self, total: int) -> int:
         """Return the most examples of a micro-batch of an update of `total` examples."""
@@ -229,13 +234,13 @@ class Trainer:
         """Pass rows of a training split forward and backward, without an update: to measure it."""
         self.model.train()
         indices = tuple(rows if each is split else rows[:0] for each in self.train_splits)
-        for batch, _ in self._micro_batches(indices, 0, size=len(rows)):
+        for batch, *_ in self._micro_batches(indices, 0, size=len(rows)):
             goal = objective(self.model, self.prompt, batch, self.plan.temperature(0))
             self._backward(goal.to_minimise if goal.added is None else goal.to_minimise + goal.added)
 
     def _one_by_one(self, indices: tuple[Rows, ...], step: int) -> Iterator[tuple[str, Objective]]:
         """Yield the id and the objective of each example of an update, run one by one."""
-        for batch, _ in self._micro_batches(indices, step, size=1):
+        for batch, *_ in self._micro_batches(indices, step, size=1):
             encoded = self.train_splits[batch.task].encoded
             example = encoded.ids[int(np.flatnonzero(encoded.rows == int(batch.row_B))[0])]
             yield example, objective(self.model, self.prompt, batch, self.plan.temperature(step))

@@ -226,7 +226,7 @@ def test_each_stream_of_seeds_changes_its_own_draw_alone(
         update = trainer._update
         trainer._update = lambda places, step: (seen.append(places[0].tolist()), update(places, step))[1]  # type: ignore
         start = trainer._state()["prompt.vectors.prompt_PD"]
-        noise = [batch.noise["position"] for batch, _ in trainer._micro_batches((np.arange(8),), 0, 8)]
+        noise = [batch.noise["position"] for batch, *_ in trainer._micro_batches((np.arange(8),), 0, 8)]
         trainer.fit()
         return {
             "heldout": sorted(split.encoded.ids),

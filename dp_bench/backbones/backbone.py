@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dp_bench import faults
+from dp_bench import faults, ranks
 from dp_bench.backbones import attention
 from dp_bench.backbones.head import WordHead
 from dp_bench.progress import notice
@@ -44,6 +44,18 @@ def fuse_activations(model: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
+
+
+def _whole(weight: Any) -> Tensor:
+    """Return all of a weight that `Backbone.shard` may have divided; every rank asks for it."""
+    whole: Tensor = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+    return whole.detach()
+
+
+def _here(weight: Any) -> Tensor:
+    """Return what this process has of a weight that `Backbone.shard` may have divided."""
+    part: Tensor = weight.to_local() if hasattr(weight, "to_local") else weight
+    return part.detach()
 
 
 class LacksError(Exception):
@@ -111,6 +123,7 @@ class Backbone(nn.Module):
         self.checkpointed: list[nn.Module] = []
         self._before: list[tuple[nn.Parameter, Tensor]] = []  # weights trained beside a prompt
         self._counts_layers = False
+        self.is_sharded = False
         self.train(False)
         with torch.random.fork_rng(devices=[]), requiring(model, EMBEDDINGS):
             self._examine()
@@ -145,17 +158,35 @@ class Backbone(nn.Module):
     def checkpoint_activations(self) -> None:
         """Keep only the input of each layer and recompute the rest in the backward pass: a third more time, a
         fraction of the memory. Exact. Raises UserError for a model without support."""
-        from transformers.modeling_layers import GradientCheckpointingLayer
-
         # The second name is the first one's in older releases of transformers.
         enable = getattr(self.lm, "activation_checkpointing_enable", self.lm.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
-        self.checkpointed = [m for m in self.lm.modules() if isinstance(m, GradientCheckpointingLayer)]
-        if not self.checkpointed:
-            raise UserError(
-                f"{type(self.model).__name__} cannot recompute activations: remove "
-                "trainer.gradient_checkpointing."
-            )
+        self.checkpointed = self._layers("trainer.gradient_checkpointing", "recompute activations")
+
+    def shard(self, device: torch.device) -> None:
+        """Divide the weights of each layer evenly over all ranks, which gather them while the layer computes;
+        the rest moves to `device`. The weights have to be frozen, and on the CPU or on `device`.
+
+        From here on all ranks have to make the same passes at the same time. Raises UserError for a model
+        whose layers are not known.
+        """
+        from torch.distributed import device_mesh, fsdp
+
+        mesh = device_mesh.init_device_mesh(device.type, (ranks.size(),))
+        for layer in self._layers("backbone.shard", "divide its layers among processes"):
+            fsdp.fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+        self.to(device)
+        self.is_sharded = True
+        self._examine()  # outside inference mode, so that training can use the buffers that this makes
+
+    def _layers(self, key: str, what: str) -> list[nn.Module]:
+        """Return the layers of all stacks. Raises UserError where transformers does not mark them."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        layers = [m for m in self.lm.modules() if isinstance(m, GradientCheckpointingLayer)]
+        if not layers:
+            raise UserError(f"{type(self.model).__name__} cannot {what}: remove {key}.")
+        return layers
 
     @property
     def stacks(self) -> list[nn.Module]:
@@ -404,17 +435,22 @@ class Backbone(nn.Module):
         """
         digest = hashlib.sha256()
         for name, weight in self.model.state_dict().items():
-            flat = weight.detach().reshape(-1)
+            flat = _whole(weight).reshape(-1)
             # Rounded to bf16, so that a checkpoint has one fingerprint in every precision.
             sample = flat[:: max(1, flat.numel() // 4096)].to(torch.bfloat16).view(torch.int16).cpu()
             digest.update(f"{name}{tuple(weight.shape)}".encode())
             digest.update(sample.numpy().tobytes())
         return digest.hexdigest()
 
+    def num_here(self) -> int:
+        """Return how many weights this process has; `shard` divides those of layers among the ranks."""
+        return sum(_here(weight).numel() for weight in self.parameters())
+
     def frozen(self) -> dict[str, int]:
-        """Return a checksum of all bits of each tensor that is not trained, computed on its device."""
+        """Return a checksum of all bits that this process has of each tensor that is not trained, computed on
+        their device."""
         return {
-            name: int(weight.detach().view(BITS[weight.element_size()]).sum(dtype=torch.int64))
+            name: int(_here(weight).view(BITS[weight.element_size()]).sum(dtype=torch.int64))
             for name, weight in self.model.named_parameters()
             if not weight.requires_grad
         }

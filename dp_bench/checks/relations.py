@@ -45,6 +45,14 @@ def refuse_ranks(settings: RunSettings) -> None:
             f"trainer.step_each_micro_batch, which protocol={settings.protocol.name} sets for some prompts, "
             "makes one update after the other: run it with one process."
         )
+    prompt = settings.prompt
+    if settings.backbone.shard and (
+        prompt.trains_backbone or table.of(prompt.method).prepare or table.adapters_of(vars(prompt))
+    ):
+        raise UserError(
+            f"backbone.shard divides frozen weights among processes, and prompt={prompt.name} trains some: "
+            "remove it."
+        )
 
 
 def _run_problems(settings: RunSettings) -> Iterator[str]:

@@ -24,7 +24,7 @@ def cached_folder(folder: Path, write: Callable[[Path], object]) -> Path:
     A temporary folder beside it is filled and renamed, so that any number of processes may call this at once.
     Raises UserError if a damaged folder cannot be replaced.
     """
-    if _is_intact(folder):
+    if is_intact(folder):
         return folder
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     temporary.mkdir(parents=True)
@@ -39,7 +39,7 @@ def cached_folder(folder: Path, write: Callable[[Path], object]) -> Path:
     return folder
 
 
-def _is_intact(folder: Path) -> bool:
+def is_intact(folder: Path) -> bool:
     """Return whether a folder exists with its files unchanged; report a damaged one."""
     if not os.path.lexists(folder):
         return False
@@ -68,7 +68,7 @@ def _replace(temporary: Path, folder: Path) -> None:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
         # The folder exists: another process has written it, or it is the damaged one.
-        if _is_intact(folder):
+        if is_intact(folder):
             return
         if folder.is_symlink() or folder.is_file():
             folder.unlink(missing_ok=True)

@@ -46,6 +46,7 @@ class Prompt(nn.Module):
         self.length = length
         self.vectors = vectors
         self.layers = layers
+        self.is_observing = True
         self.route = route  # which member of routed vectors
         self.text = text  # changes the embeddings of the text
         self.is_inside = is_inside  # outcomes of the position are places inside the text
@@ -159,7 +160,9 @@ class Prompt(nn.Module):
             selector.begin_update(step, max_steps)
 
     def observe(self, output: PromptOutput, loss_B: Tensor) -> None:
-        """Pass losses to the selectors that learn from them."""
+        """Pass losses to the selectors that learn from them, unless `is_observing` is False."""
+        if not self.is_observing:
+            return
         for name, (summary_BD, chosen_BJ) in output.seen.items():
             self.selectors[name].observe(summary_BD, chosen_BJ, loss_B)
 

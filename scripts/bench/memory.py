@@ -28,8 +28,8 @@ def main(name: str, words: list[str]) -> int:
     origin = report.origin(given.device)
     print(report.origin_line(origin), flush=True)
     if name == "memory":
-        printed = [plan()]
-        print(f"\n{printed[0]}")
+        printed = [plan(), sharded_plan()]
+        print("".join(f"\n{table}\n" for table in printed), end="")
     else:
         known = FAMILIES[given.family].sizes
         if unknown := [size for size in given.sizes if size not in known]:
@@ -62,6 +62,9 @@ def largest_that_fits(setup: Setup, tokens: int = 480) -> str:
     return f"{name}, bf16, texts of {tokens} tokens: micro-batches of{limit} {number}, peak {peak:.0f} MiB"
 
 
+SIZES = ("small", "base", "large", "xl", "xxl")
+
+
 def plan(batch: int = 8, tokens: int = 500) -> str:
     """Return, for each size in bf16, weights, what the backward pass keeps, and whether 80 GB hold it."""
     t5 = T5()
@@ -71,7 +74,7 @@ def plan(batch: int = 8, tokens: int = 500) -> str:
         "| T5 1.1 | weights | kept for backward | in all | with gradient_checkpointing | one 80 GB GPU |",
         "|---|---:|---:|---:|---:|---|",
     ]
-    for size in ("small", "base", "large", "xl", "xxl"):
+    for size in SIZES:
         d_model, _, layers, _ = t5.sizes[size]
         weights = 2 * _num_weights(t5, size) / 2**30
         one, two = (_kept_bytes(t5, size, number, batch, tokens) for number in (1, 2))
@@ -85,6 +88,43 @@ def plan(batch: int = 8, tokens: int = 500) -> str:
         "\n72 of the 80 GB are counted on; the rest is for cuBLAS, fragments and the decoder's step."
     )
     return "\n".join(lines)
+
+
+def sharded_plan(batch: int = 8, tokens: int = 500) -> str:
+    """Return what each of some GPUs holds with backbone.shard and gradient checkpointing: its part of every
+    layer, two layers whole (one computes, the next is on its way), what is in no layer, and what the backward
+    pass keeps."""
+    t5, numbers = T5(), (1, 2, 4, 8)
+    heads = [f"{number} GPU{'s' * (number > 1)}" for number in numbers]
+    lines = [
+        "**Memory of each GPU with backbone.shard and gradient_checkpointing, bf16, micro-batches of "
+        f"{batch} texts of {tokens} slots (GiB)**\n",
+        f"| T5 1.1 | a layer of the encoder | of the decoder | outside layers | {' | '.join(heads)} |",
+        "|---|---:|---:|---:|" + "---:|" * len(numbers),
+    ]
+    for size in SIZES[2:]:
+        d_model, _, layers, _ = t5.sizes[size]
+        of_encoder, of_decoder, outside = (2 * number / 2**30 for number in _weights_by_place(t5, size))
+        one, two = (_kept_bytes(t5, size, number, batch, tokens) for number in (1, 2))
+        kept = (layers * batch * tokens * d_model * 2 + two - one) / 2**30
+        in_layers, gathered = layers * (of_encoder + of_decoder), 2 * max(of_encoder, of_decoder)
+        of_each = [outside + kept + in_layers / n + (gathered if n > 1 else 0.0) for n in numbers]
+        cells = [of_encoder, of_decoder, outside, *of_each]
+        lines.append(f"| {size} | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def _weights_by_place(t5: T5, size: str) -> tuple[int, int, int]:
+    """Return the weights of one layer of the encoder and of the decoder, and of all that is in no layer."""
+    import torch
+
+    def count(module: Any) -> int:
+        return sum(p.numel() for p in module.parameters())
+
+    with torch.device("meta"):
+        model = t5.model_class()(t5.config(size))
+    stacks = [model.encoder.block, model.decoder.block]
+    return count(stacks[0][-1]), count(stacks[1][-1]), count(model) - sum(map(count, stacks))
 
 
 def _num_weights(t5: T5, size: str) -> int:
