@@ -17,7 +17,7 @@ from .protocol import Figure, deviation, measure
 from .systems import AUTHORS, FIXED, MAIN, PROMPT_TUNING
 
 # Systems that take turns with each other; shares of time are of the first one's. More would not fit into
-# memory at once. The targets speak of the first group, the only one on further numbers of threads.
+# memory at once. The targets speak of the first group.
 PROMPTS = ("adap_pos", "adap_ins_pos", "adap_ins_len", "adap_ins_vec")
 GROUPS = {
     "t5": (
@@ -34,27 +34,24 @@ def main(name: str, words: list[str]) -> int:
     given = arguments(name, words)
     setup = Setup(name, given.size, device=given.device, dir=given.dir, tokenizer=given.tokenizer)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    all_threads = sorted({1, cores}) if given.threads is None else [given.threads]
+    threads = given.threads or cores
     origin = report.origin(given.device)
     printed: list[str] = []
     show(printed, report.origin_line(origin))
     figures: list[Figure] = []  # of the first group
-    products: dict[int, dict[str, list[float]]] = {threads: {} for threads in all_threads}
-    for threads in all_threads:
-        for precision in given.precision.split(","):
-            at = replace(setup, precision=precision)
-            for number, group in enumerate(GROUPS[name] if threads == all_threads[0] else GROUPS[name][:1]):
-                texts = given.texts if number == 0 else given.texts // 3
-                found, product = measure(group, at, threads, texts, given.rounds)
-                show(printed, report.table(found, product, at))
-                if number == 0:
-                    figures += found
-                    products[threads][precision] = product
-    most = all_threads[-1]  # which the targets speak of
-    judged = [figure for figure in figures if figure.threads == most]
-    text, good = report.verdicts(setup, judged, products[most])
+    products: dict[str, list[float]] = {}
+    for precision in given.precision.split(","):
+        at = replace(setup, precision=precision)
+        for number, group in enumerate(GROUPS[name]):
+            texts = given.texts if number == 0 else given.texts // 3
+            found, product = measure(group, at, threads, texts, given.rounds)
+            show(printed, report.table(found, product, at))
+            if number == 0:
+                figures += found
+                products[precision] = product
+    text, good = report.verdicts(setup, figures, products)
     show(printed, f"\n{text}")
-    show(printed, f"\n{deviation(setup, most)}")
+    show(printed, f"\n{deviation(setup, threads)}")
     content = {
         "size": given.size,
         "rounds": given.rounds,
@@ -79,9 +76,9 @@ def arguments(name: str, words: list[str]) -> argparse.Namespace:
     parser.add_argument("--size", choices=kind.sizes, default=kind.usual)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", default="fp32,bf16")
-    parser.add_argument("--threads", type=int, help="default: one, then all; the targets are for all")
+    parser.add_argument("--threads", type=int, help="default: the number of cores, which the targets are for")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--texts", type=int, default=48, help="of a turn; the further systems get a third")
+    parser.add_argument("--texts", type=int, default=24, help="of a turn; the further systems get a third")
     parser.add_argument("--dir", help="the official SuperGLUE release, to read the lengths of texts from")
     parser.add_argument("--tokenizer", help="a folder with the tokenizer for --dir (default: the backbone's)")
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
