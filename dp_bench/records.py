@@ -503,12 +503,11 @@ _typed: ContextVar[tuple[str, ...] | None] = ContextVar("dp_bench_typed", defaul
 
 
 def typed(words: Iterable[str]) -> None:
-    """Keep the words of the present run, of several in one process, for its record."""
+    """Keep what was typed after `dp-bench train`, for the `command` of the records that follow."""
     _typed.set(tuple(words))
 
 
 def command() -> list[str]:
-    """Return what was typed, with `dp-bench train`, where that was typed, in place of the script's path."""
-    if (words := _typed.get()) is not None:
-        return ["dp-bench", "train", *words]
-    return [*sys.argv[0].split(" "), *sys.argv[1:]] if sys.argv[0].startswith("dp-bench") else list(sys.argv)
+    """Return the command that made this run, or the script that called `run`."""
+    words = _typed.get()
+    return list(sys.argv) if words is None else ["dp-bench", "train", *words]

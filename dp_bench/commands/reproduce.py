@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def reproduce(
     if new.resolve() == folder.resolve() or out.resolve() == folder.resolve().parent.parent:
         raise UserError(f"{out} has the run itself, which stays as it is: name another folder, --out DIR.")
     say(f"\nrunning it in {out}\n")
-    sys.argv = ["dp-bench train", *words]  # the record's `command`
+    records.typed(words)
     if code := run_one(composer.compose(words), composer):
         return code
     sections, is_equal = compare_again(folder, new)

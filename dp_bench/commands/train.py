@@ -10,7 +10,7 @@ from logging.config import dictConfig
 from pathlib import Path
 from typing import Any
 
-from dp_bench import __version__, config, faults, grammar, ranks
+from dp_bench import __version__, config, faults, grammar, ranks, records
 from dp_bench.commands.finished import started_from
 from dp_bench.config import jobs
 from dp_bench.printing import say
@@ -49,7 +49,7 @@ def train(words: list[str]) -> int:
     if typed.help or typed.cfg or typed.info:
         jobs.show(words)
         return 0
-    sys.argv = ["dp-bench train", *words]  # the record's `command`
+    records.typed(words)
     dictConfig({"version": 1, "root": {"level": "ERROR"}, "disable_existing_loggers": True})
     asked = "on_missing=micro" in typed.overrides  # for the micro benchmark in place of what is missing
     replaceable = not typed.multirun and (asked or _is_usual(typed.overrides))

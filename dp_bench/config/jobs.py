@@ -25,7 +25,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from dp_bench import grammar
+from dp_bench import grammar, records
 from dp_bench.config.build import Experiment, build
 from dp_bench.config.composer import Composer, check_hydra, register_schema, search_path
 from dp_bench.config.files import config_dir
@@ -111,5 +111,5 @@ def launcher(
 def build_in_job(cfg: DictConfig) -> Experiment:
     """Build the configuration of a job in the process that a launcher started for it."""
     register_schema()
-    sys.argv = ["dp-bench train", *HydraConfig.get().overrides.task]  # the record's `command`
+    records.typed(HydraConfig.get().overrides.task)
     return build(cfg)
