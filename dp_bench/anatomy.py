@@ -20,7 +20,7 @@ from dp_bench.digests import file_sha256
 from dp_bench.methods.build import make_prompt
 from dp_bench.settings import Head, Init
 from dp_bench.trained import TrainedRun
-from dp_bench.types import Batch, Example, LatePrompt, LayerPrompt, Prompted, UserError
+from dp_bench.types import Batch, Example, InLayers, LatePrompt, Prompted, UserError
 
 CHUNK = 8192  # rows of the vocabulary that are compared at once
 SAMPLED = 256  # rows of the vocabulary whose neighbours are looked up, for comparison
@@ -280,7 +280,7 @@ def attention_of(backbone: Backbone, prompted: Prompted, *, pooled: bool = False
     return Attention(kind, input_LMP, layers_LMP, even_LM)
 
 
-def _kept(layers: LayerPrompt | LatePrompt | None, num_vectors: int, num_rows: int) -> Tensor:
+def _kept(layers: InLayers | None, num_vectors: int, num_rows: int) -> Tensor:
     """Return how many vectors in the layers each text has [B], fp64."""
     if layers is None or layers.keep_BP is None:
         return torch.full((num_rows,), float(num_vectors), dtype=torch.float64)

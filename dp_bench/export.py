@@ -26,7 +26,7 @@ from dp_bench.prompts.late import Late
 from dp_bench.records import BACKBONE_FILE, PROMPT_FILE, RunRecord
 from dp_bench.settings import Family, Head, SplitOrder
 from dp_bench.trained import TrainedRun
-from dp_bench.types import LatePrompt, LayerPrompt, UserError
+from dp_bench.types import InLayers, LayerPrompt, UserError
 
 VECTORS_FILE = "vectors.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -39,7 +39,7 @@ class FixedPrompt:
 
     before: Tensor
     behind: Tensor
-    layers: LayerPrompt | LatePrompt | None
+    layers: InLayers | None
     length_B: Tensor | None
 
 

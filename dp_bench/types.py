@@ -166,6 +166,24 @@ class LatePrompt:
 
 
 @dataclass(frozen=True)
+class DeepPrompt:
+    """Vectors that are added to the states of the input's vectors, before each layer of the first stack but
+    the first.
+
+    `make` returns them [B,P,D] for layer 1, 2, ... from the states [B,S,D] that enter it and the mask [B,S]
+    of the text's slots. Slots and mask are known once the vectors are inserted.
+    """
+
+    make: Callable[[int, Tensor, Tensor], Tensor]
+    keep_BP: Tensor | None = None  # as in PromptOutput; nothing is added to vectors with 0
+    slot_of_vector_BP: Tensor | None = None
+    text_mask_BS: Tensor | None = None  # bool, False on vectors and padding
+
+
+InLayers = LayerPrompt | LatePrompt | DeepPrompt  # a prompt in the layers of a backbone
+
+
+@dataclass(frozen=True)
 class PromptOutput:
     """What a prompt decided for each example of a batch.
 
@@ -179,7 +197,7 @@ class PromptOutput:
     before_BJ: Tensor
     keep_BP: Tensor | None = None
     pool_weights_BK: Tensor | None = None
-    layers: LayerPrompt | LatePrompt | None = None
+    layers: InLayers | None = None
     loss: Tensor | None = None  # a scalar that training adds to the task's loss, such as key matching
     log_prob_B: Tensor | None = None  # of the outcomes drawn, for estimators by score functions
     # For selectors that learn from losses: their inputs [B,D] and the outcomes drawn [B,J].
@@ -204,5 +222,5 @@ class Prompted:
     mask_BS: Tensor  # bool, False on padding and dropped vectors
     slot_of_text_BT: Tensor
     answer_slot_B: Tensor | None = None  # the slot of the token at `Batch.answer_B`
-    layers: LayerPrompt | LatePrompt | None = None
+    layers: InLayers | None = None
     slot_of_vector_BP: Tensor | None = None  # None for a text without a prompt

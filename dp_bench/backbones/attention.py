@@ -8,6 +8,7 @@ no position in the text, so that its relative-position bias is 0.
 
 A `LatePrompt` has slots in front of the text from the start, which every query is kept from seeing until the
 vectors enter: they replace the states of these slots before their layer, by a hook that counts the layers.
+The same hook adds a `DeepPrompt` to the states of the input's vectors.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from dp_bench.types import LatePrompt, LayerPrompt, Site
+from dp_bench.types import DeepPrompt, InLayers, LatePrompt, LayerPrompt, Site
 
 NAMES = {"eager": "dp_bench_eager", "sdpa": "dp_bench_sdpa"}
 MIXED = "dp_bench_mixed"  # plain in training, fused without gradients
@@ -33,7 +34,7 @@ MIXED = "dp_bench_mixed"  # plain in training, fused without gradients
 
 @dataclass
 class _Pass:
-    """A running forward pass: its layer prompt or late prompt, and what it has called."""
+    """A running forward pass: its prompt in the layers, and what it has called."""
 
     layers: LayerPrompt | None = None
     kinds: Mapping[tuple[int, int], str] = field(default_factory=dict)  # by the numbers of queries and keys
@@ -41,6 +42,7 @@ class _Pass:
     calls: int = 0  # of attentions
     late: LatePrompt | None = None
     mask_BS: Tensor | None = None  # of what a late prompt is made from
+    deep: DeepPrompt | None = None
     widths: list[int] = field(default_factory=list)  # of the states that entered each layer so far
     hidden: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # masks before and after, by id
 
@@ -81,8 +83,8 @@ def _observing(running: _Pass) -> Iterator[_Pass]:
 
 
 @contextmanager
-def attending(layers: LayerPrompt | LatePrompt | None) -> Iterator[None]:
-    """Use a layer prompt for the forward pass of one model; a late prompt is used by `entering`."""
+def attending(layers: InLayers | None) -> Iterator[None]:
+    """Use a layer prompt for the forward pass of one model; others are used by `entering`."""
     if not isinstance(layers, LayerPrompt):
         yield
         return
@@ -99,15 +101,17 @@ def finding_sites(kinds: Mapping[tuple[int, int], str]) -> Iterator[list[Site]]:
 
 
 @contextmanager
-def entering(late: LatePrompt | None, mask_BS: Tensor | None = None) -> Iterator[list[int]]:
-    """Use a late prompt for the forward pass of one stack, made from the slots that `mask_BS` marks; yield a
-    list of the widths of the states that enter the layers."""
-    with _observing(_Pass(late=late, mask_BS=mask_BS)) as running:
+def entering(layers: LatePrompt | DeepPrompt | None, mask_BS: Tensor | None = None) -> Iterator[list[int]]:
+    """Use a late or deep prompt for the forward pass of one stack; yield a list of the widths of the states
+    that enter the layers. A late prompt is made from the slots that `mask_BS` marks."""
+    late = layers if isinstance(layers, LatePrompt) else None
+    deep = layers if isinstance(layers, DeepPrompt) else None
+    with _observing(_Pass(late=late, mask_BS=mask_BS, deep=deep)) as running:
         yield running.widths
 
 
 def count_layers(stack: nn.Module) -> None:
-    """Let late prompts enter before the layers of a stack: the members of its outermost lists."""
+    """Let late and deep prompts enter before the layers of a stack: the members of its outermost lists."""
     lists = {name: m for name, m in stack.named_modules() if isinstance(m, nn.ModuleList)}
     for name, found in lists.items():
         if not any(name.startswith(f"{other}.") for other in lists):
@@ -118,16 +122,19 @@ def count_layers(stack: nn.Module) -> None:
 def _before_layer(
     layer: nn.Module, args: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Let the late prompt of the running pass enter where this layer is its layer."""
+    """Let the late prompt of the running pass enter where this layer is its layer; add a deep one."""
     running = _running.get()
     if running is None:
         return None
     states: Tensor = args[0] if args else options["hidden_states"]
+    number, late, deep = len(running.widths), running.late, running.deep
     running.widths.append(states.shape[-1])
-    late = running.late
-    if late is None or len(running.widths) != late.layer + 1:
+    if late is not None and number == late.layer:
+        states = _entered(states, late, running.mask_BS)
+    elif deep is not None and number > 0:
+        states = _added(number, states, deep)
+    else:
         return None
-    states = _entered(states, late, running.mask_BS)
     return ((states, *args[1:]), options) if args else (args, {**options, "hidden_states": states})
 
 
@@ -139,6 +146,20 @@ def _entered(states: Tensor, late: LatePrompt, mask_BS: Tensor | None) -> Tensor
     if late.keep_BP is not None:
         vectors = vectors * late.keep_BP[..., None]
     return torch.cat([vectors.to(states.dtype).repeat_interleave(rows, 0), states[:, first:]], dim=1)
+
+
+def _added(number: int, states: Tensor, deep: DeepPrompt) -> Tensor:
+    """Return the states that enter a layer with a deep prompt; each choice of an example has a row, and what
+    follows the text is not read."""
+    slots_BP, mask_BS = deep.slot_of_vector_BP, deep.text_mask_BS
+    assert slots_BP is not None and mask_BS is not None
+    rows = len(states) // len(mask_BS)
+    vectors = deep.make(number, states[::rows, : mask_BS.shape[1]], mask_BS)
+    if deep.keep_BP is not None:
+        vectors = vectors * deep.keep_BP[..., None]
+    slots = slots_BP[..., None].expand_as(vectors)
+    added, slots = (each.repeat_interleave(rows, 0) for each in (vectors.to(states.dtype), slots))
+    return states.scatter_add(1, slots, added)
 
 
 def _attention(

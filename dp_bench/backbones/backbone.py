@@ -18,7 +18,7 @@ from dp_bench import faults, ranks
 from dp_bench.backbones import attention
 from dp_bench.backbones.head import WordHead
 from dp_bench.progress import notice
-from dp_bench.types import Dims, LatePrompt, LayerPrompt, Prompted, UserError
+from dp_bench.types import DeepPrompt, Dims, InLayers, LatePrompt, LayerPrompt, Prompted, UserError
 
 EMBEDDINGS = "input embeddings give the same answer as their tokens"
 OTHER = "another checkpoint, or the other backbone.family of a masked that is also a causal language model"
@@ -316,7 +316,7 @@ class Backbone(nn.Module):
         self,
         x_BTD: Tensor,
         mask_BT: Tensor,
-        layers: LayerPrompt | LatePrompt | None = None,
+        layers: InLayers | None = None,
         read_BT: Tensor | None = None,
     ) -> Tensor:
         """Return the states of a text with or without a prompt: [B,T,D], in `dtype`; with a late prompt
@@ -342,12 +342,14 @@ class Backbone(nn.Module):
             positions_BT = torch.arange(mask_BT.shape[1], device=mask_BT.device)[None]
         self._refuse_positions(positions_BT)
         more = {"position_ids": positions_BT + self.first_position}
-        if late is None:
+        if not isinstance(layers, LatePrompt | DeepPrompt):
             return self._read(x_BTD, mask_BT, **more)
-        with attention.entering(late, mask_BT[:, late.num_tokens :] if read_BT is None else read_BT):
+        if late is not None and read_BT is None:
+            read_BT = mask_BT[:, late.num_tokens :]
+        with attention.entering(layers, read_BT):
             return self._read(x_BTD, mask_BT, **more)
 
-    def wide_mask(self, mask_BT: Tensor, layers: LayerPrompt | LatePrompt | None) -> Tensor:
+    def wide_mask(self, mask_BT: Tensor, layers: InLayers | None) -> Tensor:
         """Return the mask of what `encode` returns: that of a text, behind the vectors of a late prompt."""
         if not isinstance(layers, LatePrompt):
             return mask_BT
@@ -357,7 +359,8 @@ class Backbone(nn.Module):
         return torch.cat([made, mask_BT], dim=1)
 
     def use_late_prompts(self) -> None:
-        """Use the attention functions for prompts in layers, and let late prompts enter between layers."""
+        """Use the attention functions for prompts in layers, and let late and deep prompts enter between
+        them."""
         self.use_prompt_attention()
         if not self._counts_layers:
             attention.count_layers(self.stacks[0])

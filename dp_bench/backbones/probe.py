@@ -18,7 +18,7 @@ from torch import Tensor
 from dp_bench.backbones import attention
 from dp_bench.backbones.backbone import EMBEDDINGS, Backbone, LacksError, requiring
 from dp_bench.records import write_json
-from dp_bench.types import LatePrompt, LayerPrompt, Prompted, Site
+from dp_bench.types import InLayers, LatePrompt, LayerPrompt, Prompted, Site
 
 PROBE_VERSION = 1  # raise it when more is required
 LENGTHS = (7, 11)  # of the two texts, in tokens
@@ -71,7 +71,7 @@ def answers(
     rows: Sequence[Tensor],
     masks: Sequence[Tensor] | None = None,
     ends: Sequence[int] | None = None,
-    layers: LayerPrompt | LatePrompt | None = None,
+    layers: InLayers | None = None,
 ) -> Tensor:
     """Return the logits of some tokens, or the states, at the last slots or at `ends`: [B,C] or [B,D], fp64.
 
@@ -224,8 +224,8 @@ def find_sites(backbone: Backbone) -> tuple[Site, ...]:
 
 @torch.no_grad()
 def find_layers(backbone: Backbone) -> tuple[int, ...]:
-    """Prepare a backbone for late prompts; return the widths of the states that enter each layer of its first
-    stack.
+    """Prepare a backbone for late or deep prompts; return the widths of the states that enter each layer of
+    its first stack.
 
     Raises UserError where layers are not found, where vectors that have not entered change the answer, or
     those that have do not.

@@ -192,6 +192,9 @@ def _piece_problems(prompt: PromptSettings) -> Iterator[str]:
         yield "prompt/vectors=routed needs a selector of its members: add prompt/route=ridge."
     if prompt.route is not None and not prompt.is_routed:
         yield f"prompt/route needs members, and prompt={prompt.name} has none: add prompt/vectors=routed."
+    layers, vectors = catalogue.of(prompt.layers), catalogue.of(prompt.vectors)
+    if layers is not None and layers.shares_generator:
+        yield from _shared_problems(prompt, has_generator=vectors is not None and vectors.generates)
     if prompt.estimator is None:
         return
     learned = [part for part, piece in catalogue.used(prompt.pieces).items() if piece.is_learned]
@@ -204,6 +207,18 @@ def _piece_problems(prompt: PromptSettings) -> Iterator[str]:
     if prompt.estimator in (Estimator.exact, Estimator.mixture) and len(learned) > 1:
         several = " and ".join(learned)
         yield f"{estimator} runs every outcome of one part; {several} are learned: make one of them fixed."
+
+
+def _shared_problems(prompt: PromptSettings, has_generator: bool) -> Iterator[str]:
+    """Check layers that share the network of the vectors."""
+    if not has_generator:
+        yield (
+            f"prompt.layers shares the network that generates vectors, and prompt={prompt.name} has none: "
+            "add prompt/vectors=generated or prompt/vectors=generated_phm."
+        )
+    for key in ("standardise", "erase_label", "shuffle_input"):
+        if getattr(prompt, key):
+            yield f"prompt.{key} changes summaries, and prompt.layers reads states: remove one of them."
 
 
 def _boundary_problems(prompt: PromptSettings) -> Iterator[str]:

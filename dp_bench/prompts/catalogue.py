@@ -4,7 +4,8 @@ Checks, counts, guards, tables and lists read this; none of them knows a piece b
 a piece by the `_target_` of its YAML, a key of this catalogue: nothing else is imported.
 
 Letters of the formulas: P vectors of width D, J outcomes of a selector (P + 1 positions or lengths, K
-routes), K members of a pool, N tasks, S attentions of inner width W, h hidden width, n members chosen.
+routes), K members of a pool, N tasks, S attentions of inner width W, L layers of the first stack, h hidden
+width, n members chosen.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Sizes:
     num_tasks: int = 1  # N
     sites: Mapping[str, int] = field(default_factory=dict)  # S, by kind of attention
     inner: int = 0  # W: heads times head width
+    num_layers: int = 0  # L: of the first stack
     num_labels: int = 2  # C
 
 
@@ -76,7 +78,9 @@ class Piece:
     weighs: bool = False  # a selector whose choice is weighted by its probability, which is its gradient
     needs_route: bool = False  # vectors whose member is chosen by a route
     is_empty: bool = False  # vectors that add nothing to the input
-    is_late: bool = False  # in layers: vectors that enter between two of them, not keys and values
+    is_late: bool = False  # in layers: vectors that enter between them, not keys and values
+    generates: bool = False  # vectors that a network makes of one state of the text, by `generate`
+    shares_generator: bool = False  # in layers: built with the vectors, whose `generate` it calls, too
     is_random: bool = False  # a control that draws at evaluation as well
     rates: str = "prompt"  # key of the usual learning rates in guards.py
     paper: str = ""
@@ -133,6 +137,7 @@ SHARE = Setting(number(0, 1), "a number above 0 and at most 1")
 LEFT_OUT = Setting(
     lambda value, p: number(0, 1, low_too=True)(value, p) and value < 1, "a number from 0 and below 1"
 )
+READ = among("mean", "first", "last")
 MEMBERS = {"num_prompts": COUNT}
 KEYS_AND_VALUES = {
     "sites": Setting(_are_sites, f"a list of some of {', '.join(SITES)}, such as [encoder]"),
@@ -384,6 +389,7 @@ PIECES = (
         {"hidden": COUNT},
         looks=True,
         has_network=True,
+        generates=True,
         paper=IDPG,
     ),
     Piece(
@@ -395,6 +401,7 @@ PIECES = (
         _rules_problem,
         looks=True,
         has_network=True,
+        generates=True,
         paper=IDPG,
     ),
     Piece(
@@ -487,13 +494,23 @@ PIECES = (
         "LateGenerated",
         "(D + 1) h + (h + 1) P D",  # h: hidden
         lambda s, k: _bottleneck(s, k, s.num_tokens),
-        {"hidden": COUNT, "read": among("mean", "first", "last")},
+        {"hidden": COUNT, "read": READ},
     ),
     _late(
         "LatePooled",
         "(D + 1) h + (h + 1) D",  # h: hidden
         lambda s, k: _bottleneck(s, k, 1),
         {"hidden": COUNT, "pooling": among("average", "max")},
+    ),
+    Piece(
+        "dp_bench.prompts.deep.DeepGenerated",
+        ("layers",),
+        "(L - 1) P D",
+        lambda s, _: (s.num_layers - 1) * s.num_tokens * s.width,
+        {"read": READ},
+        is_late=True,
+        shares_generator=True,
+        paper=f"M-{IDPG}",
     ),
 )
 

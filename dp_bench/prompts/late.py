@@ -73,13 +73,7 @@ class LateGenerated(Late):
         self.up = nn.Linear(hidden, num_tokens * self.width)
 
     def make(self, states_BSD: Tensor, mask_BS: Tensor) -> Tensor:
-        states_BSD = states_BSD.to(self.down.weight.dtype)
-        if self.read == "mean":
-            weights_BS = mask_BS.to(states_BSD.dtype) / mask_BS.sum(1, keepdim=True)
-            state_BD = torch.einsum("bs,bsd->bd", weights_BS, states_BSD)
-        else:
-            slots_BS = mask_BS.long() if self.read == "first" else mask_BS.long().cumsum(1)
-            state_BD = states_BSD[torch.arange(len(slots_BS), device=slots_BS.device), slots_BS.argmax(1)]
+        state_BD = state_of(states_BSD.to(self.down.weight.dtype), mask_BS, self.read)
         vectors: Tensor = self.up(torch.relu(self.down(state_BD)))
         return vectors.view(len(vectors), self.num_tokens, self.width)
 
@@ -113,3 +107,12 @@ class LatePooled(Late):
         else:
             pooled_BPX = narrow_BSX[:, None].masked_fill(~part_BPS[..., None], -torch.inf).amax(2)
         return torch.as_tensor(self.up(torch.relu(pooled_BPX)))
+
+
+def state_of(states_BSD: Tensor, mask_BS: Tensor, read: str) -> Tensor:
+    """Return the mean of the states that a mask marks, or the first or the last of them: [B,D]."""
+    if read == "mean":
+        weights_BS = mask_BS.to(states_BSD.dtype) / mask_BS.sum(1, keepdim=True)
+        return torch.einsum("bs,bsd->bd", weights_BS, states_BSD)
+    slots_BS = mask_BS.long() if read == "first" else mask_BS.long().cumsum(1)
+    return states_BSD[torch.arange(len(slots_BS), device=slots_BS.device), slots_BS.argmax(1)]

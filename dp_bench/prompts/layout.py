@@ -18,7 +18,7 @@ of G with the text and two small [P,P] products with the vectors, instead of J c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dp_bench.profiling import stage
 from dp_bench.settings import SplitOrder
-from dp_bench.types import Batch, Prompted, PromptOutput
+from dp_bench.types import Batch, DeepPrompt, Prompted, PromptOutput
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,15 @@ def insert(x_BTD: Tensor, batch: Batch, prompt: PromptOutput, order: SplitOrder)
     answer_slot_B = None
     if batch.answer_B is not None:
         answer_slot_B = slot_of_text_BT.gather(1, batch.answer_B[:, None])[:, 0]
-    return Prompted(embeds_BSD, mask_BS, slot_of_text_BT, answer_slot_B, prompt.layers, slot_of_vector_BP)
+    layers = prompt.layers
+    if isinstance(layers, DeepPrompt):
+        is_text_BS = torch.cat([torch.zeros_like(vector_mask_BP), batch.mask_BT], dim=1)
+        layers = replace(
+            layers,
+            slot_of_vector_BP=slot_of_vector_BP,
+            text_mask_BS=is_text_BS.gather(1, source_of_slot_BS),
+        )
+    return Prompted(embeds_BSD, mask_BS, slot_of_text_BT, answer_slot_B, layers, slot_of_vector_BP)
 
 
 def joined(parts: Sequence[Prompted]) -> Prompted:

@@ -35,10 +35,14 @@ class Generator(Vectors):
         """Return W_2 x."""
         raise NotImplementedError
 
+    def generate(self, x_BX: Tensor) -> Tensor:
+        """Return `W_2 gelu(W_1 x + b_1)`, a prompt [B,P,D] without that of the task."""
+        made = self.second(nn.functional.gelu(self.first(x_BX) + self.bias))
+        return made.view(len(made), *self.task_PD.shape)
+
     def forward(self, summary_BD: Tensor | None, task_B: Tensor) -> PromptVectors:
         assert summary_BD is not None
-        made = self.second(nn.functional.gelu(self.first(summary_BD) + self.bias))
-        return PromptVectors(made.view(len(made), *self.task_PD.shape) + self.task_PD)
+        return PromptVectors(self.generate(summary_BD) + self.task_PD)
 
     def network_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p is not self.task_PD]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dp_bench.profiling import stage
 from dp_bench.prompts import catalogue
+from dp_bench.prompts.deep import DeepGenerated
 from dp_bench.prompts.estimators import SCORE, forwards, gumbel
 from dp_bench.prompts.init import initialiser
 from dp_bench.prompts.inputs import SelectorInput
@@ -33,7 +34,7 @@ class Prompt(nn.Module):
         position: Selector,
         length: Selector,
         vectors: Vectors,
-        layers: Layers | Late | None = None,
+        layers: Layers | Late | DeepGenerated | None = None,
         route: Selector | None = None,
         text: Text | None = None,
         is_inside: bool = False,
@@ -222,6 +223,8 @@ def build(
     )
     assert position is not None and length is not None and vectors is not None
     init = initialiser(settings.init, dims, embedding_VD, first_ids)
+    in_layers = catalogue.of(settings.layers)
+    shares = in_layers is not None and in_layers.shares_generator
     with fork(seed, "prompt"):
         # Vectors that are not in the input have no position in it.
         in_input = 0 if settings.in_layers_alone else settings.num_tokens
@@ -230,7 +233,9 @@ def build(
             position=position(settings.boundaries or in_input + 1, dims),
             length=length(settings.num_tokens + 1, dims),
             vectors=(built := vectors(settings.num_tokens, dims, init)),
-            layers=None if layers is None else layers(settings.num_tokens, dims),
+            layers=None
+            if layers is None
+            else layers(settings.num_tokens, dims, *([built] if shares else [])),
             route=None if route is None else route(built.num_prompts, dims),
             text=None if text is None else text(dims),
             is_inside=settings.boundaries is not None,
