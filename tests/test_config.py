@@ -31,7 +31,18 @@ PROMPTS = (
     *("prefix_tuning", "p_tuning", "p_tuning_v2", "pool", "l2p_pool", "multitask", "mpt"),
     *("fixed_kp", "uniform_pool", "routed", "routed_full", "routed_mixture", "mixture", "random_route"),
     *("shuffled_route", "oracle_route", "ridge_position", "routed_position"),
-    *("idpg", "idpg_phm", "residual", "low_rank", "normalised", "attempt", "smop", "dept"),
+    *(
+        "idpg",
+        "idpg_phm",
+        "m_idpg",
+        "m_idpg_phm",
+        "residual",
+        "low_rank",
+        "normalised",
+        "attempt",
+        "smop",
+        "dept",
+    ),
     *("inside", "inside_task", "random_inside", "lpt", "lpt_generated", "lpt_pooled", "xprompt"),
 )
 SIZES = ("small", "base", "large", "xl", "xxl")
@@ -64,7 +75,7 @@ EXACT = {
         "source_attention",
         "pruned",
     },
-    "prompt/layers": {"table", "mlp", "late", "late_generated", "late_pooled"},
+    "prompt/layers": {"table", "mlp", "late", "late_generated", "late_pooled", "deep_generated"},
     "prompt/route": {"ridge", "instance", "random", "known", "router"},
     "prompt/text": {"low_rank_update"},
     "prompt/adapters": {"lora", "bitfit"},
@@ -99,7 +110,7 @@ def resolved(*overrides: str, extra_dir: Path | None = None) -> dict[str, Any]:
 
 def test_the_numbers_of_files_are_known() -> None:
     assert len(EXACT["task"]) == 10
-    assert len(EXACT["prompt"]) == 54
+    assert len(EXACT["prompt"]) == 56
     assert len(BACKBONES) == 30
     assert {*EXACT, *AT_LEAST} == set(GROUPS)
     for group, names in EXACT.items():

@@ -40,6 +40,7 @@ def build(
     embedding: Tensor | None = None,
     num_tasks: int = 1,
     sites: tuple[Site, ...] = (),
+    num_layers: int = 2,
 ) -> Prompt:
     init = [] if embedding is not None else ["prompt.init=uniform"]
     experiment = config.build(config.compose(["data.dir=.", *init, *overrides]))
@@ -48,7 +49,7 @@ def build(
         vocab_size=0 if embedding is None else len(embedding),
         num_tasks=num_tasks,
         sites=sites or (Site("encoder", 2, 4), Site("decoder", 2, 4)),
-        layer_widths=(width, width),
+        layer_widths=(width,) * num_layers,
     )
     return build_prompt(experiment, dims, embedding)
 
@@ -80,7 +81,13 @@ def test_the_formula_of_each_prompt_counts_its_parameters(name: str, num_tasks: 
     heads = sizes.inner // 64
     sites = [Site(kind, heads, 64) for kind, number in sizes.sites.items() for _ in range(number)]
     with torch.device("meta"):
-        prompt = build(f"prompt={name}", width=sizes.width, num_tasks=num_tasks, sites=tuple(sites))
+        prompt = build(
+            f"prompt={name}",
+            width=sizes.width,
+            num_tasks=num_tasks,
+            sites=tuple(sites),
+            num_layers=sizes.num_layers,
+        )
     found = sum(p.numel() for p in prompt.parameters())
     assert found == counts.trained(config.option_settings("prompt", name), sizes, num_tasks)
 
