@@ -296,7 +296,7 @@ MATRICES = {
 @pytest.mark.parametrize("kind", MATRICES)
 def test_lora_finds_query_and_value_by_looking(tmp_path: Path, kind: str) -> None:
     model = load(make_folder(kind, tmp_path)).model
-    found = peft_methods._adapted(peft_methods._matrices(model), None, kind)
+    found = peft_methods._adapted(peft_methods.matrices(model), None, kind)
     assert {name.rsplit(".", 1)[-1] for name in found} == MATRICES[kind]
     assert len(found) == len(SITES[kind]) * (1 if len(MATRICES[kind]) == 1 else 2)
 

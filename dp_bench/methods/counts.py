@@ -1,7 +1,7 @@
 """How many numbers a prompt or a baseline trains on a T5, as a formula and as a number; no torch, so that
 listing is fast. A prompt's formula is the sum of its pieces' (catalogue.py).
 
-S attentions of inner width W, r the rank of LoRA, C labels.
+S attentions of inner width W in L layers, r the rank of LoRA, h the size of an adapter, C labels.
 """
 
 from __future__ import annotations

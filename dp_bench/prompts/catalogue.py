@@ -40,6 +40,11 @@ class Sizes:
     inner: int = 0  # W: heads times head width
     num_labels: int = 2  # C
 
+    @property
+    def num_layers(self) -> int:
+        """L: a layer has one attention to itself."""
+        return sum(count for kind, count in self.sites.items() if kind != "cross")
+
 
 @dataclass(frozen=True)
 class Setting:
