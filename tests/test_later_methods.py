@@ -409,7 +409,10 @@ def test_slots_masks_and_the_end_are_right_inside_a_text() -> None:
             ["prompt=fixed", "prompt/adapters=bitfit", "prompt.adapters.lr=-1"],
             "prompt.adapters.lr=-1 must be",
         ),
-        (["prompt=fixed", "prompt/adapters=lora", "prompt.adapters.method=majority"], "use lora or bottleneck or bitfit"),
+        (
+            ["prompt=fixed", "prompt/adapters=lora", "prompt.adapters.method=majority"],
+            "use lora or bottleneck or bitfit",
+        ),
         (["prompt=p_tuning", "prompt/adapters=lora", "prompt.freeze_backbone=false"], "trains all weights"),
         (["prompt=fixed", "prompt/adapters=lora", "+prompt.adapters.depth=2"], "depth"),
     ],

@@ -10,6 +10,7 @@ share their weights (ALBERT) share an adapter. The differences from the paper: d
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,7 +32,6 @@ WEIGHING = (
     torch.softmax,
     Tensor.softmax,
 )
-Call = tuple[nn.Module, int, int] | None  # a matrix, the rows and the width of its output; None: an attention
 
 
 class Bottleneck(nn.Module):
@@ -67,6 +67,23 @@ def _adapt(matrix: nn.Module, _: Any, output: Tensor) -> Tensor:
     return adapted
 
 
+@dataclass
+class _Calls:
+    """The matrices that a running layer has called, each with the rows and the width of its output."""
+
+    matrices: list[tuple[nn.Module, int, int]] = field(default_factory=list)
+    attended: int | None = None  # how many of them before the last attention
+
+    def clear(self, layer: nn.Module, _: Any) -> None:
+        self.matrices, self.attended = [], None
+
+    def record(self, matrix: nn.Module, _: Any, output: Tensor) -> None:
+        self.matrices.append((matrix, output.shape[:-1].numel(), output.shape[-1]))
+
+    def attend(self) -> None:
+        self.attended = len(self.matrices)
+
+
 @torch.no_grad()
 def find_feed_forwards(backbone: Backbone) -> dict[nn.Module, int]:
     """Return the last matrix of the feed-forward of each layer, and the width of the states.
@@ -74,14 +91,8 @@ def find_feed_forwards(backbone: Backbone) -> dict[nn.Module, int]:
     It is found by a short text: the last of at least three matrices that a layer calls after its last
     attention. Raises UserError where a layer has other weights as well, such as those of experts.
     """
-    calls: list[Call] = []  # of the running layer
+    calls = _Calls()
     found: dict[nn.Module, int] = {}
-
-    def begin(layer: nn.Module, _: Any) -> None:
-        calls.clear()
-
-    def record(matrix: nn.Module, _: Any, output: Tensor) -> None:
-        calls.append((matrix, output.shape[:-1].numel(), output.shape[-1]))
 
     def end(layer: nn.Module, _: Any, output: Any) -> None:
         states: Tensor = output[0] if isinstance(output, tuple) else output
@@ -91,11 +102,11 @@ def find_feed_forwards(backbone: Backbone) -> dict[nn.Module, int]:
         torch.random.fork_rng(devices=[]),
         requiring(backbone.model, FEED_FORWARD, "LoRA: prompt=lora or prompt/adapters=lora"),
     ):
-        hooks = [matrix.register_forward_hook(record) for matrix in matrices(backbone.model).values()]
+        hooks = [matrix.register_forward_hook(calls.record) for matrix in matrices(backbone.model).values()]
         for layer in (layer for stack in backbone.stacks for layer in layers_of(stack)):
-            hooks += [layer.register_forward_pre_hook(begin), layer.register_forward_hook(end)]
+            hooks += [layer.register_forward_pre_hook(calls.clear), layer.register_forward_hook(end)]
         try:
-            with _Attentions(lambda: calls.append(None)):
+            with _Attentions(calls.attend):
                 answers(backbone, [backbone.embed(texts(backbone)[1])])
         finally:
             for hook in hooks:
@@ -118,20 +129,20 @@ class _Attentions(TorchFunctionMode):
         return function(*args, **(options or {}))
 
 
-def _last_matrix(layer: nn.Module, calls: list[Call], states: Tensor) -> nn.Module:
+def _last_matrix(layer: nn.Module, calls: _Calls, states: Tensor) -> nn.Module:
     """Return the last matrix of the feed-forward of a layer; raise LacksError where it has none."""
-    if None not in calls:
+    if calls.attended is None:
         raise LacksError("a layer has no attention")
-    known = {call[0] for call in calls if call is not None}
+    known = {matrix for matrix, _, _ in calls.matrices}
     for name, module in layer.named_modules():
         weights = [weight for weight in module.parameters(recurse=False) if weight.ndim > 1]
         if weights and module not in known and not isinstance(module, nn.Embedding):
             raise LacksError(f"{name}, a {type(module).__name__}, is no matrix that all tokens pass")
-    behind = calls[len(calls) - calls[::-1].index(None) :]
+    behind = calls.matrices[calls.attended :]
     if len(behind) < 3:  # the output matrix of the attention, and two of the feed-forward
         raise LacksError("a layer calls fewer than three matrices after its attention")
-    rows, width = states.shape[:-1].numel(), states.shape[-1]
-    assert (last := behind[-1]) is not None
-    if last[2] != width or any(call is None or call[1] != rows for call in behind):
+    num_rows, width = states.shape[:-1].numel(), states.shape[-1]
+    last, _, its_width = behind[-1]
+    if its_width != width or any(rows != num_rows for _, rows, _ in behind):
         raise LacksError("a matrix after an attention has not the shape of the states")
-    return last[0]
+    return last

@@ -51,7 +51,7 @@ class Method:
     reads_templates: bool = False  # task.templates
     # Settings of the group `prompt` that no other method reads.
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    formula: str = "0"  # of the trained numbers, in the letters of prompts/catalogue.py; C: labels, r: rank, L: layers
+    formula: str = "0"  # of the trained numbers, in the letters of methods/counts.py
     # The same in numbers, of a prompt's settings; None where the model alone knows.
     count: Callable[[Mapping[str, Any], Sizes], int | None] = lambda prompt, sizes: 0
     paper: str = ""
