@@ -436,7 +436,8 @@ def test_a_prompt_and_adapters_learn_together_and_open_again(
     record = run(both)
     plain = run(experiment("prompt=dynamic", f"backbone={backbone_name}", *words))
     assert record.trainable_parameters > plain.trainable_parameters and record.cell_id != plain.cell_id
-    assert record.optimizer["adapter_lr"] == 1e-3 and plain.optimizer["adapter_lr"] is None
+    rate = config.option_settings("prompt/adapters", adapters)["lr"]
+    assert record.optimizer["adapter_lr"] == rate and plain.optimizer["adapter_lr"] is None
     folder = tmp_path / "results" / "runs" / record.run_id
     tensors = load_file(folder / "prompt.safetensors")
     named = {"lora": "lora_B", "bottleneck": "adapter.up.weight", "bitfit": "bias"}[adapters]
