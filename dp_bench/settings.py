@@ -276,6 +276,7 @@ class PromptSettings:
     weight_decay: float | None = None  # the same
     rank: int | None = None  # of LoRA's factors
     alpha: float | None = None  # LoRA's scale is alpha / rank
+    size: int | None = None  # hidden width of bottleneck adapters
     shots: int | None = None  # training examples in front of each text
     target_modules: list[str] | None = None  # names of matrices that LoRA adapts; None: query and value
 

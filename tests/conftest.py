@@ -115,7 +115,7 @@ def make_batch(
 ORDERS = tuple(SplitOrder)
 BASELINES = {
     *("majority", "zero_shot", "calibrated", "in_context", "best_template"),
-    *("linear_probe", "fine_tuning", "lora", "bitfit"),
+    *("linear_probe", "fine_tuning", "lora", "bottleneck", "bitfit"),
 }
 # Those that need no finished run; xprompt does (test_pruned.py).
 PROMPTS = [name for name in config.options("prompt") if name not in {*BASELINES, "xprompt"}]

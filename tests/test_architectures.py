@@ -21,6 +21,7 @@ from dp_bench.backbones.load import load_backbone, load_tokenizer
 from dp_bench.backbones.random_init import byte_tokenizer
 from dp_bench.config import Experiment
 from dp_bench.methods import peft as peft_methods
+from dp_bench.methods.bottleneck import find_feed_forwards
 from dp_bench.settings import BackboneSettings
 from dp_bench.types import UserError
 
@@ -75,6 +76,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 MASKED = ("distilbert", "electra", "modernbert", "deberta-v2", "fnet", "bert", "roberta")
 SEQ2SEQ = ("mt5", "bart", "longt5", "t5")
 WITHOUT_SITES = ("bloom", "deberta-v2", "gpt_oss")
+WITH_EXPERTS = ("gpt_oss",)
 REFUSED = {
     "fnet": "padding and the other texts of a batch change no answer",
     "xlnet": "what follows a token does not change its state",
@@ -296,9 +298,24 @@ MATRICES = {
 @pytest.mark.parametrize("kind", MATRICES)
 def test_lora_finds_query_and_value_by_looking(tmp_path: Path, kind: str) -> None:
     model = load(make_folder(kind, tmp_path)).model
-    found = peft_methods._adapted(peft_methods._matrices(model), None, kind)
+    found = peft_methods._adapted(peft_methods.matrices(model), None, kind)
     assert {name.rsplit(".", 1)[-1] for name in found} == MATRICES[kind]
     assert len(found) == len(SITES[kind]) * (1 if len(MATRICES[kind]) == 1 else 2)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WORKS if kind not in WITH_EXPERTS])
+def test_bottleneck_adapters_find_the_end_of_every_feed_forward(tmp_path: Path, kind: str) -> None:
+    """Its matrix reads the wide states between two matrices; that of an attention here is square."""
+    found = find_feed_forwards(load(make_folder(kind, tmp_path)))
+    inner = 4 * 32 if kind == "bloom" else 48
+    assert [sorted(matrix.weight.shape) for matrix in found] == [[32, inner]] * (4 if kind in SEQ2SEQ else 2)
+    assert set(found.values()) == {32}
+
+
+@pytest.mark.parametrize("kind", WITH_EXPERTS)
+def test_layers_with_experts_are_refused_by_what_they_have(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(UserError, match=r"a feed-forward.*no matrix that all tokens pass.*prompt=lora"):
+        find_feed_forwards(load(make_folder(kind, tmp_path)))
 
 
 @pytest.mark.parametrize(("kind", "is_scaled"), [("bart", True), ("gemma3_text", True), ("mt5", False)])

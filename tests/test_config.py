@@ -26,7 +26,7 @@ TASKS = ("axb", "axg", "boolq", "cb", "copa", "multirc", "record", "rte", "wic",
 PROMPTS = (
     *("adap_ins_len", "adap_ins_pos", "adap_ins_vec", "adap_ins_vec_pos", "adap_len", "adap_pos"),
     *("adap_pos_ins_vec", "dynamic", "fixed", "postfix", "random_position", "split"),
-    *("bitfit", "fine_tuning", "linear_probe", "lora", "majority", "zero_shot"),
+    *("bitfit", "bottleneck", "fine_tuning", "linear_probe", "lora", "majority", "zero_shot"),
     *("best_template", "calibrated", "in_context"),
     *("prefix_tuning", "p_tuning", "p_tuning_v2", "pool", "l2p_pool", "multitask", "mpt"),
     *("fixed_kp", "uniform_pool", "routed", "routed_full", "routed_mixture", "mixture", "random_route"),
@@ -78,7 +78,7 @@ EXACT = {
     "prompt/layers": {"table", "mlp", "late", "late_generated", "late_pooled", "deep_generated"},
     "prompt/route": {"ridge", "instance", "random", "known", "router"},
     "prompt/text": {"low_rank_update"},
-    "prompt/adapters": {"lora", "bitfit"},
+    "prompt/adapters": {"lora", "bottleneck", "bitfit"},
     "regime": {"full", "fewshot", "multitask", "reptile"},
     "protocol": {"clean", "authors"},
     "hpo": {"lr", "rates"},
@@ -110,7 +110,7 @@ def resolved(*overrides: str, extra_dir: Path | None = None) -> dict[str, Any]:
 
 def test_the_numbers_of_files_are_known() -> None:
     assert len(EXACT["task"]) == 10
-    assert len(EXACT["prompt"]) == 56
+    assert len(EXACT["prompt"]) == 57
     assert len(BACKBONES) == 30
     assert {*EXACT, *AT_LEAST} == set(GROUPS)
     for group, names in EXACT.items():
@@ -479,7 +479,7 @@ def test_every_number_has_a_range_or_may_be_any() -> None:
     anything = {"regime.split_seed", "data.world_seed", "backbone.init_seed", "hpo.seed"}
     anything |= {f"seeds.{stream.name}" for stream in dataclasses.fields(SeedSettings)}
     elsewhere = {"hpo.trials", "prompt.num_tokens"}  # where they are read
-    elsewhere |= {f"prompt.{name}" for name in ("rank", "alpha", "shots")}
+    elsewhere |= {f"prompt.{name}" for name in ("rank", "alpha", "size", "shots")}
     assert ranged <= numbers
     assert numbers - ranged - anything - elsewhere == {"protocol.revision"}
 

@@ -287,7 +287,7 @@ def test_a_run_shares_the_network_and_opens_again(
     experiment: Callable[..., Experiment], tmp_path: Path
 ) -> None:
     record = run(experiment("prompt=m_idpg_phm", *QUICK))
-    sizes = catalogue.Sizes(P, 64, num_layers=2)
+    sizes = catalogue.Sizes(P, 64, sites={"encoder": 2})
     assert record.trainable_parameters == catalogue.trained(record.config["prompt"], sizes)
     assert record.optimizer["network_lr"] == 5e-3
     opened = dp_bench.open_run(tmp_path / "results" / "runs" / record.run_id)

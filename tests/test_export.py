@@ -55,6 +55,7 @@ REFUSED = {
     "t5 prefix_tuning": "cache of a decoder",
     "bert p_tuning_v2": "cache of a decoder",
     "bert bitfit": "trains .* tensors of the backbone",
+    "t5 bottleneck": "trains .* tensors of the backbone",
     "t5 fine_tuning keep_weights=true": "whole backbone",
     "t5 zero_shot": "nothing is trained",
     "t5 calibrated": "changes the scores of the answers",
@@ -91,7 +92,7 @@ def trained(experiment: Build, tmp_path: Path) -> Callable[[str], Path]:
         if "classifier" in words:
             more = [*more, "backbone.answer_cue=null"]
         chosen = [*backbone(kind, tmp_path / kind), f"prompt={prompt}", *QUICK]
-        if prompt in ("lora", "bitfit", "fine_tuning", "zero_shot", "majority", "calibrated"):
+        if prompt in ("lora", "bottleneck", "bitfit", "fine_tuning", "zero_shot", "majority", "calibrated"):
             chosen.remove(QUICK[-1])
         made = experiment(*chosen, *more)
         return Path(made.settings.results_dir) / "runs" / run(made).run_id

@@ -112,9 +112,14 @@ def kept(experiment: Experiment, run_id: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("prompt", "backbone"),
-    [("lora", "t5_tiny_random"), ("lora", "gpt2_tiny_random"), ("bitfit", "bert_tiny_random")],
+    [
+        ("lora", "t5_tiny_random"),
+        ("lora", "gpt2_tiny_random"),
+        ("bottleneck", "gpt2_tiny_random"),
+        ("bitfit", "bert_tiny_random"),
+    ],
 )
-def test_lora_and_bitfit_keep_what_they_trained_in_fp32_and_nothing_else(
+def test_a_baseline_keeps_the_weights_that_it_trained_in_fp32_and_nothing_else(
     experiment: Build, prompt: str, backbone: str, precision: str
 ) -> None:
     composed = experiment(
@@ -122,16 +127,17 @@ def test_lora_and_bitfit_keep_what_they_trained_in_fp32_and_nothing_else(
     )
     record = run.run(composed)
     tensors = kept(composed, record.run_id)
-    named = "lora_" if prompt == "lora" else "bias"
+    named = {"lora": "lora_", "bottleneck": ".adapter.", "bitfit": "bias"}[prompt]
     assert tensors and all(named in name for name in tensors if not name.startswith("vectors."))
     assert {value.dtype for value in tensors.values()} == {torch.float32}
     assert record.trainable_parameters == sum(value.numel() for value in tensors.values())
-    # LoRA's second factor starts at 0 and biases near it: training has moved them.
-    moved = [v for n, v in tensors.items() if (".lora_B." in n if prompt == "lora" else n.endswith("bias"))]
+    # The second factor or matrix starts at 0 and biases near it: training has moved them.
+    ends = {"lora": "lora_B.default.weight", "bottleneck": "up.weight", "bitfit": "bias"}[prompt]
+    moved = [value for name, value in tensors.items() if name.endswith(ends)]
     assert moved and any(float(value.abs().max()) > 0 for value in moved)
 
 
-@pytest.mark.parametrize("prompt", ["lora", "bitfit", "p_tuning"])
+@pytest.mark.parametrize("prompt", ["lora", "bottleneck", "bitfit", "p_tuning"])
 def test_a_stopped_run_goes_on_to_the_same_weights(experiment: Build, tmp_path: Path, prompt: str) -> None:
     """What the backbone has learned is in the checkpoint, too."""
     backbone = "bert_tiny_random" if prompt == "bitfit" else "t5_tiny_random"
@@ -264,6 +270,8 @@ def test_a_probe_has_the_weights_of_its_formula(experiment: Build) -> None:
         (["prompt=fixed", "prompt.init=text"], "prompt.init=text needs prompt.init_text"),
         (["prompt=fixed", "prompt.init_text=a"], "prompt.init_text is read by prompt.init=text only"),
         (["prompt=fixed", "prompt.rank=8"], "prompt.rank is read by prompt=lora only"),
+        (["prompt=bottleneck", "prompt.size=0"], "prompt.size=0 must be at least 1"),
+        (["prompt=fixed", "prompt.size=8"], "prompt.size is read by prompt=bottleneck only"),
         (["prompt=lora", "prompt.rank=0"], "prompt.rank=0 must be positive"),
         (["prompt=lora", "prompt.alpha=null"], "prompt.alpha=null must be positive"),
         (["prompt=lora", "prompt.init=label_words"], "prompt=lora has none"),

@@ -409,7 +409,10 @@ def test_slots_masks_and_the_end_are_right_inside_a_text() -> None:
             ["prompt=fixed", "prompt/adapters=bitfit", "prompt.adapters.lr=-1"],
             "prompt.adapters.lr=-1 must be",
         ),
-        (["prompt=fixed", "prompt/adapters=lora", "prompt.adapters.method=majority"], "use lora or bitfit"),
+        (
+            ["prompt=fixed", "prompt/adapters=lora", "prompt.adapters.method=majority"],
+            "use lora or bottleneck or bitfit",
+        ),
         (["prompt=p_tuning", "prompt/adapters=lora", "prompt.freeze_backbone=false"], "trains all weights"),
         (["prompt=fixed", "prompt/adapters=lora", "+prompt.adapters.depth=2"], "depth"),
     ],
@@ -422,7 +425,8 @@ def test_what_does_not_go_together_is_refused_with_the_reason(words: list[str], 
 
 
 @pytest.mark.parametrize(
-    ("adapters", "backbone_name"), [("lora", "t5_tiny_random"), ("bitfit", "bert_tiny_random")]
+    ("adapters", "backbone_name"),
+    [("lora", "t5_tiny_random"), ("bottleneck", "t5_tiny_random"), ("bitfit", "bert_tiny_random")],
 )
 def test_a_prompt_and_adapters_learn_together_and_open_again(
     experiment: Callable[..., Experiment], adapters: str, backbone_name: str, tmp_path: Path
@@ -432,10 +436,11 @@ def test_a_prompt_and_adapters_learn_together_and_open_again(
     record = run(both)
     plain = run(experiment("prompt=dynamic", f"backbone={backbone_name}", *words))
     assert record.trainable_parameters > plain.trainable_parameters and record.cell_id != plain.cell_id
-    assert record.optimizer["adapter_lr"] == 1e-3 and plain.optimizer["adapter_lr"] is None
+    rate = config.option_settings("prompt/adapters", adapters)["lr"]
+    assert record.optimizer["adapter_lr"] == rate and plain.optimizer["adapter_lr"] is None
     folder = tmp_path / "results" / "runs" / record.run_id
     tensors = load_file(folder / "prompt.safetensors")
-    named = "lora_B" if adapters == "lora" else "bias"
+    named = {"lora": "lora_B", "bottleneck": "adapter.up.weight", "bitfit": "bias"}[adapters]
     moved = [value for name, value in tensors.items() if name.startswith("backbone.") and named in name]
     assert moved and any(float(value.abs().max()) > 0 for value in moved)
     opened = open_run(folder)
@@ -452,10 +457,11 @@ def test_a_prompt_and_adapters_learn_together_and_open_again(
     assert not torch.equal(*states)
 
 
-def test_the_numbers_of_a_hybrid_are_those_of_both() -> None:
+@pytest.mark.parametrize("adapters", ["lora", "bottleneck"])
+def test_the_numbers_of_a_hybrid_are_those_of_both(adapters: str) -> None:
     sizes = counts.T5["base"]
-    alone = config.option_settings("prompt", "dynamic"), config.option_settings("prompt", "lora")
-    both = {**alone[0], "adapters": config.option_settings("prompt/adapters", "lora")}
+    alone = config.option_settings("prompt", "dynamic"), config.option_settings("prompt", adapters)
+    both = {**alone[0], "adapters": config.option_settings("prompt/adapters", adapters)}
     each = [counts.trained(prompt, sizes, 1) for prompt in alone]
     assert counts.trained(both, sizes, 1) == sum(each)
     assert counts.formula(both) == " + ".join(map(counts.formula, alone))

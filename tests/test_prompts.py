@@ -86,7 +86,7 @@ def test_the_formula_of_each_prompt_counts_its_parameters(name: str, num_tasks: 
             width=sizes.width,
             num_tasks=num_tasks,
             sites=tuple(sites),
-            num_layers=sizes.num_layers,
+            num_layers=sizes.first_layers,
         )
     found = sum(p.numel() for p in prompt.parameters())
     assert found == counts.trained(config.option_settings("prompt", name), sizes, num_tasks)

@@ -28,6 +28,7 @@ QUICK = ("trainer.max_steps=3", "trainer.eval_every=1", "trainer.lr=0.3")
 KINDS = (
     *("prompt=fixed", "prompt=dynamic", "prompt=random_position", "prompt=adap_ins_len", "prompt=routed"),
     *("prompt=shuffled_route", "prompt=prefix_tuning", "prompt=p_tuning", "prompt=lora", "prompt=zero_shot"),
+    *("prompt=bottleneck", "prompt=fixed prompt/adapters=bottleneck"),
     *("prompt=majority", "prompt=linear_probe", "prompt=fixed prompt.init=label_words"),
     *("prompt=adap_pos protocol=authors task.max_length=300 protocol.summary_pad_to=300",),
     *("prompt=dynamic trainer.selection=validation", "prompt=dynamic task=copa", "prompt=fixed task=record"),

@@ -110,13 +110,21 @@ def entering(layers: LatePrompt | DeepPrompt | None, mask_BS: Tensor | None = No
         yield running.widths
 
 
-def count_layers(stack: nn.Module) -> None:
-    """Let late and deep prompts enter before the layers of a stack: the members of its outermost lists."""
+def layers_of(stack: nn.Module) -> list[nn.Module]:
+    """Return the layers of a stack: the members of its outermost lists."""
     lists = {name: m for name, m in stack.named_modules() if isinstance(m, nn.ModuleList)}
-    for name, found in lists.items():
-        if not any(name.startswith(f"{other}.") for other in lists):
-            for layer in found:
-                layer.register_forward_pre_hook(_before_layer, with_kwargs=True)
+    return [
+        layer
+        for name, found in lists.items()
+        if not any(name.startswith(f"{other}.") for other in lists)
+        for layer in found
+    ]
+
+
+def count_layers(stack: nn.Module) -> None:
+    """Let late and deep prompts enter before the layers of a stack."""
+    for layer in layers_of(stack):
+        layer.register_forward_pre_hook(_before_layer, with_kwargs=True)
 
 
 def _before_layer(

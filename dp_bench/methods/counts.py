@@ -1,7 +1,8 @@
 """How many numbers a prompt or a baseline trains on a T5, as a formula and as a number; no torch, so that
 listing is fast. A prompt's formula is the sum of its pieces' (catalogue.py).
 
-S attentions of inner width W, L layers of the encoder, r the rank of LoRA, C labels.
+S attentions of inner width W in L layers, E of them in the first stack, r the rank of LoRA, h the size of an
+adapter, C labels.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dp_bench.prompts.catalogue import SITES, Sizes
 
 def _t5(width: int, inner: int, layers: int) -> Sizes:
     """Return the sizes of a T5 1.1, whose encoder and decoder have as many layers."""
-    return Sizes(0, width, sites=dict.fromkeys(SITES, layers), inner=inner, num_layers=layers)
+    return Sizes(0, width, sites=dict.fromkeys(SITES, layers), inner=inner)
 
 
 T5 = {

@@ -33,13 +33,13 @@ def add_lora(backbone: Backbone, settings: RunSettings) -> None:
     from transformers.pytorch_utils import Conv1D
 
     model: Any = backbone.model
-    matrices = _matrices(model)
-    adapted = _adapted(matrices, settings.prompt.target_modules, model.config.model_type)
+    found = matrices(model)
+    adapted = _adapted(found, settings.prompt.target_modules, model.config.model_type)
     config = LoraConfig(
         r=settings.prompt.rank,
         lora_alpha=settings.prompt.alpha,
         target_modules=adapted,
-        fan_in_fan_out=isinstance(matrices[adapted[0]], Conv1D),  # GPT-2 stores its weights transposed
+        fan_in_fan_out=isinstance(found[adapted[0]], Conv1D),  # GPT-2 stores its weights transposed
     )
     with fork(settings.seed_of("init"), "lora"):
         inject_adapter_in_model(config, model)
@@ -47,7 +47,7 @@ def add_lora(backbone: Backbone, settings: RunSettings) -> None:
     _keep_in_fp32(backbone)
 
 
-def _matrices(model: nn.Module) -> dict[str, nn.Module]:
+def matrices(model: nn.Module) -> dict[str, nn.Module]:
     """Return the linear modules by name, without the vocabulary head, which is never called as a module."""
     from transformers.pytorch_utils import Conv1D
 

@@ -51,7 +51,7 @@ class Method:
     reads_templates: bool = False  # task.templates
     # Settings of the group `prompt` that no other method reads.
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    formula: str = "0"  # of the trained numbers, in the letters of prompts/catalogue.py; C: labels, r: rank
+    formula: str = "0"  # of the trained numbers, in the letters of methods/counts.py
     # The same in numbers, of a prompt's settings; None where the model alone knows.
     count: Callable[[Mapping[str, Any], Sizes], int | None] = lambda prompt, sizes: 0
     paper: str = ""
@@ -116,6 +116,15 @@ METHODS = (
         formula="2 r S (D + W)",
         count=lambda prompt, s: 2 * int(prompt["rank"]) * sum(s.sites.values()) * (s.width + s.inner),
         paper="Hu et al., ICLR 2022",
+    ),
+    Method(
+        "bottleneck",
+        SOME_WEIGHTS,
+        prepare="dp_bench.methods.bottleneck:add_bottlenecks",
+        settings={"size": COUNT},
+        formula="L (2 h D + D + h)",
+        count=lambda prompt, s: s.num_layers * (int(prompt["size"]) * (2 * s.width + 1) + s.width),
+        paper="Houlsby et al., ICML 2019",
     ),
     Method(
         "bitfit",

@@ -4,7 +4,7 @@ Checks, counts, guards, tables and lists read this; none of them knows a piece b
 a piece by the `_target_` of its YAML, a key of this catalogue: nothing else is imported.
 
 Letters of the formulas: P vectors of width D, J outcomes of a selector (P + 1 positions or lengths, K
-routes), K members of a pool, N tasks, S attentions of inner width W, L layers of the first stack, h hidden
+routes), K members of a pool, N tasks, S attentions of inner width W, E layers of the first stack, h hidden
 width, n members chosen.
 """
 
@@ -39,8 +39,17 @@ class Sizes:
     num_tasks: int = 1  # N
     sites: Mapping[str, int] = field(default_factory=dict)  # S, by kind of attention
     inner: int = 0  # W: heads times head width
-    num_layers: int = 0  # L: of the first stack
     num_labels: int = 2  # C
+
+    @property
+    def num_layers(self) -> int:
+        """L: a layer has one attention to itself."""
+        return sum(count for kind, count in self.sites.items() if kind != "cross")
+
+    @property
+    def first_layers(self) -> int:
+        """E: the layers of the first stack."""
+        return self.sites.get("encoder", 0)
 
 
 @dataclass(frozen=True)
@@ -505,8 +514,8 @@ PIECES = (
     Piece(
         "dp_bench.prompts.deep.DeepGenerated",
         ("layers",),
-        "(L - 1) P D",
-        lambda s, _: (s.num_layers - 1) * s.num_tokens * s.width,
+        "(E - 1) P D",
+        lambda s, _: (s.first_layers - 1) * s.num_tokens * s.width,
         {"read": READ},
         is_late=True,
         shares_generator=True,
