@@ -112,7 +112,7 @@ def test_experiments_that_differ_in_their_settings_alone_have_searches_each(
 
 
 def test_an_entry_of_a_search_may_be_for_some_prompts() -> None:
-    names = ("fixed", "idpg", "lora", "postfix", "majority")
+    names = ("fixed", "idpg", "lora", "mpt", "majority")
     found = [config.build(config.compose(["hpo=rates", f"prompt={name}"])).resolved["hpo"] for name in names]
     assert [hpo["searched"] for hpo in found] == [
         ["trainer.lr"],
