@@ -434,6 +434,20 @@ def test_notes_say_what_the_cells_are() -> None:
     )
 
 
+def test_a_source_for_each_seed_is_one_row_and_two_sources_for_a_seed_are_two() -> None:
+    def begun(seed: int, digest: str) -> RunRecord:
+        record = make_record("task=rte", "prompt=fixed", f"seed={seed}")
+        config = {**record.config, "prompt": {**record.config["prompt"], "init_sha256": digest * 64}}
+        run_id, cell_id = records.identify(config, record.data_sha256)
+        return replace(record, config=config, run_id=run_id, cell_id=cell_id)
+
+    each = only([begun(0, "a"), begun(1, "b"), begun(2, "c")])
+    assert [(row.label, row.cells["rte"].n) for row in each.rows] == [("fixed", 3)]
+    shared = only([begun(seed, digest) for seed in (0, 1) for digest in "ab"])
+    labels = ["fixed [init_sha256=aaaaaaaa]", "fixed [init_sha256=bbbbbbbb]"]
+    assert [(row.label, row.cells["rte"].n) for row in shared.rows] == [(label, 2) for label in labels]
+
+
 def test_two_searches_are_two_rows() -> None:
     """That the second tried more says its label; that both found the same is one run, once."""
 

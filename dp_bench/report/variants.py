@@ -19,6 +19,8 @@ NOT_A_VARIANT = (
 )
 SEARCH = "hpo"  # name of the search in row labels; its settings are compared within one search
 TARGET = "_target_"  # key of a piece's class
+# Earlier runs that a run starts from: one for each seed, or several for all seeds, which then are rows.
+FROM_RUNS = ("prompt.init_sha256", "prompt.sources_sha256")
 DIGEST = re.compile(r"([0-9a-f]{8})[0-9a-f]{32,}")  # such as prompt.init_sha256
 
 Group = Callable[[RunRecord], str]  # runs are compared within a group; in a table, the task
@@ -61,21 +63,21 @@ def by_label(
             named[label] = {key: flat[key] for key in of_task if key in flat}
             grouped[label].append(record)
     # With settings left out, several runs per seed are expected.
-    rows = grouped if leave_out else _by_searched_values(grouped, group, named)
+    rows = grouped if leave_out else _by_values_of_a_seed(grouped, group, named)
     return Labelled(rows, {label: named[label] for label in rows}, {key for _, key in common})
 
 
-def _by_searched_values(
+def _by_values_of_a_seed(
     grouped: Mapping[str, list[RunRecord]], group: Group, named: dict[str, dict[str, Any]]
 ) -> dict[str, list[RunRecord]]:
-    """Split rows in which searches found different settings for one seed and draw, by these settings, and
-    add them to `named`."""
+    """Split rows in which one seed and draw has several values of what searches found, or of earlier runs
+    that runs start from, by these settings, and add them to `named`."""
     split: dict[str, list[RunRecord]] = defaultdict(list)
     for label, row in grouped.items():
         values = {
             (key, (group(record), seed_and_draw_of(record)), repr(flatten(record.config).get(key)))
             for record in row
-            for key in search_of(record).get("searched") or ()
+            for key in _of_seeds(record)
         }
         counts = Counter((key, cell) for key, cell, _ in values)
         keys = sorted({key for (key, _), number in counts.items() if number > 1})
@@ -92,12 +94,19 @@ def _settings(record: RunRecord, leave_out: Collection[str]) -> dict[str, Any]:
     flat = {**flatten(record.config), **record.facts, "precision": record.precision}
     search = search_of(record) if is_trained(record.config) else {}
     # Settings that were searched for differ between tasks; the search is the same.
-    left_out = {*NOT_A_VARIANT, *_unread(record), *leave_out, *search.get("searched", ())}
+    left_out = {*NOT_A_VARIANT, *_unread(record), *leave_out, *_of_seeds(record)}
     elsewhere = ("transfer.", "regime.task_settings.")
     flat = {k: v for k, v in flat.items() if not (k in left_out or is_volatile(k) or k.startswith(elsewhere))}
     if search:
         flat |= {SEARCH: search["name"], **{f"{SEARCH}.{key}": search.get(key) for key in ("trials", "seed")}}
     return flat
+
+
+def _of_seeds(record: RunRecord) -> tuple[str, ...]:
+    """Return the settings that may have a value for each seed and task: those searched for, and earlier runs
+    that a run starts from."""
+    search = search_of(record) if is_trained(record.config) else {}
+    return (*search.get("searched", ()), *FROM_RUNS)
 
 
 def _unread(record: RunRecord) -> set[str]:
