@@ -41,6 +41,7 @@ WIDE, HIGH = 2.9, 2.3  # inches per panel
 MOST_COLUMNS = 3
 MOST_TICKS = 6
 TITLE_WIDTH = 34  # characters per line
+LEGEND_LINE = 0.158  # inches
 LEGEND_WIDTH = 34
 SHARED_WIDTH = 48  # of what all panels share, per column
 SEPARATOR = " · "  # of the parts of a place
@@ -502,6 +503,8 @@ def _figure(
             canvas.legend(
                 [handles[n] for n in names], texts, loc="outside right upper", fontsize=7, frameon=False
             )
+            lines = sum(text.count("\n") + 1 for text in texts)
+            canvas.set_figheight(max(canvas.get_figheight(), LEGEND_LINE * (lines + 1)))
     return Figure(canvas, pd.concat([points, levels], ignore_index=True) if len(levels) else points)
 
 
