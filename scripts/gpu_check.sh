@@ -32,7 +32,7 @@ log=$out/gpu_check.txt
 failed=0
 
 step() { # NAME SECONDS COMMAND…: run a step and write down how it ended
-  case " ${STEPS:-image tests bench decoder memory profile} " in *" $1 "*) ;; *) return ;; esac
+  case " ${STEPS:-image tests bench decoder memory pack profile} " in *" $1 "*) ;; *) return ;; esac
   local name=$1 limit=$2 began=$SECONDS code=0
   shift 2
   echo "== $name: $*" | tee -a "$log"
@@ -64,21 +64,29 @@ bench() { # NAME SIZE…
   return $code
 }
 
+pack() {
+  local code
+  "$python" scripts/bench pack --device "$device" --rounds "$rounds" --updates "$updates" --out "$out"
+  code=$?
+  [ $code -le 1 ] # 1: the target was missed
+}
+
 if [ "$device" = cpu ]; then
-  sizes=tiny decoder=tiny rounds=1 texts=16
+  sizes=tiny decoder=tiny rounds=1 texts=16 updates=10
 else
-  sizes="small base large xl" decoder=smollm2 rounds=5 texts=96
+  sizes="small base large xl" decoder=smollm2 rounds=5 texts=96 updates=100
 fi
 micro="task=rte backbone=t5_micro data=micro trainer=micro trainer.max_steps=20 trainer.eval_every=10"
 
-export -f image bench
-export python wheels packages device out rounds texts
+export -f image bench pack
+export python wheels packages device out rounds texts updates
 
 step image 120 image
 step tests 420 "$python" -m pytest -m gpu tests/test_gpu.py
 step bench 540 bench t5 $sizes
 step decoder 180 bench decoder $decoder
 step memory 180 "$python" scripts/bench fits $sizes --device "$device" --out "$out"
+step pack 180 pack
 step profile 60 "$python" -m dp_bench train $micro prompt=dynamic device="$device" trainer.profile=true \
   results_dir="$out/profiled" rerun=true
 

@@ -16,6 +16,7 @@ COMMANDS = {  # the module of a command, and what it measures
     "growth": ("growth", "how time grows with prompt, text, pool, batch, tasks and model"),
     "memory": ("memory", "what training T5s takes, computed without allocating it"),
     "fits": ("memory", "the largest micro-batch that a GPU holds, found by trying"),
+    "pack": ("pack", "seeds of one run trained together in one process, against one after the other"),
     "data": ("data", "reading, rendering, tokenising and caching a task's file"),
     "tables": ("tables", "`dp-bench tables` and `status` over 10,000 runs"),
 }
