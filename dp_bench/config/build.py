@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dp_bench import reading, records
 from dp_bench.checks import name_problems, problems_of, task_problems
@@ -43,10 +43,10 @@ def build(cfg: DictConfig, composer: Composer | None = None) -> Experiment:
     """
     composer = composer or Composer(_extra_dir())
     cfg = _applied(cfg, composer.extra_dir)
-    if problems := whole_problems(cfg, composer.extra_dir):
+    settings, problems = _checked(cfg, composer.extra_dir)
+    if problems or settings is None:
         raise UserError(paragraph(problems))
     resolved = resolved_of(cfg)
-    settings = typed_settings(cfg)
     space = resolved["hpo"].pop("space")  # the values found by the search are at their usual keys
     searched = [k for k, v in space.items() if settings.hpo.name and settings.hpo.is_for(settings.prompt, v)]
     resolved["hpo"]["searched"] = sorted(searched)
@@ -145,11 +145,24 @@ def _apply_rate(cfg: DictConfig, extra_dir: Path | None) -> None:
 
 def whole_problems(cfg: DictConfig, extra_dir: Path | None) -> list[str]:
     """Return what is wrong with a composed configuration as a whole, one sentence a problem."""
+    return _checked(cfg, extra_dir)[1]
+
+
+def _checked(cfg: DictConfig, extra_dir: Path | None) -> tuple[RunSettings | None, list[str]]:
+    """Return a composed configuration as dataclasses, if it can be, and what is wrong with it."""
     try:
-        missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith("hydra"))
-        if missing:
-            return [f"{', '.join(missing)} must be given: add {' '.join(f'{key}=…' for key in missing)}."]
         settings = typed_settings(cfg)
+    except MissingMandatoryValue:
+        missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith("hydra"))
+        words = " ".join(f"{key}=…" for key in missing)
+        return None, [f"{', '.join(missing)} must be given: add {words}."]
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        return None, [explain(error)]
+    return settings, _problems_of(settings, cfg, extra_dir)
+
+
+def _problems_of(settings: RunSettings, cfg: DictConfig, extra_dir: Path | None) -> list[str]:
+    try:
         wrong = reading.misfit(settings, RunSettings, "")  # by a reference to a value of another type
         try:
             problems = problems_of(settings)
