@@ -70,7 +70,7 @@ def _verdict(table: Table, task: str, dynamic: list[Row], controls: list[Row]) -
         return f"{best.name} is no better than {control.name}", ""
     tests = [c for c in compare(table, [(best, control)]) if c.task == task and c.n > 1]
     if not tests:
-        return f"{best.name} is better than {control.name}", " (one seed in common: no test)"
+        return f"{best.name} has a higher score than {control.name}", " (one seed in common: no test)"
     how = "is not significantly better than"
     if tests[0].p < ALPHA:
         how = "is significantly better than every control, the best of them"
