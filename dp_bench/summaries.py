@@ -22,6 +22,7 @@ from dp_bench.data.batches import evaluation_batches
 from dp_bench.data.cache import cached_folder, is_intact
 from dp_bench.data.encoded import EncodedSplit
 from dp_bench.machine import in_smaller_passes
+from dp_bench.pooling import state_of
 from dp_bench.settings import Summary
 
 CODE_VERSION = 2  # raise it when the same input gets another summary, even by another kernel only
@@ -51,13 +52,8 @@ def summarise(
     if kind is Summary.embedding_max:
         return states_BTD.masked_fill(~mask_BT[..., None], -torch.inf).amax(1)
     if kind in (Summary.first, Summary.last):
-        real_BT = mask_BT.long() * torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
-        index_B = real_BT.argmax(1) if kind is Summary.last else mask_BT.long().argmax(1)
-        return states_BTD[torch.arange(len(index_B), device=index_B.device), index_B]
-    if pad_to is not None:
-        return states_BTD.mean(1)
-    weights_BT = mask_BT.to(states_BTD.dtype) / mask_BT.sum(1, keepdim=True)
-    return torch.einsum("bt,btd->bd", weights_BT, states_BTD)
+        return state_of(states_BTD, mask_BT, kind.value)
+    return states_BTD.mean(1) if pad_to is not None else state_of(states_BTD, mask_BT, "mean")
 
 
 def summaries_of(

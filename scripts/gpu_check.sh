@@ -65,10 +65,8 @@ bench() { # NAME SIZE…
 }
 
 pack() {
-  local code
   "$python" scripts/bench pack --device "$device" --rounds "$rounds" --updates "$updates" --out "$out"
-  code=$?
-  [ $code -le 1 ] # 1: the target was missed
+  [ $? -le 1 ] # 1: the target was missed
 }
 
 if [ "$device" = cpu ]; then

@@ -10,28 +10,28 @@ vectors is the one that `nearest` is asked with; every source of another task is
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
 
 from dp_bench import records
 from dp_bench.commands.nearest import rank
+from dp_bench.digests import file_sha256
 from dp_bench.records import PROMPT_FILE
 
 
 def starts(results_dir: Path) -> pd.DataFrame:
     """Return a line for each task, seed and source: its place among the sources, both similarities, and the
     score of the run that started from it."""
-    runs = {record.run_id: record for record in records.load_all(results_dir)}
-    digests = {_digest(results_dir, run_id): record for run_id, record in runs.items()}
-    single = [record for record in runs.values() if not record.by_task]
-    longest = max(record.config["trainer"]["max_steps"] for record in single)
-    sources = [record for record in single if record.config["trainer"]["max_steps"] == longest]
-    shortest = min(record.config["trainer"]["max_steps"] for record in single)
-    begun = [record for record in single if record.config["trainer"]["max_steps"] == shortest]
+    found = records.load_all(results_dir)
+    digests = {file_sha256(results_dir / "runs" / run.run_id / PROMPT_FILE): run for run in found}
+    by_updates: dict[int, list[records.RunRecord]] = defaultdict(list)
+    for record in (record for record in found if not record.by_task):
+        by_updates[record.config["trainer"]["max_steps"]].append(record)
+    sources, begun = by_updates[max(by_updates)], by_updates[min(by_updates)]
     scores = {
         (record.task, record.seed, digests[start].run_id): record.score
         for record in begun
@@ -64,10 +64,6 @@ def summary(lines: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return chosen.groupby("task").agg(["mean", "std"]).round(1)
-
-
-def _digest(results_dir: Path, run_id: str) -> str:
-    return hashlib.sha256((results_dir / "runs" / run_id / PROMPT_FILE).read_bytes()).hexdigest()
 
 
 def main() -> None:

@@ -63,7 +63,9 @@ def make_prompt(backbone: Backbone, *words: str) -> Prompt:
 
 
 def text_of(kind: str) -> Batch:
-    return make_batch(LENGTHS) if kind == "t5" else batch_of(LENGTHS)
+    """Return texts that are answered at their last token, where a model has no decoder."""
+    batch = make_batch(LENGTHS) if kind == "t5" else batch_of(LENGTHS)
+    return batch if batch.answer_B is not None else replace(batch, answer_B=torch.tensor(LENGTHS) - 1)
 
 
 # ----------------------------------------------------------------------------- one text, layer by layer
@@ -100,7 +102,7 @@ def order_of(batch: Batch, row: int, place: int, inside: int | None) -> list[tup
 def by_hand(
     backbone: Backbone, prompt: Prompt, batch: Batch, row: int, summary: Tensor, inside: int | None, more: Any
 ) -> tuple[Tensor, list[tuple[str, int]], Tensor]:
-    """Return the states of one text [1,S,D], what stands in each slot, and which slots are attended to."""
+    """Return the states of one text [1,S,D], what each slot holds, and which slots are attended to."""
     lm, stack = backbone.lm, backbone.stacks[0]
     kind = lm.config.model_type
     lm.set_attn_implementation("eager")
@@ -185,7 +187,6 @@ def test_a_deep_prompt_is_added_between_all_layers(
 ) -> None:
     """Values and gradients, with another place and length for each text, and several rows for its choices."""
     backbone, batch = make(kind), text_of(kind)
-    batch = batch if batch.answer_B is not None else replace(batch, answer_B=torch.tensor(LENGTHS) - 1)
     words = ["prompt/position=random", "prompt/length=random", f"prompt.layers.read={read}"]
     more = [f"prompt.boundaries={inside}"] if inside else []
     prompt = make_prompt(backbone, f"prompt={name}", *words, *more)
@@ -307,7 +308,6 @@ def test_a_run_shares_the_network_and_opens_again(
 @pytest.mark.parametrize("kind", ["t5", "bert", "gpt2"])
 def test_a_deep_prompt_gets_attention_in_its_slots_of_the_input(kind: str) -> None:
     backbone, batch = make(kind), text_of(kind)
-    batch = batch if batch.answer_B is not None else replace(batch, answer_B=torch.tensor(LENGTHS) - 1)
     output = make_prompt(backbone, "prompt=m_idpg")(
         torch.randn(3, WIDTH, dtype=torch.float64), batch.task_B, {}, 1.0
     )

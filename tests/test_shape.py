@@ -16,7 +16,7 @@ PACKAGE = Path(dp_bench.__file__).parent
 # From the ground up: a module imports from its line and from those above it.
 LAYERS = (
     "types faults extras reading printing suggest plugins terminal ranks signals randomness progress records "
-    "pack digests hub profiling checkpoints costs grammar",
+    "pack digests hub profiling checkpoints costs grammar pooling",
     "micro",
     "prompts.catalogue methods.table methods.counts settings",
     "effective data finite lockstep machine trackers",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_bench.backbones.backbone import Backbone
+from dp_bench.pooling import state_of
 from dp_bench.settings import Pooling
 from dp_bench.types import Prompted
 
@@ -47,6 +48,4 @@ class EncoderOnly(Backbone):
         text_BTD = states_BSD.gather(1, slots_BT[..., None].expand(-1, -1, states_BSD.shape[-1]))
         if self.pooling is Pooling.first:
             return text_BTD[:, 0]
-        mask_BT = prompted.mask_BS.gather(1, slots_BT)
-        weights_BT = mask_BT.to(text_BTD.dtype) / mask_BT.sum(1, keepdim=True)
-        return torch.einsum("bt,btd->bd", weights_BT, text_BTD)
+        return state_of(text_BTD, prompted.mask_BS.gather(1, slots_BT), "mean")

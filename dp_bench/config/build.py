@@ -158,26 +158,19 @@ def _checked(cfg: DictConfig, extra_dir: Path | None) -> tuple[RunSettings | Non
         return None, [f"{', '.join(missing)} must be given: add {words}."]
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         return None, [explain(error)]
-    return settings, _problems_of(settings, cfg, extra_dir)
-
-
-def _problems_of(settings: RunSettings, cfg: DictConfig, extra_dir: Path | None) -> list[str]:
+    wrong = reading.misfit(settings, RunSettings, "")  # by a reference to a value of another type
     try:
-        wrong = reading.misfit(settings, RunSettings, "")  # by a reference to a value of another type
-        try:
-            problems = problems_of(settings)
-        except (TypeError, AttributeError):
-            if wrong is None:
-                raise
-            problems = []
-        if wrong and not problems:
-            return [f"{wrong}."]
-        return [*problems, *_task_name_problems(cfg.regime, extra_dir)]
-    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
-        return [explain(error)]
+        problems = problems_of(settings)
+    except (TypeError, AttributeError):
+        if wrong is None:
+            raise
+        problems = []
+    if wrong and not problems:
+        return settings, [f"{wrong}."]
+    return settings, [*problems, *_task_name_problems(settings.regime, extra_dir)]
 
 
-def _task_name_problems(regime: DictConfig | RegimeSettings, extra_dir: Path | None) -> Iterator[str]:
+def _task_name_problems(regime: RegimeSettings, extra_dir: Path | None) -> Iterator[str]:
     known = options("task", extra_dir)
     for key in ("tasks", "transfer"):
         for name in getattr(regime, key) or ():

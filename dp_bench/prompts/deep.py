@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dp_bench.prompts.late import state_of
+from dp_bench.pooling import state_of
 from dp_bench.prompts.networks import Generator
 from dp_bench.types import DeepPrompt, Dims, UserError
 

@@ -74,15 +74,15 @@ def _by_values_of_a_seed(
     that runs start from, by these settings, and add them to `named`."""
     split: dict[str, list[RunRecord]] = defaultdict(list)
     for label, row in grouped.items():
+        flattened = [(record, flatten(record.config)) for record in row]
         values = {
-            (key, (group(record), seed_and_draw_of(record)), repr(flatten(record.config).get(key)))
-            for record in row
+            (key, (group(record), seed_and_draw_of(record)), repr(flat.get(key)))
+            for record, flat in flattened
             for key in _of_seeds(record)
         }
         counts = Counter((key, cell) for key, cell, _ in values)
         keys = sorted({key for (key, _), number in counts.items() if number > 1})
-        for record in row:
-            flat = flatten(record.config)
+        for record, flat in flattened:
             longer = _named(label, flat, keys)
             named[longer] = {**named[label], **{key: flat[key] for key in keys if key in flat}}
             split[longer].append(record)
@@ -92,7 +92,7 @@ def _by_values_of_a_seed(
 def _settings(record: RunRecord, leave_out: Collection[str]) -> dict[str, Any]:
     """Return the settings that may distinguish rows; tasks that are only evaluated on are not among them."""
     flat = {**flatten(record.config), **record.facts, "precision": record.precision}
-    search = search_of(record) if is_trained(record.config) else {}
+    search = _search(record)
     # Settings that were searched for differ between tasks; the search is the same.
     left_out = {*NOT_A_VARIANT, *_unread(record), *leave_out, *_of_seeds(record)}
     elsewhere = ("transfer.", "regime.task_settings.")
@@ -105,8 +105,12 @@ def _settings(record: RunRecord, leave_out: Collection[str]) -> dict[str, Any]:
 def _of_seeds(record: RunRecord) -> tuple[str, ...]:
     """Return the settings that may have a value for each seed and task: those searched for, and earlier runs
     that a run starts from."""
-    search = search_of(record) if is_trained(record.config) else {}
-    return (*search.get("searched", ()), *FROM_RUNS)
+    return (*_search(record).get("searched", ()), *FROM_RUNS)
+
+
+def _search(record: RunRecord) -> Mapping[str, Any]:
+    """Return the search that chose settings which a run reads; empty for one without."""
+    return search_of(record) if is_trained(record.config) else {}
 
 
 def _unread(record: RunRecord) -> set[str]:

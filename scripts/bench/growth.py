@@ -50,11 +50,8 @@ def main(name: str, words: list[str]) -> int:
     print("| | | fixed ms/ex | dynamic ms/ex | ratio |\n|---|---:|---:|---:|---:|", flush=True)
     points = measure(given)
     worst = max(points, key=lambda point: point.ratio)
-    state = "met" if worst.ratio <= LIMIT else f"missed, {100 * (worst.ratio / LIMIT - 1):.0f} % over"
-    print(
-        f"\n- dynamic against fixed, at worst: {state}: {worst.ratio:.2f} of at most {LIMIT:.2f} "
-        f"({worst.axis} = {worst.value})"
-    )
+    verdict = report.at_most(worst.ratio, LIMIT)
+    print(f"\n- dynamic against fixed, at worst: {verdict} ({worst.axis} = {worst.value})")
     if worst.ratio > LIMIT:
         print(f"  tried: {report.CACHED}")
     content = {"size": given.size, "precision": given.precision, "threads": given.threads}

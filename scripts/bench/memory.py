@@ -7,6 +7,7 @@ layer, and adds the weights: it needs neither the memory nor a GPU.
 from __future__ import annotations
 
 import argparse
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from . import report
 from .models import FAMILIES, T5, Setup
 from .protocol import peak_mb
 from .systems import MAIN, build
+
+SIZES = ("small", "base", "large", "xl", "xxl")
 
 
 def main(name: str, words: list[str]) -> int:
@@ -62,9 +65,6 @@ def largest_that_fits(setup: Setup, tokens: int = 480) -> str:
     return f"{name}, bf16, texts of {tokens} tokens: micro-batches of{limit} {number}, peak {peak:.0f} MiB"
 
 
-SIZES = ("small", "base", "large", "xl", "xxl")
-
-
 def plan(batch: int = 8, tokens: int = 500) -> str:
     """Return, for each size in bf16, weights, what the backward pass keeps, and whether 80 GB hold it."""
     t5 = T5()
@@ -75,13 +75,9 @@ def plan(batch: int = 8, tokens: int = 500) -> str:
         "|---|---:|---:|---:|---:|---|",
     ]
     for size in SIZES:
-        d_model, _, layers, _ = t5.sizes[size]
         weights = 2 * _num_weights(t5, size) / 2**30
-        one, two = (_kept_bytes(t5, size, number, batch, tokens) for number in (1, 2))
-        kept = (one + (two - one) * (layers - 1)) / 2**30
-        inputs = layers * batch * tokens * d_model * 2 / 2**30
-        # Recomputing holds every layer's input and, while it works on a layer, what that one keeps.
-        anew = weights + inputs + (two - one) / 2**30
+        kept, recomputing = _kept(size, batch, tokens)
+        anew = weights + recomputing
         fits = "as it is" if weights + kept < 72 else "with it" if anew < 72 else "no"
         lines.append(f"| {size} | {weights:.1f} | {kept:.1f} | {weights + kept:.1f} | {anew:.1f} | {fits} |")
     lines.append(
@@ -103,10 +99,9 @@ def sharded_plan(batch: int = 8, tokens: int = 500) -> str:
         "|---|---:|---:|---:|" + "---:|" * len(numbers),
     ]
     for size in SIZES[2:]:
-        d_model, _, layers, _ = t5.sizes[size]
+        layers = t5.sizes[size][2]
         of_encoder, of_decoder, outside = (2 * number / 2**30 for number in _weights_by_place(t5, size))
-        one, two = (_kept_bytes(t5, size, number, batch, tokens) for number in (1, 2))
-        kept = (layers * batch * tokens * d_model * 2 + two - one) / 2**30
+        kept = _kept(size, batch, tokens)[1]
         in_layers, gathered = layers * (of_encoder + of_decoder), 2 * max(of_encoder, of_decoder)
         of_each = [outside + kept + in_layers / n + (gathered if n > 1 else 0.0) for n in numbers]
         cells = [of_encoder, of_decoder, outside, *of_each]
@@ -132,6 +127,17 @@ def _num_weights(t5: T5, size: str) -> int:
 
     with torch.device("meta"):
         return sum(p.numel() for p in t5.model_class()(t5.config(size)).parameters())
+
+
+@cache
+def _kept(size: str, batch: int, tokens: int) -> tuple[float, float]:
+    """Return the GiB that all layers of an encoder save for the backward pass, and with recomputing, which
+    holds every layer's input and, while it works on a layer, what that one saves."""
+    t5 = T5()
+    d_model, _, layers, _ = t5.sizes[size]
+    one, two = (_kept_bytes(t5, size, number, batch, tokens) for number in (1, 2))
+    inputs = layers * batch * tokens * d_model * 2
+    return (one + (two - one) * (layers - 1)) / 2**30, (inputs + two - one) / 2**30
 
 
 def _kept_bytes(t5: T5, size: str, layers: int, batch: int, tokens: int) -> int:

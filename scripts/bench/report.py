@@ -110,6 +110,12 @@ TARGETS = (
 )
 
 
+def at_most(value: float, limit: float) -> str:
+    """Say of a ratio whether it is within a limit, or by how much it is over."""
+    state = "met" if value <= limit else f"missed, {100 * (value / limit - 1):.0f} % over"
+    return f"{state}: {value:.2f} of at most {limit:.2f}"
+
+
 def verdicts(
     setup: Setup, figures: Sequence[Figure], products: Mapping[str, Sequence[float]]
 ) -> tuple[str, bool]:
